@@ -1,0 +1,36 @@
+# make quickstart   install, train, bound and sample a small model (about five minutes on two cores)
+# make test         install and run the test suite
+# make lock         write requirements.lock anew from setup.py
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: quickstart test lint lock clean
+
+.venv/ready: requirements.lock setup.py
+	@if command -v uv > /dev/null; then \
+	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --config-setting editable_mode=compat --editable . ; \
+	else \
+	  $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable . ; \
+	fi
+	@touch $@
+
+quickstart: .venv/ready
+	@$(BIN)/python -m experiments.quickstart
+
+test: .venv/ready
+	@$(BIN)/python -m pytest
+
+lint: .venv/ready
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lock: .venv/ready
+	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 --extra test --extra build setup.py --output-file requirements.lock
+
+clean:
+	rm -rf .venv
