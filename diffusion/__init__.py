@@ -1,0 +1,1 @@
+"""The mathematics: schedules, processes, exact draws. Imports jax and numpy alone."""

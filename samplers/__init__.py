@@ -1,0 +1,1 @@
+"""How noise becomes text, given a process and a model. Imports diffusion."""

@@ -1,0 +1,84 @@
+"""Draws that do not depend on batch layout, and categorical draws that are exact for rare events.
+
+`uniform` and `split` take one key, or one key per row of the batch (see `diffusion.process`).
+
+Why not `jax.random.categorical`: its default Gumbel noise in float32 never exceeds 15.95, so events
+rarer than about e^-16 are not drawn at all, which acts as a hidden temperature (arXiv 2409.02908),
+and it spends V random numbers where two do.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_RARE = 2.0**-12
+_HIGHEST = 1 - 2.0**-24  # the largest float32 below 1, so that a draw is never exactly 1
+
+
+def _per_row(key: Array, draw, rows: int) -> Array:
+    """draw(key, shape of a row) for every row where there is a key per row, else None."""
+    if key.shape != (rows,):
+        raise ValueError(
+            f"{key.shape} keys for a batch of {rows} rows: pass one key, or one per row"
+        )
+    return jax.vmap(draw)(key)
+
+
+def _typed(key: Array) -> Array:
+    """A typed key array, also from the raw uint32 keys of `jax.random.PRNGKey`."""
+    return jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
+
+
+def split(key: Array, num: int = 2) -> Array:
+    """(num,) keys from one key, (num, B) from a key per row."""
+    key = _typed(key)
+    if key.ndim == 0:
+        return jax.random.split(key, num)
+    return jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(key)
+
+
+def fold_in(key: Array, data) -> Array:
+    """The key, or each row's key, with an integer folded in."""
+    key = _typed(key)
+    if key.ndim == 0:
+        return jax.random.fold_in(key, data)
+    return jax.vmap(lambda k: jax.random.fold_in(k, data))(key)
+
+
+def bits(key: Array, shape: tuple[int, ...]) -> Array:
+    """uint32 random bits of `shape` (B, ...), from one key or a key per row."""
+    key = _typed(key)
+    if key.ndim == 0:
+        return jax.random.bits(key, shape)
+    return _per_row(key, lambda k: jax.random.bits(k, shape[1:]), shape[0])
+
+
+def uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Draws of `shape` (B, ...) from the open interval (0, 1), with full relative precision near 0.
+
+    P(draw < p) = p to a relative error of 2^-23 for p down to 2^-40, where the usual multiples of
+    2^-23 would round p. Near 1 the grid is that of the dtype.
+    """
+    high, low = (bits(k, shape).astype(dtype) for k in split(key))
+    return jnp.clip((high + (low + 0.5) * 2.0**-32) * 2.0**-32, 2.0**-65, _HIGHEST)
+
+
+def categorical(key: Array, log_p: Array) -> Array:
+    """Indices (B, L) drawn with probabilities proportional to exp(log_p), log_p (B, L, V).
+
+    Exact for rare events: first decides between the frequent values and those with p < 2^-12, by a
+    uniform that is fine near 0, then inverts the cumulative sum within the chosen group alone, whose
+    rounding error is relative to that group's mass. -inf is never drawn.
+    """
+    key_group, key_value = split(key)
+    p = jax.nn.softmax(log_p, axis=-1)
+    rare = p < _RARE
+    rare_mass = jnp.sum(jnp.where(rare, p, 0), axis=-1, keepdims=True)
+    shape = (*log_p.shape[:-1], 1)
+    chosen = jnp.where(rare == (uniform(key_group, shape, p.dtype) < rare_mass), p, 0)
+    total = jnp.cumsum(chosen, axis=-1)
+    # A parallel prefix sum need not be monotone in the last bit, hence `chosen > 0`.
+    hit = (total > uniform(key_value, shape, p.dtype) * total[..., -1:]) & (chosen > 0)
+    last_resort = jnp.argmax(chosen, axis=-1)  # the product above may round up to the total
+    index = jnp.where(jnp.any(hit, axis=-1), jnp.argmax(hit, axis=-1), last_resort)
+    return index.astype(jnp.int32)

@@ -1,0 +1,22 @@
+"""The boundary between Flax and the rest: a module as two pure functions over a nested dict.
+
+Outside `models/` nobody sees a Flax object: `jax.jit`, `jax.grad`, `lax.scan`, optax and orbax work on
+plain dicts of arrays, which dispatch in a third of the time of Flax's own transformations.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+
+def init(build: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> dict:
+    """The parameters of build(rngs), a nested dict of arrays."""
+    return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key)), nnx.Param))
+
+
+def bind(build: Callable[[nnx.Rngs], nnx.Module], params: dict) -> nnx.Module:
+    """The module of build(rngs) holding `params`; costs nothing inside jit."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)

@@ -1,0 +1,211 @@
+"""The parts of the backbone, as Flax NNX modules.
+
+Activations travel as (B*L, D): on CPU a dense layer and above all its weight gradient are a third
+faster so than on (B, L, D), and elsewhere it makes no difference. Attention alone sees (B, L).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import Array
+
+AttentionBackend = Literal["auto", "transposed", "xla", "cudnn"]
+
+
+def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, scale: float = 1.0, bias=False):
+    """A dense layer with normal weights of standard deviation scale / sqrt(inputs)."""
+    std = scale * inputs**-0.5
+    init = nnx.initializers.normal(std) if std > 0 else nnx.initializers.zeros
+    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def rotary(x: Array, positions: Array) -> Array:
+    """x (B, H, L, C) rotated by position, in split halves (RoPE, arXiv 2104.09864)."""
+    half = x.shape[-1] // 2
+    frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions.astype(jnp.float32)[:, None] * frequencies
+    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array | None, backend: AttentionBackend) -> Array:
+    """softmax(q k^T / sqrt(C)) v for q, k, v (B, H, L, C); mask (L, L) is True where allowed.
+
+    "transposed" multiplies in this layout, and divides by the softmax's denominator last: the fastest
+    form on CPU. "cudnn" is the flash kernel of NVIDIA GPUs (half precision, no mask). "auto" takes
+    them where they apply and XLA's own form elsewhere.
+    """
+    if backend == "auto":
+        platform = jax.default_backend()
+        half_precision = q.dtype in (jnp.bfloat16, jnp.float16)
+        flash = platform == "gpu" and half_precision and mask is None and q.shape[-1] % 8 == 0
+        backend = "cudnn" if flash else "transposed" if platform == "cpu" else "xla"
+    if backend == "transposed":
+        q = q * q.shape[-1] ** -0.5
+        scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32)
+        if mask is not None:
+            scores = jnp.where(mask, scores, -jnp.inf)
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        total = weights.sum(-1, keepdims=True)
+        mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (mixed / total).astype(v.dtype)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=backend)
+    return jnp.swapaxes(mixed, 1, 2)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with rotary positions; (B*L, D) -> (B*L, D)."""
+
+    def __init__(self, width, num_heads, qk_norm, backend, dtype, out_scale, rngs):
+        self.num_heads, self.backend = num_heads, backend
+        self.qkv = linear(width, 3 * width, dtype, rngs)
+        self.out = linear(width, width, dtype, rngs, out_scale)
+        head = width // num_heads
+        self.q_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
+        self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
+
+    def __call__(self, x: Array, length: int, mask: Array | None) -> Array:
+        heads = rearrange(
+            self.qkv(x), "(b l) (n h c) -> n b h l c", l=length, n=3, h=self.num_heads
+        )
+        q, k, v = heads
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        positions = jnp.arange(length)
+        q, k = rotary(q, positions), rotary(k, positions)
+        mixed = attend(q, k, v, mask, self.backend)
+        return self.out(rearrange(mixed, "b h l c -> (b l) (h c)"))
+
+
+class MLP(nnx.Module):
+    """GELU or SwiGLU feed-forward layer; (..., D) -> (..., D)."""
+
+    def __init__(self, width, hidden, kind, dtype, out_scale, rngs):
+        self.kind = kind
+        self.up = linear(width, hidden * (2 if kind == "swiglu" else 1), dtype, rngs)
+        self.down = linear(hidden, width, dtype, rngs, out_scale)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.up(x)
+        if self.kind == "swiglu":
+            gate, x = jnp.split(x, 2, axis=-1)
+            return self.down(jax.nn.silu(gate) * x)
+        return self.down(jax.nn.gelu(x))
+
+
+class TimeEmbedding(nnx.Module):
+    """t (B, 1) or (B, L) -> (B, 1 or L, C): sinusoids of 1000 t through a two-layer network."""
+
+    FREQUENCIES = 128
+
+    def __init__(self, width, dtype, rngs):
+        self.up = linear(2 * self.FREQUENCIES, width, dtype, rngs, bias=True)
+        self.out = linear(width, width, dtype, rngs, bias=True)
+
+    def __call__(self, t: Array) -> Array:
+        span = jnp.arange(self.FREQUENCIES, dtype=jnp.float32) / self.FREQUENCIES
+        angles = 1000 * t.astype(jnp.float32)[..., None] * 10_000.0**-span
+        features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return jax.nn.silu(self.out(jax.nn.silu(self.up(features))))
+
+
+def dropout(x: Array, rate: float, keys: Array | None, rows: int) -> Array:
+    """x (rows*L, D), entries zeroed with probability rate; keys (rows,), or None to leave x alone."""
+    if keys is None or rate == 0:
+        return x
+    shape = (x.shape[0] // rows, x.shape[1])
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
+    return jnp.where(kept.reshape(x.shape), x / (1 - rate), 0)
+
+
+class Block(nnx.Module):
+    """One pre-norm layer: attention, then MLP, each modulated by time where there is a condition."""
+
+    def __init__(self, config, dtype, rngs):
+        width, out_scale = config.width, (2 * config.num_layers) ** -0.5
+        self.rate = config.dropout
+        self.norm_attention = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+        self.attention = Attention(
+            width, config.num_heads, config.qk_norm, config.attention, dtype, out_scale, rngs
+        )
+        self.norm_mlp = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, config.hidden, config.mlp, dtype, out_scale, rngs)
+        self.modulation = (
+            linear(config.condition_width, 6 * width, dtype, rngs, scale=0, bias=True)
+            if config.time_conditioning
+            else None
+        )
+
+    def __call__(self, x, length, mask, condition, keys):
+        rows = x.shape[0] // length
+        first, second = (None, None) if keys is None else jnp.moveaxis(keys, 1, 0)
+        if self.modulation is None:
+            x = x + dropout(
+                self.attention(self.norm_attention(x), length, mask), self.rate, first, rows
+            )
+            return x + dropout(self.mlp(self.norm_mlp(x)), self.rate, second, rows)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(
+            per_position(self.modulation(condition), length), 6, axis=-1
+        )
+        h = self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, length, mask)
+        x = x + gate_a * dropout(h, self.rate, first, rows)
+        h = self.mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)
+        return x + gate_m * dropout(h, self.rate, second, rows)
+
+
+def per_position(condition: Array, length: int) -> Array:
+    """(B, 1 or L, C) -> (B*L, C)."""
+    full = jnp.broadcast_to(condition, (condition.shape[0], length, condition.shape[-1]))
+    return rearrange(full, "b l c -> (b l) c")
+
+
+class Ends(nnx.Module):
+    """What stands around the layers: embedding, time embedding, final norm and output head.
+
+    The embedding has a row for each of V tokens and one more, the last, for the mask (or the start
+    token of an autoregressive model). Simplex inputs weigh the first V rows.
+    """
+
+    def __init__(self, config, dtype, rngs):
+        self.dtype = dtype
+        rows = config.vocab_size + 1
+        init = nnx.initializers.normal(1.0 if not config.tied else config.width**-0.5)
+        self.embedding = nnx.Param(init(rngs.params(), (rows, config.width), jnp.float32))
+        self.norm = nnx.RMSNorm(config.width, dtype=dtype, rngs=rngs)
+        self.head = (
+            None
+            if config.tied
+            else linear(config.width, config.vocab_size, dtype, rngs, scale=0, bias=True)
+        )
+        self.time = (
+            TimeEmbedding(config.condition_width, dtype, rngs) if config.time_conditioning else None
+        )
+        self.modulation = (
+            linear(config.condition_width, 2 * config.width, dtype, rngs, scale=0, bias=True)
+            if config.time_conditioning
+            else None
+        )
+
+    def embed(self, z: Array) -> Array:
+        """(B*L, D) from tokens (B, L) or simplex points (B, L, V)."""
+        table = self.embedding[...].astype(self.dtype)
+        if z.ndim == 2:
+            return table[z.reshape(-1)]
+        return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table[:-1]
+
+    def logits(self, x: Array, length: int, condition: Array | None) -> Array:
+        """float32 (B, L, V) from (B*L, D)."""
+        x = self.norm(x)
+        if self.modulation is not None:
+            shift, scale = jnp.split(per_position(self.modulation(condition), length), 2, axis=-1)
+            x = x * (1 + scale) + shift
+        if self.head is None:
+            out = x @ self.embedding[...][:-1].astype(self.dtype).T
+        else:
+            out = self.head(x)
+        return rearrange(out.astype(jnp.float32), "(b l) v -> b l v", l=length)

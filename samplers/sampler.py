@@ -1,0 +1,58 @@
+"""The sampling loop, one for all samplers and processes: from z_1 down a grid of times to x0.
+
+A sampler is a frozen dataclass with `times` and `step`. The loop runs under `jax.jit` as one program
+(`lax.scan` over the grid).
+"""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.process import Model, Process
+from diffusion.random import fold_in, split
+
+
+class Sampler(Protocol):
+    steps: int
+
+    def times(self) -> Array:
+        """(steps + 1,) times, falling from 1 to 0."""
+
+    def step(self, key, process, model, z, t, s) -> tuple[Array, Array]:
+        """(z_s, guess of x0), from z at time t; t and s are (B, 1)."""
+
+
+def sample(
+    sampler: Sampler,
+    key: Array,
+    process: Process,
+    model: Model,
+    shape: tuple[int, int],
+    given: Array | None = None,
+) -> Array:
+    """Samples x0, int (B, L) = `shape`.
+
+    key: one key, or one per row (B,), in which case a row does not depend on the other rows. given:
+    int (B, L), a token where it is given and -1 where it is to be sampled; given tokens stand in the
+    state from the start, clean, and never change. For an absorbing process this is its own
+    conditional law, because a revealed token is never masked again.
+    """
+
+    def clamp(z):
+        return z if given is None else jnp.where(given >= 0, given, z)
+
+    key_prior, key_steps = split(key)
+    times = jnp.broadcast_to(sampler.times()[:, None, None], (sampler.steps + 1, shape[0], 1))
+
+    def body(carry, step):
+        z, _ = carry
+        number, t, s = step
+        z, x0 = sampler.step(fold_in(key_steps, number), process, model, z, t, s)
+        return (clamp(z), clamp(x0).astype(jnp.int32)), None
+
+    start = clamp(process.prior(key_prior, shape))
+    steps = (jnp.arange(sampler.steps), times[:-1], times[1:])
+    (_, x0), _ = jax.lax.scan(body, (start, jnp.zeros(shape, jnp.int32)), steps)
+    return x0
