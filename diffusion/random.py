@@ -16,7 +16,7 @@ _HIGHEST = 1 - 2.0**-24  # the largest float32 below 1, so that a draw is never 
 
 
 def _per_row(key: Array, draw, rows: int) -> Array:
-    """draw(key, shape of a row) for every row where there is a key per row, else None."""
+    """draw(key, shape of a row) for every row, one key each."""
     if key.shape != (rows,):
         raise ValueError(
             f"{key.shape} keys for a batch of {rows} rows: pass one key, or one per row"

@@ -1,0 +1,318 @@
+"""Checkpoints: asynchronous saves with a digest of every array, and strict, checked loading.
+
+A directory holds one folder per step, named by the number alone. Orbax writes a step under a
+temporary name and renames it when complete, so a killed run leaves no half step; it does not notice
+a flipped byte, so a digest of every array is stored beside the arrays and compared at each load.
+Reading (`steps`, `latest`, `best`, `meta`, `restore`, `restore_partial`) writes nothing; one run at
+a time may save into a directory. It must be on a file system with atomic renames, local or shared.
+
+Loading executes nothing from the files: they are JSON and raw array chunks (zarr within OCDBT, read
+by tensorstore), and the handler names in the metadata only choose among those already registered.
+
+Several hosts: process 0 alone deletes, the digest is a collective over whatever mesh the arrays
+have, and orbax places the barriers of a save. This is untested with more than one process.
+"""
+
+import gc
+import hashlib
+import json
+import logging
+import math
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint.experimental.v1 as ocp
+from jax.sharding import SingleDeviceSharding
+
+from experiments.errors import UserError
+
+RECORD = "_CHECKPOINT_METADATA"  # orbax's JSON file; our record is its custom_metadata
+TEMPORARY = ".orbax-checkpoint-tmp"
+DELETED = ".deleted"
+SEEDS = (0x9E3779B9, 0x7F4A7C15)
+
+
+def _words(x):
+    """The bits of x as uint32: x's shape, and a trailing axis of 2 for a dtype of 64 bits."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(x).astype(jnp.uint32)
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint32)
+    bits = jax.dtypes.itemsize_bits(x.dtype)
+    return jax.lax.bitcast_convert_type(x, f"uint{min(bits, 32)}").astype(jnp.uint32)
+
+
+@jax.jit
+def _sums(x):
+    """Two sums modulo 2^32 of the words of x, each word times an odd hash of its flat index."""
+    words = _words(x)
+    # Built axis by axis, without a reshape, so that a sharded array stays where it is.
+    index = jnp.zeros((), jnp.uint32)
+    stride = 1
+    for axis in reversed(range(words.ndim)):
+        along = jnp.arange(words.shape[axis], dtype=jnp.uint32) * jnp.uint32(stride % 2**32)
+        index = index + jnp.expand_dims(along, [a for a in range(words.ndim) if a != axis])
+        stride *= words.shape[axis]
+    sums = []
+    for seed in SEEDS:
+        h = index + jnp.uint32(seed)
+        h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+        h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+        sums.append(jnp.sum(words * ((h ^ (h >> 16)) | 1), dtype=jnp.uint32))
+    return sums
+
+
+def _leaves(tree):
+    """The leaves of tree by their path, such as "params/layers/qkv/kernel"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
+    assert len(named) == len(leaves), "two leaves share one path: is there a '/' in a key?"
+    return named
+
+
+def digest(tree):
+    """A digest of the bits of each array of tree: {path: 16 hexadecimal digits}.
+
+    It depends on values, shape and dtype, not on sharding or device count, and gathers nothing:
+    integer sums modulo 2^32 are exact in any order. One changed word always changes both sums,
+    because its weight is odd. It guards against bit rot, not against an attacker.
+    """
+    leaves = _leaves(tree)
+    sums = jax.device_get({name: _sums(x) for name, x in leaves.items()})
+    digests = {}
+    for name, x in leaves.items():
+        kind = hashlib.sha256(f"{x.dtype}{x.shape}".encode()).digest()[:8]
+        bits = int(sums[name][0]) << 32 | int(sums[name][1])
+        digests[name] = f"{bits ^ int.from_bytes(kind):016x}"
+    return digests
+
+
+def _hash(record):
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _line(error):
+    """The error on one line of at most 200 characters, with its type."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def _some(names):
+    """At most four of the names, and how many more there are."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
+
+
+@contextmanager
+def _quiet():
+    """Keeps orbax's and asyncio's log lines about a failure that we report ourselves to silence."""
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    except BaseException:
+        gc.collect()  # abandoned tasks speak when collected: let them do it here
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class Checkpoints:
+    """The checkpoints in one directory; as a context manager it waits for the last save."""
+
+    def __init__(self, directory, keep_last=2, keep_best=1):
+        if keep_last < 1 or keep_best < 0:
+            raise UserError(
+                f"checkpoints: keep_last={keep_last}, keep_best={keep_best}: "
+                "keep at least 1 last and 0 best"
+            )
+        self.directory = Path(directory).absolute()
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self._pending = None  # (step, orbax's response) of the save being written
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            self.close()
+        except UserError as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))  # the first error is the one to show
+
+    def save(self, step, state, meta, metric=None):
+        """Nothing; starts to write the state, and returns when its arrays may be donated.
+
+        state is a dict, possibly nested, of jax arrays; meta is a dict of JSON values. A lower
+        metric is better, and None or a value not finite never counts as best. A complete step is
+        left as it is. Raises UserError for meta that is not JSON, and for a failure of this save
+        or the one before; the steps written earlier stay, and a later save may be tried.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        arrays = {
+            name: [str(x.dtype), list(x.shape), bits]
+            for (name, x), bits in zip(_leaves(state).items(), digest(state).values(), strict=True)
+        }
+        metric = None if metric is None or not math.isfinite(metric) else float(metric)
+        record = {"meta": meta, "metric": metric, "arrays": arrays}
+        try:
+            faithful = json.loads(json.dumps(record, allow_nan=False)) == record
+        except (TypeError, ValueError) as error:
+            raise UserError(f"checkpoint {step}: meta is not JSON ({_line(error)})") from error
+        if not faithful:
+            raise UserError(
+                f"checkpoint {step}: meta changes through JSON: use only dicts with string keys, "
+                "lists, strings, numbers, bools and None"
+            )
+        with self._failing(step), _quiet():
+            self._sweep()
+            response = ocp.save_checkpointables_async(
+                self.directory / str(step),
+                {"state": state},
+                overwrite=True,  # of a folder without a record; a complete one never comes here
+                custom_metadata={**record, "sha256": _hash(record)},
+            )
+        self._pending = step, response
+
+    def wait(self):
+        """Nothing, once the last save is complete; raises UserError if it failed."""
+        if self._pending is None:
+            return
+        (step, response), self._pending = self._pending, None
+        with self._failing(step), _quiet():
+            response.result()
+            self._sweep()
+
+    def close(self):
+        """Nothing, once the last save is complete; raises UserError if it failed."""
+        self.wait()
+
+    def steps(self):
+        """The complete steps in rising order; empty if the directory does not exist."""
+        try:
+            names = [path.parent.name for path in self.directory.glob(f"*/{RECORD}")]
+        except OSError as error:
+            raise UserError(f"checkpoints {self.directory}: {_line(error)}") from error
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def latest(self):
+        """The newest complete step, or None."""
+        return max(self.steps(), default=None)
+
+    def best(self):
+        """The step with the lowest metric, the later of equals, or None if none has a metric."""
+        return next(iter(self._ranked()), None)
+
+    def meta(self, step):
+        """The meta given to save; raises UserError for a step that is missing or damaged."""
+        return self._record(step)["meta"]
+
+    def restore(self, step, like):
+        """The state of a step, bit for bit as saved.
+
+        like is a tree of jax.ShapeDtypeStruct as the result shall be; its shardings may be of
+        another mesh than at the save. Raises UserError if a path, shape or dtype differs, or if
+        anything read is damaged or missing.
+        """
+        return self._load(step, like, self._record(step)["arrays"], partial=False)
+
+    def restore_partial(self, step, key, like):
+        """One top-level entry of the state, such as "ema", reading only that; else as restore."""
+        arrays = self._record(step)["arrays"]
+        arrays = {n: a for n, a in arrays.items() if n == key or n.startswith(f"{key}/")}
+        return self._load(step, {key: like}, arrays, partial=True)[key]
+
+    def _load(self, step, like, arrays, partial):
+        local = SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or local), like
+        )
+        asked = {name: [str(x.dtype), list(x.shape)] for name, x in _leaves(like).items()}
+        saved = {name: [dtype, shape] for name, (dtype, shape, _) in arrays.items()}
+        if asked != saved:
+            raise self._mismatch(step, asked, saved)
+        context = ocp.Context()
+        context.pytree.loading.partial_load = partial
+        path = self.directory / str(step)
+        try:
+            with _quiet(), context:
+                state = ocp.load_checkpointables(path, {"state": like})["state"]
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise self._damaged(step, _line(error)) from error
+        found = digest(state)
+        bad = [name for name, (_, _, bits) in arrays.items() if found.get(name) != bits]
+        if bad:
+            raise self._damaged(step, f"the bits changed of {_some(bad)}")
+        return state
+
+    def _record(self, step):
+        """What save stored beside the arrays: {"meta", "metric", "arrays"}."""
+        path = self.directory / str(step) / RECORD
+        try:
+            record = json.loads(path.read_text())["custom_metadata"]
+            if record.pop("sha256") != _hash(record):
+                raise ValueError("its hash differs")
+        except FileNotFoundError as error:
+            raise UserError(f"checkpoint {path.parent}: not there; {self._others(step)}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(step, f"{RECORD}: {_line(error)}") from error
+        return record
+
+    def _ranked(self):
+        """The steps that have a metric, the best first."""
+        metrics = {step: self._record(step)["metric"] for step in self.steps()}
+        return sorted(
+            (s for s in metrics if metrics[s] is not None), key=lambda s: (metrics[s], -s)
+        )
+
+    def _sweep(self):
+        """Nothing; deletes what is left of broken saves and the steps that need not be kept."""
+        if jax.process_index() != 0:
+            return
+        keep = self.steps()[-self.keep_last :] + self._ranked()[: self.keep_best]
+        for step in set(self.steps()) - set(keep):
+            path = self.directory / str(step)
+            # A deletion cut short must not leave a step with half its files.
+            path.rename(path.with_name(path.name + DELETED))
+        for suffix in (TEMPORARY, DELETED):
+            for path in self.directory.glob(f"*{suffix}"):
+                shutil.rmtree(path)
+
+    @contextmanager
+    def _failing(self, step):
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"checkpoint {self.directory / str(step)}: could not be saved ({_line(error)}); "
+                "check space and permissions, earlier steps are intact"
+            ) from error
+
+    def _others(self, step):
+        others = ", ".join(str(s) for s in self.steps() if s != step)
+        return f"other steps: {others or 'none'}"
+
+    def _damaged(self, step, what):
+        path = self.directory / str(step)
+        return UserError(f"checkpoint {path} is damaged: {what}; {self._others(step)}")
+
+    def _mismatch(self, step, asked, saved):
+        both = [n for n in asked if n in saved and asked[n] != saved[n]]
+        parts = {
+            "only in the checkpoint": [n for n in saved if n not in asked],
+            "only in the model": [n for n in asked if n not in saved],
+            "differ": [f"{n} is {saved[n]}, wanted {asked[n]}" for n in both],
+        }
+        what = "; ".join(f"{kind}: {_some(names)}" for kind, names in parts.items() if names)
+        return UserError(
+            f"checkpoint {self.directory / str(step)} does not fit the model: {what}; "
+            "use the config stored with it"
+        )

@@ -1,0 +1,152 @@
+"""The bound over a corpus: a compiled estimate per batch, and the record that is written about it."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Experiment
+from experiments.data.pipeline import evaluation_batches
+from experiments.data.text import Corpus
+from experiments.sharding import batch_shards, global_batch, replicated
+from experiments.units import Estimate
+
+
+def make_bound(experiment: Experiment, num_times: int, seed: int, mesh):
+    """bound(params, x0 (B, L), first) -> {term: (B, K)}, nats summed over positions; jitted.
+
+    Sequence number first + row and time sample k decide all randomness; the K times of a sequence
+    are stratified.
+    """
+    process, model = experiment.process, experiment.model
+
+    def bound(params, x0, first):
+        numbers = first + jnp.arange(x0.shape[0])
+        keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+        offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
+
+        def network(z, t, **condition):
+            return model.apply(params, z, t, **condition)
+
+        def at(k):
+            u = ((k + offset) / num_times)[:, None]
+            keys_k = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
+            terms = process.bound_terms(keys_k, network, x0, u)
+            return {name: term.sum(1) for name, term in terms.items()}
+
+        terms = jax.lax.map(at, jnp.arange(num_times))
+        return {name: term.T for name, term in terms.items()}
+
+    return jax.jit(bound, out_shardings=replicated(mesh))
+
+
+def estimate(
+    experiment: Experiment,
+    bound: Callable,
+    params: dict,
+    tokens: np.ndarray,
+    mesh,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Estimate, dict[str, float]]:
+    """The estimate over all of `tokens`, and its terms in nats per token.
+
+    Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
+    sequence of its own, so every token counts once.
+    """
+    length = min(experiment.data.length, len(tokens))
+    shards = batch_shards(mesh)
+    batch = -(-experiment.evaluation.batch_size // shards) * shards
+    local = batch // jax.process_count()
+    rows_here = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+    terms: dict[str, list] = {}
+    sizes, first = [], 0
+    total = -(-len(tokens) // length)
+    for rows, count in evaluation_batches(tokens, length, batch):
+        values = bound(params, global_batch(mesh, rows[rows_here], axis=0), first)
+        for name, value in values.items():
+            terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
+        sizes += [rows.shape[1]] * count
+        first += count
+        if progress:
+            progress(first, total)
+    stacked = {name: np.concatenate(value) for name, value in terms.items()}
+    sizes = np.array(sizes)
+    result = Estimate(
+        sum(stacked.values()), sizes, experiment.data.tokenizer.count_characters(tokens)
+    )
+    per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
+    return result, per_token
+
+
+def spread(tokens: np.ndarray, length: int, max_sequences: int) -> np.ndarray:
+    """At most `max_sequences` whole sequences taken at equal distances over the split."""
+    count = len(tokens) // length
+    if count <= max_sequences:
+        return tokens
+    chosen = np.linspace(0, count - 1, max_sequences).round().astype(int)
+    return np.concatenate([tokens[i * length : (i + 1) * length] for i in chosen])
+
+
+def make_record(
+    experiment: Experiment,
+    corpus: Corpus,
+    split: str,
+    result: Estimate,
+    terms: dict[str, float],
+    *,
+    num_times: int,
+    seed: int,
+    step: int,
+    checkpoint_digest: str,
+    ema: bool,
+    seconds: float,
+    version: str,
+) -> dict:
+    """The evaluation record: the value, what kind of value it is, and all that it depends on."""
+    se = result.standard_error()
+    tokenizer = json.dumps(dataclasses.asdict(experiment.data.tokenizer), sort_keys=True)
+    device = jax.devices()[0]
+    return {
+        "value": result.bits_per_character,
+        "unit": "bits per character",
+        "kind": experiment.process.likelihood,
+        "standard_error": result.to_bits_per_character(se),
+        "standard_error_over_times": result.to_bits_per_character(result.time_standard_error()),
+        "nats_per_token": result.nats_per_token,
+        "nats_per_token_standard_error": se,
+        "perplexity_per_token": result.perplexity,
+        "perplexity_per_token_standard_error": result.perplexity * se,
+        "terms_nats_per_token": terms,
+        "estimator": f"mean over {num_times} stratified times per sequence",
+        "num_times": num_times,
+        "seed": seed,
+        "sequences": len(result.tokens),
+        "tokens": int(result.tokens.sum()),
+        "characters": result.characters,
+        "context": {
+            "length": experiment.data.length,
+            "chunks": "fixed, not overlapping, each on its own, the shorter tail included",
+            "packed": True,
+            "bos_or_eos_counted": False,
+        },
+        "tokenizer": type(experiment.data.tokenizer).__name__,
+        "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "source": corpus.source,
+        "split": split,
+        "split_sha256": corpus.sha256[split],
+        "ema": ema,
+        "precision": experiment.model.dtype
+        if experiment.model.dtype != "auto"
+        else ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
+        "checkpoint_step": step,
+        "checkpoint_digest": checkpoint_digest,
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "seconds": round(seconds, 2),
+        "version": version,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

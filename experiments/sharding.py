@@ -1,0 +1,78 @@
+"""Where arrays live: the device mesh, and the placement of parameters and batches on it.
+
+Rules are derived from a parameter's path and shape, outside the modules. The mesh has three axes: the
+batch is split over data and fsdp; each matrix over fsdp (its input side) and tensor (its output side, or
+the other way round for the matrices that close a branch, so that one reduction serves both).
+"""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.config import Mesh
+from experiments.errors import UserError
+
+BATCH = ("data", "fsdp")
+_CLOSING = ("out/kernel", "down/kernel", "head/kernel")
+
+
+def make_mesh(config: Mesh) -> jax.sharding.Mesh:
+    """A mesh over all devices; UserError where the sizes do not multiply to their number."""
+    count = jax.device_count()
+    sizes = [config.data, config.fsdp, config.tensor]
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1) or 1
+    if math.prod(sizes) != count:
+        raise UserError(
+            f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} for {count} device(s); "
+            "set one of them to -1 to take the rest"
+        )
+    return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def batch_shards(mesh: jax.sharding.Mesh) -> int:
+    """The number of parts a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def tree_shardings(mesh: jax.sharding.Mesh, tree) -> object:
+    """A sharding for each array of the state, from its path and shape."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _spec(mesh, _name(path), leaf.shape)), tree
+    )
+
+
+def global_batch(mesh: jax.sharding.Mesh, rows: np.ndarray, axis: int) -> jax.Array:
+    """The array of all processes' rows, split over the batch axes along `axis`."""
+    sharding = NamedSharding(mesh, P(*[None] * axis, BATCH))
+    return jax.make_array_from_process_local_data(sharding, rows)
+
+
+def _name(path) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+
+
+def _spec(mesh, name: str, shape: tuple[int, ...]) -> P:
+    """Matrices (the last two axes) are split where the axis divides; the rest is replicated."""
+    if len(shape) < 2 or not name.endswith(("kernel", "embedding")):
+        return P()
+    closing = name.endswith((*_CLOSING, "embedding"))
+    wanted = ("tensor", "fsdp") if closing else ("fsdp", "tensor")
+    if name.endswith("embedding"):
+        wanted = (None, ("fsdp", "tensor"))  # rows are looked up: split the width alone
+    sizes = [
+        math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
+        for axis in wanted
+    ]
+    fits = [
+        axis if size > 1 and n % size == 0 else None
+        for axis, size, n in zip(wanted, sizes, shape[-2:], strict=True)
+    ]
+    return P(*[None] * (len(shape) - 2), *fits)

@@ -1,0 +1,111 @@
+"""The training state and the compiled step that advances it.
+
+Everything random in a step is a function of (run seed, step, number of the example in the global
+batch): neither the device count nor the number of microbatches changes what is computed.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.config import AdamW, Experiment
+
+
+def learning_rate(config: AdamW) -> optax.Schedule:
+    """The rate as a function of the step."""
+    peak = config.peak_lr
+    if config.decay_steps is None:
+        after = optax.constant_schedule(peak)
+    else:
+        after = optax.cosine_decay_schedule(
+            peak, config.decay_steps - config.warmup_steps, config.final_lr / peak if peak else 0.0
+        )
+    if config.warmup_steps == 0:
+        return after
+    # The first update already has a rate above zero.
+    warmup = optax.linear_schedule(peak / config.warmup_steps, peak, config.warmup_steps - 1 or 1)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(config: AdamW) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW."""
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    adamw = optax.adamw(
+        learning_rate(config),
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key == "kernel", params
+        ),
+    )
+    return optax.chain(clip, adamw)
+
+
+def init_state(experiment: Experiment) -> dict:
+    """{params, ema, optimizer, step, totals}: all that training carries from step to step."""
+    params = experiment.model.init(jax.random.key(experiment.train.seed))
+    return {
+        "params": params,
+        "ema": jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
+        "optimizer": make_optimizer(experiment.optimizer).init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "totals": zero_totals(),
+    }
+
+
+def zero_totals() -> dict:
+    """Sums over the steps of a logging interval."""
+    return {name: jnp.zeros(()) for name in ("steps", "loss", "grad_norm")}
+
+
+def make_train_step(experiment: Experiment):
+    """step(state, tokens (A, M, L)) -> state, for A microbatches of M sequences; to be jitted."""
+    process, model, train = experiment.process, experiment.model, experiment.train
+    optimizer = make_optimizer(experiment.optimizer)
+
+    def microbatch_loss(params, key, tokens, rows, offset):
+        keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
+        u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
+
+        def network(z, t, **condition):
+            return model.apply(params, z, t, dropout_keys=keys[:, 1], **condition)
+
+        loss = process.loss(keys[:, 0], network, tokens, u)
+        return loss.sum() / (train.batch_size * tokens.shape[1])
+
+    def train_step(state, tokens):
+        key_offset, key = jax.random.split(
+            jax.random.fold_in(jax.random.key(train.seed), state["step"])
+        )
+        offset = jax.random.uniform(key_offset, minval=1e-6, maxval=1 - 1e-6)
+        rows = jnp.arange(train.batch_size).reshape(tokens.shape[:2])
+
+        def accumulate(carry, microbatch):
+            value_and_grad = jax.value_and_grad(microbatch_loss)
+            new = value_and_grad(state["params"], key, *microbatch, offset)
+            return jax.tree.map(jnp.add, carry, new), None
+
+        if tokens.shape[0] == 1:
+            loss, grads = jax.value_and_grad(microbatch_loss)(
+                state["params"], key, tokens[0], rows[0], offset
+            )
+        else:
+            zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))
+            (loss, grads), _ = jax.lax.scan(accumulate, zero, (tokens, rows))
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        step = state["step"] + 1
+        # A young average follows the parameters more closely, as in score_sde.
+        decay = jnp.minimum(train.ema_decay, (1 + step) / (10 + step))
+        measured = {"steps": 1.0, "loss": loss, "grad_norm": optax.global_norm(grads)}
+        return {
+            "params": params,
+            "ema": jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params),
+            "optimizer": optimizer_state,
+            "step": step,
+            "totals": jax.tree.map(jnp.add, state["totals"], measured),
+        }
+
+    return train_step

@@ -1,0 +1,56 @@
+"""From nats per sequence to what is reported: the one place of bits, perplexity, standard errors."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A Monte Carlo estimate of the bound over a corpus.
+
+    nats: (N, K), one value per sequence and time sample, summed over positions; tokens: (N,).
+    characters: what the tokens spell.
+    """
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    characters: int
+
+    @property
+    def nats_per_token(self) -> float:
+        return float(self.nats.mean(1).sum() / self.tokens.sum())
+
+    @property
+    def bits_per_character(self) -> float:
+        return float(self.nats.mean(1).sum() / math.log(2) / self.characters)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats_per_token)
+
+    def standard_error(self) -> float:
+        """Nats per token: the spread between sequences, which contains that of the time samples.
+
+        Sequences are taken as independent draws of the source of the text.
+        """
+        per_token = self.nats.mean(1) - self.nats_per_token * self.tokens
+        n = len(per_token)
+        if n < 2:
+            return math.nan
+        return float(math.sqrt(n / (n - 1) * (per_token**2).sum()) / self.tokens.sum())
+
+    def time_standard_error(self) -> float:
+        """Nats per token: what the time samples alone add for this very text.
+
+        From the variance within sequences as if times were independent; they are stratified, so this
+        is on the large side.
+        """
+        k = self.nats.shape[1]
+        if k < 2:
+            return math.nan
+        return float(math.sqrt((self.nats.var(1, ddof=1) / k).sum()) / self.tokens.sum())
+
+    def to_bits_per_character(self, nats_per_token: float) -> float:
+        return float(nats_per_token * self.tokens.sum() / math.log(2) / self.characters)
