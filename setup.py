@@ -6,7 +6,9 @@ setup(
     description="Discrete diffusion language models in JAX: train, bound, sample.",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["diffusion*", "models*", "samplers*", "configs*", "experiments*"]),
+    packages=find_packages(
+        include=["diffusion*", "models*", "samplers*", "configs*", "experiments*"]
+    ),
     package_data={"experiments.data": ["corpora/*"]},
     install_requires=[
         "jax>=0.10.2",  # arrays, compilation, sharding

@@ -81,8 +81,8 @@ class MDLM(TimeIntegral):
         key_diffusion, key_start = split(key)
         terms = super().bound_terms(key_diffusion, model, x0, u)
         with jax.ensure_compile_time_eval():
-            masked_at_0 = jnp.exp(self.schedule.log1m_alpha(jnp.zeros(())))
-            alpha_1 = jnp.exp(self.schedule.log_alpha(jnp.ones(())))
+            masked_at_0 = float(jnp.exp(self.schedule.log1m_alpha(jnp.zeros(()))))
+            alpha_1 = float(jnp.exp(self.schedule.log_alpha(jnp.ones(()))))
         if masked_at_0 > 0:
             t = jnp.zeros_like(u)
             z = self.corrupt(key_start, x0, t)

@@ -45,9 +45,16 @@ def _words(x):
     return jax.lax.bitcast_convert_type(x, f"uint{min(bits, 32)}").astype(jnp.uint32)
 
 
+def _mix(h):
+    """The finalizer of MurmurHash3, a bijection of uint32."""
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
 @jax.jit
 def _sums(x):
-    """Two sums modulo 2^32 of the words of x, each word times an odd hash of its flat index."""
+    """Two sums modulo 2^32 of the words of x, each word mixed with its flat index."""
     words = _words(x)
     # Built axis by axis, without a reshape, so that a sharded array stays where it is.
     index = jnp.zeros((), jnp.uint32)
@@ -58,10 +65,8 @@ def _sums(x):
         stride *= words.shape[axis]
     sums = []
     for seed in SEEDS:
-        h = index + jnp.uint32(seed)
-        h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-        h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-        sums.append(jnp.sum(words * ((h ^ (h >> 16)) | 1), dtype=jnp.uint32))
+        mixed = _mix(words ^ _mix(index + jnp.uint32(seed)))
+        sums.append(jnp.sum(mixed, dtype=jnp.uint32))
     return sums
 
 
@@ -78,7 +83,7 @@ def digest(tree):
 
     It depends on values, shape and dtype, not on sharding or device count, and gathers nothing:
     integer sums modulo 2^32 are exact in any order. One changed word always changes both sums,
-    because its weight is odd. It guards against bit rot, not against an attacker.
+    because the mixing is a bijection. It guards against bit rot, not against an attacker.
     """
     leaves = _leaves(tree)
     sums = jax.device_get({name: _sums(x) for name, x in leaves.items()})
@@ -214,6 +219,10 @@ class Checkpoints:
     def meta(self, step):
         """The meta given to save; raises UserError for a step that is missing or damaged."""
         return self._record(step)["meta"]
+
+    def fingerprint(self, step):
+        """16 hexadecimal digits of a hash over the meta and the digest of every array."""
+        return _hash(self._record(step))[:16]
 
     def restore(self, step, like):
         """The state of a step, bit for bit as saved.

@@ -5,6 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import numpy as np
 
 from experiments.config import Experiment
 from experiments.data.pipeline import evaluation_batches
-from experiments.data.text import Corpus
+from experiments.data.text import Corpus, prepare
+from experiments.runs import Run
+from experiments.settings import resolve
 from experiments.sharding import batch_shards, global_batch, replicated
 from experiments.units import Estimate
 
@@ -58,7 +61,7 @@ def estimate(
     Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
     sequence of its own, so every token counts once.
     """
-    length = min(experiment.data.length, len(tokens))
+    length = experiment.data.length
     shards = batch_shards(mesh)
     batch = -(-experiment.evaluation.batch_size // shards) * shards
     local = batch // jax.process_count()
@@ -92,22 +95,41 @@ def spread(tokens: np.ndarray, length: int, max_sequences: int) -> np.ndarray:
     return np.concatenate([tokens[i * length : (i + 1) * length] for i in chosen])
 
 
+def evaluate_run(run: Run, split: str, seed: int, ema: bool, log: Callable[[str], None]) -> dict:
+    """The evaluation record of a trained model over a whole split."""
+    experiment = run.experiment
+    corpus = prepare(experiment.data)
+    resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
+    tokens = corpus.split(split, experiment.data.length)
+    bound = make_bound(experiment, experiment.evaluation.num_times, seed, run.mesh)
+    start = last = time.perf_counter()
+
+    def progress(done, total):
+        nonlocal last
+        now = time.perf_counter()
+        if done == total or now - last > 5:
+            last = now
+            left = (now - start) / done * (total - done)
+            log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
+
+    result, terms = estimate(experiment, bound, run.params, tokens, run.mesh, progress)
+    seconds = time.perf_counter() - start
+    return make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
+
+
 def make_record(
-    experiment: Experiment,
+    run: Run,
     corpus: Corpus,
     split: str,
     result: Estimate,
     terms: dict[str, float],
     *,
-    num_times: int,
     seed: int,
-    step: int,
-    checkpoint_digest: str,
     ema: bool,
     seconds: float,
-    version: str,
 ) -> dict:
-    """The evaluation record: the value, what kind of value it is, and all that it depends on."""
+    """The value, what kind of value it is, and all that it depends on."""
+    experiment, num_times = run.experiment, run.experiment.evaluation.num_times
     se = result.standard_error()
     tokenizer = json.dumps(dataclasses.asdict(experiment.data.tokenizer), sort_keys=True)
     device = jax.devices()[0]
@@ -138,15 +160,16 @@ def make_record(
         "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
         "source": corpus.source,
         "split": split,
+        "split_points": experiment.data.split_points,
         "split_sha256": corpus.sha256[split],
         "ema": ema,
         "precision": experiment.model.dtype
         if experiment.model.dtype != "auto"
         else ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
-        "checkpoint_step": step,
-        "checkpoint_digest": checkpoint_digest,
+        "checkpoint_step": run.step,
+        "checkpoint_fingerprint": run.fingerprint,
         "device": f"{jax.device_count()} x {device.device_kind}",
         "seconds": round(seconds, 2),
-        "version": version,
+        "version": version("ddlm"),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

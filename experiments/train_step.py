@@ -61,7 +61,7 @@ def zero_totals() -> dict:
 
 
 def make_train_step(experiment: Experiment):
-    """step(state, tokens (A, M, L)) -> state, for A microbatches of M sequences; to be jitted."""
+    """step(state, tokens (A, M, L)) -> (state, loss), from A microbatches of M sequences."""
     process, model, train = experiment.process, experiment.model, experiment.train
     optimizer = make_optimizer(experiment.optimizer)
 
@@ -100,12 +100,13 @@ def make_train_step(experiment: Experiment):
         # A young average follows the parameters more closely, as in score_sde.
         decay = jnp.minimum(train.ema_decay, (1 + step) / (10 + step))
         measured = {"steps": 1.0, "loss": loss, "grad_norm": optax.global_norm(grads)}
-        return {
+        new_state = {
             "params": params,
             "ema": jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params),
             "optimizer": optimizer_state,
             "step": step,
             "totals": jax.tree.map(jnp.add, state["totals"], measured),
         }
+        return new_state, loss
 
     return train_step

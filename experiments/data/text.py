@@ -1,0 +1,267 @@
+"""A text corpus: files read once, as a stream, into token numbers on disk that are memory-mapped.
+
+The prepared tokens live in a cache, in a folder named after what they depend on (source files,
+tokenizer, splits). It is written under a temporary name and renamed when complete.
+"""
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import resources
+from io import TextIOWrapper
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data.tokenizers import Bytes, Characters, Letters27, Tokenizer
+from experiments.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+EMBEDDED = "State of the Union addresses 1790-2021 (embedded)"
+_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
+_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where the text is and how it becomes sequences of `length` tokens.
+
+    path: a UTF-8 file, also .xz, .gz, .bz2 or .zip, or a directory of such; None is the embedded
+    corpus. A directory with files named after train, valid(ation) and test gives those splits; any
+    other text is cut at `split_points`, the ends of train, validation and test in tokens, or into 90,
+    5 and 5 %. cache_dir: by default $DDLM_CACHE, $XDG_CACHE_HOME/ddlm or ~/.cache/ddlm.
+    """
+
+    path: str | None = None
+    tokenizer: Tokenizer = Letters27()
+    length: int = 256
+    split_points: tuple[int, int, int] | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise ValueError(f"Text.length = {self.length} must be at least 1")
+        points = self.split_points
+        if points is not None and not 0 < points[0] < points[1] < points[2]:
+            raise ValueError(f"Text.split_points = {points} must rise from above 0")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """tokens: (N,) memory-mapped; bounds and sha256 by the name of the split; source: for records."""
+
+    tokens: np.ndarray
+    tokenizer: Tokenizer
+    bounds: dict[str, tuple[int, int]]
+    sha256: dict[str, str]
+    source: str
+
+    def split(self, name: str, length: int) -> np.ndarray:
+        """The tokens of a split, memory-mapped; UserError where it is shorter than `length`."""
+        if name not in self.bounds:
+            raise UserError(f"split {name!r}: expected one of {', '.join(self.bounds)}")
+        start, stop = self.bounds[name]
+        if stop - start < length:
+            raise UserError(
+                f"{self.source}: the {name} split has {stop - start} tokens, fewer than one sequence "
+                f"of data.length = {length}; use more text or a smaller --set data.length"
+            )
+        return self.tokens[start:stop]
+
+
+def prepare(data: Text) -> Corpus:
+    """The corpus of `data`, from the cache or prepared now."""
+    parts, source = _parts(data)
+    identity = [[name, *_stamp(path)] for name, paths in parts for path in paths]
+    key = repr((3, identity, data.tokenizer, data.split_points))
+    name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _open(folder, data, source)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
+            _write(Path(temporary) / "corpus", data, parts, source)
+            if folder.exists():
+                shutil.rmtree(folder)  # it did not open: broken, or of another version
+            with contextlib.suppress(FileExistsError):  # another process was first
+                (Path(temporary) / "corpus").rename(folder)
+        return _open(folder, data, source)
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir {folder.parent}: {error.strerror or error}; make room there or choose "
+            "another with --set data.cache_dir=DIR"
+        ) from error
+
+
+def _cache(data: Text) -> Path:
+    if data.cache_dir:
+        return Path(data.cache_dir).expanduser()
+    if "DDLM_CACHE" in os.environ:
+        return Path(os.environ["DDLM_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddlm"
+
+
+def _parts(data: Text) -> tuple[list[tuple[str, list[Path]]], str]:
+    """The files of each split (or of "all"), in the order of the tokens, and the source's name."""
+    if data.path is None:
+        # An installed package may be inside an archive; this one is not (setup.py: package_data).
+        file = Path(str(resources.files("experiments.data") / "corpora" / "sotu27.txt.xz"))
+        return [("embedded", [file])], EMBEDDED
+    path = Path(data.path).expanduser()
+    if path.is_file():
+        return [("all", [path])], path.name
+    if not path.is_dir():
+        raise UserError(
+            f"data.path {data.path} does not exist; give a text file or a directory with "
+            "--set data.path=PATH"
+        )
+    files = sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file() and not p.relative_to(path).as_posix().startswith(".")
+    )
+    if not files:
+        raise UserError(f"data.path {data.path} is a directory without files")
+    found: dict[str, list[Path]] = {name: [] for name in SPLITS}
+    for file in files:
+        for word in re.split("[^a-z]+", file.name.lower()):
+            found.get(_NAMES.get(word, word), []).append(file)
+    if all(found.values()) and data.split_points is None:
+        return list(found.items()), path.resolve().name
+    return [("all", files)], path.resolve().name
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def _read(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
+    """The text in chunks; UserError for what is not UTF-8 or not the compressed file it says."""
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                for member in sorted(i.filename for i in archive.infolist() if not i.is_dir()):
+                    with archive.open(member) as file:
+                        yield from _chunks(file, tokenizer, path)
+        else:
+            with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+                yield from _chunks(file, tokenizer, path)
+    except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: the compressed file is damaged or cut short ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _chunks(file, tokenizer, path) -> Iterator[str]:
+    errors = "surrogateescape" if isinstance(tokenizer, Bytes) else "strict"
+    text = TextIOWrapper(file, encoding="utf-8", errors=errors, newline="")
+    read = 0
+    while True:
+        try:
+            chunk = text.read(_CHUNK)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}: not UTF-8 after character {read} ({error.reason}); convert it, or take it "
+                "as it is with --set data.tokenizer=Bytes"
+            ) from error
+        if not chunk:
+            return
+        read += len(chunk)
+        yield chunk
+
+
+def _embedded(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Split by address, one a line: every twentieth to validation, and every twentieth to test."""
+    addresses = "".join(_read(path, Letters27())).splitlines()
+    of = {9: "validation", 19: "test"}
+    for name in SPLITS:
+        chosen = [a for i, a in enumerate(addresses) if of.get(i % 20, "train") == name]
+        yield name, [" ".join(chosen)]
+
+
+def _streams(data: Text, parts) -> Iterator[tuple[str, Iterator[str], str]]:
+    """(split, chunks of text, where from), each chunk once."""
+    for name, paths in parts:
+        if name == "embedded":
+            yield from ((split, iter(chunks), EMBEDDED) for split, chunks in _embedded(paths[0]))
+            continue
+        for number, path in enumerate(paths):
+            if number:
+                yield name, iter([data.tokenizer.separator]), str(path)
+            yield name, _read(path, data.tokenizer), str(path)
+
+
+def _write(folder: Path, data: Text, parts, source: str) -> None:
+    tokenizer = data.tokenizer
+    if isinstance(tokenizer, Characters) and not tokenizer.symbols:
+        chunks = chain.from_iterable(chunk for _, chunk, _ in _streams(data, parts))
+        tokenizer = replace(tokenizer, symbols="".join(sorted(set(chunks))))
+        if len(tokenizer.symbols) > 65535:
+            raise UserError(
+                f"{source}: {len(tokenizer.symbols)} characters; use data.tokenizer=Bytes"
+            )
+    folder.mkdir()
+    sizes: dict[str, int] = {}
+    dtype = "uint8" if (tokenizer.vocab_size or 0) <= 256 else "uint16"
+    with open(folder / "tokens.bin", "wb") as file:
+        for name, chunks, where in _streams(data, parts):
+            for tokens in tokenizer.encode(chunks, where):
+                file.write(tokens.astype(dtype).tobytes())
+                sizes[name] = sizes.get(name, 0) + len(tokens)
+    total = sum(sizes.values())
+    if total == 0:
+        raise UserError(f"data.path {data.path}: {source} contains no text")
+    points = list(np.cumsum([sizes.get(name, 0) for name in SPLITS]))
+    if "all" in sizes:
+        points = list(data.split_points or (int(0.9 * total), int(0.95 * total), total))
+    if points[-1] > total:
+        raise UserError(
+            f"data.split_points end at {points[-1]}, but {source} has {total} tokens; "
+            "declare the ends of train, validation and test within the text"
+        )
+    tokens = np.memmap(folder / "tokens.bin", dtype, "r")
+    bounds = {
+        n: (int(a), int(b)) for n, a, b in zip(SPLITS, [0, *points[:-1]], points, strict=True)
+    }
+    described = {
+        "dtype": dtype,
+        "size": total,
+        "bounds": bounds,
+        "symbols": tokenizer.symbols if isinstance(tokenizer, Characters) else None,
+        "sha256": {n: _sha256(tokens[a:b]) for n, (a, b) in bounds.items()},
+    }
+    (folder / "corpus.json").write_text(json.dumps(described))
+
+
+def _sha256(tokens: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(tokens), _CHUNK):
+        digest.update(tokens[start : start + _CHUNK].tobytes())
+    return digest.hexdigest()
+
+
+def _open(folder: Path, data: Text, source: str) -> Corpus:
+    described = json.loads((folder / "corpus.json").read_text())
+    tokens = np.memmap(folder / "tokens.bin", described["dtype"], "r")
+    if len(tokens) != described["size"]:
+        raise ValueError("cut short")
+    tokenizer = data.tokenizer
+    if isinstance(tokenizer, Characters):
+        tokenizer = replace(tokenizer, symbols=described["symbols"])
+    bounds = {name: (a, b) for name, (a, b) in described["bounds"].items()}
+    return Corpus(tokens, tokenizer, bounds, described["sha256"], source)

@@ -1,0 +1,134 @@
+"""Alphabets: text to token numbers and back. The mask token belongs to the process, never to these."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from string import ascii_lowercase, ascii_uppercase
+from typing import Protocol
+
+import numpy as np
+
+from experiments.errors import UserError
+
+LETTERS = " " + ascii_lowercase
+_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_SPELLED = str.maketrans(
+    dict(zip(ascii_uppercase, ascii_lowercase, strict=True))
+    | {str(n): f" {word} " for n, word in enumerate(_DIGITS)}
+)
+
+
+class Tokenizer(Protocol):
+    vocab_size: int | None
+    separator: str  # stands between the files of a directory
+
+    def encode(self, chunks: Iterable[str], where: str) -> Iterator[np.ndarray]:
+        """The tokens of each chunk of one text, uint8 or uint16; UserError naming `where`."""
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of a row of tokens."""
+
+    def count_characters(self, tokens: np.ndarray) -> int:
+        """How many characters of the text the tokens stand for."""
+
+
+@dataclass(frozen=True)
+class Letters27:
+    """text8's alphabet: space is 0, a to z are 1 to 26.
+
+    With `normalize`, any text is brought into it as text8 was (M. Mahoney's wikifil.pl): lower case,
+    digits spelled out, every run of other characters one space. Characters are then counted after it.
+    """
+
+    normalize: bool = False
+    vocab_size = len(LETTERS)
+    separator = " "
+
+    def encode(self, chunks, where):
+        if self.normalize:
+            chunks = _normalized(chunks)
+        advice = (
+            "--set data.tokenizer.normalize=True maps text to a-z and space, "
+            "--set data.tokenizer=Characters takes every character as it is"
+        )
+        return _encode(chunks, LETTERS, where, "27 letters (a-z and space)", advice)
+
+    def decode(self, tokens):
+        return "".join(LETTERS[t] for t in tokens)
+
+    def count_characters(self, tokens):
+        return len(tokens)
+
+
+@dataclass(frozen=True)
+class Characters:
+    """One token per character of `symbols`; "" takes every character that occurs in the data."""
+
+    symbols: str = ""
+    separator = "\n"
+
+    def __post_init__(self):
+        if len(set(self.symbols)) != len(self.symbols):
+            raise ValueError(f"Characters.symbols = {self.symbols!r} repeats a character")
+
+    @property
+    def vocab_size(self):
+        return len(self.symbols) or None
+
+    def encode(self, chunks, where):
+        advice = "add it to data.tokenizer.symbols, or leave that empty to take what occurs"
+        return _encode(chunks, self.symbols, where, f"{len(self.symbols)} symbols", advice)
+
+    def decode(self, tokens):
+        return "".join(self.symbols[t] for t in tokens)
+
+    def count_characters(self, tokens):
+        return len(tokens)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """One token per byte of the UTF-8 text."""
+
+    vocab_size = 256
+    separator = "\n"
+
+    def encode(self, chunks, where):
+        for text in chunks:
+            yield np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+
+    def decode(self, tokens):
+        return bytes(tokens.tolist()).decode("utf-8", "replace")
+
+    def count_characters(self, tokens):
+        return int(np.count_nonzero((np.asarray(tokens) & 0xC0) != 0x80))  # not continuation bytes
+
+
+def _normalized(chunks: Iterable[str]) -> Iterator[str]:
+    after_space = False
+    for text in chunks:
+        text = re.sub("[^a-z]+", " ", text.translate(_SPELLED))
+        if after_space and text.startswith(" "):
+            text = text[1:]
+        after_space = text.endswith(" ") if text else after_space
+        yield text
+
+
+def _encode(chunks, symbols: str, where: str, alphabet: str, advice: str) -> Iterator[np.ndarray]:
+    codes = np.array([ord(c) for c in symbols], np.int64)
+    size = max(codes, default=0) + 2
+    table = np.full(size, len(codes), np.uint16)  # the number of no symbol, for what is none
+    table[codes] = np.arange(len(codes))
+    offset = 0
+    for text in chunks:
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        tokens = table[np.minimum(points, size - 1)]
+        outside = np.flatnonzero(tokens == len(codes))
+        if outside.size:
+            at = int(outside[0])
+            raise UserError(
+                f"{where}: character {text[at]!r} at offset {offset + at} is outside the {alphabet}; "
+                f"{advice}"
+            )
+        offset += len(text)
+        yield tokens.astype(np.uint8) if len(codes) <= 256 else tokens

@@ -1,0 +1,61 @@
+"""Evaluate: python -m experiments.evaluate --workdir runs/a --split test [--num-times 8] [--out record.json]
+
+Streams the whole split and writes the evaluation record, by default to records/ in the run directory.
+Needs a checkpoint and the data, not the config file.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("evaluate", __doc__)
+    options.add_argument("--workdir", required=True, help="the run directory")
+    options.add_argument(
+        "--split", default="validation", help="train, validation (default) or test"
+    )
+    options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
+    options.add_argument("--batch-size", type=cli.positive, help="sequences at a time")
+    options.add_argument(
+        "--seed", type=cli.natural, default=0, help="of times and noise (default 0)"
+    )
+    options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
+    options.add_argument(
+        "--raw", action="store_true", help="parameters of the last step, not the EMA"
+    )
+    options.add_argument(
+        "--config", help="the file that defines your own process, if it is your own"
+    )
+    options.add_argument("--out", help="where to write the record")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import json
+    from pathlib import Path
+
+    from experiments.evaluation import evaluate_run
+    from experiments.files import write_atomically
+    from experiments.runs import load_run
+
+    overrides = list(given.set)
+    if given.num_times:
+        overrides.append(f"evaluation.num_times={given.num_times}")
+    if given.batch_size:
+        overrides.append(f"evaluation.batch_size={given.batch_size}")
+    run = load_run(given.workdir, given.step, overrides, given.config, ema=not given.raw)
+    record = evaluate_run(run, given.split, given.seed, ema=not given.raw, log=_progress)
+    out = Path(given.out or Path(given.workdir) / "records" / f"{given.split}-{run.step}.json")
+    write_atomically(out, json.dumps(record, indent=1) + "\n")
+    print(
+        f"{record['kind']} on {given.split}: {record['value']:.4f} +- {record['standard_error']:.4f} "
+        f"bits per character ({record['nats_per_token']:.4f} nats per token, perplexity "
+        f"{record['perplexity_per_token']:.3f} +- {record['perplexity_per_token_standard_error']:.3f}) "
+        f"over {record['characters']:,} characters, checkpoint {run.step}\nrecord: {out}"
+    )
+
+
+def _progress(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run("evaluate")

@@ -1,0 +1,22 @@
+"""Files that are either complete or absent."""
+
+import os
+from pathlib import Path
+
+from experiments.errors import UserError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Nothing; `path` holds the text, or what it held before. UserError where it cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error

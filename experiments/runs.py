@@ -1,0 +1,58 @@
+"""A trained model for reading: its config and its averaged parameters, from a checkpoint alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+
+from experiments.checkpoints import Checkpoints
+from experiments.config import Experiment, Mesh
+from experiments.errors import UserError
+from experiments.settings import decode, load, override
+from experiments.sharding import make_mesh, tree_shardings
+
+
+@dataclass(frozen=True)
+class Run:
+    experiment: Experiment
+    params: dict
+    step: int
+    fingerprint: str
+    mesh: jax.sharding.Mesh
+
+
+def load_run(
+    workdir: str,
+    step: int | None = None,
+    overrides: Sequence[str] = (),
+    config: str | None = None,
+    ema: bool = True,
+) -> Run:
+    """The run in `workdir` at `step` (default: the newest), on the devices of this machine.
+
+    Placement and kernels (mesh, model.attention) are this machine's, not those it was trained with.
+    config: the file that defines the user's own classes; its settings must fit the checkpoint.
+    """
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints")
+    step = checkpoints.latest() if step is None else step
+    if step is None:
+        raise UserError(
+            f"workdir {workdir} holds no checkpoint; train first: "
+            f"python -m experiments.train --config CONFIG --workdir {workdir}"
+        )
+    meta = checkpoints.meta(step)
+    stored = load(config) if config else decode(meta["config"], f"checkpoint {step}")
+    if config:
+        stored = replace(stored, data=decode(meta["config"]["data"]))
+    here = replace(stored, mesh=Mesh(), model=replace(stored.model, attention="auto"))
+    experiment = override(here, overrides)
+    mesh = make_mesh(experiment.mesh)
+    abstract = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))
+    like = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        tree_shardings(mesh, abstract),
+    )
+    params = checkpoints.restore_partial(step, "ema" if ema else "params", like)
+    return Run(experiment, params, step, checkpoints.fingerprint(step), mesh)

@@ -1,0 +1,68 @@
+"""Samples of a run: what is given, and the compiled loop over batches of samples."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Experiment
+from experiments.data.tokenizers import Tokenizer
+from experiments.errors import UserError
+from experiments.runs import Run
+from experiments.sharding import batch_shards, global_batch, replicated
+from samplers.sampler import sample
+
+
+def given_tokens(
+    tokenizer: Tokenizer, length: int, prompt: str, template: str | None, blank: str
+) -> np.ndarray:
+    """(L,) int32, -1 where the model is to fill in; UserError for what cannot stand in a sample."""
+    if prompt and template is not None:
+        raise UserError(
+            "--prompt and --template exclude each other; put the prompt into the template"
+        )
+    if len(blank) != 1:
+        raise UserError(f"--blank {blank!r} must be one character")
+    known = np.full(length, -1, np.int32)
+    name, text = ("--prompt", prompt) if template is None else ("--template", template)
+    parts, at = (text.split(blank) if template is not None else [text]), 0
+    for number, part in enumerate(parts):
+        at += number > 0
+        tokens = np.concatenate([*tokenizer.encode([part], name), np.zeros(0, np.int32)])
+        if at + len(tokens) > length:
+            raise UserError(
+                f"{name} is longer than the model's {length} tokens; shorten it, or raise --length"
+            )
+        known[at : at + len(tokens)] = tokens
+        at += len(tokens)
+    return known
+
+
+def make_sample(experiment: Experiment, mesh):
+    """sample(params, seed, numbers (B,), given (L,)) -> tokens (B, L), one compiled program."""
+
+    def run(params, seed, numbers, given):
+        keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+        shape = (len(numbers), len(given))
+
+        def network(z, t, **condition):
+            return experiment.model.apply(params, z, t, **condition)
+
+        known = jnp.broadcast_to(given, shape)
+        return sample(experiment.sampler, keys, experiment.process, network, shape, known)
+
+    return jax.jit(run, out_shardings=replicated(mesh))
+
+
+def sample_run(
+    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, tokens (L,)) of samples 0 to num - 1."""
+    shards = batch_shards(run.mesh)
+    batch = -(-batch_size // shards) * shards
+    compiled = make_sample(run.experiment, run.mesh)
+    for first in range(0, num, batch):
+        numbers = global_batch(run.mesh, np.arange(first, first + batch), axis=0)
+        tokens = np.asarray(compiled(run.params, seed, numbers, known))
+        yield from ((first + i, tokens[i]) for i in range(min(batch, num - first)))

@@ -1,0 +1,261 @@
+"""Settings as text and as plain data: config files, `--set`, and what a run stores of its config.
+
+What is stored is dicts, lists, numbers and strings (`encode`), in which a "_type" names each dataclass;
+`decode` constructs dataclasses of this project's packages and nothing else, so a checkpoint cannot name
+code to run.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import runpy
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.config import Experiment
+from experiments.errors import UserError
+
+PACKAGES = ("diffusion", "models", "samplers", "experiments")
+
+# What may differ between a run and its continuation: it changes how long, how often and where, not what.
+RESUMABLE = (
+    "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.keep_last", "train.keep_best", "train.accumulation", "evaluation", "sampler", "mesh",
+    "data.cache_dir", "data.path",
+)  # fmt: skip
+
+
+def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
+    """The experiment of a config file, with `--set` overrides ("optimizer.peak_lr=1e-3") applied."""
+    if not Path(path).is_file():
+        near = difflib.get_close_matches(
+            path, [str(p) for p in Path().glob("configs/**/*.py")], 3, 0.5
+        )
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see the folder configs/"
+        raise UserError(f"config file {path} does not exist{hint}")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        experiment = get_config() if get_config else None
+    except Exception as error:  # whatever the user's Python raises is the user's to put right
+        raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"config file {path} must define get_config() that returns an Experiment")
+    return override(experiment, overrides)
+
+
+def override(experiment: Experiment, overrides: typing.Sequence[str]) -> Experiment:
+    """The experiment with each "path=value" applied in order."""
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"--set {item}: expected PATH=VALUE, such as train.num_steps=200")
+        try:
+            experiment = _replace(experiment, path.strip(), path.strip().split("."), text.strip())
+        except UserError as error:
+            if str(error) != "unknown":
+                raise
+            valid = list(leaves(experiment))
+            near = difflib.get_close_matches(path, valid, 3, 0.6) or [
+                p for p in valid if p.split(".")[-1] == path.split(".")[-1]
+            ]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
+            raise UserError(f"--set {path}: no such setting; {hint}") from None
+    return experiment
+
+
+def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted path, dataclasses opened."""
+    found = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= leaves(value, f"{prefix}{f.name}.")
+        else:
+            found[prefix + f.name] = value
+    return found
+
+
+def _replace(config, path, names, text):
+    hints = typing.get_type_hints(type(config))
+    if names[0] not in [f.name for f in dataclasses.fields(config)]:
+        raise UserError("unknown")
+    current = getattr(config, names[0])
+    if len(names) > 1:
+        if not dataclasses.is_dataclass(current):
+            raise UserError("unknown")
+        value = _replace(current, path, names[1:], text)
+    elif dataclasses.is_dataclass(current):
+        value = _sibling(type(current), path, text)
+    else:
+        value = _parse(text, hints[names[0]], path)
+    try:
+        return dataclasses.replace(config, **{names[0]: value})
+    except ValueError as error:
+        raise UserError(f"--set {path}={text}: {error}") from error
+
+
+def _sibling(cls: type, path: str, text: str):
+    """An instance, with its defaults, of the dataclass `text` in the module of `cls`."""
+    module = vars(importlib.import_module(cls.__module__))
+    known = sorted(
+        name
+        for name, value in module.items()
+        if dataclasses.is_dataclass(value) and value.__module__ == cls.__module__
+    )
+    if text not in known:
+        raise UserError(
+            f"--set {path}={text}: expected one of {', '.join(known)}, or {path}.SETTING="
+        )
+    return module[text]()
+
+
+def _parse(text: str, hint, path: str):
+    options = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    if hint is str or text in options:
+        return text
+    plain = {"true": True, "false": False, "none": None, "null": None}
+    try:
+        value = plain[text.lower()] if text.lower() in plain else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    try:
+        return _fit(value, hint)
+    except TypeError:
+        raise UserError(f"--set {path}={text}: expected {_describe(hint)}") from None
+
+
+def _fit(value, hint):
+    """The value as an instance of the annotation `hint`, or TypeError. Lists become tuples."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return _fit(value, option)
+            except TypeError:
+                continue
+        raise TypeError
+    if origin is Literal:
+        if value in args:
+            return value
+        raise TypeError
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or (args[-1] is not ... and len(args) != len(value)):
+            raise TypeError
+        kinds = [args[0]] * len(value) if args[-1] is ... else args
+        return tuple(_fit(v, kind) for v, kind in zip(value, kinds, strict=True))
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is int and type(value) is float and value.is_integer():
+        return int(value)  # 1e6
+    if hint is type(None) and value is None:
+        return None
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise TypeError
+
+
+def _describe(hint) -> str:
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, options))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in options)
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if isinstance(hint, type) and not options else str(hint)
+
+
+def encode(config: Any) -> Any:
+    """Plain data (dicts, lists, numbers, strings) that `decode` turns back into an equal object."""
+    if dataclasses.is_dataclass(config):
+        cls = type(config)
+        values = {f.name: encode(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"_type": f"{cls.__module__}.{cls.__qualname__}"} | values
+    return [encode(v) for v in config] if isinstance(config, tuple) else config
+
+
+def decode(data: Any, where: str = "config") -> Any:
+    """The object that `encode` made plain; UserError for anything but dataclasses of this project."""
+    if not isinstance(data, dict):
+        return data
+    name = data.get("_type")
+    module_name, _, class_name = str(name).rpartition(".")
+    cls = None
+    if module_name.split(".")[0] in PACKAGES and class_name.isidentifier():
+        try:
+            cls = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError:
+            cls = None
+    if not (
+        isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module_name
+    ):
+        raise UserError(
+            f"{where}: {name} is not a setting of this version of ddlm; where it is your own class, "
+            "pass the config file that defines it with --config"
+        )
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    values = {}
+    for key, value in data.items():
+        if key == "_type":
+            continue
+        if key not in known:
+            raise UserError(
+                f"{where}.{key}: {name} has no such setting (known: {', '.join(known)})"
+            )
+        try:
+            nested = isinstance(value, dict)
+            values[key] = decode(value, f"{where}.{key}") if nested else _fit(value, hints[key])
+        except TypeError:
+            raise UserError(
+                f"{where}.{key} = {value!r}: expected {_describe(hints[key])}"
+            ) from None
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def resolve(experiment: Experiment, tokenizer) -> Experiment:
+    """The experiment with the tokenizer that the data was read with, its size filled in everywhere."""
+
+    def fill(config):
+        changes = {}
+        for f in dataclasses.fields(config):
+            value = getattr(config, f.name)
+            if f.name == "vocab_size" and f.init:
+                if value not in (None, tokenizer.vocab_size):
+                    raise UserError(
+                        f"{type(config).__name__}.vocab_size = {value}, but the data has "
+                        f"{tokenizer.vocab_size} tokens; leave it out to take the data's"
+                    )
+                changes[f.name] = tokenizer.vocab_size
+            elif dataclasses.is_dataclass(value):
+                changes[f.name] = fill(value)
+        return dataclasses.replace(config, **changes) if changes else config
+
+    data = dataclasses.replace(experiment.data, tokenizer=tokenizer)
+    return fill(dataclasses.replace(experiment, data=data))
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """What forbids continuing a run of `old` as `new`: "path: old -> new", empty if nothing does."""
+    a, b = leaves(old), leaves(new)
+    kinds_a, kinds_b = _kinds(old), _kinds(new)
+    changed = [f"{p}: {kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b
+               if kinds_a.get(p) != kinds_b.get(p)]  # fmt: skip
+    changed += [f"{p}: {a[p]!r} -> {b[p]!r}" for p in a if p in b and a[p] != b[p]]
+    return [c for c in changed if not any(c.startswith((f"{p}:", f"{p}.")) for p in RESUMABLE)]
+
+
+def _kinds(config, prefix: str = "") -> dict[str, str]:
+    found = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found[prefix + f.name] = type(value).__name__
+            found |= _kinds(value, f"{prefix}{f.name}.")
+    return found

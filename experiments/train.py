@@ -1,0 +1,29 @@
+"""Train: python -m experiments.train --config configs/sotu/mdlm.py --workdir runs/a [--set A.B=C ...]
+
+The run directory gets config.json, metrics.jsonl, tensorboard/ and checkpoints/. Where it already holds
+a run of this config, training continues from the newest checkpoint.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("train", __doc__)
+    options.add_argument("--config", required=True, help="a Python file that defines get_config()")
+    options.add_argument(
+        "--workdir", required=True, help="the run directory, new or to be continued"
+    )
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    from pathlib import Path
+
+    from experiments.settings import load
+    from experiments.trainer import train
+
+    experiment = load(given.config, given.set)
+    train(experiment, Path(given.workdir), log=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    cli.run("train")
