@@ -1,4 +1,4 @@
-"""An experiment: one frozen tree of dataclasses, built of real objects by a config file's `get_config()`.
+"""An experiment: one frozen tree of dataclasses, built by a config file's `get_config()`.
 
 Defaults live in these dataclasses only. How settings are read, overridden and stored: `settings.py`.
 """

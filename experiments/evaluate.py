@@ -1,4 +1,4 @@
-"""Evaluate: python -m experiments.evaluate --workdir runs/a --split test [--num-times 8] [--out record.json]
+"""Evaluate: python -m experiments.evaluate --workdir runs/a --split test [--num-times 8]
 
 Streams the whole split and writes the evaluation record, by default to records/ in the run directory.
 Needs a checkpoint and the data, not the config file.
@@ -7,7 +7,7 @@ Needs a checkpoint and the data, not the config file.
 from experiments import cli
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> dict:
     options = cli.parser("evaluate", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> None:
         f"{record['perplexity_per_token']:.3f} +- {record['perplexity_per_token_standard_error']:.3f}) "
         f"over {record['characters']:,} characters, checkpoint {run.step}\nrecord: {out}"
     )
+    return record
 
 
 def _progress(line: str) -> None:

@@ -134,6 +134,7 @@ def make_record(
     tokenizer = json.dumps(dataclasses.asdict(experiment.data.tokenizer), sort_keys=True)
     device = jax.devices()[0]
     return {
+        "process": type(experiment.process).__name__,
         "value": result.bits_per_character,
         "unit": "bits per character",
         "kind": experiment.process.likelihood,

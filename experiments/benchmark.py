@@ -1,0 +1,33 @@
+"""Speed: python -m experiments.benchmark [--set model.num_layers=6 ...] [--out speed.json]
+
+Measured side by side in one run, since machines differ and are noisy: a large float32 matrix product,
+the training step, one forward pass, and sampling with 64 and 256 steps against as many forward passes.
+Each figure is the median of several timings taken in turn. Model FLOPs count matrix products only.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("benchmark", __doc__)
+    options.add_argument("--config", default="configs/benchmark.py")
+    options.add_argument("--rounds", type=cli.positive, default=7, help="timings of each (default 7)")
+    options.add_argument("--steps", default="64,256", help="sampling steps (default 64,256; 0: none)")
+    options.add_argument("--out", help="where to write the figures as JSON")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import json
+
+    from experiments.files import write_atomically
+    from experiments.settings import load
+    from experiments.speed import measure
+
+    steps = [int(s) for s in given.steps.split(",") if s.strip().isdigit() and int(s)]
+    figures = measure(load(given.config, given.set), given.rounds, steps, lambda line: print(line, flush=True))
+    if given.out:
+        write_atomically(given.out, json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run("benchmark")
