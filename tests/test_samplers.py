@@ -1,0 +1,135 @@
+"""Samplers against exact laws by enumeration. One row per sampler; statistics state their tolerance."""
+
+import re
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import reference
+from oracle import Toy, assert_law
+
+from diffusion.mdlm import MDLM
+from diffusion.random import categorical, uniform
+from diffusion.schedules import Linear, Squeezed
+from samplers.ancestral import Ancestral
+from samplers.sampler import sample
+
+ROWS = 200_000
+TOYS = ["V3L3", "V4L2", "V5L2"]
+
+
+@dataclass(frozen=True)
+class OfficialGrid(Ancestral):
+    """The official T steps from 1 to 1e-5, and the noise removal that follows as a step to 0."""
+
+    def times(self):
+        return jnp.append(jnp.linspace(1, 1e-5, self.steps), 0.0)
+
+
+def law_of(toy, process, sampler, key=0, **options):
+    draw = jax.jit(
+        lambda key: sample(
+            sampler, key, process, toy.denoiser(process), (ROWS, toy.length), **options
+        )
+    )
+    return np.bincount(toy.index(draw(jax.random.key(key))), minlength=len(toy.p))
+
+
+def cases(arrays, pattern):
+    found = [(key, int(m[1])) for key in arrays if (m := re.fullmatch(pattern, key))]
+    assert found, f"no array {pattern}"
+    return found
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_ancestral_law_on_the_official_grid(name):
+    toy, laws = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
+    for key, T in cases(laws, r"sedd_analytic_absorb_T(\d+)_law"):
+        assert_law(law_of(toy, MDLM(toy.vocab_size), OfficialGrid(T + 1)), laws[key])
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_ancestral_law_on_the_uniform_grid(name):
+    arrays = reference(f"toy_{name}")
+    toy = Toy(arrays)
+    for key, T in cases(arrays, r"d3pm_absorb_T(\d+)_sample_law"):
+        assert_law(law_of(toy, MDLM(toy.vocab_size), Ancestral(T)), arrays[key])
+
+
+@pytest.mark.parametrize("grid", ["uniform", "cosine"])
+@pytest.mark.parametrize("name", TOYS)
+def test_ancestral_law_is_md4s(name, grid):
+    toy, laws = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
+    process = MDLM(toy.vocab_size, Squeezed(Linear(), 1e-4))
+    for key, T in cases(laws, rf"md4_ancestral_{grid}_T(\d+)_law"):
+        # alpha(1) = 1e-4: we start from that share of random tokens, MD4 from masks alone, and MD4
+        # decodes what is masked at the end by argmax. Both change at most 2e-4 per position.
+        assert_law(law_of(toy, process, Ancestral(T, grid)), laws[key], bias=2e-4 * toy.length)
+
+
+def test_law_approaches_the_data_with_more_steps():
+    toy = Toy(reference("toy_V3L3"))
+    distance = [
+        np.abs(law_of(toy, MDLM(toy.vocab_size), Ancestral(T)) / ROWS - toy.p).sum() / 2
+        for T in (1, 4, 64)
+    ]
+    noise = np.sqrt(toy.p / ROWS).sum()  # above the expected distance at sampling noise
+    assert distance[0] > distance[1] > distance[2] and distance[2] < noise + 0.02
+
+
+def test_given_tokens_never_change_and_condition_exactly():
+    toy = Toy(reference("toy_V3L3"))
+    process, steps = MDLM(toy.vocab_size), 64
+    given = np.array([-1, 2, -1])
+    counts = law_of(toy, process, Ancestral(steps), given=jnp.broadcast_to(given, (ROWS, 3)))
+    agrees = toy.states[:, 1] == 2
+    assert counts[~agrees].sum() == 0
+    conditional = np.where(agrees, toy.p, 0) / toy.p[agrees].sum()
+    assert_law(counts, conditional, bias=0.5 / steps * 0.1)
+
+
+def test_a_sample_depends_on_its_own_key_alone():
+    toy = Toy(reference("toy_V3L3"))
+    process = MDLM(toy.vocab_size)
+    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(1), n))(jnp.arange(8))
+    run = lambda keys: sample(  # noqa: E731
+        Ancestral(4), keys, process, toy.denoiser(process), (len(keys), toy.length)
+    )
+    np.testing.assert_array_equal(run(keys)[3:6], run(keys[3:6]))
+
+
+def test_rare_categorical_events_occur_at_their_rate():
+    n, p = 1 << 24, np.exp(-13.0)
+    log_p = jnp.log(jnp.array([1 - p, p])).astype(jnp.float32)
+    for log_rare in (-13.0, -17.0):
+        p = np.exp(log_rare)
+        log_p = jnp.broadcast_to(jnp.array([np.log1p(-p), log_rare], jnp.float32), (1 << 14, 1024, 2))
+        draw = jax.jit(lambda key, log_p=log_p: categorical(key, log_p).sum())
+        rounds = 4 if log_rare < -15 else 1
+        total = sum(int(draw(jax.random.key(k))) for k in range(rounds))
+        expected = n * rounds * p
+        # e^-17 x 2^26 = 2.8 expected: none at all has probability 0.06, the rate e^-16 x 10 none.
+        assert abs(total - expected) < 5 * np.sqrt(expected)
+    tail = 2048
+    log_p = jnp.log(jnp.append(jnp.full(tail, np.exp(-17.0)), 1 - tail * np.exp(-17.0)))
+    draws = jax.jit(lambda k: (categorical(k, jnp.broadcast_to(log_p, (512, 512, tail + 1))) < tail).sum())
+    total = sum(int(draws(jax.random.key(k))) for k in range(2))
+    expected = 2 * 512 * 512 * tail * np.exp(-17.0)
+    assert abs(total - expected) < 5 * np.sqrt(expected) and expected > 40
+
+
+def test_uniform_is_open_and_fine_near_zero():
+    draws = uniform(jax.random.key(0), (1 << 11, 1 << 12))
+    assert draws.min() > 0 and draws.max() < 1
+    for p in (1e-3, 1e-5, 2.0**-20):
+        below = float((draws < p).sum())
+        assert abs(below - draws.size * p) < 5 * np.sqrt(draws.size * p)
+    assert (draws < 2.0**-24).sum() != (draws < 2.0**-23).sum() or draws.min() > 2.0**-24
+
+
+@pytest.mark.parametrize("wrong", [dict(steps=0), dict(grid="random")])
+def test_impossible_samplers_are_refused(wrong):
+    with pytest.raises(ValueError):
+        Ancestral(**wrong)
