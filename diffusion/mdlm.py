@@ -66,7 +66,7 @@ class MDLM(TimeIntegral):
         return jnp.where(masked, self.mask, x0)
 
     def predict(self, out, z, t):
-        carried = jnp.where(jnp.arange(self.vocab_size) == z[..., None], 0.0, -jnp.inf)
+        carried = _at(z, self.vocab_size)
         return jnp.where((z == self.mask)[..., None], jax.nn.log_softmax(out), carried)
 
     def token_loss(self, out, x0, z, t):
@@ -103,11 +103,7 @@ class MDLM(TimeIntegral):
         return jnp.where((z == self.mask) & reveal, x0, z)
 
     def log_likelihood(self, z, t):
-        kept = jnp.where(
-            jnp.arange(self.vocab_size) == z[..., None],
-            self.schedule.log_alpha(t)[..., None],
-            -jnp.inf,
-        )
+        kept = _at(z, self.vocab_size) + self.schedule.log_alpha(t)[..., None]
         return jnp.where((z == self.mask)[..., None], self.schedule.log1m_alpha(t)[..., None], kept)
 
     def log_posterior(self, log_p0, z, t, s):
@@ -115,22 +111,23 @@ class MDLM(TimeIntegral):
         stay = self.schedule.log1m_alpha(s) - self.schedule.log1m_alpha(t)
         stay = jnp.broadcast_to(stay, z.shape)[..., None]
         masked = jnp.concatenate([log_p0 + reveal[..., None], stay], axis=-1)
-        return jnp.where((z == self.mask)[..., None], masked, self._at(z))
+        return jnp.where((z == self.mask)[..., None], masked, _at(z, self.num_states))
 
     def log_ratio(self, out, z, t):
         """As the interface; -inf for what the reverse process never does: leave a revealed token."""
         odds = self.schedule.log_alpha(t) - self.schedule.log1m_alpha(t)
         ratio = jax.nn.log_softmax(out) + odds[..., None]
         masked = jnp.concatenate([ratio, jnp.zeros_like(ratio[..., :1])], axis=-1)
-        return jnp.where((z == self.mask)[..., None], masked, self._at(z))
-
-    def _at(self, z):
-        """(B, L, S): 0 at the state z, -inf elsewhere."""
-        return jnp.where(jnp.arange(self.num_states) == z[..., None], 0.0, -jnp.inf)
+        return jnp.where((z == self.mask)[..., None], masked, _at(z, self.num_states))
 
     def _reveal_probability(self, t, s):
         """(alpha(s) - alpha(t)) / (1 - alpha(t)), without the cancellation; exactly 1 at s = 0."""
         return -jnp.expm1(self.schedule.log1m_alpha(s) - self.schedule.log1m_alpha(t))
+
+
+def _at(z, size):
+    """(B, L, size): 0 at the state z, -inf elsewhere."""
+    return jnp.where(jax.nn.one_hot(z, size, dtype=bool), 0.0, -jnp.inf)
 
 
 def _cross_entropy(out, x0):

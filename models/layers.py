@@ -26,7 +26,7 @@ def rotary(x: Array, positions: Array) -> Array:
     """x (B, H, L, C) rotated by position, in split halves (RoPE, arXiv 2104.09864)."""
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[:, None] * frequencies
+    angles = (positions.astype(jnp.float32)[:, None] * frequencies[None])[None, None]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -48,13 +48,15 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, backend: AttentionB
         q = q * q.shape[-1] ** -0.5
         scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32)
         if mask is not None:
-            scores = jnp.where(mask, scores, -jnp.inf)
+            scores = jnp.where(mask[None, None], scores, -jnp.inf)
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
         total = weights.sum(-1, keepdims=True)
         mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (mixed / total).astype(v.dtype)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=backend)
+    mixed = jax.nn.dot_product_attention(
+        q, k, v, mask=None if mask is None else mask[None, None], implementation=backend
+    )
     return jnp.swapaxes(mixed, 1, 2)
 
 
@@ -109,7 +111,7 @@ class TimeEmbedding(nnx.Module):
 
     def __call__(self, t: Array) -> Array:
         span = jnp.arange(self.FREQUENCIES, dtype=jnp.float32) / self.FREQUENCIES
-        angles = 1000 * t.astype(jnp.float32)[..., None] * 10_000.0**-span
+        angles = 1000 * t.astype(jnp.float32)[..., None] * (10_000.0**-span)[None, None]
         features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return jax.nn.silu(self.out(jax.nn.silu(self.up(features))))
 

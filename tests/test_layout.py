@@ -1,0 +1,60 @@
+"""Who imports whom, and that every config builds."""
+
+import ast
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments.settings import decode, encode, load, resolve
+
+ROOT = Path(__file__).parent.parent
+OURS = {"diffusion", "models", "samplers", "configs", "experiments"}
+TABLE = {  # package: (ours, others beside the standard library; None allows all)
+    "diffusion": (set(), {"jax", "numpy"}),
+    "models": (set(), {"jax", "flax", "einops"}),
+    "samplers": ({"diffusion"}, {"jax", "numpy"}),
+    "configs": ({"diffusion", "models", "samplers", "experiments"}, set()),
+    "experiments": ({"diffusion", "models", "samplers", "experiments"}, None),
+}
+STANDARD = {"dataclasses", "typing", "collections", "math"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", TABLE)
+def test_imports_follow_the_table(package):
+    ours, others = TABLE[package]
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        found = set(imports(path)) - {package}
+        assert found & OURS <= ours, f"{path}: {found & OURS - ours}"
+        if others is not None:
+            assert found - OURS <= others | STANDARD, f"{path}: {found - OURS - others}"
+
+
+def test_flax_stays_inside_models():
+    for package in OURS - {"models"}:
+        for path in (ROOT / package).rglob("*.py"):
+            assert "flax" not in set(imports(path)), path
+
+
+CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.py")) if p.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_config_builds_round_trips_and_says_how_to_run_it(path):
+    experiment = load(str(path))
+    assert decode(encode(experiment)) == experiment
+    assert "python -m experiments." in path.read_text().split('"""')[1]
+    full = resolve(experiment, experiment.data.tokenizer)
+    shapes = jax.eval_shape(full.model.init, jax.random.key(0))
+    assert shapes["ends"]["embedding"].shape[0] == full.process.vocab_size + 1
