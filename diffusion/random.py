@@ -49,8 +49,8 @@ def bits(key: Array, shape: tuple[int, ...]) -> Array:
     """uint32 random bits of `shape` (B, ...), from one key or a key per row."""
     key = _typed(key)
     if key.ndim == 0:
-        return jax.random.bits(key, shape)
-    return _per_row(key, lambda k: jax.random.bits(k, shape[1:]), shape[0])
+        return jax.random.bits(key, shape, "uint32")
+    return _per_row(key, lambda k: jax.random.bits(k, shape[1:], "uint32"), shape[0])
 
 
 def uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:

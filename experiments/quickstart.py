@@ -35,9 +35,9 @@ def main(arguments: list[str]) -> None:
         print(f"  {name:<24} {value:.3f} +- {error:.3f}")
     print(
         f"\nNext:\n"
-        f"  .venv/bin/ddlm train --config {given.config} --workdir {given.workdir} "
-        f"--set train.num_steps=20000     (goes on from here)\n"
-        f"  .venv/bin/ddlm sample --workdir {given.workdir} --template 'my fellow ____ i report' \n"
+        f"  .venv/bin/ddlm sample --workdir {given.workdir} --template 'we ____ the people of ____'\n"
+        f"  .venv/bin/ddlm train --config {given.config} --workdir runs/longer "
+        f"--set train.num_steps=20000 --set optimizer.decay_steps=20000\n"
         f"  .venv/bin/ddlm train --config {given.config} --workdir runs/mine "
         f"--set data.path=FILE --set data.tokenizer.normalize=True"
     )

@@ -37,7 +37,8 @@ def influence(model):
     def output(x, i):
         return model.apply(params, x, t)[:, i].sum(0) @ jnp.arange(1.0, model.vocab_size + 1)
 
-    rows = [np.abs(jax.grad(output)(simplex, i)).max((0, 2)) > 1e-6 for i in range(L)]
+    grad = jax.jit(jax.grad(output), static_argnums=1)
+    rows = [np.abs(grad(simplex, i)).max((0, 2)) > 1e-6 for i in range(L)]
     return np.array(rows)
 
 
@@ -72,7 +73,7 @@ def test_scan_remat_and_attention_forms_agree(variant, timed):
     params, (z, t) = params_of(model), tokens(model)
 
     def value_and_grad(model):
-        return jax.value_and_grad(lambda p: jnp.sin(model.apply(p, z, t)).sum())(params)
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sin(model.apply(p, z, t)).sum()))(params)
 
     expected = value_and_grad(model)
     for changed in [dict(scan=True), dict(remat=True), dict(scan=True, remat=True), dict(attention="xla")]:

@@ -16,7 +16,7 @@ PROCESSES = {
     "mdlm-linear": MDLM(),
     "mdlm-cosine": MDLM(schedule=Cosine()),
     "mdlm-mdlm_cosine": MDLM(schedule=MDLMCosine()),
-    "mdlm-polynomial": MDLM(schedule=Polynomial(1.5)),
+    "mdlm-polynomial": MDLM(schedule=Polynomial(3.0)),
 }
 LOOSE_ENDS = {
     "linear-eps": MDLM(schedule=Linear(0.05)),
@@ -78,15 +78,17 @@ def test_bound_with_loose_ends_counts_every_boundary_term(process, x64):
     x0 = jnp.asarray(np.repeat(toy.states[:1], rows, 0))
     u = (jnp.arange(rows)[:, None] + 0.5) / rows
     terms = process.bound_terms(jax.random.key(1), toy.denoiser(process), x0, u)
-    assert set(terms) == {"diffusion", "prior", "reconstruction"}
+    masked_at_0 = float(jnp.exp(process.schedule.log1m_alpha(jnp.zeros(()))))
+    assert ("reconstruction" in terms) == (masked_at_0 > 0) and "prior" in terms
     for name, exact in [("diffusion", diffusion[0]), ("reconstruction", at_zero[0])]:
-        values = np.asarray(terms[name].sum(1))
+        values = np.asarray(terms[name].sum(1)) if name in terms else np.zeros(rows)
         assert abs(values.mean() - exact) < 5 * values.std() / rows**0.5 + 1e-12
     prior = float(terms["prior"].sum(1)[0])
     excess = np.asarray(diffusion + at_zero) + prior - toy.neg_logp
     # A bound, and looser than the truth by at most what the prior term charges.
     assert (excess >= -1e-7).all() and (excess <= prior + 1e-7).all()
-    assert (np.asarray(diffusion) + prior < toy.neg_logp).any() or (at_zero > 1e-3).all()
+    if masked_at_0 > 0:  # leaving the reconstruction out would break the bound
+        assert (np.asarray(diffusion) < toy.neg_logp).any()
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -123,7 +125,7 @@ def test_discrete_time_bound_equals_exact_bound_and_falls_with_steps(name, x64):
 @pytest.mark.parametrize("process", [*PROCESSES, *LOOSE_ENDS])
 def test_corrupt_bridge_and_prior_follow_their_exact_laws(process):
     toy, process = toy_and((PROCESSES | LOOSE_ENDS)[process], "toy_V3L3")
-    rows, key = 200_000, jax.random.key(3)
+    rows, key = 100_000, jax.random.key(3)
     x0 = jnp.asarray(np.repeat(toy.states[5:6], rows, 0))
     for at, (t, s) in enumerate([(0.7, 0.3), (0.9, 0.0)]):
         t, s = jnp.full((rows, 1), t), jnp.full((rows, 1), s)

@@ -1,0 +1,96 @@
+"""`--set`, config files, and configs as plain data."""
+
+import dataclasses
+
+import pytest
+
+from configs.smoke import get_config
+from diffusion.schedules import Cosine, Polynomial
+from experiments.data.tokenizers import Characters
+from experiments.errors import UserError
+from experiments.settings import decode, differences, encode, leaves, load, override, resolve
+
+
+def test_override_of_every_kind():
+    e = override(
+        get_config(),
+        ["train.num_steps=1e3", "optimizer.peak_lr=1", "optimizer.decay_steps=500", "model.scan=true",
+         "data.path=some file.txt", "data.split_points=(1,2,3)", "process.schedule=Polynomial",
+         "process.schedule.power=3", "data.tokenizer=Characters", "data.tokenizer.symbols=01"],
+    )  # fmt: skip
+    assert e.train.num_steps == 1000 and e.optimizer.peak_lr == 1.0 and e.optimizer.decay_steps == 500
+    assert e.model.scan is True and e.data.path == "some file.txt" and e.data.split_points == (1, 2, 3)
+    assert e.process.schedule == Polynomial(3.0) and e.data.tokenizer == Characters("01")
+    assert override(e, ["optimizer.decay_steps=None"]).optimizer.decay_steps is None
+
+
+@pytest.mark.parametrize(
+    "item, words",
+    [
+        ("train.num_step=5", ["train.num_step", "did you mean", "train.num_steps"]),
+        ("peak_lr=5", ["optimizer.peak_lr"]),
+        ("train.num_steps.x=5", ["no such setting"]),
+        ("train.num_steps=many", ["train.num_steps=many", "expected int"]),
+        ("train.num_steps=0", ["at least 1"]),
+        ("train.accumulation=3", ["multiple of"]),
+        ("model.mlp=relu", ["one of gelu, swiglu"]),
+        ("process.schedule=Cosin", ["Cosine", "Polynomial"]),
+        ("sampler.steps=0", ["at least 1"]),
+        ("model.width=33", ["multiple"]),
+        ("train.num_steps", ["expected PATH=VALUE"]),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_line(item, words):
+    with pytest.raises(UserError) as error:
+        override(get_config(), [item])
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
+
+
+def test_round_trip_through_plain_data_and_resolve():
+    e = override(get_config(), ["process.schedule=Cosine", "data.split_points=(1,2,3)"])
+    assert decode(encode(e)) == e and e.process.schedule == Cosine()
+    full = resolve(e, Characters("abc"))
+    assert full.process.vocab_size == full.model.vocab_size == 3
+    with pytest.raises(UserError, match="vocab_size = 3, but the data has 4"):
+        resolve(full, Characters("abcd"))
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "subprocess.Popen", "experiments.settings.load", "pathlib.Path", None, 3]
+)
+def test_stored_configs_cannot_name_code_to_run(name):
+    data = encode(get_config()) | {"sampler": {"_type": name, "args": "true"}}
+    with pytest.raises(UserError, match="is not a setting"):
+        decode(data)
+
+
+def test_stored_values_of_a_wrong_kind_are_refused():
+    for change in [{"num_steps": "x"}, {"num_steps": 0}, {"unknown": 1}]:
+        data = encode(get_config())
+        data["train"] |= change
+        with pytest.raises(UserError, match="train"):
+            decode(data)
+
+
+def test_differences_tell_what_forbids_continuing():
+    e = get_config()
+    longer = override(e, ["train.num_steps=99", "train.log_every=3", "sampler.steps=5"])
+    assert differences(e, longer) == []
+    (other,) = differences(e, override(e, ["optimizer.peak_lr=0.5"]))
+    assert other == "optimizer.peak_lr: 0.003 -> 0.5"
+    assert any("schedule" in d for d in differences(e, override(e, ["process.schedule=Cosine"])))
+    assert len(leaves(e)) > 30 and all(not dataclasses.is_dataclass(v) for v in leaves(e).values())
+
+
+def test_a_config_of_the_users_own_loads_by_path(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from configs.smoke import get_config\n")
+    assert load(str(path)) == get_config()
+    path.write_text("x = 1\n")
+    with pytest.raises(UserError, match="must define get_config"):
+        load(str(path))
+    path.write_text("def get_config():\n    return 1 / 0\n")
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        load(str(path))
+    with pytest.raises(UserError, match=r"does not exist; did you mean configs/smoke.py"):
+        load("configs/smok.py")
