@@ -11,8 +11,12 @@ from experiments import cli
 def main(arguments: list[str]) -> None:
     options = cli.parser("benchmark", __doc__)
     options.add_argument("--config", default="configs/benchmark.py")
-    options.add_argument("--rounds", type=cli.positive, default=7, help="timings of each (default 7)")
-    options.add_argument("--steps", default="64,256", help="sampling steps (default 64,256; 0: none)")
+    options.add_argument(
+        "--rounds", type=cli.positive, default=7, help="timings of each (default 7)"
+    )
+    options.add_argument(
+        "--steps", default="64,256", help="sampling steps (default 64,256; 0: none)"
+    )
     options.add_argument("--out", help="where to write the figures as JSON")
     cli.add_set(options)
     given = options.parse_args(arguments)
@@ -24,7 +28,9 @@ def main(arguments: list[str]) -> None:
     from experiments.speed import measure
 
     steps = [int(s) for s in given.steps.split(",") if s.strip().isdigit() and int(s)]
-    figures = measure(load(given.config, given.set), given.rounds, steps, lambda line: print(line, flush=True))
+    figures = measure(
+        load(given.config, given.set), given.rounds, steps, lambda line: print(line, flush=True)
+    )
     if given.out:
         write_atomically(given.out, json.dumps(figures, indent=1) + "\n")
 

@@ -22,7 +22,11 @@ def text(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8", newline="")
-        settings = {"path": str(path), "cache_dir": str(tmp_path / "cache"), "length": 16} | settings
+        settings = {
+            "path": str(path),
+            "cache_dir": str(tmp_path / "cache"),
+            "length": 16,
+        } | settings
         return Text(**settings)
 
     return make

@@ -8,7 +8,15 @@ import pytest
 from conftest import reference
 
 from diffusion.mdlm import MDLM
-from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, Squeezed, masked_weight
+from diffusion.schedules import (
+    Cosine,
+    Geometric,
+    Linear,
+    MDLMCosine,
+    Polynomial,
+    Squeezed,
+    masked_weight,
+)
 from samplers.ancestral import Ancestral
 
 
@@ -40,7 +48,9 @@ def test_mdlm_schedule_and_continuous_loss(name, x64):
     a = reference("mdlm")
     schedule, grid = mdlm_schedules(a)[name], jnp.asarray(a["t_grid"])
     inside = slice(1, -1)  # the official sigma has log 0 or a rounded end there
-    np.testing.assert_allclose(-schedule.log_alpha(grid)[inside], a[f"sigma_{name}"][inside], rtol=1e-9)
+    np.testing.assert_allclose(
+        -schedule.log_alpha(grid)[inside], a[f"sigma_{name}"][inside], rtol=1e-9
+    )
     np.testing.assert_allclose(jnp.exp(schedule.log_alpha(grid)), a[f"alpha_{name}"], rtol=1e-6)
     rate = -schedule.dalpha(grid) / jnp.exp(schedule.log_alpha(grid))
     np.testing.assert_allclose(rate[inside], a[f"dsigma_{name}"][inside], rtol=1e-9)
@@ -92,7 +102,9 @@ def test_md4_schedules_and_losses(x64):
         np.testing.assert_allclose(jnp.exp(schedule.log_alpha(grid)), a[f"alpha_{name}"], rtol=1e-9)
         slope = schedule.dalpha(grid)
         finite = np.isfinite(a[f"dalpha_{name}"])
-        np.testing.assert_allclose(slope[finite], a[f"dalpha_{name}"][finite], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            slope[finite], a[f"dalpha_{name}"][finite], rtol=1e-9, atol=1e-12
+        )
         loss = MDLM(V, schedule).token_loss(out, x0, z, t).sum(1)
         np.testing.assert_allclose(loss, a[f"loss_ct_{name}"], rtol=1e-9)
         for key in a:

@@ -10,7 +10,13 @@ import pytest
 from models.transformer import Transformer, num_parameters
 
 SMALL = Transformer(
-    vocab_size=7, num_layers=3, width=16, num_heads=2, mlp_ratio=2, condition_width=8, dtype="float32"
+    vocab_size=7,
+    num_layers=3,
+    width=16,
+    num_heads=2,
+    mlp_ratio=2,
+    condition_width=8,
+    dtype="float32",
 )
 B, L = 2, 6
 
@@ -63,10 +69,14 @@ def test_rows_of_a_batch_do_not_see_each_other():
 def test_token_and_simplex_inputs_agree():
     params, (z, t) = params_of(SMALL), tokens(SMALL)
     simplex = jax.nn.one_hot(z, SMALL.vocab_size)
-    np.testing.assert_allclose(SMALL.apply(params, z, t), SMALL.apply(params, simplex, t), atol=1e-4)
+    np.testing.assert_allclose(
+        SMALL.apply(params, z, t), SMALL.apply(params, simplex, t), atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("variant", [dict(mlp="swiglu"), dict(tied=True), dict(qk_norm=True), dict()])
+@pytest.mark.parametrize(
+    "variant", [dict(mlp="swiglu"), dict(tied=True), dict(qk_norm=True), dict()]
+)
 @pytest.mark.parametrize("timed", [False, True])
 def test_scan_remat_and_attention_forms_agree(variant, timed):
     model = replace(SMALL, time_conditioning=timed, **variant)
@@ -76,7 +86,12 @@ def test_scan_remat_and_attention_forms_agree(variant, timed):
         return jax.jit(jax.value_and_grad(lambda p: jnp.sin(model.apply(p, z, t)).sum()))(params)
 
     expected = value_and_grad(model)
-    for changed in [dict(scan=True), dict(remat=True), dict(scan=True, remat=True), dict(attention="xla")]:
+    for changed in [
+        dict(scan=True),
+        dict(remat=True),
+        dict(scan=True, remat=True),
+        dict(attention="xla"),
+    ]:
         got = value_and_grad(replace(model, **changed))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
@@ -136,7 +151,13 @@ def test_flops_are_those_xla_counts():
 
 @pytest.mark.parametrize(
     "wrong",
-    [dict(width=15), dict(num_layers=0), dict(dropout=1.0), dict(block_length=0), dict(num_heads=3)],
+    [
+        dict(width=15),
+        dict(num_layers=0),
+        dict(dropout=1.0),
+        dict(block_length=0),
+        dict(num_heads=3),
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="Transformer"):

@@ -65,7 +65,10 @@ def test_bound_equals_nll_for_exact_denoiser(process, name, x64):
     diffusion, _ = expected_terms(toy, process)
     np.testing.assert_allclose(diffusion, toy.neg_logp, atol=1e-7)
     terms = process.bound_terms(
-        jax.random.key(0), toy.denoiser(process), jnp.asarray(toy.states), jnp.full((len(toy.p), 1), 0.5)
+        jax.random.key(0),
+        toy.denoiser(process),
+        jnp.asarray(toy.states),
+        jnp.full((len(toy.p), 1), 0.5),
     )
     assert list(terms) == ["diffusion"]  # exact ends cost nothing
 
@@ -98,7 +101,9 @@ def test_discrete_time_bound_equals_exact_bound_and_falls_with_steps(name, x64):
     z = jnp.asarray(toy.masked_states())
     previous = np.inf
     steps = sorted(
-        int(k.split("_T")[1].split("_")[0]) for k in arrays if k.startswith("d3pm_absorb_T") and k.endswith("_bound")
+        int(k.split("_T")[1].split("_")[0])
+        for k in arrays
+        if k.startswith("d3pm_absorb_T") and k.endswith("_bound")
     )
     assert len(steps) >= 2
     for T in steps:
@@ -114,7 +119,10 @@ def test_discrete_time_bound_equals_exact_bound_and_falls_with_steps(name, x64):
                 )
             )
             out = model(z, t)
-            loss = [process.token_loss(out, jnp.broadcast_to(x, z.shape), z, t).sum(1) for x in toy.states]
+            loss = [
+                process.token_loss(out, jnp.broadcast_to(x, z.shape), z, t).sum(1)
+                for x in toy.states
+            ]
             total = total + (q * jnp.stack(loss)).sum(1) / T
         np.testing.assert_allclose(total, arrays[f"d3pm_absorb_T{T}_bound"], atol=1e-9)
         mean = float(toy.p @ np.asarray(total))

@@ -104,7 +104,9 @@ def test_a_sample_depends_on_its_own_key_alone():
 def test_rare_categorical_events_occur_at_their_rate():
     tail = 2048
     log_p = jnp.log(jnp.append(jnp.full(tail, np.exp(-17.0)), 1 - tail * np.exp(-17.0)))
-    draws = jax.jit(lambda k: (categorical(k, jnp.broadcast_to(log_p, (512, 512, tail + 1))) < tail).sum())
+    draws = jax.jit(
+        lambda k: (categorical(k, jnp.broadcast_to(log_p, (512, 512, tail + 1))) < tail).sum()
+    )
     total = sum(int(draws(jax.random.key(k))) for k in range(2))
     # Each of the 2048 events has p = e^-17; float32 Gumbel noise draws an eighth of them.
     expected = 2 * 512 * 512 * tail * np.exp(-17.0)

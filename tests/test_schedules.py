@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from diffusion.schedules import (
-    Cosine, Geometric, Linear, MDLMCosine, Polynomial, Squeezed, masked_weight,
+    Cosine,
+    Geometric,
+    Linear,
+    MDLMCosine,
+    Polynomial,
+    Squeezed,
+    masked_weight,
 )  # fmt: skip
 
 SCHEDULES = {

@@ -18,8 +18,12 @@ def test_override_of_every_kind():
          "data.path=some file.txt", "data.split_points=(1,2,3)", "process.schedule=Polynomial",
          "process.schedule.power=3", "data.tokenizer=Characters", "data.tokenizer.symbols=01"],
     )  # fmt: skip
-    assert e.train.num_steps == 1000 and e.optimizer.peak_lr == 1.0 and e.optimizer.decay_steps == 500
-    assert e.model.scan is True and e.data.path == "some file.txt" and e.data.split_points == (1, 2, 3)
+    assert (
+        e.train.num_steps == 1000 and e.optimizer.peak_lr == 1.0 and e.optimizer.decay_steps == 500
+    )
+    assert (
+        e.model.scan is True and e.data.path == "some file.txt" and e.data.split_points == (1, 2, 3)
+    )
     assert e.process.schedule == Polynomial(3.0) and e.data.tokenizer == Characters("01")
     assert override(e, ["optimizer.decay_steps=None"]).optimizer.decay_steps is None
 

@@ -42,7 +42,9 @@ def test_accumulation_changes_nothing_but_memory():
     whole, losses = run(experiment())
     parts, same = run(experiment("train.accumulation=4"))
     np.testing.assert_allclose(losses, same, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(whole["params"]), jax.tree.leaves(parts["params"]), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(whole["params"]), jax.tree.leaves(parts["params"]), strict=True
+    ):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
@@ -64,7 +66,9 @@ def test_times_are_stratified_over_the_global_batch():
         e = dataclasses.replace(e, process=Spy())
         jax.block_until_ready(make_train_step(e)(init_state(e), batch(e)))
         u = np.sort(np.concatenate([s.ravel() for s in seen]))
-        np.testing.assert_array_equal(np.floor(u * e.train.batch_size), np.arange(e.train.batch_size))
+        np.testing.assert_array_equal(
+            np.floor(u * e.train.batch_size), np.arange(e.train.batch_size)
+        )
 
 
 def test_ema_is_the_average_with_warm_up_in_float32():
@@ -82,7 +86,9 @@ def test_ema_is_the_average_with_warm_up_in_float32():
 def test_rate_rises_then_falls_to_its_end():
     rate = learning_rate(AdamW(peak_lr=1.0, warmup_steps=4, decay_steps=104, final_lr=0.1))
     np.testing.assert_allclose([rate(n) for n in range(4)], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
-    np.testing.assert_allclose([rate(4), rate(54), rate(104), rate(999)], [1, 0.55, 0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(
+        [rate(4), rate(54), rate(104), rate(999)], [1, 0.55, 0.1, 0.1], rtol=1e-5
+    )
     constant = learning_rate(AdamW(peak_lr=1.0, warmup_steps=1))
     np.testing.assert_allclose([constant(0), constant(1), constant(999)], 1)
 
@@ -129,7 +135,11 @@ print(json.dumps(out))
 
 
 def test_eight_devices_give_the_loss_and_parameters_of_one():
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
     here = os.path.dirname(__file__)
     done = subprocess.run(
         [sys.executable, "-c", DEVICES, here], env=env, capture_output=True, text=True
@@ -152,7 +162,9 @@ def test_units_and_standard_errors():
     e = Estimate(nats, np.full(500, 10), 5000)
     np.testing.assert_allclose(e.nats_per_token, nats.mean() / 10)
     np.testing.assert_allclose(e.bits_per_character, nats.mean() / 10 / np.log(2))
-    np.testing.assert_allclose(e.standard_error(), nats.mean(1).std(ddof=1) / np.sqrt(500) / 10, rtol=1e-3)
+    np.testing.assert_allclose(
+        e.standard_error(), nats.mean(1).std(ddof=1) / np.sqrt(500) / 10, rtol=1e-3
+    )
     np.testing.assert_allclose(e.time_standard_error(), 2 / np.sqrt(4 * 500) / 10, rtol=0.1)
     assert np.isnan(Estimate(nats[:1, :1], np.array([10]), 10).standard_error())
 

@@ -27,5 +27,5 @@ def get_config() -> Experiment:
             num_steps=600, batch_size=32, ema_decay=0.99, log_every=20, eval_every=200,
             checkpoint_every=200,
         ),
-        evaluation=Evaluation(num_times=1, batch_size=64, max_sequences=256),
+        evaluation=Evaluation(num_times=2, batch_size=64, max_sequences=256),
     )  # fmt: skip

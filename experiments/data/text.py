@@ -210,7 +210,8 @@ def _write(folder: Path, data: Text, parts, source: str) -> None:
     tokenizer = data.tokenizer
     if isinstance(tokenizer, Characters) and not tokenizer.symbols:
         chunks = chain.from_iterable(chunk for _, chunk, _ in _streams(data, parts))
-        tokenizer = replace(tokenizer, symbols="".join(sorted(set(chunks))))
+        occurring = set().union(*chunks)
+        tokenizer = replace(tokenizer, symbols="".join(sorted(occurring)))
         if len(tokenizer.symbols) > 65535:
             raise UserError(
                 f"{source}: {len(tokenizer.symbols)} characters; use data.tokenizer=Bytes"
