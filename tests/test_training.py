@@ -117,7 +117,12 @@ from test_training import batch, experiment
 from experiments.sharding import global_batch, make_mesh, replicated, tree_shardings
 from experiments.train_step import init_state, make_train_step
 out = {}
-for mesh_set in (["mesh.data=8"], ["mesh.data=2", "mesh.fsdp=4"], ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"]):
+meshes = (
+    ["mesh.data=8"],
+    ["mesh.data=2", "mesh.fsdp=4"],
+    ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"],
+)
+for mesh_set in meshes:
     e = experiment(*mesh_set)
     mesh = make_mesh(e.mesh)
     shardings = tree_shardings(mesh, jax.eval_shape(lambda: init_state(e)))

@@ -5,7 +5,7 @@
 
 data/text8 is the 100,000,000 characters of text8 (or text8.zip), cut at 90 M, 95 M and 100 M. Device:
 accelerators; `--set train.accumulation=4` where 128 sequences fit. Published: at most 1.40 bits per
-character on the test split, as quoted for MDLM by EDLM (arXiv 2410.21357); not yet trained with this code.
+character on the test split (quoted for MDLM by EDLM, arXiv 2410.21357). Not yet trained with this code.
 """
 
 from diffusion.mdlm import MDLM
