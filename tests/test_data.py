@@ -157,7 +157,7 @@ def test_missing_empty_and_short_texts(text, tmp_path):
 
 def test_cache_that_cannot_be_written_is_one_line(text, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="data.cache_dir"):
+    with pytest.raises(UserError, match=r"data\.cache_dir"):
         prepare(text(cache_dir=str(tmp_path / "file" / "below")))
 
 
