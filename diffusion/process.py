@@ -8,6 +8,8 @@ Conventions
 - out = model(z, t): float (B, L, V), never a mask column; column v at position i always speaks of
   x0[:, i] == v. log_p0 is a normalised log-probability of the same shape.
 - Losses and bounds are nats per position, (B, L). Only `experiments.units` turns them into others.
+- A setting that depends on the training data and is None is filled in when the data is read, and stored
+  with the run: `vocab_size`, `unigram` (counts of each token), `embeddings` (`experiments.settings`).
 - A key is one key, or one key per row of the batch, shape (B,). The trainer, the evaluator and the
   sampler pass one per row, made of the number of the example, so that randomness does not depend on
   how rows are laid out over batches, microbatches and devices.
@@ -30,6 +32,12 @@ class Objective(Protocol):
 
     vocab_size: int | None
     likelihood: ClassVar[Likelihood]
+
+    def init(self, key: Array) -> dict:
+        """Parameters of the objective itself, trained with the model's; {} where it has none."""
+
+    def bind(self, params: dict) -> "Objective":
+        """The objective with the parameters that `init` made and training changed."""
 
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         """(B, L) nats to minimise; u (B, 1) in (0, 1), stratified over the global batch."""
@@ -93,6 +101,12 @@ class TimeIntegral:
 
     A subclass with boundary terms (prior, reconstruction) adds them to `bound_terms`.
     """
+
+    def init(self, key):
+        return {}
+
+    def bind(self, params):
+        return self
 
     def loss(self, key, model, x0, u):
         t = self.time(u)

@@ -5,6 +5,9 @@ Defaults live in these dataclasses only. How settings are read, overridden and s
 
 from dataclasses import dataclass, field
 
+import jax
+from jax import Array
+
 from diffusion.process import Objective
 from experiments.data.text import Text
 from models.transformer import Transformer
@@ -119,3 +122,21 @@ class Experiment:
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = field(default_factory=Mesh)
+
+    def __post_init__(self):
+        missing = [name for name in self.sampler.needs if not hasattr(self.process, name)]
+        if missing:
+            raise ValueError(
+                f"sampler {type(self.sampler).__name__} needs {', '.join(missing)} of the process, "
+                f"which {type(self.process).__name__} does not have; Ancestral works for every process"
+            )
+
+    def init_params(self, key: Array) -> dict:
+        """All that is trained: the model's parameters, and under "process" those of the process."""
+        key_model, key_process = key, jax.random.fold_in(key, 1)
+        own = self.process.init(key_process)
+        return self.model.init(key_model) | ({"process": own} if own else {})
+
+    def bind(self, params: dict) -> Objective:
+        """The process with its share of the parameters."""
+        return self.process.bind(params.get("process", {}))

@@ -26,9 +26,10 @@ def make_bound(experiment: Experiment, num_times: int, seed: int, mesh):
     Sequence number first + row and time sample k decide all randomness; the K times of a sequence
     are stratified.
     """
-    process, model = experiment.process, experiment.model
+    model = experiment.model
 
     def bound(params, x0, first):
+        process = experiment.bind(params)
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)

@@ -8,8 +8,9 @@ import jax
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import Experiment, Mesh
+from experiments.data.text import prepare
 from experiments.errors import UserError
-from experiments.settings import decode, load, override
+from experiments.settings import decode, load, override, resolve
 from experiments.sharding import make_mesh, tree_shardings
 
 
@@ -44,11 +45,19 @@ def load_run(
     meta = checkpoints.meta(step)
     stored = load(config) if config else decode(meta["config"], f"checkpoint {step}")
     if config:
-        stored = replace(stored, data=decode(meta["config"]["data"]))
+        data = decode(meta["config"]["data"])
+        stored = resolve(
+            replace(stored, data=data), data.tokenizer, lambda: prepare(data).split("train", 1)
+        )
     here = replace(stored, mesh=Mesh(), model=replace(stored.model, attention="auto"))
-    experiment = override(here, overrides)
+    return restore_run(workdir, step, override(here, overrides), ema)
+
+
+def restore_run(workdir: str | Path, step: int, experiment: Experiment, ema: bool = True) -> Run:
+    """The run of the (resolved) `experiment` in `workdir` at `step`, on the devices of its mesh."""
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     mesh = make_mesh(experiment.mesh)
-    abstract = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))
+    abstract = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         abstract,

@@ -50,7 +50,7 @@ def make_sample(experiment: Experiment, mesh):
             return experiment.model.apply(params, z, t, **condition)
 
         known = jnp.broadcast_to(given, shape)
-        return sample(experiment.sampler, keys, experiment.process, network, shape, known)
+        return sample(experiment.sampler, keys, experiment.bind(params), network, shape, known)
 
     return jax.jit(run, out_shardings=replicated(mesh))
 

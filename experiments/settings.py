@@ -9,13 +9,18 @@ import ast
 import dataclasses
 import difflib
 import importlib
+import reprlib
 import runpy
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from experiments.config import Experiment
+from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.errors import UserError
 
 PACKAGES = ("diffusion", "models", "samplers", "experiments")
@@ -88,7 +93,7 @@ def _replace(config, path, names, text):
             raise UserError("unknown")
         value = _replace(current, path, names[1:], text)
     elif dataclasses.is_dataclass(current):
-        value = _sibling(type(current), path, text)
+        value = _sibling(hints[names[0]], type(current), path, text)
     else:
         value = _parse(text, hints[names[0]], path)
     try:
@@ -97,19 +102,19 @@ def _replace(config, path, names, text):
         raise UserError(f"--set {path}={text}: {error}") from error
 
 
-def _sibling(cls: type, path: str, text: str):
-    """An instance, with its defaults, of the dataclass `text` in the module of `cls`."""
-    module = vars(importlib.import_module(cls.__module__))
-    known = sorted(
-        name
-        for name, value in module.items()
+def _sibling(hint, cls: type, path: str, text: str):
+    """An instance, with its defaults, of the dataclass `text`: one of the union that the setting is
+    declared as, else of the module of `cls`."""
+    known = {c.__name__: c for c in typing.get_args(hint) if dataclasses.is_dataclass(c)} or {
+        name: value
+        for name, value in vars(importlib.import_module(cls.__module__)).items()
         if dataclasses.is_dataclass(value) and value.__module__ == cls.__module__
-    )
+    }
     if text not in known:
         raise UserError(
-            f"--set {path}={text}: expected one of {', '.join(known)}, or {path}.SETTING="
+            f"--set {path}={text}: expected one of {', '.join(sorted(known))}, or {path}.SETTING="
         )
-    return module[text]()
+    return known[text]()
 
 
 def _parse(text: str, hint, path: str):
@@ -219,13 +224,20 @@ def decode(data: Any, where: str = "config") -> Any:
         raise UserError(f"{where}: {error}") from error
 
 
-def resolve(experiment: Experiment, tokenizer) -> Experiment:
-    """The experiment with the tokenizer that the data was read with, its size filled in everywhere."""
+def _no_tokens():
+    raise UserError("this process needs statistics of the training text, which is not at hand here")
 
-    def fill(config):
+
+def resolve(
+    experiment: Experiment, tokenizer, train_tokens: Callable[[], np.ndarray] = _no_tokens
+) -> Experiment:
+    """The experiment with what depends on the data filled in everywhere: the tokenizer that it was read
+    with, its size, statistics of the train_tokens() (N,), tables that are given as files."""
+
+    def fill(config, path):
         changes = {}
         for f in dataclasses.fields(config):
-            value = getattr(config, f.name)
+            value, where = getattr(config, f.name), f"{path}{f.name}"
             if f.name == "vocab_size" and f.init:
                 if value not in (None, tokenizer.vocab_size):
                     raise UserError(
@@ -233,12 +245,19 @@ def resolve(experiment: Experiment, tokenizer) -> Experiment:
                         f"{tokenizer.vocab_size} tokens; leave it out to take the data's"
                     )
                 changes[f.name] = tokenizer.vocab_size
+            elif f.name in STATISTICS and value is None:
+                changes[f.name] = STATISTICS[f.name](train_tokens(), tokenizer.vocab_size)
+            elif f.name in TABLES and isinstance(value, str):
+                changes[f.name] = read_table(value, where)
             elif dataclasses.is_dataclass(value):
-                changes[f.name] = fill(value)
-        return dataclasses.replace(config, **changes) if changes else config
+                changes[f.name] = fill(value, f"{where}.")
+        try:
+            return dataclasses.replace(config, **changes) if changes else config
+        except ValueError as error:
+            raise UserError(f"{path.rstrip('.') or 'experiment'}: {error}") from error
 
     data = dataclasses.replace(experiment.data, tokenizer=tokenizer)
-    return fill(dataclasses.replace(experiment, data=data))
+    return fill(dataclasses.replace(experiment, data=data), "")
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
@@ -247,7 +266,9 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
     kinds_a, kinds_b = _kinds(old), _kinds(new)
     changed = [f"{p}: {kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b
                if kinds_a.get(p) != kinds_b.get(p)]  # fmt: skip
-    changed += [f"{p}: {a[p]!r} -> {b[p]!r}" for p in a if p in b and a[p] != b[p]]
+    changed += [
+        f"{p}: {reprlib.repr(a[p])} -> {reprlib.repr(b[p])}" for p in a if p in b and a[p] != b[p]
+    ]
     return [c for c in changed if not any(c.startswith((f"{p}:", f"{p}.")) for p in RESUMABLE)]
 
 

@@ -45,7 +45,7 @@ def make_optimizer(config: AdamW) -> optax.GradientTransformation:
 
 def init_state(experiment: Experiment) -> dict:
     """{params, ema, optimizer, step, totals}: all that training carries from step to step."""
-    params = experiment.model.init(jax.random.key(experiment.train.seed))
+    params = experiment.init_params(jax.random.key(experiment.train.seed))
     return {
         "params": params,
         "ema": jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
@@ -62,7 +62,7 @@ def zero_totals() -> dict:
 
 def make_train_step(experiment: Experiment):
     """step(state, tokens (A, M, L)) -> (state, loss), from A microbatches of M sequences."""
-    process, model, train = experiment.process, experiment.model, experiment.train
+    model, train = experiment.model, experiment.train
     optimizer = make_optimizer(experiment.optimizer)
 
     def microbatch_loss(params, key, tokens, rows, offset):
@@ -72,7 +72,7 @@ def make_train_step(experiment: Experiment):
         def network(z, t, **condition):
             return model.apply(params, z, t, dropout_keys=keys[:, 1], **condition)
 
-        loss = process.loss(keys[:, 0], network, tokens, u)
+        loss = experiment.bind(params).loss(keys[:, 0], network, tokens, u)
         return loss.sum() / (train.batch_size * tokens.shape[1])
 
     def train_step(state, tokens):

@@ -39,8 +39,8 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     """
     config = experiment.train
     corpus = prepare(experiment.data)
-    experiment = resolve(experiment, corpus.tokenizer)
     tokens = corpus.split("train", experiment.data.length)
+    experiment = resolve(experiment, corpus.tokenizer, lambda: tokens)
     corpus.split("validation", experiment.data.length)
     mesh = make_mesh(experiment.mesh)
     _check_batch(config, mesh)
@@ -222,8 +222,8 @@ def _check_batch(config, mesh) -> None:
         )
 
 
-def _claim(workdir: Path, experiment: Experiment) -> None:
-    """Writes config.json; UserError where `workdir` holds a run of another config."""
+def check_workdir(workdir: Path, experiment: Experiment) -> None:
+    """Nothing; UserError where `workdir` cannot hold a run of the (resolved) experiment."""
     path = workdir / "config.json"
     if path.exists():
         try:
@@ -239,8 +239,14 @@ def _claim(workdir: Path, experiment: Experiment) -> None:
                 )
     elif workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a directory")
+
+
+def _claim(workdir: Path, experiment: Experiment) -> None:
+    """Writes config.json; UserError where `workdir` holds a run of another config."""
+    check_workdir(workdir, experiment)
     if jax.process_index() == 0:
-        write_atomically(path, json.dumps(encode(experiment), indent=1) + "\n")
+        text = json.dumps(encode(experiment), indent=1) + "\n"
+        write_atomically(workdir / "config.json", text)
 
 
 def _state(experiment, checkpoints, corpus: Corpus, mesh):

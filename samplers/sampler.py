@@ -4,7 +4,8 @@ A sampler is a frozen dataclass with `times` and `step`. The loop runs under `ja
 (`lax.scan` over the grid).
 """
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from diffusion.random import fold_in, split
 
 
 class Sampler(Protocol):
+    needs: ClassVar[tuple[str, ...]]  # the methods of the process that `step` calls
     steps: int
 
     def times(self) -> Array:
@@ -22,6 +24,29 @@ class Sampler(Protocol):
 
     def step(self, key, process, model, z, t, s) -> tuple[Array, Array]:
         """(z_s, guess of x0), from z at time t; t and s are (B, 1)."""
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """A sampler of `steps` calls of the network, at times that `grid` places.
+
+    cosine is MD4's (arXiv 2406.04329): small steps at first, when little is known, and larger ones as
+    context grows.
+    """
+
+    steps: int = 64
+    grid: Literal["uniform", "cosine"] = "uniform"
+
+    def __post_init__(self):
+        name = type(self).__name__
+        if self.steps < 1:
+            raise ValueError(f"{name}.steps = {self.steps} must be at least 1")
+        if self.grid not in ("uniform", "cosine"):
+            raise ValueError(f"{name}.grid = {self.grid!r} is neither 'uniform' nor 'cosine'")
+
+    def times(self):
+        u = jnp.arange(self.steps, -1, -1) / self.steps
+        return u if self.grid == "uniform" else jnp.sin(jnp.pi / 2 * u)
 
 
 def sample(
@@ -37,7 +62,8 @@ def sample(
     key: one key, or one per row (B,), in which case a row does not depend on the other rows. given:
     int (B, L), a token where it is given and -1 where it is to be sampled; given tokens stand in the
     state from the start, clean, and never change. For an absorbing process this is its own
-    conditional law, because a revealed token is never masked again.
+    conditional law, because a revealed token is never masked again. For the others it is an
+    approximation: at time t they expect noisy neighbours, and see clean ones.
     """
 
     def clamp(z):

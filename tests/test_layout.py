@@ -17,7 +17,7 @@ TABLE = {  # package: (ours, others beside the standard library; None allows all
     "configs": ({"diffusion", "models", "samplers", "experiments"}, set()),
     "experiments": ({"diffusion", "models", "samplers", "experiments"}, None),
 }
-STANDARD = {"dataclasses", "typing", "collections", "math"}
+STANDARD = {"copy", "dataclasses", "typing", "collections", "functools", "math"}
 
 
 def imports(path):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from configs.smoke import get_config
+from diffusion.process import TimeIntegral
 from experiments.config import AdamW
 from experiments.data.tokenizers import Letters27
 from experiments.evaluation import spread
@@ -51,8 +52,9 @@ def test_accumulation_changes_nothing_but_memory():
 def test_times_are_stratified_over_the_global_batch():
     seen = []
 
-    class Spy:
+    class Spy(TimeIntegral):
         likelihood = "none"
+        draw = bridge = None  # what a sampler needs
 
         def loss(self, key, model, x0, u):
             jax.debug.callback(lambda u: seen.append(np.asarray(u)), u)

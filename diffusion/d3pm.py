@@ -1,0 +1,161 @@
+"""D3PM: discrete-time diffusion with any Markov kernel (Austin et al., arXiv 2107.03006).
+
+Forward: T steps z_0 = x0, z_1, ..., z_T with z_k ~ Q_k[z_(k-1)], so q(z_k | x0) = (Q_1 ... Q_k)[x0].
+Time is t = k / T. The model's reverse step is the bridge averaged over what it thinks of x0,
+
+    p(z_s | z_t) proportional to q(z_t | z_s) sum_x p~(x | z_t) q(z_s | x),      s = t - 1 / T
+
+in which p~ is the leave-one-out reading of the network (`diffusion.markov`): the minimum of L_vb is
+there. head="posterior" takes the network as p(x0 | z_t) and gives the same family of reverse steps.
+
+    L_vb = KL(q(z_T | x0) || p(z_T)) + sum_(k>=2) E KL(q(z_s | z_t, x0) || p(z_s | z_t))
+           - E log p(x0 | z_1)
+
+in one uniformly drawn k: T times its term. At k = 1 the general term is -log p(x0 | z_1) of itself.
+p(z_T) is the mean of q(z_T | x0) over all tokens: the stationary law, and where the schedule leaves
+something of the data, still a law under which no x0 costs infinity.
+
+The hybrid loss adds T lambda times the cross entropy of p~: the official code minimises
+KL_k + lambda CE_k without the factor T. It trains; the bound never contains it. Under
+head="leave_one_out" and a kernel that is not absorbing it pulls the network away from the minimum of
+L_vb (the cross entropy is least at the posterior), which is why it hurts the uniform process there.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.betas import (
+    CosineBetas,
+    LinearBetas,
+    MutualInformation,
+    ReciprocalBetas,
+)
+from diffusion.dense import (
+    BandDiagonal,
+    DenseChain,
+    Gaussian,
+    Masked,
+    Matrix,
+    NearestNeighbour,
+    check_ergodic,
+    check_size,
+)
+from diffusion.kernels import Absorbing, Interpolation, Keep, Uniform
+from diffusion.markov import Head, MarkovProcess
+from diffusion.numerics import divergence, log1mexp, minus, normalised, pick
+from diffusion.process import Likelihood
+
+
+@dataclass(frozen=True)
+class D3PM(MarkovProcess):
+    """`num_steps` is T; a sampler may take any number of steps, on the grid of multiples of 1 / T.
+
+    kernel: Absorbing, Uniform, Gaussian, BandDiagonal, NearestNeighbour, Matrix or Masked. hybrid: the
+    lambda of the official code. vocab_size None means: the data's.
+    """
+
+    vocab_size: int | None = None
+    kernel: Absorbing | Uniform | Gaussian | BandDiagonal | NearestNeighbour | Matrix | Masked = (
+        Absorbing()
+    )
+    schedule: CosineBetas | LinearBetas | MutualInformation | ReciprocalBetas = ReciprocalBetas()
+    num_steps: int = 1000
+    hybrid: float = 0.0
+    head: Head = "leave_one_out"
+    likelihood: ClassVar[Likelihood] = "bound"
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"D3PM.num_steps = {self.num_steps} must be at least 1")
+        if self.hybrid < 0:
+            raise ValueError(f"D3PM.hybrid = {self.hybrid} must not be negative")
+        if self.complete:
+            _ = self.chain  # what kernel, schedule and data make together is checked here
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to be filled in from the data."""
+        kernel = getattr(self.kernel, "base", self.kernel)
+        embedded = isinstance(getattr(kernel, "embeddings", ()), tuple)
+        known = embedded and not isinstance(getattr(kernel, "matrix", ()), str)
+        counted = getattr(self.schedule, "unigram", ()) is not None
+        return self.vocab_size is not None and known and counted
+
+    @cached_property
+    def chain(self) -> Interpolation | DenseChain:
+        closed = isinstance(self.kernel, Absorbing | Uniform)
+        if not closed:
+            check_size(self.kernel, self.kernel.num_states(self.vocab_size), self.num_steps)
+        betas = self.schedule.betas(self.num_steps, self.kernel, self.vocab_size)
+        if closed:
+            return _interpolation(self.kernel, self.vocab_size, betas)
+        steps = self.kernel.steps(betas, self.vocab_size)
+        check_ergodic(self.kernel, steps.sum(0))
+        return DenseChain(steps, self.vocab_size)
+
+    def time(self, u):
+        return jnp.ceil(u * self.num_steps) / self.num_steps
+
+    def draw(self, key, model, z, t, transform=None):
+        on_grid = jnp.round(t * self.num_steps) / self.num_steps  # where the network was trained
+        return super().draw(key, model, z, on_grid, transform)
+
+    def loss(self, key, model, x0, u):
+        t = self.time(u)
+        z = self.corrupt(key, x0, t)
+        out = model(z, t)
+        loss = self.token_loss(out, x0, z, t)
+        if self.hybrid == 0:
+            return loss
+        return loss - self.num_steps * self.hybrid * pick(normalised(out), x0)
+
+    def token_loss(self, out, x0, z, t):
+        s = t - 1 / self.num_steps
+        step = self.chain.log_step(z, t, s)
+        log_q = normalised(step + self.chain.log_marginal(x0, s))
+        log_p = normalised(step + self.chain.log_mix(self.leave_one_out(out, z, t), s))
+        return self.num_steps * divergence(log_q, log_p)
+
+    def bound_terms(self, key, model, x0, u):
+        t = self.time(u)
+        z = self.corrupt(key, x0, t)
+        loss = self.token_loss(model(z, t), x0, z, t)
+        first = jnp.round(t * self.num_steps) == 1
+        terms = {
+            "diffusion": jnp.where(first, 0, loss),
+            "reconstruction": jnp.where(first, loss, 0),
+        }
+        return terms | self.prior_term(x0, loss.dtype)
+
+
+def _interpolation(kernel: Absorbing | Uniform, vocab_size: int, betas: np.ndarray):
+    """The law of a closed kernel at times k / T, from tables of T + 1 numbers made in float64."""
+    with np.errstate(divide="ignore"):
+        log_kept = np.append(0.0, np.log1p(-betas))  # of each step, k = 0..T
+        log_keep = np.cumsum(log_kept)
+        log_moved = np.log(np.append(0.0, betas))
+        log_move = np.log(-np.expm1(log_keep))
+    T = len(betas)
+
+    def index(t):
+        return jnp.round(t * T).astype(jnp.int32)
+
+    def at(table, k):
+        return jnp.asarray(table)[k]
+
+    def keep(t):
+        return Keep(at(log_keep, index(t)), at(log_move, index(t)))
+
+    def step(t, s):
+        now, then = index(t), index(s)
+        # Of one step the tables have all digits; of several the difference has enough.
+        several = jnp.minimum(minus(at(log_keep, now), at(log_keep, then)), 0)
+        one = now == then + 1
+        kept = jnp.where(one, at(log_kept, now), several)
+        return Keep(kept, jnp.where(one, at(log_moved, now), log1mexp(several)))
+
+    return Interpolation(kernel, vocab_size, keep, step)

@@ -1,0 +1,140 @@
+"""What the processes on discrete states share: each position moves on its own by a Markov chain.
+
+The chain (`Interpolation`, `DenseChain`) knows q; this file turns it and a network into a process.
+
+What a network head holds. Two readings of "p(x0 | z_t)" are in use, and mixing them is wrong by nats:
+
+    posterior       p(x0^i | z_t)
+    leave_one_out   p(x0^i | z_t without z_t^i)
+
+They are one for masked positions of an absorbing process and differ for every other kernel, by
+p(x0^i | z_t) proportional to leave-one-out times q(z_t^i | x0^i). The exact reverse step reads
+
+    p(z_s^i = j | z_t) = sum_x posterior(x) q(z_s = j | z_t, x)
+                       = q(z_t | z_s = j) sum_x leave_one_out(x) q(z_s = j | x) / normaliser:
+
+putting a head into the formula of the bridge in place of a one-hot x0, as D3PM and UDLM do, takes it
+as leave-one-out. `predict` gives the posterior, whatever the head holds.
+"""
+
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.kernels import Absorbing, Interpolation, Uniform, interpolation
+from diffusion.numerics import minus, normalised, pick
+from diffusion.process import TimeIntegral
+from diffusion.random import categorical, split
+from diffusion.schedules import Schedule
+
+Head = Literal["leave_one_out", "posterior"]
+
+
+class Chain(Protocol):
+    """The law of one position, on S states of which the first V are the tokens."""
+
+    num_states: int
+
+    def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array: ...
+    def draw_marginal(self, key: Array, x: Array, t: Array) -> Array: ...
+    def draw_bridge(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array: ...
+    def log_marginal(self, x: Array, t: Array) -> Array: ...
+    def log_mix(self, log_weights: Array, t: Array) -> Array: ...
+    def log_likelihood(self, z: Array, t: Array) -> Array: ...
+    def log_step(self, z: Array, t: Array, s: Array) -> Array: ...
+    def prior_divergence(self, x: Array, dtype) -> Array | None: ...
+
+
+class MarkovProcess(TimeIntegral):
+    """The methods of `JumpProcess` that follow from `chain` and `head`; a subclass adds `token_loss`."""
+
+    vocab_size: int | None
+    head: Head
+    chain: Chain
+
+    @property
+    def num_states(self) -> int:
+        return self.chain.num_states
+
+    def time(self, u):
+        return u
+
+    def prior(self, key, shape):
+        return self.chain.draw_prior(key, shape)
+
+    def corrupt(self, key, x0, t):
+        return self.chain.draw_marginal(key, x0, t)
+
+    def bridge(self, key, x0, z, t, s):
+        return self.chain.draw_bridge(key, x0, z, t, s)
+
+    def log_likelihood(self, z, t):
+        return self.chain.log_likelihood(z, t)
+
+    def predict(self, out, z, t):
+        if self.head == "posterior":
+            return normalised(out)
+        return normalised(normalised(out) + self.log_likelihood(z, t))
+
+    def leave_one_out(self, out, z, t):
+        """log p(x0^i | z_t without z_t^i), (B, L, V), up to a constant per position."""
+        if self.head == "leave_one_out":
+            return normalised(out)
+        likelihood = self.log_likelihood(z, t)
+        return jnp.where(jnp.isneginf(likelihood), -jnp.inf, minus(normalised(out), likelihood))
+
+    def draw(self, key, model, z, t, transform=None):
+        log_p0 = self.predict(model(z, t), z, t)
+        return categorical(key, log_p0 if transform is None else transform(log_p0))
+
+    def log_posterior(self, log_p0, z, t, s):
+        weights = minus(log_p0, self.log_likelihood(z, t))
+        return normalised(self.chain.log_step(z, t, s) + self.chain.log_mix(weights, s))
+
+    def log_ratio(self, out, z, t):
+        log_p = self.chain.log_mix(self.leave_one_out(out, z, t), t)
+        return log_p - pick(log_p, z)[..., None]
+
+    def bound_terms(self, key, model, x0, u):
+        return super().bound_terms(key, model, x0, u) | self.prior_term(x0, u.dtype)
+
+    def prior_term(self, x0, dtype) -> dict[str, Array]:
+        """{"prior": KL(q(z_1 | x0) || p(z_1))}, (B, L) nats, or {} where it is exactly 0."""
+        value = self.chain.prior_divergence(x0, dtype)
+        return {} if value is None else {"prior": value}
+
+
+class ContinuousMarkovProcess(MarkovProcess):
+    """A Markov process in continuous time, with a closed kernel and a schedule; a subclass has both."""
+
+    kernel: Absorbing | Uniform
+    schedule: Schedule
+
+    @property
+    def chain(self) -> Interpolation:
+        return interpolation(self.kernel, self.vocab_size, self.schedule)
+
+    def rate(self, t):
+        """sigma'(t) = -alpha'(t) / alpha(t); finite where alpha is 0, and what it multiplies is 0."""
+        return -self.schedule.dalpha(t) * jnp.exp(-jnp.maximum(self.schedule.log_alpha(t), -60))
+
+    def log_odds(self, t):
+        """log(alpha / (1 - alpha))."""
+        return self.schedule.log_alpha(t) - self.schedule.log1m_alpha(t)
+
+    def log_kappa(self, t):
+        """log(V alpha / (1 - alpha)), at most 80 in size."""
+        return jnp.clip(self.log_odds(t) + jnp.log(self.vocab_size), -80, 80)
+
+    def bound_terms(self, key, model, x0, u):
+        key_diffusion, key_start = split(key)
+        terms = super().bound_terms(key_diffusion, model, x0, u)
+        with jax.ensure_compile_time_eval():
+            noise_at_0 = float(jnp.exp(self.schedule.log1m_alpha(jnp.zeros(()))))
+        if noise_at_0 > 0:
+            t = jnp.zeros_like(u)
+            z = self.corrupt(key_start, x0, t)
+            terms["reconstruction"] = -pick(self.predict(model(z, t), z, t), x0)
+        return terms

@@ -1,0 +1,51 @@
+"""Elementwise functions that keep their digits where the textbook form loses them."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def log1mexp(x: Array) -> Array:
+    """log(1 - exp(x)) for x <= 0; -inf at 0."""
+    return jnp.where(x > -0.7, jnp.log(-jnp.expm1(x)), jnp.log1p(-jnp.exp(x)))
+
+
+def bregman(d: Array) -> Array:
+    """exp(d) - 1 - d >= 0, to full relative precision near 0; inf where d = -inf.
+
+    q * bregman(log p - log q) is p - q - q log(p / q), the generalised divergence of two rates: a sum
+    of terms that are none of them negative, where the three parts apart cancel.
+    """
+    small = jnp.abs(d) < 0.05
+    x = jnp.where(small, d, 0)
+    series = x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))))
+    return jnp.where(small, series, jnp.expm1(jnp.where(small, 1.0, d)) - d)
+
+
+def minus(a: Array, b: Array) -> Array:
+    """a - b for logarithms, -inf wherever a is: log of 0 / anything, 0 / 0 included."""
+    zero = jnp.isneginf(a)
+    return jnp.where(zero, -jnp.inf, a - jnp.where(zero, 0, b))
+
+
+def normalised(log_p: Array) -> Array:
+    """log_p - logsumexp(log_p) over the last axis."""
+    return jax.nn.log_softmax(log_p, axis=-1)
+
+
+def divergence(log_q: Array, log_p: Array) -> Array:
+    """KL(q || p) over the last axis, in nats, of normalised log_q and log_p; no term is negative."""
+    absent = jnp.isneginf(log_q)
+    d = jnp.where(absent, 0, log_p - jnp.where(absent, 0, log_q))
+    return jnp.sum(jnp.where(absent, jnp.exp(log_p), jnp.exp(log_q) * bregman(d)), axis=-1)
+
+
+def at(index: Array, size: int) -> Array:
+    """(..., size): 0 at the index, -inf elsewhere: the logarithm of a one-hot vector."""
+    return jnp.where(jax.nn.one_hot(index, size, dtype=bool), 0.0, -jnp.inf)
+
+
+def pick(values: Array, index: Array) -> Array:
+    """values[..., index]: (B, L) from values (B, L, N), or (B, 1, N) for all positions."""
+    values = jnp.broadcast_to(values, (*index.shape, values.shape[-1]))
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]

@@ -1,0 +1,122 @@
+"""Masked diffusion whose schedule depends on the token: alpha_v(t) for each v of V.
+
+Forward: token v is kept with probability alpha_v(t), else masked. Given the mask, tokens are not equally
+likely any more: p(x0 = v | z_t, masked) is proportional to leave-one-out times 1 - alpha_v(t). With mu
+that posterior, the exact reverse process reveals v at rate mu_v w_v(t), w_v = -alpha_v' / (1 - alpha_v):
+
+    -log p(x0) <= E_t sum_(masked i) [ -w_x (1 + log mu_x) + sum_v w_v mu_v ] + boundary terms
+
+(GenMD4, arXiv 2406.04329), the divergence of the rates w_x e_x and w mu. On a grid of T steps, with
+r_v = (alpha_v(s) - alpha_v(t)) / (1 - alpha_v(t)) the chance that a masked v is revealed,
+
+    T KL_k = T [ -r_x log mu_x + (1 - r_x) (log(1 - r_x) - log sum_v mu_v (1 - r_v)) ].
+
+The bridge is the exact one of the token: nothing here is an approximation.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.markov import Head
+from diffusion.numerics import at, bregman, log1mexp, minus, normalised, pick
+from diffusion.process import TimeIntegral
+from diffusion.random import categorical, split, uniform
+
+
+class TokenMasking(TimeIntegral):
+    """A subclass has vocab_size, num_steps and head, and gives `log_masked` and `weight`."""
+
+    vocab_size: int | None
+    num_steps: int | None
+    head: Head
+
+    def log_masked(self, t):
+        """log(1 - alpha_v(t)), (..., V) from t (...)."""
+        raise NotImplementedError
+
+    def weight(self, t):
+        """-alpha_v'(t) / (1 - alpha_v(t)), (..., V) from t (...)."""
+        raise NotImplementedError
+
+    @property
+    def num_states(self) -> int:
+        return self.vocab_size + 1
+
+    def time(self, u):
+        return u if self.num_steps is None else jnp.ceil(u * self.num_steps) / self.num_steps
+
+    def prior(self, key, shape):
+        """The mean of q(z_1 | x) over all tokens x."""
+        key_kept, key_token = split(key)
+        token = (uniform(key_token, shape) * self.vocab_size).astype(jnp.int32)
+        return self.corrupt(key_kept, token, jnp.ones((shape[0], 1)))
+
+    def corrupt(self, key, x0, t):
+        masked = jnp.log(uniform(key, x0.shape, t.dtype)) < pick(self.log_masked(t), x0)
+        return jnp.where(masked, self.vocab_size, x0)
+
+    def log_likelihood(self, z, t):
+        log_masked = self.log_masked(t)
+        kept = at(z, self.vocab_size) + log1mexp(log_masked)
+        return jnp.where((z == self.vocab_size)[..., None], log_masked, kept)
+
+    def predict(self, out, z, t):
+        log_p = normalised(out)
+        if self.head == "leave_one_out":
+            log_p = normalised(log_p + self.log_masked(t))
+        return jnp.where((z == self.vocab_size)[..., None], log_p, at(z, self.vocab_size))
+
+    def token_loss(self, out, x0, z, t):
+        masked = z == self.vocab_size
+        log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
+        of_x0 = pick(log_mu, x0)
+        if self.num_steps is None:
+            # Terms of v != x0 are w_v mu_v; that of x0 is w_x (mu_x - 1 - log mu_x).
+            weight = self.weight(t)
+            others = jnp.where(jnp.isneginf(at(x0, self.vocab_size)), weight * jnp.exp(log_mu), 0)
+            loss = others.sum(-1) + pick(weight, x0) * bregman(of_x0)
+        else:
+            log_stay = self._log_stay(t, t - 1 / self.num_steps)
+            stay, mean_stay = pick(log_stay, x0), jax.nn.logsumexp(log_mu + log_stay, axis=-1)
+            certain = jnp.isneginf(stay)
+            excess = jnp.where(certain, 0, stay - jnp.where(certain, 0, mean_stay))
+            loss = self.num_steps * (jnp.expm1(stay) * of_x0 + jnp.exp(stay) * excess)
+        return jnp.where(masked, loss, 0)
+
+    def bound_terms(self, key, model, x0, u):
+        """The interface's; the reconstruction of a grid's first step is its general term."""
+        key_diffusion, key_start = split(key)
+        t = self.time(u)
+        z = self.corrupt(key_diffusion, x0, t)
+        terms = {"diffusion": self.token_loss(model(z, t), x0, z, t)}
+        return terms | self._boundary_terms(key_start, model, x0, u)
+
+    def draw(self, key, model, z, t, transform=None):
+        log_p0 = self.predict(model(z, t), z, t)
+        return categorical(key, log_p0 if transform is None else transform(log_p0))
+
+    def bridge(self, key, x0, z, t, s):
+        stay = pick(self._log_stay(t, s), x0)
+        reveal = jnp.log(uniform(key, z.shape, t.dtype)) >= stay
+        return jnp.where((z == self.vocab_size) & reveal, x0, z)
+
+    def log_posterior(self, log_p0, z, t, s):
+        log_stay = self._log_stay(t, s)
+        stay = jax.nn.logsumexp(log_p0 + log_stay, axis=-1, keepdims=True)
+        masked = jnp.concatenate([log_p0 + log1mexp(log_stay), stay], axis=-1)
+        return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
+
+    def log_ratio(self, out, z, t):
+        """As the interface; -inf for what the reverse process never does: leave a revealed token."""
+        log_masked = self.log_masked(t)
+        log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
+        ratio = minus(log_mu, log_masked) + log1mexp(log_masked)
+        masked = jnp.concatenate([ratio, jnp.zeros_like(ratio[..., :1])], axis=-1)
+        return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
+
+    def _log_stay(self, t, s):
+        """log((1 - alpha_v(s)) / (1 - alpha_v(t))), (..., V): that a masked v is not revealed."""
+        return jnp.minimum(minus(self.log_masked(s), self.log_masked(t)), 0)
+
+    def _boundary_terms(self, key, model, x0, u):
+        return {}

@@ -1,0 +1,32 @@
+"""Tweedie sampling of SEDD (arXiv 2310.16834): the reverse step that a free score implies.
+
+Undo the noise between s and t in the score, then apply the forward step as a likelihood:
+
+    p(z_s = y | z_t = z) proportional to (exp(-dsigma Q) score)_y exp(dsigma Q)[z, y]
+
+With the exact score this is the exact reverse step of each position, as in `Ancestral`. With a learned
+one it differs: how much is revealed follows from the sum of the scores, not from the schedule. Learned
+scores may make an entry negative; it counts as 0.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from diffusion.random import categorical, split
+from samplers.sampler import OnGrid
+
+
+@dataclass(frozen=True)
+class Tweedie(OnGrid):
+    """`steps` calls of the network; the last goes to t = 0."""
+
+    needs: ClassVar[tuple[str, ...]] = ("log_tweedie",)
+
+    def step(self, key, process, model, z, t, s):
+        key_state, key_x0 = split(key)
+        out = model(z, t)
+        z_s = categorical(key_state, process.log_tweedie(out, z, t, s))
+        x0 = categorical(key_x0, process.predict(out, z, t))
+        return z_s, jnp.where(s == 0, jnp.minimum(z_s, process.vocab_size - 1), x0)
