@@ -12,15 +12,13 @@ scores may make an entry negative; it counts as 0.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
-
 from diffusion.random import categorical, split
 from samplers.sampler import OnGrid
 
 
 @dataclass(frozen=True)
 class Tweedie(OnGrid):
-    """`steps` calls of the network; the last goes to t = 0."""
+    """`steps` calls of the network; the last takes all noise away, also what a schedule has at t = 0."""
 
     needs: ClassVar[tuple[str, ...]] = ("log_tweedie",)
 
@@ -28,5 +26,4 @@ class Tweedie(OnGrid):
         key_state, key_x0 = split(key)
         out = model(z, t)
         z_s = categorical(key_state, process.log_tweedie(out, z, t, s))
-        x0 = categorical(key_x0, process.predict(out, z, t))
-        return z_s, jnp.where(s == 0, jnp.minimum(z_s, process.vocab_size - 1), x0)
+        return z_s, categorical(key_x0, process.predict(out, z, t))

@@ -1,9 +1,33 @@
 """The exact denoiser on an enumerable toy, from `log_likelihood` alone: the referee of all processes."""
 
 import itertools
+from dataclasses import fields, is_dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
+
+FLOOR = -1e30  # in place of -inf, whose sums and differences are not numbers
+
+
+def complete(process, vocab_size, seed=0):
+    """The process with what the data would fill in: the size, and statistics of a made-up text."""
+    rng = np.random.default_rng(seed)
+    made_up = {
+        "vocab_size": lambda: vocab_size,
+        "unigram": lambda: tuple((1000 * rng.dirichlet(np.ones(vocab_size))).tolist()),
+        "embeddings": lambda: tuple(map(tuple, rng.normal(size=(vocab_size, 3)).tolist())),
+        "matrix": lambda: tuple(
+            map(tuple, rng.dirichlet(np.ones(vocab_size), vocab_size).tolist())
+        ),
+    }
+    changes = {}
+    for f in fields(process):
+        value = getattr(process, f.name)
+        if is_dataclass(value):
+            changes[f.name] = complete(value, vocab_size, seed)
+        elif f.name in made_up and f.init and value in (None, ""):
+            changes[f.name] = made_up[f.name]()
+    return replace(process, **changes)
 
 
 class Toy:
@@ -14,22 +38,53 @@ class Toy:
         self.vocab_size = int(self.states.max()) + 1
         self.length = self.states.shape[1]
         self.neg_logp = arrays["neg_logp"]
+        self.one_hot = np.eye(self.vocab_size)[self.states]  # (N, L, V)
 
-    def masked_states(self):
-        """Every state with the mask, (N, L)."""
-        symbols = range(self.vocab_size + 1)
-        return np.array(list(itertools.product(symbols, repeat=self.length)))
+    def all_states(self, process):
+        """Every noisy state, (Z, L)."""
+        return np.array(list(itertools.product(range(process.num_states), repeat=self.length)))
+
+    def log_likelihoods(self, process, z, t):
+        """log q(z^i | x0^i) of every state z (Z, L) under every sequence, (Z, N, L)."""
+        log_q = jnp.maximum(process.log_likelihood(z, t), FLOOR)
+        return jnp.einsum("zlv,nlv->znl", log_q, self.one_hot)
+
+    def transition(self, process, z, t):
+        """q(z | x0) for every sequence and state, (N, Z)."""
+        return jnp.exp(self.log_likelihoods(process, z, t).sum(-1)).T
 
     def denoiser(self, process):
-        """model(z, t) -> log p(x0^i = v | z_t), (B, L, V)."""
-        one_hot = jnp.eye(self.vocab_size)[self.states]  # (N, L, V)
+        """model(z, t) -> out (B, L, V), the exact quantity that the process's head stands for."""
+        head = getattr(process, "head", "posterior")
+        if head == "score":
+            return self._score(process)
 
         def model(z, t):
-            log_likelihood = jnp.maximum(process.log_likelihood(z, t), -1e30)
-            joint = jnp.log(self.p)[None] + jnp.einsum("blv,nlv->bn", log_likelihood, one_hot)
+            per_position = self.log_likelihoods(process, z, t)
+            joint = jnp.log(self.p)[None, :, None] + per_position.sum(-1, keepdims=True)
+            if head == "leave_one_out":
+                joint = joint - per_position
             weights = jnp.exp(joint - joint.max(1, keepdims=True))
-            p0 = jnp.einsum("bn,nlv->blv", weights, one_hot)
-            return jnp.log(p0) - jnp.log(weights.sum(1))[:, None, None]
+            p0 = jnp.einsum("bnl,nlv->blv", weights, self.one_hot)
+            return jnp.log(p0) - jnp.log(weights.sum(1))[..., None]
+
+        return model
+
+    def _score(self, process):
+        """log p_t(y) / p_t(z), y being z with position i set to v."""
+
+        def marginal(z, t):
+            return jnp.log(self.transition(process, z, t).T @ self.p)
+
+        def model(z, t):
+            here, columns = marginal(z, t), []
+            for i in range(self.length):
+                there = [marginal(z.at[:, i].set(v), t) for v in range(self.vocab_size)]
+                columns.append(jnp.stack(there, -1) - here[:, None])
+            score = jnp.stack(columns, 1)
+            if getattr(process, "scaled", False):  # what the network says before the output scaling
+                score = score - (process.log_odds(t) - jnp.log(self.vocab_size))[..., None]
+            return score
 
         return model
 

@@ -1,0 +1,122 @@
+"""Float32 against float64 at a vocabulary of 50 thousand, gradients at both ends, memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import complete
+from test_processes import ALL
+
+from diffusion.betas import CosineBetas
+from diffusion.d3pm import D3PM
+from diffusion.kernels import Uniform
+from diffusion.mdlm import MDLM
+from diffusion.schedules import Linear
+from diffusion.sedd import SEDD
+from diffusion.spindle import Spindle
+from diffusion.udlm import UDLM
+
+LARGE = 50_257
+EARLY = 1e-4  # sigma, and with Linear() the time
+PROCESSES = {
+    "mdlm": MDLM(),
+    "sedd-absorbing": SEDD(schedule=Linear(), scaled=True),
+    "sedd-uniform": SEDD(kernel=Uniform(), schedule=Linear()),
+    "sedd-uniform-denoiser": SEDD(kernel=Uniform(), schedule=Linear(), head="leave_one_out"),
+    "udlm": UDLM(),
+    "udlm-posterior": UDLM(head="posterior"),
+    "d3pm-absorbing": D3PM(num_steps=1000),
+    "d3pm-uniform": D3PM(kernel=Uniform(), schedule=CosineBetas(), num_steps=1000),
+    "spindle": Spindle(),
+}
+
+
+def inputs(process, rows=4):
+    """A network that is right but for some noise: x0 clean, one row noisy, in numpy float64."""
+    rng = np.random.default_rng(0)
+    x0 = rng.integers(0, LARGE, (rows, 4))
+    z = np.where(np.arange(4) < 2, x0, rng.integers(0, LARGE, x0.shape))
+    if process.num_states > LARGE:
+        z = np.where(np.arange(4) < 2, x0, LARGE)
+    out = rng.normal(size=(rows, 4, LARGE))
+    np.put_along_axis(out, x0[..., None], 14.0, axis=-1)
+    return x0, z, out
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_float32_agrees_with_float64_at_50_thousand_tokens(name):
+    process = complete(PROCESSES[name], LARGE)
+    x0, z, out = inputs(process)
+    if name == "sedd-uniform":  # the true ratio, and noise on it
+        log_kappa = np.log(LARGE * (1 - EARLY) / EARLY)
+        out = np.random.default_rng(1).normal(size=out.shape) * 0.1
+        up = np.log1p(np.exp(log_kappa))
+        out = out - np.where((z == x0)[..., None], up, 0)
+        column = np.take_along_axis(out, x0[..., None], -1) + up
+        np.put_along_axis(out, x0[..., None], column, axis=-1)
+    for t in (EARLY, 0.5, 0.999):
+        if isinstance(process, D3PM):
+            t = max(round(t * 1000), 1) / 1000
+        values, grads = [], []
+        for dtype in (jnp.float32, jnp.float64):
+            with jax.enable_x64(dtype == jnp.float64):
+                time, of = jnp.full((len(x0), 1), t, dtype), jnp.asarray(out, dtype)
+                loss = lambda o: process.token_loss(o, jnp.asarray(x0), jnp.asarray(z), time)  # noqa: E731, B023
+                values.append(np.asarray(loss(of), np.float64))
+                grads.append(np.asarray(jax.grad(lambda o: loss(o).sum())(of), np.float64))  # noqa: B023
+        np.testing.assert_allclose(values[0].sum(1), values[1].sum(1), rtol=1e-3)
+        assert np.isfinite(grads[0]).all()
+        scale = np.abs(grads[1]).max()
+        assert scale > 0 and np.abs(grads[0] - grads[1]).max() < 1e-3 * scale
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_losses_and_gradients_are_finite_at_both_ends(name):
+    process = complete(ALL[name], 7)
+    params = process.init(jax.random.key(0))
+    x0 = jnp.asarray(np.random.default_rng(0).integers(0, 7, (8, 5)))
+    out = jax.random.normal(jax.random.key(1), (8, 5, 7)) * 5
+    ends = jnp.array([1e-9, 1e-7, 1e-5, 1e-3, 0.999, 1 - 1e-5, 1 - 1e-6, 1 - 2.0**-24])[:, None]
+
+    def loss(out, params):
+        return process.bind(params).loss(jax.random.key(2), lambda z, t: out, x0, ends)
+
+    value = loss(out, params)
+    assert jnp.isfinite(value).all() and (value > -1e-6 if params == {} else True).all()
+    grads = jax.grad(lambda *a: loss(*a).sum(), argnums=(0, 1))(out, params)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+MEMORY = """
+import resource, sys
+import jax, jax.numpy as jnp
+from diffusion.d3pm import D3PM
+from diffusion.kernels import Absorbing, Uniform
+kernel, V = {"Absorbing": Absorbing, "Uniform": Uniform}[sys.argv[1]](), 50_257
+process = D3PM(V, kernel, num_steps=1000)
+x0 = jax.random.randint(jax.random.key(0), (1, 128), 0, V)
+out = jax.random.normal(jax.random.key(1), (1, 128, V))
+u = jnp.full((1, 1), 0.4)
+loss = lambda out: process.bound(jax.random.key(2), lambda z, t: out, x0, u).sum()
+value, grad = jax.jit(jax.value_and_grad(loss))(out)
+t, s = jnp.full((1, 1), 0.4), jnp.full((1, 1), 0.1)
+z = process.corrupt(jax.random.key(3), x0, t)
+drawn = jax.jit(lambda k: process.bridge(k, process.draw(k, lambda z, t: out, z, t), z, t, s))
+assert jnp.isfinite(value) and jnp.isfinite(grad).all() and drawn(jax.random.key(4)).max() <= V
+print(process.num_states, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.parametrize("kernel", ["Absorbing", "Uniform"])
+def test_large_vocabularies_need_no_matrices(kernel):
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, kernel], capture_output=True, text=True,
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    states, gigabytes = done.stdout.split()
+    assert int(states) == 50_257 + (kernel == "Absorbing") and float(gigabytes) < 2
