@@ -71,6 +71,11 @@ class D3PM(MarkovProcess):
     def __post_init__(self):
         if self.num_steps < 1:
             raise ValueError(f"D3PM.num_steps = {self.num_steps} must be at least 1")
+        if not hasattr(self.schedule, "betas"):
+            raise ValueError(
+                f"D3PM.schedule = {type(self.schedule).__name__} is one of continuous time; use "
+                "CosineBetas, LinearBetas, MutualInformation or ReciprocalBetas"
+            )
         if self.hybrid < 0:
             raise ValueError(f"D3PM.hybrid = {self.hybrid} must not be negative")
         if self.complete:

@@ -127,7 +127,7 @@ class Matrix:
     of a .npy file.
     """
 
-    matrix: tuple[tuple[float, ...], ...] | str = field(default=(), repr=False)
+    matrix: tuple[tuple[float, ...], ...] | str = field(default="", repr=False)
 
     def __post_init__(self):
         if isinstance(self.matrix, str):

@@ -112,6 +112,15 @@ class ContinuousMarkovProcess(MarkovProcess):
     kernel: Absorbing | Uniform
     schedule: Schedule
 
+    def check_schedule(self):
+        """ValueError for a schedule of discrete time."""
+        if not hasattr(self.schedule, "log_alpha"):
+            name = type(self).__name__
+            raise ValueError(
+                f"{name}.schedule = {type(self.schedule).__name__} is one of D3PM; use Linear, Cosine, "
+                "Polynomial or another of diffusion.schedules"
+            )
+
     @property
     def chain(self) -> Interpolation:
         return interpolation(self.kernel, self.vocab_size, self.schedule)

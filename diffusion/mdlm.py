@@ -41,6 +41,7 @@ class MDLM(ContinuousMarkovProcess):
     likelihood: ClassVar[Likelihood] = "bound"
 
     def __post_init__(self):
+        self.check_schedule()
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"MDLM.vocab_size = {self.vocab_size} must be at least 1")
         if self.num_steps is not None and self.num_steps < 1:

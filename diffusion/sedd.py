@@ -46,6 +46,7 @@ class SEDD(ContinuousMarkovProcess):
     likelihood: ClassVar[Likelihood] = "bound"
 
     def __post_init__(self):
+        self.check_schedule()
         if not isinstance(self.kernel, Absorbing | Uniform):
             raise ValueError(
                 f"SEDD.kernel = {type(self.kernel).__name__} has no score entropy here; "

@@ -33,6 +33,9 @@ class UDLM(ContinuousMarkovProcess):
     kernel: ClassVar[Uniform] = Uniform()
     likelihood: ClassVar[Likelihood] = "bound"
 
+    def __post_init__(self):
+        self.check_schedule()
+
     def token_loss(self, out, x0, z, t):
         log_c = normalised(self.leave_one_out(out, z, t))
         excess = excess_of_law(log_c, x0, z, self.log_kappa(t))

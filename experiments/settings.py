@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import difflib
 import importlib
-import reprlib
 import runpy
 import types
 import typing
@@ -266,10 +265,13 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
     kinds_a, kinds_b = _kinds(old), _kinds(new)
     changed = [f"{p}: {kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b
                if kinds_a.get(p) != kinds_b.get(p)]  # fmt: skip
-    changed += [
-        f"{p}: {reprlib.repr(a[p])} -> {reprlib.repr(b[p])}" for p in a if p in b and a[p] != b[p]
-    ]
+    changed += [f"{p}: {_short(a[p])} -> {_short(b[p])}" for p in a if p in b and a[p] != b[p]]
     return [c for c in changed if not any(c.startswith((f"{p}:", f"{p}.")) for p in RESUMABLE)]
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _kinds(config, prefix: str = "") -> dict[str, str]:
