@@ -34,9 +34,9 @@ from diffusion.betas import (
     MutualInformation,
     ReciprocalBetas,
 )
+from diffusion.chains import DenseChain, Interpolation
 from diffusion.dense import (
     BandDiagonal,
-    DenseChain,
     Gaussian,
     Masked,
     Matrix,
@@ -44,7 +44,7 @@ from diffusion.dense import (
     check_ergodic,
     check_size,
 )
-from diffusion.kernels import Absorbing, Interpolation, Keep, Uniform
+from diffusion.kernels import Absorbing, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
 from diffusion.numerics import divergence, log1mexp, minus, normalised, pick
 from diffusion.process import Likelihood

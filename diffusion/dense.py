@@ -1,18 +1,14 @@
 """Kernels that are S x S matrices: discretised Gaussian, band, nearest neighbour, any of the user's.
 
 Row convention, Q[i, j] = q(z_k = j | z_(k-1) = i). A kernel gives the T one-step matrices of a schedule
-beta_1..beta_T, in float64; `DenseChain` keeps them and their products. For vocabularies of up to some
-hundred tokens; `Absorbing` and `Uniform` need no matrices. Source: D3PM (arXiv 2107.03006), appendix A.
+beta_1..beta_T, in float64; `diffusion.chains.DenseChain` keeps them and their products. For vocabularies
+of up to some hundred tokens; `Absorbing` and `Uniform` need no matrices. Source: appendix A of D3PM
+(arXiv 2107.03006).
 """
 
 from dataclasses import dataclass, field
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-
-from diffusion.random import categorical
 
 LARGEST = 2**25  # entries of T matrices: 128 MiB in float32, twice (steps and products)
 
@@ -217,76 +213,3 @@ def _close(Q: np.ndarray) -> np.ndarray:
     Q[:, i, i] = 0
     Q[:, i, i] = 1 - Q.sum(2)
     return Q
-
-
-class DenseChain:
-    """The law of T one-step matrices (T, S, S): `diffusion.markov.Chain` at times k / T."""
-
-    def __init__(self, steps: np.ndarray, vocab_size: int):
-        self.num_steps, self.num_states = steps.shape[:2]
-        self.vocab_size = vocab_size
-        products = [np.eye(self.num_states)]
-        for step in steps:
-            products.append(products[-1] @ step)
-        self._product = np.stack(products)  # Qbar, (T + 1, S, S)
-        self._step = np.concatenate([np.eye(self.num_states)[None], steps])  # Q_k at k = 1..T
-        self._prior = self._product[-1, :vocab_size].mean(0)
-
-    def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array:
-        with np.errstate(divide="ignore"):
-            log_p = jnp.log(jnp.asarray(self._prior))
-        return categorical(key, jnp.broadcast_to(log_p, (*shape, self.num_states)))
-
-    def draw_marginal(self, key: Array, x: Array, t: Array) -> Array:
-        return categorical(key, self.log_marginal(x, t))
-
-    def draw_bridge(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array:
-        return categorical(key, self.log_step(z, t, s) + self.log_marginal(x, s))
-
-    def log_marginal(self, x: Array, t: Array) -> Array:
-        return jnp.log(jnp.asarray(self._product)[self._index(t), x])
-
-    def log_likelihood(self, z: Array, t: Array) -> Array:
-        columns = jnp.asarray(self._product.transpose(0, 2, 1))
-        return jnp.log(columns[self._index(t), z])[..., : self.vocab_size]
-
-    def log_mix(self, log_weights: Array, t: Array) -> Array:
-        k = self._index(t)
-        k = jnp.broadcast_to(k, (log_weights.shape[0], k.shape[1]))
-        rows = jnp.asarray(self._product)[k, : log_weights.shape[-1]]  # (B, 1 or L, V, S)
-        top = jax.lax.stop_gradient(log_weights.max(-1, keepdims=True))
-        weights = jnp.exp(log_weights - top)
-        if k.shape[1] == 1:
-            mixed = jnp.einsum("blv,bvs->bls", weights, rows[:, 0], precision="highest")
-        else:
-            mixed = jnp.einsum("blv,blvs->bls", weights, rows, precision="highest")
-        possible = mixed > 0
-        return jnp.where(possible, jnp.log(jnp.where(possible, mixed, 1)), -jnp.inf) + top
-
-    def log_step(self, z: Array, t: Array, s: Array) -> Array:
-        now, then = (self._index(x) for x in (t, s))
-        now, then = (jnp.broadcast_to(k, (z.shape[0], k.shape[1])) for k in (now, then))
-        step, identity = jnp.asarray(self._step), jnp.eye(self.num_states)
-        column = jnp.where(
-            (now > then)[..., None], step.transpose(0, 2, 1)[now, z], identity.astype(step.dtype)[z]
-        )
-
-        def back(state):  # through one step more, in the rows that have further to go
-            n, column = state
-            earlier = jnp.einsum("bls,bkis->bli" if now.shape[1] == 1 else "bls,blis->bli",
-                                 column, step[jnp.maximum(now - n, 0)], precision="highest")  # fmt: skip
-            return n + 1, jnp.where((now - n > then)[..., None], earlier, column)
-
-        most = (now - then).max()
-        _, column = jax.lax.while_loop(lambda state: state[0] < most, back, (1, column))
-        return jnp.log(column)
-
-    def prior_divergence(self, x: Array, dtype) -> Array | None:
-        last = self._product[-1, : self.vocab_size]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(last > 0, last * np.log(last / self._prior), 0)
-        value = np.maximum(terms.sum(1), 0)
-        return None if (value == 0).all() else jnp.asarray(value, dtype)[x]
-
-    def _index(self, t: Array) -> Array:
-        return jnp.round(t * self.num_steps).astype(jnp.int32)

@@ -11,8 +11,6 @@ Nothing here is S x S: a draw costs a few numbers per position whatever the voca
 functions named log_* give rows of S states. Sources: D3PM (arXiv 2107.03006), SEDD (arXiv 2310.16834).
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,9 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import at, log1mexp, minus
 from diffusion.random import split, uniform
-from diffusion.schedules import Schedule
 
 
 class Keep(NamedTuple):
@@ -94,95 +90,3 @@ class Uniform:
 def draw_token(key: Array, shape: tuple[int, ...], vocab_size: int) -> Array:
     """Tokens of `shape`, uniform over 0..V-1, int32."""
     return (uniform(key, shape) * vocab_size).astype(jnp.int32)
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """The law of a process with a closed kernel: how q moves between the times of its schedule.
-
-    keep(t) gives alpha at t, (B, 1) or (B, L); step(t, s) gives alpha(t) / alpha(s).
-    """
-
-    kernel: Absorbing | Uniform
-    vocab_size: int
-    keep: Callable[[Array], Keep]
-    step: Callable[[Array, Array], Keep]
-
-    @property
-    def num_states(self) -> int:
-        return self.kernel.num_states(self.vocab_size)
-
-    def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array:
-        """z_1, (B, L), from the mean of q(z_1 | x) over all tokens x: where some alpha(1) > 0 is left,
-        that share of the positions is a uniformly drawn token."""
-        key_kept, key_token = split(key)
-        token = draw_token(key_token, shape, self.vocab_size)
-        return self.kernel.draw(key_kept, token, self._at_1(), self.vocab_size)
-
-    def draw_marginal(self, key: Array, x: Array, t: Array) -> Array:
-        """z_t ~ q(z_t | x), (B, L)."""
-        return self.kernel.draw(key, x, self.keep(t), self.vocab_size)
-
-    def draw_bridge(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array:
-        """z_s ~ q(z_s | z_t, x), (B, L)."""
-        now, then, step = self.keep(t), self.keep(s), self.step(t, s)
-        return self.kernel.draw_bridge(key, x, z, now, then, step, self.vocab_size)
-
-    def log_marginal(self, x: Array, t: Array) -> Array:
-        """(B, L, S): log q(z_t = j | x)."""
-        return self.log_mix(at(x, self.num_states), t)
-
-    def log_mix(self, log_weights: Array, t: Array) -> Array:
-        """(B, L, S): log sum_x w_x q(z_t = j | x), from log w, (B, L, V) or (B, L, S)."""
-        keep = self.keep(t)
-        missing = self.num_states - log_weights.shape[-1]
-        padded = jnp.pad(log_weights, ((0, 0), (0, 0), (0, missing)), constant_values=-jnp.inf)
-        total = jax.nn.logsumexp(log_weights, axis=-1, keepdims=True)
-        stationary = self.kernel.log_stationary(self.vocab_size)[None, None].astype(total.dtype)
-        moved = keep.log_move[..., None] + total + stationary
-        return jnp.logaddexp(keep.log_keep[..., None] + padded, moved)
-
-    def log_likelihood(self, z: Array, t: Array) -> Array:
-        """(B, L, V): log q(z_t = z | x = v)."""
-        return self._column(z, self.keep(t), self.vocab_size)
-
-    def log_step(self, z: Array, t: Array, s: Array) -> Array:
-        """(B, L, S): log q(z_t = z | z_s = j)."""
-        return self._column(z, self.step(t, s), self.num_states)
-
-    def prior_divergence(self, x: Array, dtype) -> Array | None:
-        """KL(q(z_1 | x) || p(z_1)), (B, L) nats; None where it is exactly 0."""
-        with jax.ensure_compile_time_eval():
-            keep, move = (math.exp(a[0, 0]) for a in self._at_1())
-        if keep == 0:
-            return None
-        V = self.vocab_size
-        if isinstance(self.kernel, Absorbing):  # a token that is left costs its choice
-            value = keep * math.log(V)
-        else:
-            same, other = keep + move / V, move / V
-            value = same * math.log(same * V) + (V - 1) * other * math.log(move)
-        return jnp.full(x.shape, max(value, 0.0), dtype)
-
-    def _at_1(self) -> Keep:
-        return self.keep(jnp.ones((1, 1)))
-
-    def _column(self, z, keep, size):
-        stationary = self.kernel.log_stationary(self.vocab_size)[z].astype(keep.log_move.dtype)
-        moved = keep.log_move + stationary
-        return jnp.logaddexp(keep.log_keep[..., None] + at(z, size), moved[..., None])
-
-
-def interpolation(
-    kernel: Absorbing | Uniform, vocab_size: int, schedule: Schedule
-) -> Interpolation:
-    """The law of a kernel in continuous time, alpha(t) from the schedule."""
-
-    def keep(t):
-        return Keep(schedule.log_alpha(t), schedule.log1m_alpha(t))
-
-    def step(t, s):
-        kept = jnp.minimum(minus(schedule.log_alpha(t), schedule.log_alpha(s)), 0)
-        return Keep(kept, log1mexp(kept))
-
-    return Interpolation(kernel, vocab_size, keep, step)

@@ -17,34 +17,20 @@ putting a head into the formula of the bridge in place of a one-hot x0, as D3PM 
 as leave-one-out. `predict` gives the posterior, whatever the head holds.
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.kernels import Absorbing, Interpolation, Uniform, interpolation
+from diffusion.chains import Chain, Interpolation, interpolation
+from diffusion.kernels import Absorbing, Uniform
 from diffusion.numerics import minus, normalised, pick
 from diffusion.process import TimeIntegral
 from diffusion.random import categorical, split
 from diffusion.schedules import Schedule
 
 Head = Literal["leave_one_out", "posterior"]
-
-
-class Chain(Protocol):
-    """The law of one position, on S states of which the first V are the tokens."""
-
-    num_states: int
-
-    def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array: ...
-    def draw_marginal(self, key: Array, x: Array, t: Array) -> Array: ...
-    def draw_bridge(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array: ...
-    def log_marginal(self, x: Array, t: Array) -> Array: ...
-    def log_mix(self, log_weights: Array, t: Array) -> Array: ...
-    def log_likelihood(self, z: Array, t: Array) -> Array: ...
-    def log_step(self, z: Array, t: Array, s: Array) -> Array: ...
-    def prior_divergence(self, x: Array, dtype) -> Array | None: ...
 
 
 class MarkovProcess(TimeIntegral):

@@ -28,6 +28,12 @@ def minus(a: Array, b: Array) -> Array:
     return jnp.where(zero, -jnp.inf, a - jnp.where(zero, 0, b))
 
 
+def logaddexp(a: Array, b: Array) -> Array:
+    """log(exp(a) + exp(b)), whose gradient is a number (0) also where both are -inf."""
+    none = jnp.isneginf(a) & jnp.isneginf(b)
+    return jnp.where(none, -jnp.inf, jnp.logaddexp(jnp.where(none, 0, a), b))
+
+
 def normalised(log_p: Array) -> Array:
     """log_p - logsumexp(log_p) over the last axis."""
     return jax.nn.log_softmax(log_p, axis=-1)

@@ -77,9 +77,10 @@ class TokenMasking(TimeIntegral):
             loss = others.sum(-1) + pick(weight, x0) * bregman(of_x0)
         else:
             log_stay = self._log_stay(t, t - 1 / self.num_steps)
-            stay, mean_stay = pick(log_stay, x0), jax.nn.logsumexp(log_mu + log_stay, axis=-1)
-            certain = jnp.isneginf(stay)
-            excess = jnp.where(certain, 0, stay - jnp.where(certain, 0, mean_stay))
+            stay = pick(log_stay, x0)
+            certain = jnp.isneginf(stay)  # x0 does not stay masked, and the excess has no weight
+            log_stay = jnp.where(certain[..., None], 0, log_stay)
+            excess = jnp.where(certain, 0, stay) - jax.nn.logsumexp(log_mu + log_stay, axis=-1)
             loss = self.num_steps * (jnp.expm1(stay) * of_x0 + jnp.exp(stay) * excess)
         return jnp.where(masked, loss, 0)
 

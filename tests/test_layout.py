@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from experiments.settings import decode, encode, load, resolve
@@ -55,6 +56,7 @@ def test_every_config_builds_round_trips_and_says_how_to_run_it(path):
     experiment = load(str(path))
     assert decode(encode(experiment)) == experiment
     assert "python -m experiments." in path.read_text().split('"""')[1]
-    full = resolve(experiment, experiment.data.tokenizer)
+    text = np.random.default_rng(0).integers(0, 27, 1000)
+    full = resolve(experiment, experiment.data.tokenizer, lambda: text)
     shapes = jax.eval_shape(full.model.init, jax.random.key(0))
     assert shapes["ends"]["embedding"].shape[0] == full.process.vocab_size + 1

@@ -76,17 +76,17 @@ def test_float32_agrees_with_float64_at_50_thousand_tokens(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_losses_and_gradients_are_finite_at_both_ends(name):
-    process = complete(ALL[name], 7)
+    process = complete(ALL[name], 3)
     params = process.init(jax.random.key(0))
-    x0 = jnp.asarray(np.random.default_rng(0).integers(0, 7, (8, 5)))
-    out = jax.random.normal(jax.random.key(1), (8, 5, 7)) * 5
+    x0 = jnp.asarray(np.random.default_rng(0).integers(0, 3, (8, 5)))
+    out = jax.random.normal(jax.random.key(1), (8, 5, 3)) * 5
     ends = jnp.array([1e-9, 1e-7, 1e-5, 1e-3, 0.999, 1 - 1e-5, 1 - 1e-6, 1 - 2.0**-24])[:, None]
 
     def loss(out, params):
         return process.bind(params).loss(jax.random.key(2), lambda z, t: out, x0, ends)
 
     value = loss(out, params)
-    assert jnp.isfinite(value).all() and (value > -1e-6 if params == {} else True).all()
+    assert jnp.isfinite(value).all() and (value > -1e-6).all()
     grads = jax.grad(lambda *a: loss(*a).sum(), argnums=(0, 1))(out, params)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
 
