@@ -116,7 +116,8 @@ class Spindle(TokenMasking):
 
     def _masked(self, t):
         """1 - alpha_v(t) before it is cut to [0, 1]; the plain schedule for posterior="published"."""
-        return t[..., None] + self._bend * jnp.sin(jnp.pi * t)[..., None] * self._tilt(t)
+        sine = jnp.sin(jnp.pi * jnp.minimum(t, 1 - t))  # exactly 0 at t = 1
+        return t[..., None] + self._bend * sine[..., None] * self._tilt(t)
 
     def _tilt(self, t):
         return jnp.asarray(self.tilt, t.dtype).reshape((1,) * t.ndim + (-1,))

@@ -108,7 +108,8 @@ class TokenMasking(TimeIntegral):
         return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
 
     def log_ratio(self, out, z, t):
-        """As the interface; -inf for what the reverse process never does: leave a revealed token."""
+        """As the interface; -inf for what the reverse process never does: leave a revealed token, or
+        reveal one that is certainly not masked yet."""
         log_masked = self.log_masked(t)
         log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
         ratio = minus(log_mu, log_masked) + log1mexp(log_masked)

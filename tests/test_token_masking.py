@@ -1,0 +1,528 @@
+"""Schedules that depend on the token, GenMD4 and Spindle: official numbers, identities and laws."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import reference
+from oracle import assert_law
+
+from diffusion.genmd4 import GenMD4
+from diffusion.mdlm import MDLM
+from diffusion.numerics import at, divergence, pick
+from diffusion.schedules import Linear
+from diffusion.spindle import Spindle
+
+OFFICIAL_EPS = 1e-4  # not among the arrays of md4.npz, but in its README
+OFFICIAL_FIRST_TIME = 1e-3
+
+
+# GenMD4 against the official code
+
+
+@dataclass(frozen=True)
+class GivenNoise(GenMD4):
+    """GenMD4 whose `corrupt` gives the arrays of `draws`, one after the other."""
+
+    draws: Iterator = iter(())
+
+    def corrupt(self, key, x0, t):
+        return next(self.draws)
+
+
+def official_genmd4(arrays):
+    """The process, its learned parameter, data, the two noisy copies, out and t."""
+    process = GenMD4(arrays["logits"].shape[-1], eps=OFFICIAL_EPS)
+    names = ("gen_w", "x", "zt", "zt2", "logits")
+    return process, *(jnp.asarray(arrays[k]) for k in names), jnp.asarray(arrays["t"])[:, None]
+
+
+def test_genmd4_schedule_equals_the_official_one(x64):
+    a = reference("md4")
+    process, theta, *_ = official_genmd4(a)
+    process, grid = process.bind({"theta": theta}), jnp.asarray(a["t_grid"])
+    np.testing.assert_allclose(process.power, a["gen_power"], rtol=1e-12)
+    masked = jnp.exp(process.log_masked(grid))
+    np.testing.assert_allclose(1 - masked, a["gen_alpha_grid"], rtol=1e-10, atol=1e-14)
+    inside = a["t_grid"] > 0  # at 0 the weight is infinite
+    assert inside.sum() > 2
+    weight = process.weight(grid)[inside]
+    np.testing.assert_allclose(weight, -a["gen_dgamma_times_alpha_grid"][inside], rtol=1e-10)
+    np.testing.assert_allclose(weight * masked[inside], -a["gen_dalpha_grid"][inside], rtol=1e-10)
+
+
+def test_genmd4_losses_and_noise_law_equal_the_official_ones(x64):
+    a = reference("md4")
+    process, theta, x0, z, z2, out, t = official_genmd4(a)
+    process = process.bind({"theta": theta})
+    losses = [process.token_loss(out, x0, zi, t).sum(1) for zi in (z, z2)]
+    np.testing.assert_allclose(losses[0], a["gen_loss_1"], rtol=1e-10)
+    np.testing.assert_allclose(losses[1], a["gen_loss_2"], rtol=1e-10)
+    log_q = [pick(process.log_likelihood(zi, t), x0).sum(1) for zi in (z, z2)]
+    surrogate = (losses[0] - losses[1]) * (log_q[0] - log_q[1]) / 2
+    np.testing.assert_allclose(surrogate, a["gen_rloo_surrogate"], rtol=1e-9)
+
+
+def test_genmd4_loss_and_gradient_equal_the_official_ones(x64):
+    a = reference("md4")
+    process, theta, x0, z, z2, out, t = official_genmd4(a)
+
+    def training(theta):
+        given = GivenNoise(process.vocab_size, process.eps, draws=iter((z, z2)))
+        given = given.bind({"theta": theta})
+        return given.loss(jax.random.key(0), lambda z, t: out, x0, t).sum(1).mean()
+
+    def pathwise(theta):
+        bound = process.bind({"theta": theta})
+        return sum(bound.token_loss(out, x0, zi, t).sum(1).mean() for zi in (z, z2)) / 2
+
+    def reconstruction(theta):
+        # The official integral stops at t = 1e-3, and this term of their code pays for the rest. Ours
+        # runs to 0 and has no such term, so the test adds theirs to our gradient.
+        log_likelihood = jax.nn.softplus(theta) * np.log(OFFICIAL_FIRST_TIME)
+        of_x0 = log_likelihood[x0]
+        cost = jnp.exp(of_x0) * (of_x0 - jax.nn.logsumexp(log_likelihood))
+        return -(1 - OFFICIAL_EPS) * cost.sum(1)
+
+    np.testing.assert_allclose(reconstruction(theta), a["gen_recon"], rtol=1e-9)
+    value, gradient = jax.jit(jax.value_and_grad(training))(theta)
+    # The surrogate is in the gradient alone: the value is the bound, gen_total_nelbo.
+    np.testing.assert_allclose(
+        value + reconstruction(theta).mean(), a["gen_total_nelbo"], rtol=1e-10
+    )
+    reinforce = gradient - jax.jit(jax.grad(pathwise))(theta)
+    np.testing.assert_allclose(reinforce, a["gen_rloo_grad_w"], rtol=1e-8, atol=1e-11)
+    total = gradient + jax.grad(lambda theta: reconstruction(theta).mean())(theta)
+    np.testing.assert_allclose(total, a["gen_total_surrogate_grad_w"], rtol=1e-8, atol=1e-11)
+
+
+# Spindle, as published, against the official code
+
+
+class OfficialSpindle:
+    """The arrays of diffusion_bert.npz with the mask as the last token, and our process for them.
+
+    Their V holds the mask and a padding token, whose frequency their code sets to 0 after the maximum
+    was taken: our counts are 0 where the frequency is, and the scale that remains goes into strength.
+    """
+
+    def __init__(self):
+        a = self.arrays = reference("diffusion_bert")
+        self.mask = int(a["q_xt_x0"][-1].sum((0, 1)).argmax())
+        data = np.delete(np.arange(len(a["counts"])), self.mask)
+        self.order = np.append(data, self.mask)
+        self.T = len(a["betas"])
+        self.frequency = a["word_freq"][data]
+        self.scale = self.frequency.max()
+        counts = np.where(self.frequency > 0, a["counts"][data], 0)
+        self.strength = a["lambda_t"][1] / np.sin(np.pi / self.T)
+        self.process = Spindle(
+            len(data),
+            strength=float(self.strength * self.scale),
+            num_steps=self.T,
+            unigram=tuple(counts.tolist()),
+            posterior="published",
+        )
+        self.x0 = self.ours(a["x0"])
+        self.steps = sorted(int(m[1]) for k in a if (m := re.fullmatch(r"t(\d+)_posterior", k)))
+        assert len(self.steps) > 1
+
+    def ours(self, tokens):
+        return jnp.asarray(np.argsort(self.order)[tokens])
+
+    def columns(self, name):
+        """An array over their tokens, its last axis in our order."""
+        return self.arrays[name][..., self.order]
+
+    def time(self, k):
+        return jnp.full((len(self.x0), 1), k / self.T)
+
+    def posterior(self, k, z, log_p0):
+        """Their q(x_k | x_(k+1) = z, x0) with exp(log_p0), (B, L, V + 1), in place of one-hot x0.
+
+        Bayes' rule for a one-step kernel that keeps a token with 1 - beta_k, whatever the token, and a
+        marginal that keeps it with alpha_bar^i: the two are not of one chain unless strength is 0.
+        """
+        a, states, z = self.arrays, np.arange(len(self.order)), np.asarray(z)[..., None]
+        beta, keep = a["betas"][k], a["alpha_bar_token"][k][..., None]
+        mask = states == states[-1]
+        to_mask, to_token = np.where(mask, 1, beta), np.where(states == z, 1 - beta, 0)
+        joint = keep * np.exp(log_p0) + (1 - keep) * mask
+        joint = joint * np.where(z == states[-1], to_mask, to_token)
+        return joint / joint.sum(-1, keepdims=True)
+
+
+def test_published_spindle_schedule_equals_the_official_one(x64):
+    official = OfficialSpindle()
+    a, process, x0 = official.arrays, official.process, official.x0
+    assert process.likelihood == "estimate"
+    assert replace(process, posterior="exact").likelihood == "bound"
+    np.testing.assert_allclose(
+        process.frequency * official.scale, official.frequency, rtol=1e-12, atol=1e-15
+    )
+    for k in range(official.T + 1):
+        keep = process.published_keep(x0, official.time(k))
+        # Their table of 1 - k / T is rounded to float32.
+        np.testing.assert_allclose(keep, a["alpha_bar_token"][k], atol=1.3e-7)
+    one_hot = np.asarray(x0)[..., None] == np.arange(process.vocab_size)
+    np.testing.assert_allclose(
+        np.where(one_hot, a["alpha_bar_token"][..., None], 0),
+        official.columns("q_xt_x0")[..., :-1],
+        atol=1e-12,
+    )
+
+
+def test_published_spindle_corrupts_by_the_official_law(x64):
+    official = OfficialSpindle()
+    rows, k = 40_000, official.T // 2
+    for b, x in enumerate(official.x0):
+        x0 = jnp.broadcast_to(x, (rows, len(x)))
+        t = jnp.full((rows, 1), k / official.T)
+        z = np.asarray(official.process.corrupt(jax.random.key(b), x0, t))
+        masked = z == official.process.vocab_size
+        assert (masked | (z == x0)).all()
+        for i in range(len(x)):
+            keep = official.arrays["alpha_bar_token"][k, b, i]
+            counts = np.array([masked[:, i].sum(), rows - masked[:, i].sum()])
+            assert_law(counts, np.array([1 - keep, keep]))
+
+
+def test_published_spindle_reveals_with_the_official_probability(x64):
+    official = OfficialSpindle()
+    a, process, x0 = official.arrays, official.process, official.x0
+    for k in official.steps:
+        z = official.ours(a[f"t{k}_x_t1"])
+        masked = np.asarray(z) == process.vocab_size
+        assert masked.any()
+        posterior = official.columns(f"t{k}_posterior")
+        reveal = process.published_reveal(x0, official.time(k + 1))
+        np.testing.assert_allclose(reveal[masked], pick(posterior, x0)[masked], atol=1e-6)
+        np.testing.assert_allclose(1 - reveal[masked], posterior[masked][:, -1], atol=1e-6)
+
+
+def test_published_spindle_loss_is_the_official_divergence_without_mass_on_the_mask(x64):
+    official = OfficialSpindle()
+    a, process, x0 = official.arrays, official.process, official.x0
+    logits = official.columns("logits")
+    without_mask = np.concatenate([logits[..., :-1], np.full_like(logits[..., -1:], -np.inf)], -1)
+    log_p0, log_p0_without_mask = (jax.nn.log_softmax(x) for x in (logits, without_mask))
+    log_x0 = at(x0, len(official.order))
+    for k in official.steps:
+        z = official.ours(a[f"t{k}_x_t1"])
+        q = official.posterior(k, z, log_x0)
+        # The formula of this test is the official one, mass on the mask included, ...
+        p = official.posterior(k, z, log_p0)
+        np.testing.assert_allclose(q, official.columns(f"t{k}_posterior"), atol=1e-6)
+        np.testing.assert_allclose(p, official.columns(f"t{k}_p_forward"), atol=1e-6)
+        # ... and without that mass, which our heads do not have, its divergence is our loss.
+        p = official.posterior(k, z, log_p0_without_mask)
+        kl = np.where(q > 0, q * np.log(np.where(q > 0, q, 1) / np.where(q > 0, p, 1)), 0).sum(-1)
+        loss = process.token_loss(jnp.asarray(logits[..., :-1]), x0, z, official.time(k + 1))
+        assert (np.asarray(loss) > 0).any()
+        np.testing.assert_allclose(loss, official.T * kl, rtol=1e-5, atol=1e-5)
+
+
+def test_published_spindle_posterior_is_not_that_of_its_own_marginals(x64):
+    # Wrong officially: q(z_t | x0) keeps a token with alpha_bar^i, so that by Bayes' rule a mask is
+    # revealed with (alpha_s - alpha_t) / (1 - alpha_t). Their posterior takes its one-step factor from
+    # the schedule without the spindle: too low for one token and too high for another. Steps drawn
+    # from it leave the marginals, and the sum of its divergences is no bound.
+    official = OfficialSpindle()
+    process, T = official.process, official.T
+
+    def gaps(process, alpha):
+        exact = (alpha[1:-2] - alpha[2:-1]) / (1 - alpha[2:-1])
+        times = [official.time(k) for k in range(2, T)]
+        return np.array([process.published_reveal(official.x0, t) for t in times]) - exact
+
+    published = gaps(process, official.arrays["alpha_bar_token"])
+    assert published.min() < -0.02 and published.max() > 0.02
+    plain = np.broadcast_to(1 - np.arange(T + 1)[:, None, None] / T, (T + 1, *official.x0.shape))
+    np.testing.assert_allclose(gaps(replace(process, strength=0.0), plain), 0, atol=1e-12)
+
+
+def test_published_spindle_is_cut_to_0_and_0_999_but_certain_at_0(x64):
+    process = Spindle(2, 3.0, num_steps=10, unigram=(1000, 1), posterior="published")
+    frequent_and_rare = jnp.array([[0, 1]])
+    keep = [process.published_keep(frequent_and_rare, jnp.full((1, 1), t)) for t in (0.0, 0.5)]
+    np.testing.assert_array_equal(keep, [[[1, 1]], [[0.999, 0]]])
+
+
+# Laws of every schedule that depends on the token
+
+COUNTS = (40, 25, 15, 12, 8)
+SKEWED = (100_000, 30, 20, 5, 0)  # the first token is cut at the default strength already
+THETA = (0.7, -0.5, 0.1, 1.3, -2.0)
+
+
+def genmd4(**settings):
+    return GenMD4(len(THETA), **settings).bind({"theta": jnp.array(THETA)})
+
+
+def spindle(counts=COUNTS, **settings):
+    return Spindle(len(counts), unigram=counts, **settings)
+
+
+SCHEDULES = {  # "cut": alpha_v would leave [0, 1] for some v and t
+    "genmd4": genmd4,
+    "spindle": spindle,
+    "spindle-cut": lambda **settings: spindle(strength=3.0, **settings),
+    "spindle-skewed-cut": lambda **settings: spindle(SKEWED, **settings),
+    "spindle-skewed-strong-cut": lambda **settings: spindle(SKEWED, strength=3.0, **settings),
+}
+GRIDS = [(name, None) for name in SCHEDULES]
+GRIDS += [(name, T) for name in SCHEDULES if name != "genmd4" for T in (7, 1000)]
+
+
+def batch(process, rows=6, length=4, seed=0):
+    """Random out, data and a noisy state in which most positions are masked."""
+    rng = np.random.default_rng(seed)
+    V = process.vocab_size
+    x0 = jnp.asarray(rng.integers(V, size=(rows, length)))
+    z = jnp.where(jnp.asarray(rng.random((rows, length)) < 0.7), V, x0)
+    return jnp.asarray(2 * rng.normal(size=(rows, length, V))), x0, z
+
+
+def times(rows, num_steps=None):
+    """(rows, 1) times that rise in (0, 1]; on the grid where there is one, its first step included."""
+    u = (np.arange(rows)[:, None] + 0.1) / rows
+    return jnp.asarray(u if num_steps is None else np.ceil(u * num_steps) / num_steps)
+
+
+@pytest.mark.parametrize(
+    "make, num_steps",
+    [
+        (lambda _: GenMD4(len(COUNTS), initial_power=1.0), None),
+        (lambda _: GenMD4(len(COUNTS), initial_power=1.0, head="leave_one_out"), None),
+        *((lambda T: spindle(strength=0.0, num_steps=T), T) for T in (None, 1, 7)),
+    ],
+)
+def test_one_schedule_for_all_tokens_is_mdlm(make, num_steps, x64):
+    process = make(num_steps)
+    out, x0, z = batch(process)
+    t = times(len(x0), num_steps)
+    expected = MDLM(process.vocab_size, Linear(), num_steps).token_loss(out, x0, z, t)
+    assert (np.asarray(expected) > 0).any()
+    for same in (process, process.bind(process.init(jax.random.key(0)))):
+        np.testing.assert_allclose(same.token_loss(out, x0, z, t), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_grid_divergence_tends_to_the_continuous_integrand(x64):
+    continuous = spindle()
+    out, x0, _ = batch(continuous)
+    z = jnp.full_like(x0, continuous.vocab_size)
+    t = jnp.asarray([1, 2, 3, 4, 5, 7])[:, None] / 8  # on every grid below
+    limit = continuous.token_loss(out, x0, z, t)
+    errors = [
+        spindle(num_steps=T).token_loss(out, x0, z, t) - limit for T in (1024, 2048, 4096, 8192)
+    ]
+    assert (np.abs(errors[-1]) < 2e-3 * np.asarray(limit)).all()
+    size = [np.abs(e).max() for e in errors]
+    np.testing.assert_allclose(np.divide(size[:-1], size[1:]), 2, rtol=0.01)
+
+
+@pytest.mark.parametrize("name, num_steps", [(n, T) for n, T in GRIDS if T is not None])
+def test_grid_loss_is_the_divergence_of_reverse_steps(name, num_steps, x64):
+    process = SCHEDULES[name](num_steps=num_steps)
+    out, x0, z = batch(process)
+    t = times(len(x0), num_steps)
+    z = jnp.where(
+        jnp.isneginf(pick(process.log_masked(t), x0)), x0, z
+    )  # a cut token is never masked
+    log_q, log_p = (
+        process.log_posterior(log_p0, z, t, t - 1 / num_steps)
+        for log_p0 in (at(x0, process.vocab_size), process.predict(out, z, t))
+    )
+    loss = process.token_loss(out, x0, z, t)
+    assert (np.asarray(loss) > 0).any()
+    np.testing.assert_allclose(loss, num_steps * divergence(log_q, log_p), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_alpha_falls_from_exactly_1_to_exactly_0_for_every_token(name, x64):
+    process = SCHEDULES[name]()
+    t = jnp.linspace(0, 1, 2001)
+    masked = np.exp(process.log_masked(t))  # (N, V)
+    for dtype in (jnp.float32, jnp.float64):
+        ends = np.exp(process.log_masked(jnp.array([0, 1], dtype)))
+        assert ends.dtype == dtype and (ends == np.array([[0], [1]])).all()
+    steps, inside = np.diff(masked, axis=0), (masked[1:] > 0) & (masked[1:] < 1)
+    assert (steps >= 0).all() and (steps[inside] > 0).all()
+    assert ((masked[1:-1] == 0) | (masked[1:-1] == 1)).any() == name.endswith("cut")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_weight_is_the_derivative_of_log_masked(name, x64):
+    process = SCHEDULES[name]()
+    t = jnp.linspace(0, 1, 402)[1:-1]
+    slope = np.asarray(jax.vmap(jax.jacfwd(process.log_masked))(t))
+    weight, log_masked = np.asarray(process.weight(t)), np.asarray(process.log_masked(t))
+    inside = (log_masked > -np.inf) & (log_masked < 0)
+    assert inside.any(0).all()
+    np.testing.assert_allclose(weight[inside], slope[inside], rtol=1e-9)
+    assert (weight[inside] > 0).all() and (weight[~inside] == 0).all()
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.3, 3.0])
+def test_spindle_masks_rare_tokens_earlier(strength, x64):
+    by_rarity = np.argsort(COUNTS)[::-1]
+    masked = np.exp(spindle(strength=strength).log_masked(jnp.linspace(0, 1, 102)[1:-1]))
+    rise = np.diff(masked[:, by_rarity], axis=1)
+    both_cut = (rise == 0) & np.isin(masked[:, by_rarity[1:]], (0, 1))
+    assert ((rise > 0) | both_cut).all() and (rise > 0).any(0).all()
+    published = spindle(strength=strength, num_steps=100, posterior="published")
+    keep = published.published_keep(jnp.asarray(by_rarity)[None], jnp.full((1, 1), 0.5))
+    assert (np.diff(keep) < 0).all()
+
+
+@pytest.mark.parametrize("name, num_steps", GRIDS)
+def test_heads_differ_by_the_likelihood_of_the_mask(name, num_steps, x64):
+    grid = {} if num_steps is None else {"num_steps": num_steps}
+    leave_one_out = SCHEDULES[name](head="leave_one_out", **grid)
+    posterior = SCHEDULES[name](head="posterior", **grid)
+    out, x0, z = batch(posterior)
+    t = times(len(x0), num_steps)
+    log_masked = leave_one_out.log_masked(t)
+    z = jnp.where(jnp.isneginf(pick(log_masked, x0)), x0, z)  # a cut token is never masked
+    shifted = out + log_masked
+    for method in ("predict", "log_ratio"):
+        np.testing.assert_allclose(
+            getattr(leave_one_out, method)(out, z, t),
+            getattr(posterior, method)(shifted, z, t),
+            rtol=1e-10,
+            atol=1e-12,
+        )
+    loss = leave_one_out.token_loss(out, x0, z, t)
+    np.testing.assert_allclose(loss, posterior.token_loss(shifted, x0, z, t), rtol=1e-9, atol=1e-12)
+    assert np.abs(loss - posterior.token_loss(out, x0, z, t)).max() > 0.01
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_log_ratio_is_that_of_the_marginals_of_one_position(name, x64):
+    # With one position, nothing is left of z_t without z_t^i: the leave-one-out law is the data's.
+    process = SCHEDULES[name](head="leave_one_out")
+    V = process.vocab_size
+    t = times(9)
+    log_p = jnp.broadcast_to(jnp.log(jnp.arange(1, V + 1) / (V * (V + 1) / 2)), (9, 1, V))
+    alpha = 1 - jnp.exp(process.log_masked(t))
+    masked = (jnp.exp(log_p) * (1 - alpha)).sum(-1, keepdims=True)
+    marginal = jnp.concatenate([jnp.exp(log_p) * alpha, masked], -1)
+    ratio = jnp.exp(process.log_ratio(log_p, jnp.full((9, 1), V), t))
+    # A token that is cut at t is not revealed at t; what its ratio is makes no difference.
+    revealed = np.append(np.asarray(alpha) < 1, np.ones((9, 1, 1), bool), -1)
+    assert revealed[..., :V].any()
+    expected = marginal / marginal[..., -1:]
+    np.testing.assert_allclose(ratio[revealed], expected[revealed], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.05])
+def test_genmd4_prior_term_is_the_divergence_from_its_prior(eps, x64):
+    process = genmd4(eps=eps)
+    V = process.vocab_size
+    x0, u = jnp.arange(V)[:, None], jnp.full((V, 1), 0.5)
+    model = lambda z, t: jnp.zeros((V, 1, V))  # noqa: E731
+    terms = jax.jit(lambda key: process.bound_terms(key, model, x0, u))(jax.random.key(0))
+    states = jnp.arange(V + 1)[:, None]
+    log_q = process.log_likelihood(states, jnp.ones((V + 1, 1)))[:, 0].T  # (x0, z_1)
+    log_prior = jax.nn.logsumexp(log_q, axis=0, keepdims=True) - np.log(V)
+    expected = divergence(log_q, jnp.broadcast_to(log_prior, log_q.shape))[:, None]
+    np.testing.assert_allclose(terms.get("prior", jnp.zeros((V, 1))), expected, atol=1e-12)
+    assert ("prior" in terms) == (eps > 0)
+    z = jax.jit(process.prior, static_argnums=1)(jax.random.key(1), (40_000, 1))
+    assert_law(np.bincount(np.asarray(z).ravel(), minlength=V + 1), np.exp(log_prior[0]))
+
+
+@pytest.mark.parametrize("name, num_steps", GRIDS)
+def test_loss_is_a_divergence_with_a_finite_gradient(name, num_steps):
+    # In float32, for states that occur; the first step of a grid and cut tokens are among them.
+    grid = {} if num_steps is None else {"num_steps": num_steps}
+    process = SCHEDULES[name](head="leave_one_out", **grid)
+    out, x0, _ = batch(process, rows=200)
+    t = times(len(x0), num_steps)
+    z = process.corrupt(jax.random.key(0), x0, t)
+    loss, back = jax.vjp(lambda out: process.token_loss(out, x0, z, t), out)
+    (gradient,) = map(np.asarray, back(jnp.ones_like(loss)))
+    loss = np.asarray(loss)
+    assert loss.dtype == np.float32
+    assert np.isfinite(loss).all() and (loss > -1e-3).all()
+    assert (loss[np.asarray(z) != process.vocab_size] == 0).all()
+    assert np.isfinite(gradient).all() and (gradient != 0).any()
+
+
+# The gradient of a bound whose noise is learned
+
+
+@pytest.mark.parametrize("head", ["posterior", "leave_one_out"])
+def test_reinforce_gradient_is_unbiased(head, x64):
+    V, L, rows, time = 3, 2, 200_000, 0.6
+    theta, x = jnp.array([0.4, -0.6, 1.5]), jnp.array([0, 2])
+    process = GenMD4(V, head=head)
+    states = jnp.asarray(list(itertools.product(range(V + 1), repeat=L)))
+    table = jnp.asarray(2 * np.random.default_rng(0).normal(size=(len(states), L, V)))
+
+    def model(z, t):
+        return table[z @ (V + 1) ** jnp.arange(L)[::-1]]
+
+    def expected(theta):
+        t = jnp.full((len(states), 1), time)
+        masked = time ** jax.nn.softplus(theta)[x][None]
+        reachable = jnp.where(states == x[None], 1 - masked, 0)
+        q = jnp.where(states == V, masked, reachable).prod(1)
+        x0 = jnp.broadcast_to(x, states.shape)
+        loss = process.bind({"theta": theta}).token_loss(model(states, t), x0, states, t)
+        return q @ loss.sum(1)
+
+    @jax.jit
+    def estimates(theta):
+        """(rows,) values and (rows, V) gradients: of the loss, and of the bound, which is without."""
+
+        def of_rows(theta):
+            x0, t = jnp.broadcast_to(x, (rows, L)), jnp.full((rows, 1), time)
+            learned, key = process.bind({"theta": theta}), jax.random.key(1)
+            values = [f(key, model, x0, t).sum(1) for f in (learned.loss, learned.bound)]
+            return values, values
+
+        gradients, values = jax.jacfwd(of_rows, has_aux=True)(theta)
+        return values, gradients
+
+    bound, exact = jax.jit(jax.value_and_grad(expected))(theta)
+    values, gradients = estimates(theta)
+    for value in values:
+        error = abs(value.mean() - bound) / (value.std() / rows**0.5)
+        assert error < 5, f"the value is {error:.1f} standard errors off"
+    off, missing = (np.abs(g.mean(0) - exact) / (g.std(0) / rows**0.5 + 1e-12) for g in gradients)
+    assert (off < 5).all(), f"{off} standard errors"
+    # The path through the integrand alone misses the law of the noise, for the tokens of x0.
+    assert (missing[np.unique(x)] > 20).all(), f"{missing} standard errors"
+
+
+# Settings that cannot be meant
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: GenMD4(eps=1.0), "eps = 1.0"),
+        (lambda: GenMD4(eps=-0.1), "eps = -0.1"),
+        (lambda: GenMD4(initial_power=0.0), "initial_power = 0.0"),
+        (lambda: Spindle(posterior="published"), "num_steps"),
+        (lambda: Spindle(num_steps=0), "num_steps = 0"),
+        (lambda: Spindle(strength=-0.1), "strength = -0.1"),
+        (lambda: Spindle(3, unigram=(1.0, 2.0)), "2 entries, the data 3 tokens"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+def test_possible_settings_are_accepted():
+    GenMD4(eps=0.0)
+    Spindle(strength=0.0, posterior="published", num_steps=1)
+    Spindle(unigram=(1.0, 2.0))
+    Spindle(2, unigram=(1.0, 2.0))
