@@ -23,7 +23,9 @@ setup(
     ],
     extras_require={
         "build": ["setuptools>=77"],  # builds this package without a second, unpinned download
+        "plot": ["matplotlib>=3.10"],  # the figure of experiments.compare
         "test": [
+            "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test
             "pytest>=9.0",  # the test runner
             "pytest-xdist>=3.8",  # the suite on both cores
             "ruff>=0.17",  # lint and format

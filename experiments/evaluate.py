@@ -29,11 +29,10 @@ def main(arguments: list[str]) -> dict:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
     from pathlib import Path
 
     from experiments.evaluation import evaluate_run
-    from experiments.files import write_atomically
+    from experiments.records import record_path, write_record
     from experiments.runs import load_run
 
     overrides = list(given.set)
@@ -43,14 +42,8 @@ def main(arguments: list[str]) -> dict:
         overrides.append(f"evaluation.batch_size={given.batch_size}")
     run = load_run(given.workdir, given.step, overrides, given.config, ema=not given.raw)
     record = evaluate_run(run, given.split, given.seed, ema=not given.raw, log=_progress)
-    out = Path(given.out or Path(given.workdir) / "records" / f"{given.split}-{run.step}.json")
-    write_atomically(out, json.dumps(record, indent=1) + "\n")
-    print(
-        f"{record['kind']} on {given.split}: {record['value']:.4f} +- {record['standard_error']:.4f} "
-        f"bits per character ({record['nats_per_token']:.4f} nats per token, perplexity "
-        f"{record['perplexity_per_token']:.3f} +- {record['perplexity_per_token_standard_error']:.3f}) "
-        f"over {record['characters']:,} characters, checkpoint {run.step}\nrecord: {out}"
-    )
+    out = Path(given.out or record_path(given.workdir, given.split, run.step))
+    print(write_record(out, record))
     return record
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from experiments.errors import UserError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Nothing; `path` holds the text, or what it held before. UserError where it cannot be written."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Nothing; `path` holds `content`, or what it held before. UserError where it cannot be written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w") as file:
-            file.write(text)
+        with open(temporary, "wb" if isinstance(content, bytes) else "w") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -33,6 +33,14 @@ class Metrics:
             self._writer.add_scalar(name, value, step)
 
 
+def read_metric(workdir: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of every line of the metrics in `workdir` that has `name`; empty without metrics."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines if _step(line) < float("inf")]
+    return [(line["step"], line[name]) for line in found if name in line]
+
+
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]

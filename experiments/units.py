@@ -53,4 +53,9 @@ class Estimate:
         return float(math.sqrt((self.nats.var(1, ddof=1) / k).sum()) / self.tokens.sum())
 
     def to_bits_per_character(self, nats_per_token: float) -> float:
-        return float(nats_per_token * self.tokens.sum() / math.log(2) / self.characters)
+        return bits_per_character(nats_per_token, int(self.tokens.sum()), self.characters)
+
+
+def bits_per_character(nats_per_token: float, tokens: int, characters: int) -> float:
+    """Bits per character of text in which `tokens` tokens spell `characters` characters."""
+    return float(nats_per_token * tokens / math.log(2) / characters)

@@ -1,0 +1,228 @@
+"""The comparison as users run it: the table, the figure, what is not done twice, and every mistake."""
+
+import json
+import math
+import random
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from experiments import cli, comparison
+from experiments.comparison import Result, table
+from experiments.errors import Stopped
+from experiments.figure import draw
+
+ROOT = Path(__file__).parent.parent
+SMOKE = str(ROOT / "configs" / "smoke.py")
+OTHER = """
+from dataclasses import dataclass, replace
+from configs.smoke import get_config as base
+from diffusion.mdlm import MDLM
+from diffusion.schedules import MDLMCosine
+
+@dataclass(frozen=True)
+class Mine(MDLM):
+    def loss(self, key, model, x0, u):
+        return {factor} * super().loss(key, model, x0, u)
+
+def get_config():
+    return replace(base(), process=Mine(schedule=MDLMCosine(eps=1e-3)))
+"""
+
+
+def compare(workdir, configs, *arguments, steps=4):
+    """The exit code of a comparison in this process."""
+    words = [word for config in configs for word in ("--config", str(config))]
+    sets = ["log_every=1", "eval_every=2", f"num_steps={steps}"]
+    words += [word for item in sets for word in ("--set", f"train.{item}")]
+    words += ["--set", "model.num_layers=1"]
+    return cli.guarded("compare", ["--workdir", str(workdir), *words, *map(str, arguments)])
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+def states(folder, *left_out):
+    """When each file was last written."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name not in left_out]
+    return {p.relative_to(folder): p.stat().st_mtime_ns for p in files}
+
+
+def record_of(workdir, name):
+    return json.loads((workdir / name / "records" / "test-4.json").read_text())
+
+
+def cells(text):
+    """The rows of a Markdown table, the header first, without the line below it."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in (rows[0], *rows[2:])]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A comparison of three methods, of which one diverges, as it was left by its first call."""
+    folder = tmp_path_factory.mktemp("compare")
+    words = random.Random(0).choices(["the", "state", "of", "union", "and", "people"], k=4000)
+    (folder / "text.txt").write_text(" ".join(words))
+    configs = [folder / "broken.py", SMOKE, folder / "other.py"]
+    configs[0].write_text(OTHER.format(factor="float('inf')"))
+    configs[2].write_text(OTHER.format(factor="1.0"))
+    sets = [f"data.path={folder / 'text.txt'}", "data.split_points=(9600,11200,12800)"]
+    data = [word for item in sets for word in ("--set", item)]  # whole sequences in every split
+    workdir = folder / "w"
+    assert compare(workdir, configs, *data, "--num-times", 1) == 0
+    return SimpleNamespace(workdir=workdir, configs=configs, data=data)
+
+
+def test_table_holds_the_records_sorted_by_value(done):
+    budget, _, text = (done.workdir / "table.md").read_text().partition("\n\n")
+    assert (
+        "model of 10,075 parameters, 4 steps of 16 x 32 tokens of text.txt; test split, 1 time sample a "
+        in budget
+    )
+    assert budget.endswith("checkpoint 4") and "\n" not in budget
+    header, *rows = cells(text)
+    column = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    assert sorted(column["method"]) == ["broken (Mine)", "other (Mine)", "smoke (MDLM)"]
+    assert rows[2][:4] == ["broken (Mine)", "-", "diverged", "-"]
+    records = [record_of(done.workdir, row[0].split()[0]) for row in rows[:2]]
+    assert column["bits per character"][:2] == [f"{r['value']:.4f}" for r in records]
+    assert records[0]["value"] < records[1]["value"]
+    assert column["standard error"][:2] == [f"{r['standard_error']:.4f}" for r in records]
+    assert column["kind"][:2] == ["bound", "bound"]
+    prior = dict(zip(column["method"], column["of which prior"], strict=True))
+    assert prior["smoke (MDLM)"] == "-"
+    assert prior["other (Mine)"] == f"{1e-3 * math.log2(27):.4f}"  # alpha(1) log V
+    lines = (done.workdir / "smoke" / "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(x).get("perf/tokens_per_s") for x in lines]
+    speed = dict(zip(column["method"], column["training tokens/s"], strict=True))
+    assert speed["smoke (MDLM)"] == f"{statistics.median(filter(None, speeds)):,.0f}"
+
+
+def test_records_are_those_of_the_evaluate_command(done, tmp_path):
+    own = ["--config", str(done.configs[2]), "--set", "model.num_layers=1"]
+    for name, config in {"smoke": [], "other": own}.items():
+        out, where = tmp_path / f"{name}.json", str(done.workdir / name)
+        arguments = ["--workdir", where, "--split", "test", "--num-times", "1", "--out", str(out)]
+        assert cli.guarded("evaluate", [*arguments, *config]) == 0
+        same, ours = json.loads(out.read_text()), record_of(done.workdir, name)
+        for record in (same, ours):
+            del record["seconds"], record["time"]
+        assert same == ours
+
+
+def test_figure_is_a_png(done):
+    assert (done.workdir / "plot.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_second_call_trains_and_evaluates_nothing_again(done, tmp_path):
+    shutil.copytree(done.workdir, tmp_path / "w")
+    configs, first = done.configs[1:], states(tmp_path / "w", "config.json", "table.md", "plot.png")
+    elsewhere = ["--table", tmp_path / "new" / "t.md", "--plot", tmp_path / "new" / "p.svg"]
+    arguments = [*done.data, "--num-times", 1, *elsewhere]
+    assert compare(tmp_path / "w", configs, *arguments) == 0
+    assert states(tmp_path / "w", "config.json", "table.md", "plot.png") == first
+    rows = cells((done.workdir / "table.md").read_text())
+    assert cells((tmp_path / "new" / "t.md").read_text()) == rows[:3]
+    assert "<svg" in (tmp_path / "new" / "p.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_times": 2}, {"checkpoint_fingerprint": "0"}, {"split_sha256": "0"}, None]
+)
+def test_a_record_of_something_else_is_made_anew(done, tmp_path, change, monkeypatch):
+    shutil.copytree(done.workdir, tmp_path / "w")
+    path = tmp_path / "w" / "smoke" / "records" / "test-4.json"
+    right = json.loads(path.read_text())
+    path.write_text(json.dumps(right | change) if change else "{")
+    monkeypatch.setattr(comparison, "evaluate_run", lambda *a, **k: right | {"new": True})
+    assert compare(tmp_path / "w", done.configs[1:], *done.data, "--num-times", 1) == 0
+    assert json.loads(path.read_text()) == right | {"new": True}
+    assert "new" not in record_of(tmp_path / "w", "other")
+
+
+@pytest.mark.parametrize("error, code", [(Stopped("stopped", 15), 143), (KeyboardInterrupt(), 130)])
+def test_an_interruption_ends_the_comparison(done, tmp_path, error, code, monkeypatch):
+    def interrupted(*arguments):
+        raise error
+
+    monkeypatch.setattr(comparison, "train", interrupted)
+    assert compare(tmp_path / "w", done.configs, *done.data) == code
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "configs, arguments, words",
+    [
+        ([SMOKE], [], "at least two configs"),
+        ([SMOKE, SMOKE], [], "both be named smoke"),
+        ([SMOKE, "{other}", "{longer}"], [], "smoke and longer differ"),
+        ([SMOKE, "{longer}"], [], "(data.length: 32 -> 16; evaluation.num_times: 2 -> 3)"),
+        ([SMOKE, "{longer}"], ["--set", "data.length=16"], "--set evaluation.num_times=VALUE"),
+        ([SMOKE, "configs/sotu/mdlm.py"], [], "smoke and sotu-mdlm differ"),
+        ([SMOKE, "configs/sotu/mdlm.py"], [], " more); make them equal with --set"),
+        ([SMOKE, "{other}"], ["--split", "tset"], "split 'tset'"),
+        ([SMOKE, "{other}"], ["--set", "data.length=9999999"], "fewer than one sequence"),
+        ([SMOKE, "{other}"], ["--set", "process.schedul=Cosine"], "smoke: --set process.schedul"),
+        ([SMOKE, "{other}"], ["--plot", "p.txt"], "must end in one of"),
+        ([SMOKE, "nowhere.py"], [], "does not exist"),
+        ([], [], "--config"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_code_2(configs, arguments, words, done, tmp_path, capsys):
+    longer = tmp_path / "longer.py"
+    longer.write_text(
+        "from experiments.settings import load, override\n"
+        "def get_config():\n"
+        f"    return override(load({SMOKE!r}), ['data.length=16', 'evaluation.num_times=3'])\n"
+    )
+    configs = [c.format(other=done.configs[2], longer=longer) for c in configs]
+    assert compare(tmp_path / "w", configs, *done.data, *arguments) == 2
+    assert words in one_line(capsys)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, steps, words",
+    [([], 3, "is at step 4 already"), (["--set", "optimizer.peak_lr=0.1"], 4, "another config")],
+)
+def test_a_workdir_that_does_not_fit_is_left_alone(
+    done, tmp_path, arguments, steps, words, monkeypatch, capsys
+):
+    (tmp_path / "new.py").write_text(OTHER.format(factor="1.0"))
+    configs = [tmp_path / "new.py", done.configs[1]]  # what is wrong is found at the second
+    before = states(done.workdir)
+    monkeypatch.setattr(comparison, "train", lambda *a: pytest.fail("trained"))
+    assert compare(done.workdir, configs, *done.data, *arguments, steps=steps) == 2
+    assert words in one_line(capsys)
+    assert states(done.workdir) == before
+
+
+def test_without_matplotlib_the_extra_is_named(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    assert compare(tmp_path / "w", done.configs, *done.data) == 2
+    assert 'pip install "ddlm[plot]"' in one_line(capsys)
+    assert not (tmp_path / "w").exists()
+
+
+def test_figure_and_table_of_fourteen_methods_name_each_of_them():
+    def result(n):
+        value = {11: math.inf, 12: math.nan}.get(n, 2 + n / 10)
+        record = {"value": value, "standard_error": 0.01, "kind": "bound"}
+        record |= {"terms_nats_per_token": {}, "tokens": 1, "characters": 1}
+        curve = [(s, value + 50 / s) for s in range(1, 9)] if n != 10 else []
+        return Result(f"method{n:02d}", "P", record if n < 13 else None, curve, None)
+
+    results = [result(n) for n in range(14)]
+    image = draw(results, "title", ".svg").decode()
+    assert all(image.count(f"<!-- {r.name} -->") == 2 for r in results)  # legend and row
+    assert image.count("<!-- diverged -->") == 1 and image.count("<!-- nan bound -->") == 1
+    assert [row[0] for row in cells(table(results))[1:]] == [f"{r.name} (P)" for r in results]
+    assert [result(n).value for n in (11, 12, 13)] == [math.inf] * 3
