@@ -29,9 +29,9 @@ def main(arguments: list[str]) -> None:
     from pathlib import Path
 
     from experiments.comparison import run_all, table
+    from experiments.comparison_plan import budget, make_plan
     from experiments.figure import check_figure, draw
     from experiments.files import write_atomically
-    from experiments.comparison_plan import budget, make_plan
 
     workdir = Path(given.workdir)
     table_path = Path(given.table or workdir / "table.md")

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from experiments.checkpoints import Checkpoints
+from experiments.comparison_plan import Method, Plan
 from experiments.errors import Diverged
 from experiments.evaluation import evaluate_run
 from experiments.metrics import read_metric
-from experiments.comparison_plan import Method, Plan
 from experiments.records import read_record, record_path, write_record
 from experiments.runs import restore_run
 from experiments.trainer import train
