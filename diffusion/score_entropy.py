@@ -40,12 +40,8 @@ def excess_of_law(log_c: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
     """log s_y / r_y, (B, L, V), for s_y = (1 + kappa c_y) / (1 + kappa c_z), c leave-one-out."""
     a = log_kappa[..., None]
     gain = jax.nn.softplus(a + log_c)  # log (1 + kappa c)
-    # log (1 + kappa c) / (1 + kappa): for c near 1 from its distance to 1
-    near = log_c > -0.7
-    close = jnp.log1p(jax.nn.sigmoid(a) * jnp.expm1(jnp.where(near, log_c, -0.7)))
-    short = jnp.where(near, close, gain - jax.nn.softplus(a))
-    top = jnp.where(_one_hot(x0, log_c), short, gain)
-    return top - pick(top, z)[..., None]
+    excess = gain - jnp.where(_one_hot(x0, log_c), jax.nn.softplus(a), 0)
+    return excess - pick(excess, z)[..., None]
 
 
 def _log_true_ratio(like: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
