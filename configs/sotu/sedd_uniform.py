@@ -9,19 +9,14 @@ docs/measurements.md.
 
 from dataclasses import replace
 
-from configs.sotu import mdlm
+from configs.sotu import sedd_absorbing
 from diffusion.kernels import Uniform
 from diffusion.schedules import Geometric
 from diffusion.sedd import SEDD
 from experiments.config import Experiment
-from samplers.tweedie import Tweedie
 
 
 def get_config() -> Experiment:
-    base = mdlm.get_config()
     return replace(
-        base,
-        process=SEDD(kernel=Uniform(), schedule=Geometric(1e-5, 20.0)),
-        model=replace(base.model, time_conditioning=True),
-        sampler=Tweedie(steps=128),
+        sedd_absorbing.get_config(), process=SEDD(kernel=Uniform(), schedule=Geometric(1e-5, 20.0))
     )

@@ -10,22 +10,10 @@ bits per character on the test split: at most 1.34. Not yet trained with this co
 
 from dataclasses import replace
 
-from configs.text8 import mdlm
+from configs.text8 import md4
 from diffusion.genmd4 import GenMD4
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
 
 
 def get_config() -> Experiment:
-    base = mdlm.get_config()
-    return replace(
-        base,
-        process=GenMD4(eps=1e-4),
-        model=replace(base.model, time_conditioning=True, mlp="swiglu"),
-        optimizer=AdamW(
-            peak_lr=3e-4,
-            warmup_steps=2000,
-            decay_steps=1_000_000,
-            weight_decay=0.03,
-            clip_norm=None,
-        ),
-    )
+    return replace(md4.get_config(), process=GenMD4(eps=1e-4))

@@ -10,20 +10,14 @@ split: at most 1.47. Not yet trained with this code.
 
 from dataclasses import replace
 
-from configs.text8 import mdlm
+from configs.text8 import sedd_absorbing
 from diffusion.kernels import Uniform
 from diffusion.schedules import Geometric
 from diffusion.sedd import SEDD
-from experiments.config import AdamW, Experiment
-from samplers.tweedie import Tweedie
+from experiments.config import Experiment
 
 
 def get_config() -> Experiment:
-    base = mdlm.get_config()
     return replace(
-        base,
-        process=SEDD(kernel=Uniform(), schedule=Geometric(1e-5, 20.0)),
-        model=replace(base.model, time_conditioning=True, dropout=0.1),
-        sampler=Tweedie(steps=256),
-        optimizer=AdamW(peak_lr=3e-4, warmup_steps=2500),
+        sedd_absorbing.get_config(), process=SEDD(kernel=Uniform(), schedule=Geometric(1e-5, 20.0))
     )

@@ -10,22 +10,10 @@ bits per character on the test split: nothing on text8. Not yet trained with thi
 
 from dataclasses import replace
 
-from configs.text8 import mdlm
+from configs.text8 import md4
 from diffusion.spindle import Spindle
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
 
 
 def get_config() -> Experiment:
-    base = mdlm.get_config()
-    return replace(
-        base,
-        process=Spindle(),
-        model=replace(base.model, time_conditioning=True, mlp="swiglu"),
-        optimizer=AdamW(
-            peak_lr=3e-4,
-            warmup_steps=2000,
-            decay_steps=1_000_000,
-            weight_decay=0.03,
-            clip_norm=None,
-        ),
-    )
+    return replace(md4.get_config(), process=Spindle())
