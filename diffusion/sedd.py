@@ -54,7 +54,7 @@ class SEDD(ContinuousMarkovProcess):
             )
         if self.scaled and not (self.head == "score" and isinstance(self.kernel, Absorbing)):
             raise ValueError(
-                "SEDD.scaled = True is for the absorbing score alone; leave it out, or take "
+                "SEDD.scaled = True is for the absorbing score alone; set it to False, or take "
                 "kernel = Absorbing and head = 'score'"
             )
 

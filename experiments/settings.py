@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import difflib
 import importlib
+import pkgutil
 import runpy
 import types
 import typing
@@ -102,18 +103,32 @@ def _replace(config, path, names, text):
 
 
 def _sibling(hint, cls: type, path: str, text: str):
-    """An instance, with its defaults, of the dataclass `text`: one of the union that the setting is
-    declared as, else of the module of `cls`."""
-    known = {c.__name__: c for c in typing.get_args(hint) if dataclasses.is_dataclass(c)} or {
-        name: value
-        for name, value in vars(importlib.import_module(cls.__module__)).items()
-        if dataclasses.is_dataclass(value) and value.__module__ == cls.__module__
-    }
+    """An instance, with its defaults, of the dataclass `text`: one of those that may stand there."""
+    known = {c.__name__: c for c in _choices(hint, cls)}
     if text not in known:
         raise UserError(
             f"--set {path}={text}: expected one of {', '.join(sorted(known))}, or {path}.SETTING="
         )
     return known[text]()
+
+
+def _choices(hint, cls: type) -> list[type]:
+    """The dataclasses of a setting declared as `hint`: those of a union, or for a protocol those in the
+    folder of `cls` that have its methods."""
+    if not getattr(hint, "_is_protocol", False):
+        return [c for c in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(c)]
+    package = cls.__module__.rpartition(".")[0]
+    folder = importlib.import_module(package).__path__ if package else []
+    modules = [importlib.import_module(f"{package}.{m.name}") for m in pkgutil.iter_modules(folder)]
+    methods = [name for name, value in vars(hint).items() if callable(value) and name[0] != "_"]
+    return [
+        c
+        for module in modules
+        for c in vars(module).values()
+        if dataclasses.is_dataclass(c)
+        and c.__module__ == module.__name__
+        and all(hasattr(c, name) for name in methods)
+    ]
 
 
 def _parse(text: str, hint, path: str):

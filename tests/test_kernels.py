@@ -66,6 +66,8 @@ def test_impossible_combinations_are_refused_and_told_what_would_work(make, word
 def test_a_sampler_that_a_process_cannot_serve_is_refused_when_the_config_is_built():
     with pytest.raises(ValueError, match=r"Tweedie needs log_tweedie.*UDLM.*Ancestral"):
         dataclasses.replace(udlm.get_config(), sampler=Tweedie())
+    with pytest.raises(UserError, match="Tweedie needs log_tweedie"):
+        override(udlm.get_config(), ["sampler=Tweedie"])
 
 
 def test_disconnected_kernels_work_once_mixed_with_the_mask():
@@ -120,6 +122,19 @@ def test_tables_are_read_from_files_and_bad_ones_told(tmp_path):
     for bad in (path, tmp_path / "none.npy"):
         with pytest.raises(UserError, match=r"process.kernel.matrix = .*cannot be read"):
             resolve(override(base, [f"process.kernel.matrix={bad}"]), Letters27())
+
+
+def test_processes_and_samplers_are_exchanged_by_name_on_the_command_line():
+    sedd = override(d3pm_uniform.get_config(), ["process=SEDD", "sampler=Tweedie"])
+    assert sedd.process == SEDD() and sedd.sampler == Tweedie()
+    with pytest.raises(
+        UserError, match="expected one of D3PM, GenMD4, MDLM, SEDD, Spindle, UDLM, or"
+    ):
+        override(sedd, ["process=AdamW"])
+    with pytest.raises(UserError, match="expected one of AdamW, or optimizer"):
+        override(sedd, ["optimizer=Train"])
+    with pytest.raises(UserError, match=r"kernel.matrix is missing.*FILE"):
+        resolve(override(d3pm_uniform.get_config(), ["process.kernel=Matrix"]), Letters27())
 
 
 def test_kernels_and_schedules_are_chosen_by_name_on_the_command_line():

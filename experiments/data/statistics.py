@@ -46,6 +46,8 @@ TABLES = ("embeddings", "matrix")
 
 def read_table(path: str, setting: str) -> tuple[tuple[float, ...], ...]:
     """The rows of a .npy file with a matrix of numbers; UserError naming the `setting`."""
+    if not path:
+        raise UserError(f"{setting} is missing; give a .npy file: --set {setting}=FILE")
     try:
         table = np.load(path, allow_pickle=False)
         if table.ndim != 2:
