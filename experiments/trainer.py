@@ -116,7 +116,11 @@ def _loop(
                 values = evaluate(state["ema"])
                 metrics.write(step, values)
                 bound = values["eval/bound_bits_per_char"]
-                log(f"step {step}: validation bound {bound:.4f} bits/char (EMA, on a sample)")
+                error = values["eval/bound_bits_per_char_se"]
+                log(
+                    f"step {step}: validation bound {bound:.4f} +- {error:.4f} bits/char (EMA, on a "
+                    "sample)"
+                )
             save(step, bound)
         if signals.received and not last:
             checkpoints.wait()

@@ -35,6 +35,13 @@ def reference(name: str) -> dict[str, np.ndarray]:
     pytest.skip(f"{name}.npz is in none of {', '.join(map(str, REFERENCE))} (set DDLM_REFERENCE)")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs of a module are dropped at its end: over all modules they are gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision, for the comparison with exact numbers."""

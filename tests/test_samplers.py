@@ -25,7 +25,7 @@ from samplers.ancestral import Ancestral
 from samplers.sampler import sample
 from samplers.tweedie import Tweedie
 
-ROWS, FEW = 100_000, 20_000
+ROWS, FEW = 40_000, 20_000
 TOYS = ["V3L3", "V4L2", "V5L2"]
 
 
