@@ -134,7 +134,7 @@ def interpolation(
 
 
 class DenseChain:
-    """The law of T one-step matrices (T, S, S): `diffusion.markov.Chain` at times k / T."""
+    """The law of T one-step matrices (T, S, S): a `Chain` at times k / T."""
 
     def __init__(self, steps: np.ndarray, vocab_size: int):
         self.num_steps, self.num_states = steps.shape[:2]

@@ -17,6 +17,7 @@ The bridge is the exact one of the token: nothing here is an approximation.
 import jax
 import jax.numpy as jnp
 
+from diffusion.kernels import draw_token
 from diffusion.markov import Head
 from diffusion.numerics import at, bregman, log1mexp, minus, normalised, pick
 from diffusion.process import TimeIntegral
@@ -48,7 +49,7 @@ class TokenMasking(TimeIntegral):
     def prior(self, key, shape):
         """The mean of q(z_1 | x) over all tokens x."""
         key_kept, key_token = split(key)
-        token = (uniform(key_token, shape) * self.vocab_size).astype(jnp.int32)
+        token = draw_token(key_token, shape, self.vocab_size)
         return self.corrupt(key_kept, token, jnp.ones((shape[0], 1)))
 
     def corrupt(self, key, x0, t):
