@@ -90,10 +90,13 @@ class JumpProcess(Process, Protocol):
 
 
 class FlowProcess(Process, Protocol):
-    """A process on the simplex that has a velocity field."""
+    """A process on the simplex whose states can also be moved by an ODE."""
 
     def velocity(self, log_p0: Array, z: Array, t: Array) -> Array:
-        """(B, L, V), sums to zero over V."""
+        """dz / dt, (B, L, V), sums to zero over V."""
+
+    def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
+        """z at s > 0, one step of the ODE from z at t with log_p0 held fixed."""
 
 
 class TimeIntegral:

@@ -1,6 +1,6 @@
 """Draws that do not depend on batch layout, and categorical draws that are exact for rare events.
 
-`uniform` and `split` take one key, or one key per row of the batch (see `diffusion.process`).
+All take one key, or one key per row of the batch (see `diffusion.process`).
 
 Why not `jax.random.categorical`: its default Gumbel noise in float32 never exceeds 15.95, so events
 rarer than about e^-16 are not drawn at all, which acts as a hidden temperature (arXiv 2409.02908),
@@ -15,18 +15,21 @@ _RARE = 2.0**-12
 _HIGHEST = 1 - 2.0**-24  # the largest float32 below 1, so that a draw is never exactly 1
 
 
-def _per_row(key: Array, draw, rows: int) -> Array:
-    """draw(key, shape of a row) for every row, one key each."""
-    if key.shape != (rows,):
-        raise ValueError(
-            f"{key.shape} keys for a batch of {rows} rows: pass one key, or one per row"
-        )
-    return jax.vmap(draw)(key)
-
-
 def _typed(key: Array) -> Array:
     """A typed key array, also from the raw uint32 keys of `jax.random.PRNGKey`."""
     return jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
+
+
+def _draw(key: Array, draw, shape: tuple[int, ...]) -> Array:
+    """draw(key, shape) of one key, or draw(key, shape of a row) for every row with a key each."""
+    key = _typed(key)
+    if key.ndim == 0:
+        return draw(key, shape)
+    if key.shape != shape[:1]:
+        raise ValueError(
+            f"{key.shape} keys for a batch of {shape[0]} rows: pass one key, or one per row"
+        )
+    return jax.vmap(lambda k: draw(k, shape[1:]))(key)
 
 
 def split(key: Array, num: int = 2) -> Array:
@@ -47,10 +50,30 @@ def fold_in(key: Array, data) -> Array:
 
 def bits(key: Array, shape: tuple[int, ...]) -> Array:
     """uint32 random bits of `shape` (B, ...), from one key or a key per row."""
+    return _draw(key, lambda k, shape: jax.random.bits(k, shape, "uint32"), shape)
+
+
+def normal(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Standard normal draws of `shape` (B, ...)."""
+    return _draw(key, lambda k, shape: jax.random.normal(k, shape, dtype), shape)
+
+
+def signs(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """-1 or 1, each with probability a half, of `shape` (B, ...)."""
+    return _draw(key, lambda k, shape: jax.random.rademacher(k, shape, dtype), shape)
+
+
+def log_exponential(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """log of exponential draws of `shape` (B, ...), fine for small ones; none exceeds 16.6."""
+    return jnp.log(-jnp.log1p(-uniform(key, shape, dtype)))
+
+
+def log_gamma(key: Array, conc: Array) -> Array:
+    """log of gamma draws with the concentrations `conc` (B, ...)."""
     key = _typed(key)
     if key.ndim == 0:
-        return jax.random.bits(key, shape, "uint32")
-    return _per_row(key, lambda k: jax.random.bits(k, shape[1:], "uint32"), shape[0])
+        return jax.random.loggamma(key, conc)
+    return jax.vmap(jax.random.loggamma)(key, conc)
 
 
 def uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:

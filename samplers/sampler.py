@@ -36,13 +36,15 @@ class OnGrid:
 
     steps: int = 64
     grid: Literal["uniform", "cosine"] = "uniform"
+    grids: ClassVar[tuple[str, ...]] = ("uniform", "cosine")
 
     def __post_init__(self):
         name = type(self).__name__
         if self.steps < 1:
             raise ValueError(f"{name}.steps = {self.steps} must be at least 1")
-        if self.grid not in ("uniform", "cosine"):
-            raise ValueError(f"{name}.grid = {self.grid!r} is neither 'uniform' nor 'cosine'")
+        if self.grid not in self.grids:
+            known = " or ".join(map(repr, self.grids))
+            raise ValueError(f"{name}.grid = {self.grid!r} is not {known}")
 
     def times(self):
         u = jnp.arange(self.steps, -1, -1) / self.steps
@@ -62,12 +64,18 @@ def sample(
     key: one key, or one per row (B,), in which case a row does not depend on the other rows. given:
     int (B, L), a token where it is given and -1 where it is to be sampled; given tokens stand in the
     state from the start, clean, and never change. For an absorbing process this is its own
-    conditional law, because a revealed token is never masked again. For the others it is an
-    approximation: at time t they expect noisy neighbours, and see clean ones.
+    conditional law, because a revealed token is never masked again; likewise on the simplex, where a
+    corner is a certain token at any t (for a network, in so far as it knows corners: at time t it was
+    trained on noisy neighbours). For other kernels it is an approximation, for the same reason.
     """
 
     def clamp(z):
-        return z if given is None else jnp.where(given >= 0, given, z)
+        if given is None:
+            return z
+        if z.ndim == 2:
+            return jnp.where(given >= 0, given, z)
+        corner = jax.nn.one_hot(given, z.shape[-1], dtype=z.dtype)
+        return jnp.where((given >= 0)[..., None], corner, z)
 
     key_prior, key_steps = split(key)
     times = jnp.broadcast_to(sampler.times()[:, None, None], (sampler.steps + 1, shape[0], 1))

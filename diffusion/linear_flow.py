@@ -1,0 +1,62 @@
+"""Linear flow matching on the simplex: the baseline of Dirichlet flow matching (arXiv 2402.05841).
+
+z_t = t w + (1 - t) e_x0 with w uniform on the simplex: straight lines from noise to the corner. The
+network classifies x0, trained by cross-entropy; dz/dt = -sum_i p(x0 = i | z_t) (e_i - z_t) / t.
+
+q(z_t | x0) is constant where z_t[x0] >= 1 - t, and 0 elsewhere: the exact classifier jumps, and with many
+tokens only one remains possible long before t = 0, which is the failure that the Dirichlet path avoids.
+For the same reason there is no likelihood bound: the learned ODE, run back from data, leaves the simplex.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.numerics import pick
+from diffusion.process import Likelihood
+from diffusion.random import log_exponential
+from diffusion.simplex import SimplexProcess
+
+
+@dataclass(frozen=True)
+class LinearFlow(SimplexProcess):
+    """`vocab_size` None means: the data's."""
+
+    vocab_size: int | None = None
+    likelihood: ClassVar[Likelihood] = "none"
+
+    def __post_init__(self):
+        self.check_size()
+
+    def prior(self, key, shape):
+        return jax.nn.softmax(log_exponential(key, (*shape, self.vocab_size)))
+
+    def corrupt(self, key, x0, t):
+        t = t[..., None]
+        noise = log_exponential(key, (*x0.shape, self.vocab_size), t.dtype)
+        return t * jax.nn.softmax(noise) + (1 - t) * self.corner(x0, t.dtype)
+
+    def log_likelihood(self, z, t):
+        """0 or -inf: q(z | x0 = v) is constant where z_v >= 1 - t."""
+        rounding = 4 * jnp.finfo(z.dtype).eps
+        return jnp.where(z >= (1 - t)[..., None] - rounding, 0.0, -jnp.inf)
+
+    def token_loss(self, out, x0, z, t):
+        return -pick(self.predict(out, z, t), x0)
+
+    def bridge(self, key, x0, z, t, s):
+        """The point at s of the line from z at t to the corner: no noise is added."""
+        return self._line(self.corner(x0, z.dtype), z, t, s)
+
+    def velocity(self, log_p0, z, t):
+        return (z - jnp.exp(log_p0)) / t[..., None]
+
+    def flow(self, log_p0, z, t, s):
+        """z at s on the line to the mean of the corners, (B, L, V)."""
+        return self._line(jnp.exp(log_p0), z, t, s)
+
+    def _line(self, end, z, t, s):
+        kept = (s / t)[..., None]
+        return kept * z + (1 - kept) * end

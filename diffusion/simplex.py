@@ -1,0 +1,61 @@
+"""What the processes on the simplex share: a state z, (B, L, V), and a network that holds p(x0 | z).
+
+Both Dirichlet paths and Bayesian flows make evidence for the tokens out of log z alone,
+
+    log q(z_t | x0 = v) = evidence(t) log z_v + a constant in v,
+
+with evidence = conc - 1 and 1. Two things follow for all of them: the exact denoiser, and how a
+classifier guides (`samplers.guidance`). A state is certain, q = 0 for all tokens but one, when it is a
+corner of the simplex, at any t: given tokens stand in it as corners.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.numerics import normalised
+from diffusion.process import TimeIntegral
+from diffusion.random import categorical
+
+
+class SimplexProcess(TimeIntegral):
+    """Methods of `Process` in common; a subclass adds prior, corrupt, token_loss, bridge and evidence."""
+
+    vocab_size: int | None
+
+    def time(self, u):
+        return u
+
+    def predict(self, out, z, t):
+        return normalised(out)
+
+    def draw(self, key, model, z, t, transform=None):
+        log_p0 = self.predict(model(z, t), z, t)
+        return categorical(key, log_p0 if transform is None else transform(log_p0))
+
+    def log_likelihood(self, z, t):
+        return self.evidence(t)[..., None] * log_state(z)
+
+    def corner(self, x0: Array, dtype=jnp.float32) -> Array:
+        """(B, L, V): the state that is certainly x0."""
+        return jax.nn.one_hot(x0, self.vocab_size, dtype=dtype)
+
+    def check_size(self):
+        """ValueError for a size that is no simplex."""
+        if self.vocab_size is not None and self.vocab_size < 2:
+            name = type(self).__name__
+            raise ValueError(f"{name}.vocab_size = {self.vocab_size} must be at least 2")
+
+
+def log_state(z: Array) -> Array:
+    """log z, with the smallest number of its type in place of 0."""
+    return jnp.log(jnp.maximum(z, jnp.finfo(z.dtype).tiny))
+
+
+def project(p: Array) -> Array:
+    """The point of the simplex nearest to p (..., V) in the Euclidean distance."""
+    falling = -jnp.sort(-p, axis=-1)
+    number = jnp.arange(1, p.shape[-1] + 1).astype(p.dtype)
+    excess = (jnp.cumsum(falling, axis=-1) - 1) / number.reshape((1,) * (p.ndim - 1) + (-1,))
+    kept = jnp.sum(falling > excess, axis=-1, keepdims=True)
+    return jnp.maximum(p - jnp.take_along_axis(excess, kept - 1, axis=-1), 0)
