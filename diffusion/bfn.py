@@ -8,7 +8,8 @@ rule makes of it: theta <- softmax(log theta + y) from the uniform law. Accuraci
 per position (the paper's time is 1 - t, its beta(t) our acc(1 - t)). The network, given all positions,
 holds p(x0^i | z_t), and what it costs to send x0 by a noisy channel to one who expects p0 is
 
-    T steps:      T E_y [ log N(y | x0) - log sum_k p0(k) N(y | k) ] = T E_y [ y_x0 - log sum_k p0(k) e^(y_k) ]
+    T steps:      T E_y [ log N(y | x0) - log sum_k p0(k) N(y | k) ]
+                = T E_y [ y_x0 - log sum_k p0(k) e^(y_k) ]
     continuous:   V acc'(t) / 2 ||e_x0 - p0||^2,     acc' = -d acc / dt
 
 (the ratio of two of these normal densities is exp(y_k - y_x0)), with y at the accuracy gained in a step
@@ -41,7 +42,7 @@ class Accuracy(Protocol):
 
 @dataclass(frozen=True)
 class PowerAccuracy:
-    """accuracy_1 (1 - t)^power. The published schedule is quadratic; 0.5625 is that of text8 (V = 27)."""
+    """accuracy_1 (1 - t)^power. Published: quadratic, with 0.5625 for text8 (V = 27)."""
 
     accuracy_1: float = 0.5625
     power: float = 2.0
@@ -63,7 +64,7 @@ class PowerAccuracy:
 
 @dataclass(frozen=True)
 class BFN(SimplexProcess):
-    """`vocab_size` None means: the data's. num_steps T gives the T-step loss; None is continuous time."""
+    """`vocab_size` None means: the data's. num_steps T gives the T-step loss, None continuous time."""
 
     vocab_size: int | None = None
     schedule: Accuracy = PowerAccuracy()
@@ -116,7 +117,7 @@ class BFN(SimplexProcess):
         return self.num_steps * self.step_loss(model(z, t), x0, z, t, gained, y)
 
     def step_loss(self, out, x0, z, t, gained, y):
-        """(B, L) nats whose mean over y, of accuracy `gained`, is that of y_x0 - log sum_k p0(k) e^(y_k).
+        """(B, L) nats with the mean of y_x0 - log sum_k p0(k) e^(y_k) over y, of accuracy `gained`.
 
         A share of the linear part, y_x0 - sum_k p0(k) y_k, is replaced by its mean over y: in small
         steps it is nearly all of the noise, and T steps would have T times the variance.

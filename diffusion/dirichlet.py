@@ -24,9 +24,9 @@ c(z_i) (e_i - z) the continuity equation of the conditional path gives its diver
 
 and only the second part, the trace of a product with the network's Jacobian, needs derivatives: exactly
 by L V products, or Hutchinson's estimate, unbiased, of one product per probe. The gap of the bound is
-what the tokens still share given z, which vanishes as bound_conc grows, plus the model's own error; the
-ODE is solved by `bound_steps` steps of Runge-Kutta 4 in log z and log conc, whose error is not part of the bound and
-falls with the fourth power of the steps (docs/measurements.md).
+what the tokens still share given z, which vanishes as bound_conc grows, plus the model's own error. The
+ODE is solved by `bound_steps` steps of Runge-Kutta 4 in log z and log conc; the solver's error is not
+part of the bound and falls with the fourth power of the steps (docs/measurements.md).
 """
 
 import math
@@ -57,6 +57,7 @@ class DirichletFlow(SimplexProcess):
     bound_steps: int = 16
     bound_probes: int | None = 1
     likelihood: ClassVar[Likelihood] = "bound"
+    monitor: ClassVar[str] = "loss"  # the bound solves an ODE
 
     def __post_init__(self):
         self.check_size()

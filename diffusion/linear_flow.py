@@ -3,9 +3,10 @@
 z_t = t w + (1 - t) e_x0 with w uniform on the simplex: straight lines from noise to the corner. The
 network classifies x0, trained by cross-entropy; dz/dt = -sum_i p(x0 = i | z_t) (e_i - z_t) / t.
 
-q(z_t | x0) is constant where z_t[x0] >= 1 - t, and 0 elsewhere: the exact classifier jumps, and with many
-tokens only one remains possible long before t = 0, which is the failure that the Dirichlet path avoids.
-For the same reason there is no likelihood bound: the learned ODE, run back from data, leaves the simplex.
+q(z_t | x0) is constant where z_t[x0] >= 1 - t, and 0 elsewhere: the exact classifier jumps, and with
+many tokens only one remains possible long before t = 0, which is the failure that the Dirichlet path
+avoids. There is no likelihood bound: where the network holds p_k > z_k, the ODE run back from data takes
+z_k to 0 and out of the simplex, where the prior has no mass.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class LinearFlow(SimplexProcess):
 
     vocab_size: int | None = None
     likelihood: ClassVar[Likelihood] = "none"
+    monitor: ClassVar[str] = "loss"
 
     def __post_init__(self):
         self.check_size()

@@ -32,6 +32,7 @@ class Objective(Protocol):
 
     vocab_size: int | None
     likelihood: ClassVar[Likelihood]
+    monitor: ClassVar[Literal["bound", "loss"]]  # what evaluations during training measure
 
     def init(self, key: Array) -> dict:
         """Parameters of the objective itself, trained with the model's; {} where it has none."""
@@ -104,6 +105,8 @@ class TimeIntegral:
 
     A subclass with boundary terms (prior, reconstruction) adds them to `bound_terms`.
     """
+
+    monitor: ClassVar[str] = "bound"
 
     def init(self, key):
         return {}

@@ -19,7 +19,7 @@ from diffusion.random import categorical
 
 
 class SimplexProcess(TimeIntegral):
-    """Methods of `Process` in common; a subclass adds prior, corrupt, token_loss, bridge and evidence."""
+    """What of `Process` they share; a subclass adds prior, corrupt, token_loss, bridge and evidence."""
 
     vocab_size: int | None
 

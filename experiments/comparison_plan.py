@@ -15,6 +15,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import Evaluation, Experiment
 from experiments.data.text import Corpus, prepare
 from experiments.errors import UserError
+from experiments.evaluation import check_bound
 from experiments.settings import differences, leaves, load, override, resolve
 from experiments.trainer import check_workdir
 from models.transformer import num_parameters
@@ -61,6 +62,7 @@ def make_plan(
     methods = []
     for name, experiment in experiments.items():
         resolved = resolve(experiment, corpus.tokenizer, lambda: tokens)
+        check_bound(resolved)
         _check_run(workdir / name, resolved)
         methods.append(Method(name, experiment, resolved))
     given = {"num_times": num_times, "batch_size": batch_size}

@@ -56,13 +56,17 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Train:
-    """batch_size counts sequences per update, over all devices and `accumulation` microbatches."""
+    """batch_size counts sequences per update, over all devices and `accumulation` microbatches.
+
+    label_dropout: where sequences have labels, the share that is trained without.
+    """
 
     num_steps: int = 1_000_000
     batch_size: int = 512
     accumulation: int = 1
     seed: int = 0
     ema_decay: float = 0.9999
+    label_dropout: float = 0.1
     log_every: int = 100
     eval_every: int = 10_000
     checkpoint_every: int = 5_000
@@ -75,8 +79,9 @@ class Train:
             "checkpoint_every", "keep_last",
         )  # fmt: skip
         _at_least(self, 0, "seed", "keep_best")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"Train.ema_decay = {self.ema_decay} is outside [0, 1)")
+        for name in ("ema_decay", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"Train.{name} = {getattr(self, name)} is outside [0, 1)")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"Train.batch_size = {self.batch_size} is not a multiple of "
@@ -111,6 +116,20 @@ class Mesh:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A finished run of the same data, whose network the objective learns from.
+
+    model and fingerprint (of the parameters taken) are filled in from the run. start_from: the student
+    begins with the teacher's parameters, which asks for the same model.
+    """
+
+    workdir: str = ""
+    start_from: bool = True
+    model: Transformer | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """All that a run depends on."""
 
@@ -122,6 +141,7 @@ class Experiment:
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = field(default_factory=Mesh)
+    teacher: Teacher | None = None
 
     def __post_init__(self):
         missing = [name for name in self.sampler.needs if not hasattr(self.process, name)]
@@ -137,6 +157,9 @@ class Experiment:
         own = self.process.init(key_process)
         return self.model.init(key_model) | ({"process": own} if own else {})
 
-    def bind(self, params: dict) -> Objective:
-        """The process with its share of the parameters."""
-        return self.process.bind(params.get("process", {}))
+    def bind(self, params: dict, frozen: dict | None = None) -> Objective:
+        """The process with its share of the parameters; frozen: those of its teacher, if any."""
+        process = self.process.bind(params.get("process", {}))
+        if frozen is None:
+            return process
+        return process.taught_by(lambda z, t: self.teacher.model.apply(frozen, z, t))

@@ -1,6 +1,6 @@
 """Evaluate: python -m experiments.evaluate --workdir runs/a --split test [--num-times 8]
 
-Streams the whole split and writes the evaluation record, by default to records/ in the run directory.
+Streams the split and writes the evaluation record, by default to records/ in the run directory.
 Needs a checkpoint and the data, not the config file.
 """
 
@@ -15,6 +15,11 @@ def main(arguments: list[str]) -> dict:
     )
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
     options.add_argument("--batch-size", type=cli.positive, help="sequences at a time")
+    options.add_argument(
+        "--max-sequences",
+        type=cli.positive,
+        help="no more than so many sequences, at equal distances in the split (default: all)",
+    )
     options.add_argument(
         "--seed", type=cli.natural, default=0, help="of times and noise (default 0)"
     )
@@ -41,7 +46,14 @@ def main(arguments: list[str]) -> dict:
     if given.batch_size:
         overrides.append(f"evaluation.batch_size={given.batch_size}")
     run = load_run(given.workdir, given.step, overrides, given.config, ema=not given.raw)
-    record = evaluate_run(run, given.split, given.seed, ema=not given.raw, log=_progress)
+    record = evaluate_run(
+        run,
+        given.split,
+        given.seed,
+        ema=not given.raw,
+        log=_progress,
+        max_sequences=given.max_sequences,
+    )
     out = Path(given.out or record_path(given.workdir, given.split, run.step))
     print(write_record(out, record))
     return record

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +15,31 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import Corpus, prepare
+from experiments.errors import UserError
+from experiments.memory import check_memory
 from experiments.runs import Run
 from experiments.settings import resolve
 from experiments.sharding import batch_shards, global_batch, replicated
 from experiments.units import Estimate
 
 
-def make_bound(experiment: Experiment, num_times: int, seed: int, mesh):
-    """bound(params, x0 (B, L), first) -> {term: (B, K)}, nats summed over positions; jitted.
+def make_bound(
+    experiment: Experiment,
+    num_times: int,
+    seed: int,
+    mesh,
+    quantity: Literal["bound", "loss"] = "bound",
+):
+    """bound(params, x0 (B, L), first) -> {term: (B, K)}, nats summed over positions; jitted. With
+    quantity "loss" the loss is the only term.
 
     Sequence number first + row and time sample k decide all randomness; the K times of a sequence
     are stratified.
     """
     model = experiment.model
 
-    def bound(params, x0, first):
-        process = experiment.bind(params)
+    def bound(params, x0, first, frozen=None):
+        process = experiment.bind(params, frozen)
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
@@ -40,6 +50,8 @@ def make_bound(experiment: Experiment, num_times: int, seed: int, mesh):
         def at(k):
             u = ((k + offset) / num_times)[:, None]
             keys_k = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
+            if quantity == "loss":
+                return {"loss": process.loss(keys_k, network, x0, u).sum(1)}
             terms = process.bound_terms(keys_k, network, x0, u)
             return {name: term.sum(1) for name, term in terms.items()}
 
@@ -56,8 +68,10 @@ def estimate(
     tokens: np.ndarray,
     mesh,
     progress: Callable[[int, int], None] | None = None,
+    frozen: dict | None = None,
 ) -> tuple[Estimate, dict[str, float]]:
-    """The estimate over all of `tokens`, and its terms in nats per token.
+    """The estimate over all of `tokens`, and its terms in nats per token. frozen: the teacher's
+    parameters where `bound` asks for them.
 
     Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
     sequence of its own, so every token counts once.
@@ -71,7 +85,7 @@ def estimate(
     sizes, first = [], 0
     total = -(-len(tokens) // length)
     for rows, count in evaluation_batches(tokens, length, batch):
-        values = bound(params, global_batch(mesh, rows[rows_here], axis=0), first)
+        values = bound(params, global_batch(mesh, rows[rows_here], axis=0), first, frozen)
         for name, value in values.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
         sizes += [rows.shape[1]] * count
@@ -96,12 +110,25 @@ def spread(tokens: np.ndarray, length: int, max_sequences: int) -> np.ndarray:
     return np.concatenate([tokens[i * length : (i + 1) * length] for i in chosen])
 
 
-def evaluate_run(run: Run, split: str, seed: int, ema: bool, log: Callable[[str], None]) -> dict:
-    """The evaluation record of a trained model over a whole split."""
+def evaluate_run(
+    run: Run,
+    split: str,
+    seed: int,
+    ema: bool,
+    log: Callable[[str], None],
+    max_sequences: int | None = None,
+) -> dict:
+    """The evaluation record of a trained model over a whole split, or over at most `max_sequences`
+    whole sequences at equal distances in it."""
     experiment = run.experiment
+    check_bound(experiment)
+    check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
     corpus = prepare(experiment.data)
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
     tokens = corpus.split(split, experiment.data.length)
+    in_split = -(-len(tokens) // experiment.data.length)
+    if max_sequences is not None:
+        tokens = spread(tokens, experiment.data.length, max_sequences)
     bound = make_bound(experiment, experiment.evaluation.num_times, seed, run.mesh)
     start = last = time.perf_counter()
 
@@ -115,7 +142,17 @@ def evaluate_run(run: Run, split: str, seed: int, ema: bool, log: Callable[[str]
 
     result, terms = estimate(experiment, bound, run.params, tokens, run.mesh, progress)
     seconds = time.perf_counter() - start
-    return make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
+    record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
+    return record | {"sequences_in_split": in_split}
+
+
+def check_bound(experiment: Experiment) -> None:
+    """UserError for a process that has no likelihood bound."""
+    process = experiment.process
+    if process.likelihood == "none":
+        raise UserError(
+            f"{type(process).__name__} has no likelihood bound to evaluate: it is judged by its samples"
+        )
 
 
 def make_record(

@@ -29,7 +29,7 @@ PACKAGES = ("diffusion", "models", "samplers", "experiments")
 RESUMABLE = (
     "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.keep_last", "train.keep_best", "train.accumulation", "evaluation", "sampler", "mesh",
-    "data.cache_dir", "data.path",
+    "data.cache_dir", "data.path", "teacher.workdir",
 )  # fmt: skip
 
 

@@ -43,9 +43,12 @@ def make_optimizer(config: AdamW) -> optax.GradientTransformation:
     return optax.chain(clip, adamw)
 
 
-def init_state(experiment: Experiment) -> dict:
-    """{params, ema, optimizer, step, totals}: all that training carries from step to step."""
-    params = experiment.init_params(jax.random.key(experiment.train.seed))
+def init_state(experiment: Experiment, params: dict | None = None) -> dict:
+    """{params, ema, optimizer, step, totals}: all that training carries from step to step. It begins
+    with `params`, or with parameters drawn by the run's seed."""
+    if params is None:
+        params = experiment.init_params(jax.random.key(experiment.train.seed))
+    params = jax.tree.map(jnp.copy, params)
     return {
         "params": params,
         "ema": jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
@@ -61,21 +64,30 @@ def zero_totals() -> dict:
 
 
 def make_train_step(experiment: Experiment):
-    """step(state, tokens (A, M, L)) -> (state, loss), from A microbatches of M sequences."""
+    """step(state, tokens (A, M, L), labels (A, M), frozen) -> (state, loss), A microbatches of M rows.
+
+    labels: int, or None where the data has none. frozen: parameters of the teacher, or None.
+    """
     model, train = experiment.model, experiment.train
     optimizer = make_optimizer(experiment.optimizer)
 
-    def microbatch_loss(params, key, tokens, rows, offset):
+    def microbatch_loss(params, key, tokens, rows, labels, offset, frozen):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
         u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
+        given = {}
+        if labels is not None:
+            hidden = jax.vmap(
+                lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), train.label_dropout)
+            )
+            given["label"] = jnp.where(hidden(keys[:, 1]), model.num_labels, labels)
 
         def network(z, t, **condition):
-            return model.apply(params, z, t, dropout_keys=keys[:, 1], **condition)
+            return model.apply(params, z, t, dropout_keys=keys[:, 1], **(given | condition))
 
-        loss = experiment.bind(params).loss(keys[:, 0], network, tokens, u)
+        loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
         return loss.sum() / (train.batch_size * tokens.shape[1])
 
-    def train_step(state, tokens):
+    def train_step(state, tokens, labels=None, frozen=None):
         key_offset, key = jax.random.split(
             jax.random.fold_in(jax.random.key(train.seed), state["step"])
         )
@@ -84,16 +96,18 @@ def make_train_step(experiment: Experiment):
 
         def accumulate(carry, microbatch):
             value_and_grad = jax.value_and_grad(microbatch_loss)
-            new = value_and_grad(state["params"], key, *microbatch, offset)
+            new = value_and_grad(state["params"], key, *microbatch, offset, frozen)
             return jax.tree.map(jnp.add, carry, new), None
 
+        microbatches = (tokens, rows, labels)
         if tokens.shape[0] == 1:
+            first = jax.tree.map(lambda x: x[0], microbatches)
             loss, grads = jax.value_and_grad(microbatch_loss)(
-                state["params"], key, tokens[0], rows[0], offset
+                state["params"], key, *first, offset, frozen
             )
         else:
             zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))
-            (loss, grads), _ = jax.lax.scan(accumulate, zero, (tokens, rows))
+            (loss, grads), _ = jax.lax.scan(accumulate, zero, microbatches)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         step = state["step"] + 1

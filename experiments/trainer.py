@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from experiments.data.text import Corpus, prepare
 from experiments.errors import Diverged, Stopped, UserError
 from experiments.evaluation import estimate, make_bound, spread
 from experiments.files import write_atomically
+from experiments.memory import check_memory
 from experiments.metrics import Metrics
 from experiments.settings import decode, differences, encode, resolve
 from experiments.sharding import batch_shards, global_batch, make_mesh, replicated, tree_shardings
+from experiments.teacher import load_teacher
 from experiments.train_step import init_state, learning_rate, make_train_step, zero_totals
 from models.transformer import num_parameters
 
@@ -42,12 +45,17 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     tokens = corpus.split("train", experiment.data.length)
     experiment = resolve(experiment, corpus.tokenizer, lambda: tokens)
     corpus.split("validation", experiment.data.length)
+    experiment, frozen = load_teacher(experiment)
     mesh = make_mesh(experiment.mesh)
     _check_batch(config, mesh)
+    rows = config.batch_size // config.accumulation
+    check_memory(experiment, rows, mesh, "train.batch_size / train.accumulation")
+    if frozen is not None:
+        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
     _claim(workdir, experiment)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
     with checkpoints, _Signals() as signals:
-        state, shardings, start = _state(experiment, checkpoints, corpus, mesh)
+        state, shardings, start = _state(experiment, checkpoints, corpus, mesh, frozen)
         log(_summary(experiment, corpus, state, start))
         if start >= config.num_steps:
             log(f"already at step {start}; continue with --set train.num_steps=N above it")
@@ -57,7 +65,8 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
             donate_argnums=0,
             out_shardings=(shardings, replicated(mesh)),
         )
-        evaluate = _evaluator(experiment, corpus, mesh)
+        evaluate = _evaluator(experiment, corpus, mesh, frozen)
+        step_function = partial(step_function, labels=None, frozen=frozen)
         batches = training_batches(
             tokens,
             experiment.data.length,
@@ -72,8 +81,9 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
                 experiment, state, start, step_function, batches, evaluate, checkpoints, metrics,
                 corpus, mesh, signals, log,
             )  # fmt: skip
+    then = "sample" if experiment.process.likelihood == "none" else "evaluate"
     log(
-        f"trained to step {config.num_steps}; now: python -m experiments.evaluate --workdir {workdir}"
+        f"trained to step {config.num_steps}; now: python -m experiments.{then} --workdir {workdir}"
     )
 
 
@@ -110,18 +120,19 @@ def _loop(
         if waiting is not None:
             metrics.write(*meter.read(*waiting))
             waiting = None
-        bound = None
+        value = None
         with meter.paused():
             if evaluating:
                 values = evaluate(state["ema"])
                 metrics.write(step, values)
-                bound = values["eval/bound_bits_per_char"]
-                error = values["eval/bound_bits_per_char_se"]
+                name, value = next(iter(values.items()))
+                error = values[f"{name}_se"]
+                what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
                 log(
-                    f"step {step}: validation bound {bound:.4f} +- {error:.4f} bits/char (EMA, on a "
+                    f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a "
                     "sample)"
                 )
-            save(step, bound)
+            save(step, value)
         if signals.received and not last:
             checkpoints.wait()
             raise Stopped(
@@ -253,13 +264,16 @@ def _claim(workdir: Path, experiment: Experiment) -> None:
         write_atomically(workdir / "config.json", text)
 
 
-def _state(experiment, checkpoints, corpus: Corpus, mesh):
-    """(state, its shardings, step), fresh or of the newest checkpoint."""
+def _state(experiment, checkpoints, corpus: Corpus, mesh, frozen: dict | None):
+    """(state, its shardings, step), fresh (from the teacher's parameters where asked for) or of the
+    newest checkpoint."""
     abstract = jax.eval_shape(lambda: init_state(experiment))
     shardings = tree_shardings(mesh, abstract)
     step = checkpoints.latest()
     if step is None:
-        return jax.jit(lambda: init_state(experiment), out_shardings=shardings)(), shardings, 0
+        begin = frozen if experiment.teacher and experiment.teacher.start_from else None
+        fresh = jax.jit(lambda begin: init_state(experiment, begin), out_shardings=shardings)(begin)
+        return fresh, shardings, 0
     data = checkpoints.meta(step)["data"]
     if data["train_sha256"] != corpus.sha256["train"]:
         raise UserError(
@@ -284,14 +298,23 @@ def _meta(experiment: Experiment, corpus: Corpus, step: int) -> dict:
     }
 
 
-def _evaluator(experiment: Experiment, corpus: Corpus, mesh):
-    """evaluate(params) -> metrics of the bound on a fixed sample of the validation split."""
+def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None):
+    """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
+    the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
+    """
     validation = corpus.split("validation", experiment.data.length)
     chosen = spread(validation, experiment.data.length, experiment.evaluation.max_sequences)
-    bound = make_bound(experiment, experiment.evaluation.num_times, experiment.train.seed, mesh)
+    quantity = experiment.process.monitor
+    bound = make_bound(
+        experiment, experiment.evaluation.num_times, experiment.train.seed, mesh, quantity
+    )
 
     def evaluate(params):
-        result, _ = estimate(experiment, bound, params, chosen, mesh)
+        result, _ = estimate(experiment, bound, params, chosen, mesh, frozen=frozen)
+        if quantity == "loss":
+            error = result.standard_error()
+            loss = result.nats_per_token
+            return {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
         return {
             "eval/bound_bits_per_char": result.bits_per_character,
             "eval/bound_bits_per_char_se": result.to_bits_per_character(result.standard_error()),

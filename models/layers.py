@@ -187,11 +187,27 @@ class Ends(nnx.Module):
         self.time = (
             TimeEmbedding(config.condition_width, dtype, rngs) if config.time_conditioning else None
         )
+        self.labels = None
+        if config.num_labels is not None:
+            init = nnx.initializers.normal(0.5)
+            shape = (config.num_labels + 1, config.condition_width)
+            self.labels = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.modulation = (
             linear(config.condition_width, 2 * config.width, dtype, rngs, scale=0, bias=True)
             if config.time_conditioning
             else None
         )
+
+    def condition(self, t: Array, label: Array | None) -> Array | None:
+        """(B, 1 or L, C) from t and labels (B,); the number of labels, or None, means: no label."""
+        if self.time is None:
+            return None
+        condition = self.time(t)
+        if self.labels is None:
+            return condition
+        table = self.labels[...].astype(condition.dtype)
+        rows = table[-1:] if label is None else table[label]
+        return condition + rows[:, None]
 
     def embed(self, z: Array) -> Array:
         """(B*L, D) from tokens (B, L) or simplex points (B, L, V)."""

@@ -20,6 +20,9 @@ from models.layers import AttentionBackend, Block, Ends
 class Transformer:
     """Settings; `init` makes parameters, `apply` is the forward pass. vocab_size None: the data's.
 
+    num_labels makes the network take a label of each sequence, beside the time (hence
+    time_conditioning).
+
     block_length None lets every position see every other; 1 is causal; n lets position i see j where
     j // n <= i // n. dtype "auto" computes in bfloat16 on accelerators and float32 on CPU;
     parameters, normalisation statistics, softmax and logits are float32 throughout.
@@ -35,6 +38,7 @@ class Transformer:
     qk_norm: bool = False
     time_conditioning: bool = False
     condition_width: int = 128
+    num_labels: int | None = None
     dropout: float = 0.0
     block_length: int | None = None
     attention: AttentionBackend = "auto"
@@ -46,6 +50,11 @@ class Transformer:
         for name in ("num_layers", "width", "num_heads", "condition_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Transformer.{name} = {getattr(self, name)} must be at least 1")
+        if self.num_labels is not None and (self.num_labels < 1 or not self.time_conditioning):
+            raise ValueError(
+                f"Transformer.num_labels = {self.num_labels} must be at least 1, with "
+                "time_conditioning=True, by whose layers labels enter; or None"
+            )
         if self.width % (2 * self.num_heads):
             raise ValueError(
                 f"Transformer.width = {self.width} must be a multiple of 2 x num_heads = "
@@ -70,14 +79,22 @@ class Transformer:
         )
         return {"ends": init(self._ends, key_ends), "layers": layers}
 
-    def apply(self, params: dict, z: Array, t: Array, dropout_keys: Array | None = None) -> Array:
+    def apply(
+        self,
+        params: dict,
+        z: Array,
+        t: Array,
+        dropout_keys: Array | None = None,
+        label: Array | None = None,
+    ) -> Array:
         """out, float32 (B, L, V), from z: int (B, L) or simplex (B, L, V), and t: (B, 1) or (B, L).
 
-        dropout_keys: one key per row (B,), or None for evaluation.
+        dropout_keys: one key per row (B,), or None for evaluation. label: int (B,), num_labels where a
+        row has none; None where no row has one.
         """
         ends = bind(self._ends, params["ends"])
         length = z.shape[1]
-        condition = None if ends.time is None else ends.time(t)
+        condition = ends.condition(t, label)
 
         def layer(x, params_and_keys):
             params, keys = params_and_keys

@@ -5,9 +5,9 @@ exaggerates. On the simplex, where log q(z | x0 = v) = evidence log z_v + consta
 along log z is evidence times p(x0 | z_t) and a part that no label changes. Hence both rules:
 
 - classifier-free: adding scores, s = strength s_label + (1 - strength) s_free, is adding probabilities,
-  p = strength p_label + (1 - strength) p_free. (Dirichlet flow matching, arXiv 2402.05841, offers them as
-  two methods and solves a linear system for the first: the solution is the second.) "log_probability"
-  mixes log p instead, as is usual for discrete states, and needs no projection;
+  p = strength p_label + (1 - strength) p_free. (Dirichlet flow matching, arXiv 2402.05841, offers them
+  as two methods and solves a linear system for the first: the solution is the second.)
+  "log_probability" mixes log p instead, as is usual for discrete states, and needs no projection;
 - classifier: p = p_free + strength / evidence * z (g - sum_k z_k g_k), g = d log p(label | z) / dz: with
   the exact classifier and strength 1 this is exactly p(x0 | z_t, label).
 

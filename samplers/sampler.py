@@ -58,10 +58,12 @@ def sample(
     model: Model,
     shape: tuple[int, int],
     given: Array | None = None,
+    start: Array | None = None,
 ) -> Array:
     """Samples x0, int (B, L) = `shape`.
 
-    key: one key, or one per row (B,), in which case a row does not depend on the other rows. given:
+    key: one key, or one per row (B,), in which case a row does not depend on the other rows. start: z
+    at the first of the sampler's times, in place of a draw of the prior. given:
     int (B, L), a token where it is given and -1 where it is to be sampled; given tokens stand in the
     state from the start, clean, and never change. For an absorbing process this is its own
     conditional law, because a revealed token is never masked again; likewise on the simplex, where a
@@ -86,7 +88,7 @@ def sample(
         z, x0 = sampler.step(fold_in(key_steps, number), process, model, z, t, s)
         return (clamp(z), clamp(x0).astype(jnp.int32)), None
 
-    start = clamp(process.prior(key_prior, shape))
+    start = clamp(process.prior(key_prior, shape) if start is None else start)
     steps = (jnp.arange(sampler.steps), times[:-1], times[1:])
     (_, x0), _ = jax.lax.scan(body, (start, jnp.zeros(shape, jnp.int32)), steps)
     return x0

@@ -1,0 +1,56 @@
+"""Distillation to one step (Dirichlet flow matching, arXiv 2402.05841): noise to tokens at once.
+
+The teacher's ODE makes of a noise z_1 a text; the student learns it as a classification,
+
+    loss = -log p(x0 | z_1),    z_1 ~ prior,  x0 the end of the teacher's trajectory from that z_1,
+
+and samples by a single call of its network. The training text enters through the teacher alone. The
+student has no likelihood bound: it is judged by its samples.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+from diffusion.dirichlet import DirichletFlow
+from diffusion.process import Likelihood, Model
+from diffusion.random import split
+from diffusion.simplex import SimplexProcess
+from samplers.ode import ODE
+from samplers.sampler import sample
+
+
+@dataclass(frozen=True)
+class OneStep(SimplexProcess):
+    """The student of a flow. `process` is the teacher's, `sampler` how its trajectories are computed."""
+
+    vocab_size: int | None = None
+    process: DirichletFlow = DirichletFlow()
+    sampler: ODE = ODE(steps=100)
+    likelihood: ClassVar[Likelihood] = "none"
+    monitor: ClassVar[str] = "loss"
+    needs_teacher: ClassVar[bool] = True
+
+    def taught_by(self, teacher: Model) -> "OneStep":
+        """The objective with its teacher's network, without which there is no loss."""
+        bound = copy.copy(self)
+        object.__setattr__(bound, "_teacher", teacher)
+        return bound
+
+    def loss(self, key, model, x0, u):
+        key_noise, key_teacher = split(key)
+        z = self.prior(key_noise, x0.shape)
+        x0 = sample(self.sampler, key_teacher, self.process, self._teacher, x0.shape, start=z)
+        return self.process.token_loss(model(z, u * 0 + 1), x0, z, u)
+
+    def prior(self, key, shape):
+        return self.process.prior(key, shape)
+
+    def corrupt(self, key, x0, t):
+        return self.process.corrupt(key, x0, t)
+
+    def bridge(self, key, x0, z, t, s):
+        return self.process.bridge(key, x0, z, t, s)
+
+    def evidence(self, t):
+        return self.process.evidence(t)
