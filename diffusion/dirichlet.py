@@ -22,8 +22,13 @@ c(z_i) (e_i - z) the continuity equation of the conditional path gives its diver
     div v = sum_i p_i div u_i + sum_i u_i . grad p_i,
     div u_i = E - log z_i - (conc - 1) c(z_i) (1 - z_i) / z_i,    E = E[log z_i] under the path,
 
-and only the second part, the trace of a product with the network's Jacobian, needs derivatives: exactly
-by L V products, or Hutchinson's estimate, unbiased, of one product per probe. The gap of the bound is
+and only the second part needs the network's Jacobian. Written for p as a function of log z, of which a
+constant may be added without changing p, it is a weighted trace,
+
+    sum_i u_i . grad p_i = sum_i c(z_i) / z_i dp_i / dlog z_i:
+
+exactly by L V products, or by Hutchinson's unbiased estimate, one product per probe. (In z itself the
+estimate has the noise of 1 / z.) The gap of the bound is
 what the tokens still share given z, which vanishes as bound_conc grows, plus the model's own error. The
 ODE is solved by `bound_steps` steps of Runge-Kutta 4 in log z and log conc; the solver's error is not
 part of the bound and falls with the fourth power of the steps (docs/measurements.md).
@@ -146,7 +151,7 @@ class DirichletFlow(SimplexProcess):
 
             def slope(log_z, log_conc):
                 conc = jnp.full((z.shape[0], 1), jnp.exp(jnp.maximum(log_conc, 0)))
-                rate, divergence = self._flow(model, jax.nn.softmax(log_z), conc, probes)
+                rate, divergence = self._flow(model, log_z, conc, probes)
                 return conc[..., None] * rate, conc * divergence
 
             k1, d1 = slope(log_z, start)
@@ -161,29 +166,30 @@ class DirichletFlow(SimplexProcess):
         return gammaln(float(self.vocab_size)) + change
 
     def _probes(self, key, z):
-        """(N, B, L, V) directions, and for each the output that is read, whose mean is the trace."""
+        """(N, B, L, V) directions: N draws of signs, or all the L V axes."""
         if self.bound_probes is not None:
             keys = [fold_in(key, n) for n in range(self.bound_probes)]
-            drawn = jnp.stack([signs(k, z.shape, z.dtype) for k in keys])
-            # A constant over V is no direction of the simplex, and what is read is tangent anyway.
-            return drawn - drawn.mean(-1, keepdims=True)
-        basis = jnp.eye(z.shape[1] * z.shape[2], dtype=z.dtype).reshape(-1, 1, *z.shape[1:])
-        return jnp.broadcast_to(basis, (basis.shape[0], *z.shape))
+            return jnp.stack([signs(k, z.shape, z.dtype) for k in keys])
+        axes = jnp.eye(z.shape[1] * z.shape[2], dtype=z.dtype).reshape(-1, 1, *z.shape[1:])
+        return jnp.broadcast_to(axes, (axes.shape[0], *z.shape))
 
-    def _flow(self, model, z, conc, probes):
+    def _flow(self, model, log_z, conc, probes):
         """(d log z / dconc (B, L, V), div v (B, L)) at one time, conc (B, 1)."""
         time = jnp.exp((1 - conc) / self.scale)
 
-        def classify(z):
+        def classify(log_z):
+            z = jax.nn.softmax(log_z)
             return jnp.exp(self.predict(model(z, time), z, time))
 
-        p0, jvp = jax.linearize(classify, z)
+        p0, jvp = jax.linearize(classify, log_z)
+        z = jax.nn.softmax(log_z)
         over_z = coefficient_over_x(z, conc, self.vocab_size, self._highest)
         mean = digamma(conc) - digamma(conc + self.vocab_size - 1)
         own = mean[..., None] - log_state(z) - (conc - 1)[..., None] * over_z * (1 - z)
+        root = jnp.sqrt(over_z)  # on both sides of the Jacobian, which is nearly symmetric so
 
-        def trace(probe):  # sum_i (u_i . probe) (grad p_i . probe)
-            return jnp.sum(z * over_z * _tangent(probe, z) * jvp(probe), axis=-1)
+        def trace(probe):
+            return jnp.sum(root * probe * jvp(root * probe), axis=-1)
 
         traces = jax.lax.map(trace, probes)
         network = traces.sum(0) if self.bound_probes is None else traces.mean(0)

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -54,6 +54,33 @@ def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, handlelength=4)
     figure.suptitle(title.replace("; ", "\n"), fontsize=9)
+    image = io.BytesIO()
+    figure.savefig(image, format=suffix[1:].lower(), dpi=150)
+    return image.getvalue()
+
+
+def draw_lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    suffix: str,
+    log: bool = False,
+    **labels: str,
+) -> bytes:
+    """The image of lines by name, each (x, y); log: of the y axis; labels: xlabel, ylabel, title."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, (name, (x, y)) in enumerate(series.items()):
+        line, marker = LINES[number // len(COLOURS) % len(LINES)]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, linestyle=line, label=name)
+    axes.set(yscale="log" if log else "linear", **labels)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     image = io.BytesIO()
     figure.savefig(image, format=suffix[1:].lower(), dpi=150)
     return image.getvalue()

@@ -187,11 +187,17 @@ class Ends(nnx.Module):
         self.time = (
             TimeEmbedding(config.condition_width, dtype, rngs) if config.time_conditioning else None
         )
-        self.labels = None
-        if config.num_labels is not None:
-            init = nnx.initializers.normal(0.5)
-            shape = (config.num_labels + 1, config.condition_width)
-            self.labels = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.labels = (
+            nnx.Embed(
+                config.num_labels + 1,
+                config.condition_width,
+                embedding_init=nnx.initializers.normal(0.5),
+                dtype=dtype,
+                rngs=rngs,
+            )
+            if config.num_labels is not None
+            else None
+        )
         self.modulation = (
             linear(config.condition_width, 2 * config.width, dtype, rngs, scale=0, bias=True)
             if config.time_conditioning
@@ -205,9 +211,9 @@ class Ends(nnx.Module):
         condition = self.time(t)
         if self.labels is None:
             return condition
-        table = self.labels[...].astype(condition.dtype)
-        rows = table[-1:] if label is None else table[label]
-        return condition + rows[:, None]
+        if label is None:
+            label = jnp.full(1, self.labels.num_embeddings - 1)
+        return condition + self.labels(label)[:, None]
 
     def embed(self, z: Array) -> Array:
         """(B*L, D) from tokens (B, L) or simplex points (B, L, V)."""
