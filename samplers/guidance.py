@@ -25,9 +25,18 @@ from diffusion.numerics import normalised
 from diffusion.process import Model, Process
 from diffusion.simplex import SimplexProcess, project
 
+_IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers
 _LEAST_EVIDENCE = (
     1e-2  # of the Dirichlet path near t = 1, where a learned gradient over it is noise
 )
+
+
+def _check_head(process: Process) -> None:
+    if getattr(process, "head", "posterior") != "posterior":
+        raise ValueError(
+            f"guidance bends p(x0 | z_t), and the network of {type(process).__name__} holds "
+            f'{process.head}; where the process has it, choose head="posterior"'
+        )
 
 
 def classifier_free(
@@ -40,10 +49,12 @@ def classifier_free(
     """model(z, t) -> log p0 (B, L, V) of a network with and without its label; two calls each time."""
     if space not in ("probability", "log_probability"):
         raise ValueError(f"space = {space!r} is neither 'probability' nor 'log_probability'")
+    _check_head(process)
 
     def model(z, t):
         log_p, log_free = (
-            process.predict(network(z, t), z, t) for network in (conditional, unconditional)
+            jnp.maximum(process.predict(network(z, t), z, t), _IMPOSSIBLE)
+            for network in (conditional, unconditional)
         )
         if space == "log_probability":
             return normalised(strength * log_p + (1 - strength) * log_free)
@@ -59,6 +70,8 @@ def classifier(
     strength: float | Array,
 ) -> Model:
     """model(z, t) -> log p0 (B, L, V), from log_p_label(z, t) (B,) of a classifier of noisy states."""
+
+    _check_head(process)
 
     def model(z, t):
         p = jnp.exp(process.predict(unconditional(z, t), z, t))

@@ -4,12 +4,18 @@ import json
 import random
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.dirichlet import DirichletFlow
 from experiments import cli
 from experiments.checkpoints import Checkpoints
 from experiments.runs import load_run
+from samplers.distillation import OneStep
+from samplers.ode import ODE
+from samplers.sampler import sample
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs" / "sotu").glob("*.py") if p.stem != "__init__")
@@ -41,6 +47,17 @@ def text(tmp_path_factory):
     return path
 
 
+NO_BOUND = ("linear_flow", "dirichlet_one_step")
+
+
+@pytest.fixture(scope="module")
+def teacher(text, tmp_path_factory):
+    """A run of the method that `dirichlet_one_step` learns from."""
+    workdir = tmp_path_factory.mktemp("teacher") / "dirichlet"
+    assert train("dirichlet", workdir, text) == 0
+    return workdir
+
+
 def train(name, workdir, text, *settings):
     sets = [w for s in [*SMALL, f"data.path={text}", *settings] for w in ("--set", s)]
     config = str(ROOT / "configs" / "sotu" / f"{name}.py")
@@ -48,15 +65,24 @@ def train(name, workdir, text, *settings):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_method_trains_evaluates_and_samples_from_the_command_line(name, text, tmp_path, capsys):
+def test_method_trains_evaluates_and_samples_from_the_command_line(
+    name, text, tmp_path, teacher, capsys
+):
     workdir = tmp_path / name
-    assert train(name, workdir, text) == 0, capsys.readouterr().err
+    settings = [f"teacher.workdir={teacher}"] if name == "dirichlet_one_step" else []
+    assert train(name, workdir, text, *settings) == 0, capsys.readouterr().err
     where = ["--workdir", str(workdir)]
-    assert cli.guarded("evaluate", [*where, "--split", "test", "--num-times", "2"]) == 0
-    record = json.loads((workdir / "records" / "test-2.json").read_text())
-    assert record["kind"] == "bound" and 3 < record["value"] < 30
-    terms = record["terms_nats_per_token"]
-    assert set(terms) <= {"diffusion", "prior", "reconstruction"} and min(terms.values()) >= 0
+    evaluate = ["--split", "test", "--num-times", "2", "--max-sequences", "8"]
+    if name in NO_BOUND:
+        assert cli.guarded("evaluate", [*where, *evaluate]) == 2
+        assert "no likelihood bound" in capsys.readouterr().err
+    else:
+        assert cli.guarded("evaluate", [*where, *evaluate]) == 0
+        record = json.loads((workdir / "records" / "test-2.json").read_text())
+        assert record["kind"] == "bound" and 3 < record["value"] < 30
+        assert record["sequences"] == 8 < record["sequences_in_split"]
+        terms = record["terms_nats_per_token"]
+        assert set(terms) <= {"diffusion", "prior", "reconstruction"} and min(terms.values()) >= 0
     assert cli.guarded("sample", [*where, "--num", "2", "--steps", "3", "--prompt", "we "]) == 0
     samples = [x for x in capsys.readouterr().out.splitlines() if x.startswith("[")]
     assert len(samples) == 2 and all(x[4:].startswith("we ") and len(x) == 20 for x in samples)
@@ -83,3 +109,58 @@ def test_the_published_spindle_is_reported_as_an_estimate(text, tmp_path):
     assert cli.guarded("evaluate", ["--workdir", str(workdir), "--split", "test"]) == 0
     record = json.loads((workdir / "records" / "test-2.json").read_text())
     assert record["kind"] == "estimate"
+
+
+def test_one_step_learns_the_end_of_its_teachers_trajectories():
+    """A student that knows where the teacher's ODE ends has next to no loss, and another has much."""
+    flow, ode = DirichletFlow(5), ODE(steps=60, end=1e-3)
+    teacher = flow.log_likelihood  # the exact denoiser of uniform tokens
+    x0, u = jnp.zeros((64, 8), int), jnp.full((64, 1), 0.5)
+
+    def student(z, t):
+        return 5 * jax.nn.one_hot(
+            sample(ode, jax.random.key(5), flow, teacher, z.shape[:2], start=z), 5
+        )
+
+    taught = OneStep(5, flow, ode).taught_by(teacher)
+    losses = [
+        taught.loss(jax.random.key(0), m, x0, u).mean() for m in (student, lambda z, t: z * 0)
+    ]
+    assert losses[0] < 0.15 and abs(losses[1] - np.log(5)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ([], "teacher.workdir"),
+        (["teacher.workdir=nowhere"], "does not exist"),
+        (["teacher.workdir=TEACHER", "model.width=32"], "another model"),
+        (
+            ["teacher.workdir=TEACHER", "process.process.scale=3", "data.tokenizer=Bytes"],
+            "alphabet",
+        ),
+    ],
+)
+def test_impossible_teachers_are_refused(settings, message, text, teacher, tmp_path, capsys):
+    settings = [s.replace("TEACHER", str(teacher)) for s in settings]
+    assert train("dirichlet_one_step", tmp_path / "run", text, *settings) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_student_begins_with_the_teachers_parameters(text, teacher, tmp_path):
+    workdir = tmp_path / "student"
+    frozen = ["optimizer.peak_lr=0.0", f"teacher.workdir={teacher}"]
+    assert train("dirichlet_one_step", workdir, text, *frozen) == 0
+    student, taught = load_run(str(workdir), ema=False), load_run(str(teacher))
+    same = jax.tree.map(np.array_equal, student.params, taught.params)
+    assert all(jax.tree.leaves(same))
+
+
+def test_states_that_do_not_fit_are_refused_before_training(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.memory.device_memory", lambda: 6 * 4 * 4 * 16 * 27 - 1)
+    assert train("bfn", tmp_path / "run", text) == 2
+    error = capsys.readouterr().err
+    assert "train.batch_size" in error and "27 tokens" in error and error.count("\n") == 1
+    assert train("mdlm", tmp_path / "discrete", text) == 0
+    assert train("bfn", tmp_path / "run", text, "train.accumulation=2") == 0
