@@ -26,7 +26,8 @@ from typing import ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from diffusion.numerics import normalised, pick
+from diffusion.markov import Head
+from diffusion.numerics import pick
 from diffusion.process import Likelihood
 from diffusion.random import normal, split
 from diffusion.simplex import SimplexProcess, log_state
@@ -69,6 +70,7 @@ class BFN(SimplexProcess):
     vocab_size: int | None = None
     schedule: Accuracy = PowerAccuracy()
     num_steps: int | None = None
+    head: Head = "posterior"
     likelihood: ClassVar[Likelihood] = "bound"
 
     def __post_init__(self):
@@ -102,8 +104,8 @@ class BFN(SimplexProcess):
 
     def predict(self, out, z, t):
         if out.shape[-1] == 1 and self.vocab_size == 2:
-            return jax.nn.log_sigmoid(jnp.concatenate([-out, out], axis=-1))
-        return normalised(out)
+            out = jax.nn.log_sigmoid(jnp.concatenate([-out, out], axis=-1))
+        return super().predict(out, z, t)
 
     def loss(self, key, model, x0, u):
         if self.num_steps is None:

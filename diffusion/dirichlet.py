@@ -43,6 +43,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 
 from diffusion.dirichlet_coefficient import coefficient_over_x
+from diffusion.markov import Head
 from diffusion.numerics import pick
 from diffusion.process import Likelihood
 from diffusion.random import fold_in, log_exponential, log_gamma, signs, split
@@ -61,6 +62,7 @@ class DirichletFlow(SimplexProcess):
     bound_conc: float = 12.0
     bound_steps: int = 16
     bound_probes: int | None = 1
+    head: Head = "posterior"
     likelihood: ClassVar[Likelihood] = "bound"
     monitor: ClassVar[str] = "loss"  # the bound solves an ODE
 

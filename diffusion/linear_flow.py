@@ -26,6 +26,7 @@ class LinearFlow(SimplexProcess):
     """`vocab_size` None means: the data's."""
 
     vocab_size: int | None = None
+    head: ClassVar[str] = "posterior"
     likelihood: ClassVar[Likelihood] = "none"
     monitor: ClassVar[str] = "loss"
 

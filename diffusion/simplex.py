@@ -4,15 +4,19 @@ Both Dirichlet paths and Bayesian flows make evidence for the tokens out of log 
 
     log q(z_t | x0 = v) = evidence(t) log z_v + a constant in v,
 
-with evidence = conc - 1 and 1. Two things follow for all of them: the exact denoiser, and how a
-classifier guides (`samplers.guidance`). A state is certain, q = 0 for all tokens but one, when it is a
-corner of the simplex, at any t: given tokens stand in it as corners.
+with evidence = conc - 1 and 1. Three things follow for all of them: the exact denoiser, how a classifier
+guides (`samplers.guidance`), and a head for the network. As published it holds p(x0 | z_t) itself, and
+so has to learn the logarithm of its own input; with head="leave_one_out" (see `diffusion.markov`) it
+holds what the other positions say, and the position's own evidence is added in closed form. A state is
+certain, q = 0 for all tokens but one, when it is a corner of the simplex, at any t: given tokens stand
+in it as corners.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.markov import Head
 from diffusion.numerics import normalised
 from diffusion.process import TimeIntegral
 from diffusion.random import categorical
@@ -22,12 +26,15 @@ class SimplexProcess(TimeIntegral):
     """What of `Process` they share; a subclass adds prior, corrupt, token_loss, bridge and evidence."""
 
     vocab_size: int | None
+    head: Head
 
     def time(self, u):
         return u
 
     def predict(self, out, z, t):
-        return normalised(out)
+        if self.head == "posterior":
+            return normalised(out)
+        return normalised(normalised(out) + self.log_likelihood(z, t))
 
     def draw(self, key, model, z, t, transform=None):
         log_p0 = self.predict(model(z, t), z, t)

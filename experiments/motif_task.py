@@ -92,13 +92,15 @@ class Unsampled:
     needs: ClassVar[tuple[str, ...]] = ()
 
 
-def networks(task: Task, process, steps: int, seed: int, log):
+def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
     """(model(z, t, label) , log_p_labels(z, t)) with trained parameters, of a process."""
     model = Transformer(
         BASES, num_layers=2, width=64, num_heads=2, condition_width=64, time_conditioning=True,
         num_labels=task.num_labels,
     )  # fmt: skip
-    train = Train(num_steps=steps, batch_size=256, ema_decay=0.995, label_dropout=0.3, seed=seed)
+    train = Train(
+        num_steps=steps, batch_size=batch_size, ema_decay=0.995, label_dropout=0.3, seed=seed
+    )
     optimizer = AdamW(peak_lr=2e-3, warmup_steps=50, decay_steps=max(steps, 51))
     data = Text(length=task.length)
     denoiser = Experiment(process, model, data, optimizer=optimizer, train=train)
@@ -162,7 +164,7 @@ def run(given, log) -> dict:
     results = {}
     for name, (process, sampler) in METHODS.items():
         log(f"\n{name}")
-        trained = networks(task, process, given.steps, given.seed, log)
+        trained = networks(task, process, given.steps, given.batch_size, given.seed, log)
         sampler = replace(sampler, steps=given.sample_steps)
         for kind in ("classifier-free", "classifier"):
             measure = make_measure(task, process, sampler, trained, kind, given.samples)

@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--steps", type=cli.positive, default=1500, help="of training, for each network"
     )
+    options.add_argument("--batch-size", type=cli.positive, default=256, help="of training")
     options.add_argument("--samples", type=cli.positive, default=2000, help="for each strength")
     options.add_argument("--sample-steps", type=cli.positive, default=100)
     options.add_argument(

@@ -1,4 +1,4 @@
-"""Guidance: a network that holds p(x0 | z_t), bent towards a label; any sampler takes the result.
+"""Guidance: a network bent towards a label; any sampler takes the result in the network's place.
 
 The strength is that of the label in the score: 0 is the unconditional law, 1 the conditional one, more
 exaggerates. On the simplex, where log q(z | x0 = v) = evidence log z_v + constant, the score of p_t(z)
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import normalised
+from diffusion.numerics import minus, normalised
 from diffusion.process import Model, Process
 from diffusion.simplex import SimplexProcess, project
 
@@ -31,14 +31,6 @@ _LEAST_EVIDENCE = (
 )
 
 
-def _check_head(process: Process) -> None:
-    if getattr(process, "head", "posterior") != "posterior":
-        raise ValueError(
-            f"guidance bends p(x0 | z_t), and the network of {type(process).__name__} holds "
-            f'{process.head}; where the process has it, choose head="posterior"'
-        )
-
-
 def classifier_free(
     process: Process,
     conditional: Model,
@@ -46,10 +38,9 @@ def classifier_free(
     strength: float | Array,
     space: Literal["probability", "log_probability"] = "probability",
 ) -> Model:
-    """model(z, t) -> log p0 (B, L, V) of a network with and without its label; two calls each time."""
+    """model(z, t) -> out (B, L, V) of a network with and without its label; two calls each time."""
     if space not in ("probability", "log_probability"):
         raise ValueError(f"space = {space!r} is neither 'probability' nor 'log_probability'")
-    _check_head(process)
 
     def model(z, t):
         log_p, log_free = (
@@ -57,8 +48,11 @@ def classifier_free(
             for network in (conditional, unconditional)
         )
         if space == "log_probability":
-            return normalised(strength * log_p + (1 - strength) * log_free)
-        return jnp.log(project(strength * jnp.exp(log_p) + (1 - strength) * jnp.exp(log_free)))
+            mixed = normalised(strength * log_p + (1 - strength) * log_free)
+        else:
+            p = strength * jnp.exp(log_p) + (1 - strength) * jnp.exp(log_free)
+            mixed = jnp.log(project(p))
+        return _as_output(process, mixed, z, t)
 
     return model
 
@@ -69,15 +63,26 @@ def classifier(
     log_p_label: Callable[[Array, Array], Array],
     strength: float | Array,
 ) -> Model:
-    """model(z, t) -> log p0 (B, L, V), from log_p_label(z, t) (B,) of a classifier of noisy states."""
-
-    _check_head(process)
+    """model(z, t) -> out (B, L, V), from log_p_label(z, t) (B,) of a classifier of noisy states."""
 
     def model(z, t):
         p = jnp.exp(process.predict(unconditional(z, t), z, t))
         gradient = jax.grad(lambda z: log_p_label(z, t).sum())(z)
         tangent = z * (gradient - jnp.sum(z * gradient, axis=-1, keepdims=True))
         evidence = jnp.maximum(process.evidence(t), _LEAST_EVIDENCE)[..., None]
-        return jnp.log(project(p + strength / evidence * tangent))
+        return _as_output(process, jnp.log(project(p + strength / evidence * tangent)), z, t)
 
     return model
+
+
+def _as_output(process: Process, log_p0: Array, z: Array, t: Array) -> Array:
+    """What a network of the process's head would put out, of which `predict` makes log_p0."""
+    head = getattr(process, "head", "posterior")
+    if head == "posterior":
+        return log_p0
+    if head == "leave_one_out":
+        return minus(log_p0, process.log_likelihood(z, t))
+    raise ValueError(
+        f"guidance bends p(x0 | z_t), and the network of {type(process).__name__} holds a {head}; "
+        'choose head="leave_one_out"'
+    )

@@ -12,6 +12,7 @@ from oracle import Toy, assert_law
 from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.dirichlet import DirichletFlow
 from diffusion.mdlm import MDLM
+from diffusion.sedd import SEDD
 from diffusion.simplex import project
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
@@ -45,7 +46,10 @@ class Labelled:
 PROCESSES = {
     "dirichlet": DirichletFlow(3),
     "bfn": BFN(3, PowerAccuracy(3.0)),
+    "dirichlet-leave_one_out": DirichletFlow(3, head="leave_one_out"),
+    "bfn-leave_one_out": BFN(3, PowerAccuracy(3.0), head="leave_one_out"),
     "mdlm": MDLM(3),
+    "udlm": UDLM(3),
 }
 
 
@@ -74,7 +78,7 @@ def test_classifier_free_strength_0_is_free_and_1_conditional(name, space, x64):
         np.testing.assert_allclose(results[1.7].sum(-1), 1, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["dirichlet", "bfn"])
+@pytest.mark.parametrize("name", [n for n in PROCESSES if n[0] in "db"])
 def test_gradient_of_the_exact_classifier_makes_the_conditional_law_exactly(name, x64):
     toy, process = Labelled(), PROCESSES[name]
     free, conditional = toy.free.denoiser(process), toy.conditional.denoiser(process)
@@ -82,10 +86,13 @@ def test_gradient_of_the_exact_classifier_makes_the_conditional_law_exactly(name
         z, time = states(process, t)
         model = classifier(process, free, toy.log_p_label(process), 1.0)
         expected = np.exp(process.predict(conditional(z, time), z, time))
-        np.testing.assert_allclose(np.exp(model(z, time)), expected, atol=1e-7)
+        guided = np.exp(process.predict(model(z, time), z, time))
+        np.testing.assert_allclose(guided, expected, atol=1e-7)
         unguided = classifier(process, free, toy.log_p_label(process), 0.0)
         np.testing.assert_allclose(
-            np.exp(unguided(z, time)), np.exp(process.predict(free(z, time), z, time)), atol=1e-9
+            np.exp(process.predict(unguided(z, time), z, time)),
+            np.exp(process.predict(free(z, time), z, time)),
+            atol=1e-9,
         )
 
 
@@ -117,8 +124,12 @@ def test_projection_is_the_nearest_point_of_the_simplex():
 
 
 def test_heads_that_are_no_posterior_are_refused():
+    process = SEDD(3)
+    model = classifier_free(
+        process, lambda z, t: jnp.zeros((*z.shape, 3)), lambda z, t: jnp.zeros((*z.shape, 3)), 1.0
+    )
     with pytest.raises(ValueError, match="leave_one_out"):
-        classifier_free(UDLM(3), None, None, 1.0)
+        model(*states(process, 0.5))
 
 
 def test_unknown_space_is_refused():
