@@ -151,6 +151,13 @@ class Experiment:
                 f"which {type(self.process).__name__} does not have; Ancestral works for every process"
             )
 
+        most = getattr(self.process, "most_steps", None)
+        if most is not None and self.sampler.steps > most:
+            raise ValueError(
+                f"sampler.steps = {self.sampler.steps}: {type(self.process).__name__} is sampled in "
+                f"at most {most}"
+            )
+
     def init_params(self, key: Array) -> dict:
         """All that is trained: the model's parameters, and under "process" those of the process."""
         key_model, key_process = key, jax.random.fold_in(key, 1)

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
+from experiments.memory import check_memory
 from experiments.runs import Run
 from experiments.sharding import batch_shards, global_batch, replicated
 from samplers.sampler import sample
@@ -61,6 +62,7 @@ def sample_run(
     """(number, tokens (L,)) of samples 0 to num - 1."""
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
+    check_memory(run.experiment, batch, run.mesh, "--batch-size")
     compiled = make_sample(run.experiment, run.mesh)
     for first in range(0, num, batch):
         numbers = global_batch(run.mesh, np.arange(first, first + batch), axis=0)

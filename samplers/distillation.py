@@ -33,6 +33,7 @@ class OneStep(SimplexProcess):
     likelihood: ClassVar[Likelihood] = "none"
     monitor: ClassVar[str] = "loss"
     needs_teacher: ClassVar[bool] = True
+    most_steps: ClassVar[int] = 1  # of a sampler: the network knows t = 1 alone
 
     def taught_by(self, teacher: Model) -> "OneStep":
         """The objective with its teacher's network, without which there is no loss."""
