@@ -4,7 +4,7 @@
         --set teacher.workdir=runs/dirichlet
 
 The teacher is a finished run of configs/sotu/dirichlet.py. A step of training runs the teacher's ODE,
-here of 32 steps, so it costs some ten times the teacher's. It starts from the teacher's parameters.
+here of 16 steps, so it costs some six times the teacher's. It starts from the teacher's parameters.
 Samples are one network call: `sample` needs no teacher. Figures: docs/measurements.md.
 """
 
@@ -21,9 +21,9 @@ def get_config() -> Experiment:
     base = dirichlet.get_config()
     return replace(
         base,
-        process=OneStep(sampler=ODE(steps=32)),
+        process=OneStep(sampler=ODE(steps=16)),
         sampler=Ancestral(steps=1),
-        optimizer=AdamW(peak_lr=1e-3, warmup_steps=20, decay_steps=300, beta2=0.99),
-        train=replace(base.train, num_steps=300, eval_every=100, checkpoint_every=100),
+        optimizer=AdamW(peak_lr=1e-3, warmup_steps=20, decay_steps=200, beta2=0.99),
+        train=replace(base.train, num_steps=200, eval_every=100, checkpoint_every=100),
         teacher=Teacher(),
     )
