@@ -17,9 +17,9 @@ def main(arguments: list[str]) -> dict:
     options = cli.parser("motifs", __doc__)
     options.add_argument("--out", default="runs/motifs", help="the directory for the results")
     options.add_argument(
-        "--steps", type=cli.positive, default=1000, help="of training, for each network"
+        "--steps", type=cli.positive, default=600, help="of training, for each network"
     )
-    options.add_argument("--batch-size", type=cli.positive, default=256, help="of training")
+    options.add_argument("--batch-size", type=cli.positive, default=128, help="of training")
     options.add_argument("--samples", type=cli.positive, default=1000, help="for each strength")
     options.add_argument("--sample-steps", type=cli.positive, default=50)
     options.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0, 4.0])
