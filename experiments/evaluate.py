@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> dict:
         log=_progress,
         max_sequences=given.max_sequences,
     )
-    out = Path(given.out or record_path(given.workdir, given.split, run.step))
+    out = Path(given.out or record_path(given.workdir, given.split, run.step, given.set))
     print(write_record(out, record))
     return record
 

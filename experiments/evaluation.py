@@ -18,7 +18,7 @@ from experiments.data.text import Corpus, prepare
 from experiments.errors import UserError
 from experiments.memory import check_memory
 from experiments.runs import Run
-from experiments.settings import resolve
+from experiments.settings import encode, resolve
 from experiments.sharding import batch_shards, global_batch, replicated
 from experiments.units import Estimate
 
@@ -173,6 +173,7 @@ def make_record(
     device = jax.devices()[0]
     return {
         "process": type(experiment.process).__name__,
+        "process_settings": encode(experiment.process),
         "value": result.bits_per_character,
         "unit": "bits per character",
         "kind": experiment.process.likelihood,

@@ -17,15 +17,15 @@ def main(arguments: list[str]) -> dict:
     options = cli.parser("motifs", __doc__)
     options.add_argument("--out", default="runs/motifs", help="the directory for the results")
     options.add_argument(
-        "--steps", type=cli.positive, default=600, help="of training, for each network"
+        "--steps", type=cli.positive, default=1500, help="of training, for each network"
     )
     options.add_argument("--batch-size", type=cli.positive, default=128, help="of training")
     options.add_argument("--samples", type=cli.positive, default=1000, help="for each strength")
-    options.add_argument("--sample-steps", type=cli.positive, default=50)
+    options.add_argument("--sample-steps", type=cli.positive, default=40)
     options.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0, 4.0])
-    options.add_argument("--length", type=cli.positive, default=32, help="of a sequence")
+    options.add_argument("--length", type=cli.positive, default=16, help="of a sequence")
     options.add_argument("--motif", type=cli.positive, default=6, help="bases in a motif")
-    options.add_argument("--labels", type=cli.positive, default=8, help="motifs")
+    options.add_argument("--labels", type=cli.positive, default=4, help="motifs")
     options.add_argument("--seed", type=cli.natural, default=0)
     given = options.parse_args(arguments)
     if given.motif > given.length:

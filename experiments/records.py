@@ -1,14 +1,18 @@
 """Evaluation records as files: where they lie, how they are written and read, and their one line."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.files import write_atomically
 
 
-def record_path(workdir: str | Path, split: str, step: int) -> Path:
-    """Where a run directory keeps the record of a split at a checkpoint."""
-    return Path(workdir) / "records" / f"{split}-{step}.json"
+def record_path(workdir: str | Path, split: str, step: int, overrides: Sequence[str] = ()) -> Path:
+    """Where a run directory keeps the record of a split at a checkpoint; overrides ("path=value"):
+    settings other than the run's, each combination of which has a record of its own."""
+    name = "-".join([split, str(step), *overrides])
+    return Path(workdir) / "records" / (re.sub("[^A-Za-z0-9._=-]+", "_", name)[:200] + ".json")
 
 
 def write_record(path: Path, record: dict) -> str:

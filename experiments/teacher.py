@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.runs import load_run
+from experiments.settings import leaves
 
 
 def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
@@ -35,9 +36,11 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
     if run.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError(f"teacher.workdir {teacher.workdir} was trained on another alphabet")
     if teacher.start_from and run.experiment.model != experiment.model:
+        mine, its = leaves(experiment.model), leaves(run.experiment.model)
+        other = ", ".join(f"{k} {its[k]} and not {mine[k]}" for k in its if its[k] != mine[k])
         raise UserError(
-            f"teacher.workdir {teacher.workdir} has another model ({run.experiment.model}), whose "
-            "parameters do not fit; set the same, or --set teacher.start_from=False"
+            f"teacher.workdir {teacher.workdir} has another model ({other}), whose parameters do not "
+            "fit; set the same, or --set teacher.start_from=False"
         )
     filled = replace(teacher, model=run.experiment.model, fingerprint=run.fingerprint)
     return replace(

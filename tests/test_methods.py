@@ -81,6 +81,7 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
         record = json.loads((workdir / "records" / "test-2.json").read_text())
         assert record["kind"] == "bound" and 3 < record["value"] < 30
         assert record["sequences"] == 8 < record["sequences_in_split"]
+        assert record["process_settings"]["vocab_size"] == 27
         terms = record["terms_nats_per_token"]
         assert set(terms) <= {"diffusion", "prior", "reconstruction"} and min(terms.values()) >= 0
     steps = "3"
@@ -169,3 +170,14 @@ def test_states_that_do_not_fit_are_refused_before_training(text, tmp_path, monk
     assert "train.batch_size" in error and "27 tokens" in error and error.count("\n") == 1
     assert train("mdlm", tmp_path / "discrete", text) == 0
     assert train("bfn", tmp_path / "run", text, "train.accumulation=2") == 0
+
+
+def test_records_under_other_settings_lie_beside_each_other_and_say_so(text, tmp_path):
+    assert train("bfn", tmp_path, text) == 0
+    arguments = ["--workdir", str(tmp_path), "--max-sequences", "2", "--num-times", "1"]
+    assert cli.guarded("evaluate", arguments) == 0
+    assert cli.guarded("evaluate", [*arguments, "--set", "process.num_steps=3"]) == 0
+    names = ["validation-2.json", "validation-2-process.num_steps=3.json"]
+    found = [json.loads((tmp_path / "records" / name).read_text()) for name in names]
+    assert [record["process_settings"]["num_steps"] for record in found] == [None, 3]
+    assert found[0]["value"] != found[1]["value"]
