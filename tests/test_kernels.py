@@ -128,7 +128,8 @@ def test_processes_and_samplers_are_exchanged_by_name_on_the_command_line():
     sedd = override(d3pm_uniform.get_config(), ["process=SEDD", "sampler=Tweedie"])
     assert sedd.process == SEDD() and sedd.sampler == Tweedie()
     with pytest.raises(
-        UserError, match="expected one of D3PM, GenMD4, MDLM, SEDD, Spindle, UDLM, or"
+        UserError,
+        match="expected one of BFN, D3PM, .*GenMD4, LinearFlow, MDLM, SEDD, Spindle, UDLM, or",
     ):
         override(sedd, ["process=AdamW"])
     with pytest.raises(UserError, match="expected one of AdamW, or optimizer"):
