@@ -10,7 +10,8 @@ from jax import Array
 
 from diffusion.process import Objective
 from experiments.data.text import Text
-from models.transformer import Transformer
+from models.energy import EnergyTransformer
+from models.transformer import Network, Transformer
 from samplers.ancestral import Ancestral
 from samplers.sampler import Sampler
 
@@ -57,6 +58,7 @@ class AdamW:
 @dataclass(frozen=True)
 class Train:
     """batch_size counts sequences per update, over all devices and `accumulation` microbatches.
+    num_steps 0 saves the initial state and ends.
 
     label_dropout: where sequences have labels, the share that is trained without.
     """
@@ -75,10 +77,10 @@ class Train:
 
     def __post_init__(self):
         _at_least(
-            self, 1, "num_steps", "batch_size", "accumulation", "log_every", "eval_every",
+            self, 1, "batch_size", "accumulation", "log_every", "eval_every",
             "checkpoint_every", "keep_last",
         )  # fmt: skip
-        _at_least(self, 0, "seed", "keep_best")
+        _at_least(self, 0, "num_steps", "seed", "keep_best")
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"Train.{name} = {getattr(self, name)} is outside [0, 1)")
@@ -129,9 +131,26 @@ class Teacher:
     fingerprint: str = ""
 
 
+def _check_sampler(sampler: Sampler, process: Objective) -> None:
+    missing = [name for name in sampler.needs if not hasattr(process, name)]
+    if missing:
+        raise ValueError(
+            f"sampler {type(sampler).__name__} needs {', '.join(missing)} of the process, which "
+            f"{type(process).__name__} does not have; Autoregressive is sampled by LeftToRight, "
+            "BlockDiffusion by BlockByBlock, and every other process by Ancestral"
+        )
+    if hasattr(sampler, "inner"):
+        _check_sampler(sampler.inner, process.base)
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """All that a run depends on."""
+    """All that a run depends on.
+
+    init_from: a run whose averaged parameters this one begins with, as far as they fit. For a process
+    with a frozen base it is the base, from which model and process.base are taken. energy: the second
+    network of such a process; energy_from: the run it is taken from, by default that of the base.
+    """
 
     process: Objective
     model: Transformer
@@ -142,15 +161,23 @@ class Experiment:
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = field(default_factory=Mesh)
     teacher: Teacher | None = None
+    energy: EnergyTransformer | Transformer | None = None
+    init_from: str = ""
+    energy_from: str = ""
 
     def __post_init__(self):
-        missing = [name for name in self.sampler.needs if not hasattr(self.process, name)]
-        if missing:
+        if hasattr(self.process, "log_weight") != (self.energy is not None):
             raise ValueError(
-                f"sampler {type(self.sampler).__name__} needs {', '.join(missing)} of the process, "
-                f"which {type(self.process).__name__} does not have; Ancestral works for every process"
+                f"energy = {self.energy}, but process {type(self.process).__name__} has "
+                + ("no energy" if self.energy else "one; give its network")
             )
-
+        _check_sampler(self.sampler, self.process)
+        wanted, has = getattr(self.process, "block_length", None), self.model.block_length
+        if wanted is not None and has not in (None, wanted):
+            raise ValueError(
+                f"model.block_length = {has}, but {type(self.process).__name__} asks for attention by "
+                f"blocks of {wanted}; leave it out"
+            )
         most = getattr(self.process, "most_steps", None)
         if most is not None and self.sampler.steps > most:
             raise ValueError(
@@ -160,13 +187,28 @@ class Experiment:
 
     def init_params(self, key: Array) -> dict:
         """All that is trained: the model's parameters, and under "process" those of the process."""
-        key_model, key_process = key, jax.random.fold_in(key, 1)
-        own = self.process.init(key_process)
-        return self.model.init(key_model) | ({"process": own} if own else {})
+        own = self.process.init(jax.random.fold_in(key, 1))
+        params = self.model.init(key) | ({"process": own} if own else {})
+        if self.energy is not None:
+            params["energy"] = self.energy.init(jax.random.fold_in(key, 2))
+        return params
+
+    def is_trained(self, name: str) -> bool:
+        """Whether training changes the parameters under this top-level name."""
+        trained = getattr(self.process, "trained", None)
+        return trained is None or name in trained
 
     def bind(self, params: dict, frozen: dict | None = None) -> Objective:
         """The process with its share of the parameters; frozen: those of its teacher, if any."""
         process = self.process.bind(params.get("process", {}))
         if frozen is None:
             return process
-        return process.taught_by(lambda z, t: self.teacher.model.apply(frozen, z, t))
+        return process.taught_by(Network(self.teacher.model, frozen))
+
+    def network(self, params: dict, **condition) -> Network:
+        """The model with its parameters, as processes and samplers call it. A frozen base is called
+        without the condition, which is for what is trained."""
+        if self.energy is None:
+            return Network(self.model, params, condition)
+        energy = Network(self.energy, params["energy"], condition)
+        return Network(self.model, params, energy=energy)

@@ -36,16 +36,13 @@ def make_bound(
     Sequence number first + row and time sample k decide all randomness; the K times of a sequence
     are stratified.
     """
-    model = experiment.model
 
     def bound(params, x0, first, frozen=None):
         process = experiment.bind(params, frozen)
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
-
-        def network(z, t, **condition):
-            return model.apply(params, z, t, **condition)
+        network = experiment.network(params)
 
         def at(k):
             u = ((k + offset) / num_times)[:, None]
@@ -129,7 +126,7 @@ def evaluate_run(
     in_split = -(-len(tokens) // experiment.data.length)
     if max_sequences is not None:
         tokens = spread(tokens, experiment.data.length, max_sequences)
-    bound = make_bound(experiment, experiment.evaluation.num_times, seed, run.mesh)
+    bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
     start = last = time.perf_counter()
 
     def progress(done, total):
@@ -144,6 +141,11 @@ def evaluate_run(
     seconds = time.perf_counter() - start
     record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
     return record | {"sequences_in_split": in_split}
+
+
+def times_per_sequence(experiment: Experiment) -> int:
+    """How many times a sequence are sampled: as the evaluation says, or 1 of what depends on none."""
+    return 1 if experiment.process.likelihood == "exact" else experiment.evaluation.num_times
 
 
 def check_bound(experiment: Experiment) -> None:
@@ -167,7 +169,8 @@ def make_record(
     seconds: float,
 ) -> dict:
     """The value, what kind of value it is, and all that it depends on."""
-    experiment, num_times = run.experiment, run.experiment.evaluation.num_times
+    experiment, times = run.experiment, times_per_sequence(run.experiment)
+    exact = experiment.process.likelihood == "exact"
     se = result.standard_error()
     tokenizer = json.dumps(dataclasses.asdict(experiment.data.tokenizer), sort_keys=True)
     device = jax.devices()[0]
@@ -178,14 +181,18 @@ def make_record(
         "unit": "bits per character",
         "kind": experiment.process.likelihood,
         "standard_error": result.to_bits_per_character(se),
-        "standard_error_over_times": result.to_bits_per_character(result.time_standard_error()),
+        "standard_error_over_times": 0.0
+        if exact
+        else result.to_bits_per_character(result.time_standard_error()),
         "nats_per_token": result.nats_per_token,
         "nats_per_token_standard_error": se,
         "perplexity_per_token": result.perplexity,
         "perplexity_per_token_standard_error": result.perplexity * se,
         "terms_nats_per_token": terms,
-        "estimator": f"mean over {num_times} stratified times per sequence",
-        "num_times": num_times,
+        "estimator": "exact, one pass"
+        if exact
+        else f"mean over {times} stratified times per sequence",
+        "num_times": times,
         "seed": seed,
         "sequences": len(result.tokens),
         "tokens": int(result.tokens.sum()),

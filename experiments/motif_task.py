@@ -21,7 +21,7 @@ from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.guidance import classifier, classifier_free
 from samplers.ode import ODE
-from samplers.sampler import Sampler, sample
+from samplers.sampler import Sampler
 
 BASES = 4
 METHODS = {
@@ -143,7 +143,7 @@ def make_measure(task: Task, process, sampler: Sampler, networks, kind: str, row
                     log_p_labels(z, t), label[:, None], axis=1
                 )[:, 0], strength,
             )  # fmt: skip
-        x = sample(sampler, key, process, model, (rows, task.length))
+        x = sampler.sample(key, process, model, (rows, task.length))
         found = task.contains(x)
         right = found[jnp.arange(rows), label]
         counts = jnp.bincount(x.reshape(-1), length=BASES) / x.size

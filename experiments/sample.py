@@ -12,7 +12,9 @@ def main(arguments: list[str]) -> None:
     options = cli.parser("sample", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument("--num", type=cli.positive, default=8, help="how many samples (default 8)")
-    options.add_argument("--steps", type=cli.positive, help="network calls (default: the config's)")
+    options.add_argument(
+        "--steps", type=cli.positive, help="steps of the sampler (default: the config's)"
+    )
     options.add_argument("--length", type=cli.positive, help="tokens (default: as trained)")
     options.add_argument("--seed", type=cli.natural, default=0)
     options.add_argument("--prompt", default="", help="text that every sample begins with")
@@ -28,26 +30,28 @@ def main(arguments: list[str]) -> None:
     given = options.parse_args(arguments)
 
     import json
+    from dataclasses import replace
 
     from experiments.files import write_atomically
     from experiments.runs import load_run
-    from experiments.sampling import given_tokens, sample_run
+    from experiments.sampling import check_given, given_tokens, sample_run, with_steps
 
     overrides = list(given.set)
-    if given.steps:
-        overrides.append(f"sampler.steps={given.steps}")
     if given.length:
         overrides.append(f"data.length={given.length}")
     run = load_run(given.workdir, given.step, overrides, given.config)
+    if given.steps:
+        run = replace(run, experiment=with_steps(run.experiment, given.steps))
     data = run.experiment.data
     known = given_tokens(data.tokenizer, data.length, given.prompt, given.template, given.blank)
+    check_given(run.experiment, known)
+    calls = run.experiment.sampler.calls(run.experiment.process, data.length)
     lines = []
     batch_size = min(given.batch_size, given.num)
     for number, tokens in sample_run(run, given.num, given.seed, known, batch_size):
         text = data.tokenizer.decode(tokens)
         print(f"[{number}] {text}", flush=True)
-        steps = run.experiment.sampler.steps
-        line = {"number": number, "text": text, "seed": given.seed, "steps": steps}
+        line = {"number": number, "text": text, "seed": given.seed, "network_calls": calls}
         lines.append(json.dumps(line | {"checkpoint_step": run.step}, ensure_ascii=False))
     if given.out:
         write_atomically(given.out, "".join(line + "\n" for line in lines))

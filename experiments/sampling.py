@@ -11,8 +11,8 @@ from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
 from experiments.memory import check_memory
 from experiments.runs import Run
+from experiments.settings import leaves, override
 from experiments.sharding import batch_shards, global_batch, replicated
-from samplers.sampler import sample
 
 
 def given_tokens(
@@ -40,18 +40,41 @@ def given_tokens(
     return known
 
 
+def with_steps(experiment: Experiment, steps: int) -> Experiment:
+    """The experiment with `steps` of its sampler, those per block where it goes block by block."""
+    paths = [path for path in leaves(experiment.sampler) if path.split(".")[-1] == "steps"]
+    if not paths:
+        raise UserError(
+            f"--steps {steps}: {type(experiment.sampler).__name__} takes one per token; leave it out"
+        )
+    return override(experiment, [f"sampler.{paths[0]}={steps}"])
+
+
+def check_given(experiment: Experiment, known: np.ndarray) -> None:
+    """UserError for a token given after a blank, to a sampler that goes from left to right by blocks:
+    it would write the blank without regard to it."""
+    size = getattr(experiment.process, "block_length", None)
+    if size is None or (known >= 0).all():
+        return
+    block, first = np.arange(len(known)) // size, int(np.argmax(known < 0))
+    late = np.flatnonzero((known >= 0) & (block > first // size))
+    if len(late):
+        raise UserError(
+            f"{type(experiment.process).__name__} writes from left to right, {size} tokens at a time, "
+            f"and the blank at {first} would not know what is given at {late[0]}; give a prompt alone, "
+            "or use a process without blocks"
+        )
+
+
 def make_sample(experiment: Experiment, mesh):
     """sample(params, seed, numbers (B,), given (L,)) -> tokens (B, L), one compiled program."""
 
     def run(params, seed, numbers, given):
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         shape = (len(numbers), len(given))
-
-        def network(z, t, **condition):
-            return experiment.model.apply(params, z, t, **condition)
-
         known = jnp.broadcast_to(given, shape)
-        return sample(experiment.sampler, keys, experiment.bind(params), network, shape, known)
+        process, network = experiment.bind(params), experiment.network(params)
+        return experiment.sampler.sample(keys, process, network, shape, known)
 
     return jax.jit(run, out_shardings=replicated(mesh))
 

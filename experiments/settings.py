@@ -246,7 +246,8 @@ def resolve(
     experiment: Experiment, tokenizer, train_tokens: Callable[[], np.ndarray] = _no_tokens
 ) -> Experiment:
     """The experiment with what depends on the data filled in everywhere: the tokenizer that it was read
-    with, its size, statistics of the train_tokens() (N,), tables that are given as files."""
+    with, its size, statistics of the train_tokens() (N,), tables that are given as files; and the
+    attention that the process asks for."""
 
     def fill(config, path):
         changes = {}
@@ -271,7 +272,13 @@ def resolve(
             raise UserError(f"{path.rstrip('.') or 'experiment'}: {error}") from error
 
     data = dataclasses.replace(experiment.data, tokenizer=tokenizer)
-    return fill(dataclasses.replace(experiment, data=data), "")
+    filled = fill(dataclasses.replace(experiment, data=data), "")
+    block_length = getattr(filled.process, "block_length", None)
+    if block_length is None:
+        return filled
+    return dataclasses.replace(
+        filled, model=dataclasses.replace(filled.model, block_length=block_length)
+    )
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:

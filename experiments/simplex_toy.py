@@ -35,7 +35,6 @@ from experiments.settings import encode
 from experiments.train_step import init_state, make_train_step, zero_totals
 from models.transformer import Transformer
 from samplers.ode import ODE
-from samplers.sampler import sample
 
 LENGTH = 4
 METHODS = {
@@ -133,7 +132,7 @@ def count(experiment: Experiment, params: dict, samples: int) -> np.ndarray:
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
         network = partial(experiment.model.apply, params)
         process = experiment.bind(params)
-        x0 = sample(experiment.sampler, keys, process, network, (_ROWS, LENGTH))
+        x0 = experiment.sampler.sample(keys, process, network, (_ROWS, LENGTH))
         cells = x0 + size * jnp.arange(LENGTH)[None]
         cells = jnp.where((rows < samples)[:, None], cells, LENGTH * size)  # out of range: dropped
         return counts + jnp.bincount(cells.ravel(), length=LENGTH * size)

@@ -27,8 +27,9 @@ def learning_rate(config: AdamW) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def make_optimizer(config: AdamW) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW."""
+def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW; nothing for parameters that are not trained."""
+    config = experiment.optimizer
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     adamw = optax.adamw(
         learning_rate(config),
@@ -40,21 +41,38 @@ def make_optimizer(config: AdamW) -> optax.GradientTransformation:
             lambda path, _: path[-1].key == "kernel", params
         ),
     )
-    return optax.chain(clip, adamw)
+    chain = optax.chain(clip, adamw)
+    if not hasattr(experiment.process, "trained"):
+        return chain
+    return optax.partition(
+        {True: chain, False: optax.set_to_zero()},
+        lambda params: {
+            name: jax.tree.map(lambda _, name=name: experiment.is_trained(name), part)
+            for name, part in params.items()
+        },
+    )
 
 
-def init_state(experiment: Experiment, params: dict | None = None) -> dict:
+def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
     """{params, ema, optimizer, step, totals}: all that training carries from step to step. It begins
-    with `params`, or with parameters drawn by the run's seed."""
-    if params is None:
-        params = experiment.init_params(jax.random.key(experiment.train.seed))
-    params = jax.tree.map(jnp.copy, params)
+    with the parameters of `begin`, which may lack some, and others drawn by the run's seed."""
+    params = experiment.init_params(jax.random.key(experiment.train.seed))
+    params = jax.tree.map(jnp.copy, _merged(params, begin or {}))
     return {
         "params": params,
         "ema": jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
-        "optimizer": make_optimizer(experiment.optimizer).init(params),
+        "optimizer": make_optimizer(experiment).init(params),
         "step": jnp.zeros((), jnp.int32),
         "totals": zero_totals(),
+    }
+
+
+def _merged(params: dict, begin: dict) -> dict:
+    return {
+        name: _merged(part, begin.get(name, {}))
+        if isinstance(part, dict)
+        else begin.get(name, part)
+        for name, part in params.items()
     }
 
 
@@ -69,7 +87,7 @@ def make_train_step(experiment: Experiment):
     labels: int, or None where the data has none. frozen: parameters of the teacher, or None.
     """
     model, train = experiment.model, experiment.train
-    optimizer = make_optimizer(experiment.optimizer)
+    optimizer = make_optimizer(experiment)
 
     def microbatch_loss(params, key, tokens, rows, labels, offset, frozen):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
@@ -80,10 +98,7 @@ def make_train_step(experiment: Experiment):
                 lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), train.label_dropout)
             )
             given["label"] = jnp.where(hidden(keys[:, 1]), model.num_labels, labels)
-
-        def network(z, t, **condition):
-            return model.apply(params, z, t, dropout_keys=keys[:, 1], **(given | condition))
-
+        network = experiment.network(params, dropout_keys=keys[:, 1], **given)
         loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
         return loss.sum() / (train.batch_size * tokens.shape[1])
 

@@ -21,8 +21,9 @@ from experiments.config import Experiment
 from experiments.data.pipeline import training_batches
 from experiments.data.text import Corpus, prepare
 from experiments.errors import Diverged, Stopped, UserError
-from experiments.evaluation import estimate, make_bound, spread
+from experiments.evaluation import estimate, make_bound, spread, times_per_sequence
 from experiments.files import write_atomically
+from experiments.initial import load_initial
 from experiments.memory import check_memory
 from experiments.metrics import Metrics
 from experiments.settings import decode, differences, encode, resolve
@@ -46,6 +47,7 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     experiment = resolve(experiment, corpus.tokenizer, lambda: tokens)
     corpus.split("validation", experiment.data.length)
     experiment, frozen = load_teacher(experiment)
+    experiment, begin = load_initial(experiment, workdir, log)
     mesh = make_mesh(experiment.mesh)
     _check_batch(config, mesh)
     rows = config.batch_size // config.accumulation
@@ -55,8 +57,13 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     _claim(workdir, experiment)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
     with checkpoints, _Signals() as signals:
-        state, shardings, start = _state(experiment, checkpoints, corpus, mesh, frozen)
+        begin = frozen if experiment.teacher and experiment.teacher.start_from else begin
+        state, shardings, start = _state(experiment, checkpoints, corpus, mesh, begin)
         log(_summary(experiment, corpus, state, start))
+        if config.num_steps == 0 and checkpoints.latest() is None:
+            checkpoints.save(0, state, _meta(experiment, corpus, 0))
+            log(f"saved as step 0; now: {_next(experiment, workdir)}")
+            return
         if start >= config.num_steps:
             log(f"already at step {start}; continue with --set train.num_steps=N above it")
             return
@@ -81,10 +88,12 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
                 experiment, state, start, step_function, batches, evaluate, checkpoints, metrics,
                 corpus, mesh, signals, log,
             )  # fmt: skip
+    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir)}")
+
+
+def _next(experiment: Experiment, workdir: Path) -> str:
     then = "sample" if experiment.process.likelihood == "none" else "evaluate"
-    log(
-        f"trained to step {config.num_steps}; now: python -m experiments.{then} --workdir {workdir}"
-    )
+    return f"python -m experiments.{then} --workdir {workdir}"
 
 
 def _loop(
@@ -264,14 +273,13 @@ def _claim(workdir: Path, experiment: Experiment) -> None:
         write_atomically(workdir / "config.json", text)
 
 
-def _state(experiment, checkpoints, corpus: Corpus, mesh, frozen: dict | None):
-    """(state, its shardings, step), fresh (from the teacher's parameters where asked for) or of the
+def _state(experiment, checkpoints, corpus: Corpus, mesh, begin: dict | None):
+    """(state, its shardings, step), fresh (with the parameters of `begin` where it has some) or of the
     newest checkpoint."""
     abstract = jax.eval_shape(lambda: init_state(experiment))
     shardings = tree_shardings(mesh, abstract)
     step = checkpoints.latest()
     if step is None:
-        begin = frozen if experiment.teacher and experiment.teacher.start_from else None
         fresh = jax.jit(lambda begin: init_state(experiment, begin), out_shardings=shardings)(begin)
         return fresh, shardings, 0
     data = checkpoints.meta(step)["data"]
@@ -306,7 +314,7 @@ def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None
     chosen = spread(validation, experiment.data.length, experiment.evaluation.max_sequences)
     quantity = experiment.process.monitor
     bound = make_bound(
-        experiment, experiment.evaluation.num_times, experiment.train.seed, mesh, quantity
+        experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
     )
 
     def evaluate(params):

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 AttentionBackend = Literal["auto", "transposed", "xla", "cudnn"]
+Cache = tuple[Array, Array]
 
 
 def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, scale: float = 1.0, bias=False):
@@ -20,6 +21,13 @@ def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, scale: float = 1.0,
     std = scale * inputs**-0.5
     init = nnx.initializers.normal(std) if std > 0 else nnx.initializers.zeros
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def normalisation(kind: Literal["rms", "layer"], width: int, dtype, rngs: nnx.Rngs):
+    """RMSNorm, or LayerNorm without a bias, with a scale per channel."""
+    if kind == "rms":
+        return nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=1e-5, use_bias=False, dtype=dtype, rngs=rngs)
 
 
 def rotary(x: Array, positions: Array) -> Array:
@@ -33,7 +41,7 @@ def rotary(x: Array, positions: Array) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, mask: Array | None, backend: AttentionBackend) -> Array:
-    """softmax(q k^T / sqrt(C)) v for q, k, v (B, H, L, C); mask (L, L) is True where allowed.
+    """softmax(q k^T / sqrt(C)) v: q (B, H, L, C), k, v (B, H, N, C); mask (L, N) is True where allowed.
 
     "transposed" multiplies in this layout, and divides by the softmax's denominator last: the fastest
     form on CPU. "cudnn" is the flash kernel of NVIDIA GPUs (half precision, no mask). "auto" takes
@@ -61,7 +69,7 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, backend: AttentionB
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with rotary positions; (B*L, D) -> (B*L, D)."""
+    """Multi-head self-attention with rotary positions on activations (B*L, D)."""
 
     def __init__(self, width, num_heads, qk_norm, backend, dtype, out_scale, rngs):
         self.num_heads, self.backend = num_heads, backend
@@ -71,26 +79,33 @@ class Attention(nnx.Module):
         self.q_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
         self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
 
-    def __call__(self, x: Array, length: int, mask: Array | None) -> Array:
+    def __call__(self, x: Array, positions: Array, mask: Array | None, cache: Cache | None = None):
+        """(mixed, cache), from x of the L positions (L,). cache: keys and values (B, H, N, C) of the
+        first N positions, into which those of `positions`, consecutive, are written before attending."""
         heads = rearrange(
-            self.qkv(x), "(b l) (n h c) -> n b h l c", l=length, n=3, h=self.num_heads
+            self.qkv(x), "(b l) (n h c) -> n b h l c", l=len(positions), n=3, h=self.num_heads
         )
         q, k, v = heads
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        positions = jnp.arange(length)
         q, k = rotary(q, positions), rotary(k, positions)
+        if cache is not None:
+            at = (0, 0, positions[0], 0)
+            k, v = cache = tuple(
+                jax.lax.dynamic_update_slice(old, new, at)
+                for old, new in zip(cache, (k, v), strict=True)
+            )
         mixed = attend(q, k, v, mask, self.backend)
-        return self.out(rearrange(mixed, "b h l c -> (b l) (h c)"))
+        return self.out(rearrange(mixed, "b h l c -> (b l) (h c)")), cache
 
 
 class MLP(nnx.Module):
     """GELU or SwiGLU feed-forward layer; (..., D) -> (..., D)."""
 
-    def __init__(self, width, hidden, kind, dtype, out_scale, rngs):
+    def __init__(self, width, hidden, kind, bias, dtype, out_scale, rngs):
         self.kind = kind
-        self.up = linear(width, hidden * (2 if kind == "swiglu" else 1), dtype, rngs)
-        self.down = linear(hidden, width, dtype, rngs, out_scale)
+        self.up = linear(width, hidden * (2 if kind == "swiglu" else 1), dtype, rngs, bias=bias)
+        self.down = linear(hidden, width, dtype, rngs, out_scale, bias)
 
     def __call__(self, x: Array) -> Array:
         x = self.up(x)
@@ -131,33 +146,35 @@ class Block(nnx.Module):
     def __init__(self, config, dtype, rngs):
         width, out_scale = config.width, (2 * config.num_layers) ** -0.5
         self.rate = config.dropout
-        self.norm_attention = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+        self.norm_attention = normalisation(config.norm, width, dtype, rngs)
         self.attention = Attention(
             width, config.num_heads, config.qk_norm, config.attention, dtype, out_scale, rngs
         )
-        self.norm_mlp = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, config.hidden, config.mlp, dtype, out_scale, rngs)
+        self.norm_mlp = normalisation(config.norm, width, dtype, rngs)
+        self.mlp = MLP(width, config.hidden, config.mlp, config.mlp_bias, dtype, out_scale, rngs)
         self.modulation = (
             linear(config.condition_width, 6 * width, dtype, rngs, scale=0, bias=True)
             if config.time_conditioning
             else None
         )
 
-    def __call__(self, x, length, mask, condition, keys):
+    def __call__(self, x, positions, mask, condition, keys=None, cache=None):
+        """(x, cache): the activations (B*L, D) after this layer, and what `Attention` cached."""
+        length = len(positions)
         rows = x.shape[0] // length
         first, second = (None, None) if keys is None else jnp.moveaxis(keys, 1, 0)
         if self.modulation is None:
-            x = x + dropout(
-                self.attention(self.norm_attention(x), length, mask), self.rate, first, rows
-            )
-            return x + dropout(self.mlp(self.norm_mlp(x)), self.rate, second, rows)
+            h, cache = self.attention(self.norm_attention(x), positions, mask, cache)
+            x = x + dropout(h, self.rate, first, rows)
+            return x + dropout(self.mlp(self.norm_mlp(x)), self.rate, second, rows), cache
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(
             per_position(self.modulation(condition), length), 6, axis=-1
         )
-        h = self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, length, mask)
+        h = self.norm_attention(x) * (1 + scale_a) + shift_a
+        h, cache = self.attention(h, positions, mask, cache)
         x = x + gate_a * dropout(h, self.rate, first, rows)
         h = self.mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)
-        return x + gate_m * dropout(h, self.rate, second, rows)
+        return x + gate_m * dropout(h, self.rate, second, rows), cache
 
 
 def per_position(condition: Array, length: int) -> Array:
@@ -178,7 +195,7 @@ class Ends(nnx.Module):
         rows = config.vocab_size + 1
         init = nnx.initializers.normal(1.0 if not config.tied else config.width**-0.5)
         self.embedding = nnx.Param(init(rngs.params(), (rows, config.width), jnp.float32))
-        self.norm = nnx.RMSNorm(config.width, dtype=dtype, rngs=rngs)
+        self.norm = normalisation(config.norm, config.width, dtype, rngs)
         self.head = (
             None
             if config.tied
@@ -222,12 +239,16 @@ class Ends(nnx.Module):
             return table[z.reshape(-1)]
         return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table[:-1]
 
-    def logits(self, x: Array, length: int, condition: Array | None) -> Array:
-        """float32 (B, L, V) from (B*L, D)."""
+    def normed(self, x: Array, length: int, condition: Array | None) -> Array:
+        """What the head reads, (B*L, D) from (B*L, D)."""
         x = self.norm(x)
-        if self.modulation is not None:
-            shift, scale = jnp.split(per_position(self.modulation(condition), length), 2, axis=-1)
-            x = x * (1 + scale) + shift
+        if self.modulation is None:
+            return x
+        shift, scale = jnp.split(per_position(self.modulation(condition), length), 2, axis=-1)
+        return x * (1 + scale) + shift
+
+    def logits(self, x: Array, length: int) -> Array:
+        """float32 (B, L, V) from what `normed` gives."""
         if self.head is None:
             out = x @ self.embedding[...][:-1].astype(self.dtype).T
         else:

@@ -5,7 +5,7 @@ conditioning as in DiT (arXiv 2212.09748); optional QK-norm. Layers are stored s
 parameter, whether they run under `lax.scan` or unrolled, so a checkpoint fits both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from models.functional import bind, init
-from models.layers import AttentionBackend, Block, Ends
+from models.layers import AttentionBackend, Block, Cache, Ends
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Transformer:
 
     num_labels makes the network take a label of each sequence, beside the time (hence
     time_conditioning).
+
+    norm "layer" with mlp_bias is the form of the published MDLM, SEDD and BD3-LM networks.
 
     block_length None lets every position see every other; 1 is causal; n lets position i see j where
     j // n <= i // n. dtype "auto" computes in bfloat16 on accelerators and float32 on CPU;
@@ -34,6 +36,8 @@ class Transformer:
     num_heads: int = 12
     mlp: Literal["gelu", "swiglu"] = "gelu"
     mlp_ratio: float = 4.0
+    mlp_bias: bool = False
+    norm: Literal["rms", "layer"] = "rms"
     tied: bool = False
     qk_norm: bool = False
     time_conditioning: bool = False
@@ -86,19 +90,40 @@ class Transformer:
         t: Array,
         dropout_keys: Array | None = None,
         label: Array | None = None,
+        context: Array | None = None,
     ) -> Array:
         """out, float32 (B, L, V), from z: int (B, L) or simplex (B, L, V), and t: (B, 1) or (B, L).
 
         dropout_keys: one key per row (B,), or None for evaluation. label: int (B,), num_labels where a
-        row has none; None where no row has one.
+        row has none; None where no row has one. context: clean tokens (B, L), with block_length n: then
+        a position of z sees its own block of z and the blocks of the context before it, as when the
+        text is made block by block (arXiv 2503.09573), all blocks in one pass.
         """
+        x = self.features(params, z, t, dropout_keys, label, context)
         ends = bind(self._ends, params["ends"])
-        length = z.shape[1]
+        return ends.logits(x.reshape(-1, self.width), z.shape[1])
+
+    def features(
+        self, params, z, t, dropout_keys=None, label=None, context=None, added: Array | None = None
+    ) -> Array:
+        """What the output head reads, (B, L, D), from the arguments of `apply`; added: (B*L, D), put on
+        top of the embeddings."""
+        ends = bind(self._ends, params["ends"])
+        rows, length = z.shape[:2]
+        positions, mask = jnp.arange(length), self._mask(length)
+        x = ends.embed(z)
+        if added is not None:
+            x = x + added.astype(x.dtype)
+        if context is not None:
+            positions, mask = jnp.tile(positions, 2), self._context_mask(length)
+            x = _beside(x, ends.embed(context), rows)
+            t = jnp.broadcast_to(t, (rows, length))
+            t = jnp.concatenate([t, jnp.zeros_like(t)], axis=1)
         condition = ends.condition(t, label)
 
         def layer(x, params_and_keys):
             params, keys = params_and_keys
-            return bind(self._block, params)(x, length, self._mask(length), condition, keys)
+            return bind(self._block, params)(x, positions, mask, condition, keys)[0]
 
         if self.remat:
             layer = jax.checkpoint(layer)
@@ -106,13 +131,46 @@ class Transformer:
         if dropout_keys is not None and self.dropout > 0:
             split = jax.vmap(lambda key: jax.random.split(key, (self.num_layers, 2)), out_axes=1)
             keys = split(dropout_keys)  # (N, B, 2)
-        x = ends.embed(z)
         if self.scan:
             x, _ = jax.lax.scan(lambda x, xs: (layer(x, xs), None), x, (params["layers"], keys))
         else:
             for n in range(self.num_layers):
                 x = layer(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
-        return ends.logits(x, length, condition)
+        x = ends.normed(x, len(positions), condition)
+        return x.reshape(rows, len(positions), -1)[:, :length]
+
+    def cache(self, rows: int, length: int) -> list[Cache]:
+        """What `decode` fills: room for keys and values of `length` positions, per layer."""
+        shape = (rows, self.num_heads, length, self.width // self.num_heads)
+        zeros = jnp.zeros(shape, self._dtype)
+        return [(zeros, zeros)] * self.num_layers
+
+    def decode(
+        self,
+        params: dict,
+        z: Array,
+        t: Array,
+        cache: list[Cache],
+        start: Array,
+        span: int | None = None,
+    ) -> tuple[Array, list[Cache]]:
+        """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on.
+
+        They see each other and all that is cached before them, or only the `span` positions up to
+        their last: what `apply` gives for a block, with the earlier ones as its context.
+        """
+        ends = bind(self._ends, params["ends"])
+        count, room = z.shape[1], cache[0][0].shape[2]
+        positions, keys = start + jnp.arange(count), jnp.arange(room)
+        last = start + count - 1
+        seen = keys <= last if span is None else (keys <= last) & (keys > last - span)
+        mask = jnp.broadcast_to(seen, (count, room))
+        condition, x, new = ends.condition(t, None), ends.embed(z), []
+        for n in range(self.num_layers):
+            block = bind(self._block, jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"]))
+            x, filled = block(x, positions, mask, condition, cache=cache[n])
+            new.append(filled)
+        return ends.logits(ends.normed(x, count, condition), count), new
 
     def flops_per_token(self, length: int) -> int:
         """Multiplications and additions of one forward pass per token; three times that to train."""
@@ -126,6 +184,14 @@ class Transformer:
         block = jnp.arange(length) // self.block_length
         return block[None, :] <= block[:, None]
 
+    def _context_mask(self, length: int) -> Array:
+        """(2L, 2L) for [z; context]: see `apply`. The context itself is causal over blocks."""
+        if self.block_length is None:
+            raise ValueError("Transformer.block_length is None: a context needs a length of blocks")
+        block = jnp.arange(length) // self.block_length
+        own, before = block[None] == block[:, None], block[None] < block[:, None]
+        return jnp.block([[own, before], [jnp.zeros_like(own), own | before]])
+
     @property
     def _dtype(self):
         if self.dtype == "auto":
@@ -137,6 +203,38 @@ class Transformer:
 
     def _ends(self, rngs) -> Ends:
         return Ends(self, self._dtype, rngs)
+
+
+def _beside(a: Array, b: Array, rows: int) -> Array:
+    """(B*2L, D): each row's positions of `a` and then those of `b`, both (B*L, D)."""
+    a, b = (x.reshape(rows, -1, x.shape[-1]) for x in (a, b))
+    return jnp.concatenate([a, b], axis=1).reshape(-1, a.shape[-1])
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its parameters: the model(z, t, **condition) that processes and samplers call.
+
+    condition: what is the same in every call, such as dropout_keys or a label. energy: the second
+    network of a residual energy model, called in its own way.
+    """
+
+    transformer: Transformer  # or what has its `apply`
+    params: dict
+    condition: dict = field(default_factory=dict)
+    energy: "Network | None" = None
+
+    def __call__(self, z: Array, t: Array, **condition) -> Array:
+        """As `Transformer.apply`."""
+        return self.transformer.apply(self.params, z, t, **(self.condition | condition))
+
+    def cache(self, rows: int, length: int) -> list[Cache]:
+        """As `Transformer.cache`."""
+        return self.transformer.cache(rows, length)
+
+    def decode(self, z: Array, t: Array, cache: list[Cache], start: Array, span: int | None = None):
+        """As `Transformer.decode`."""
+        return self.transformer.decode(self.params, z, t, cache, start, span)
 
 
 def num_parameters(params: dict) -> int:

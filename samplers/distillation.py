@@ -19,7 +19,6 @@ from diffusion.process import Likelihood, Model
 from diffusion.random import split
 from diffusion.simplex import SimplexProcess
 from samplers.ode import ODE
-from samplers.sampler import sample
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class OneStep(SimplexProcess):
     def loss(self, key, model, x0, u):
         key_noise, key_teacher = split(key)
         z = self.prior(key_noise, x0.shape)
-        x0 = sample(self.sampler, key_teacher, self.process, self._teacher, x0.shape, start=z)
+        x0 = self.sampler.sample(key_teacher, self.process, self._teacher, x0.shape, start=z)
         t = jnp.ones_like(u)
         return self.process.token_loss(model(z, t), x0, z, t)
 

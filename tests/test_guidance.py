@@ -17,7 +17,6 @@ from diffusion.simplex import project
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
 from samplers.guidance import classifier, classifier_free
-from samplers.sampler import sample
 
 ROWS = 10_000
 
@@ -105,7 +104,7 @@ def test_samples_with_strength_1_follow_the_conditional_law(name, kind):
         model = classifier(process, free, toy.log_p_label(process), 1.0)
     else:
         model = classifier_free(process, toy.conditional.denoiser(process), free, 1.0)
-    draw = jax.jit(lambda key: sample(Ancestral(48), key, process, model, (ROWS, 3)))
+    draw = jax.jit(lambda key: Ancestral(48).sample(key, process, model, (ROWS, 3)))
     counts = np.bincount(toy.free.index(draw(jax.random.key(0))), minlength=len(toy.free.p))
     assert_law(counts, toy.conditional.p, bias=0.01)
     assert np.abs(counts / ROWS - toy.free.p).sum() > 0.1

@@ -15,7 +15,6 @@ from experiments.checkpoints import Checkpoints
 from experiments.runs import load_run
 from samplers.distillation import OneStep
 from samplers.ode import ODE
-from samplers.sampler import sample
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs" / "sotu").glob("*.py") if p.stem != "__init__")
@@ -126,7 +125,7 @@ def test_one_step_learns_the_end_of_its_teachers_trajectories():
 
     def student(z, t):
         return 5 * jax.nn.one_hot(
-            sample(ode, jax.random.key(5), flow, teacher, z.shape[:2], start=z), 5
+            ode.sample(jax.random.key(5), flow, teacher, z.shape[:2], start=z), 5
         )
 
     taught = OneStep(5, flow, ode).taught_by(teacher)

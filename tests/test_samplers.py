@@ -22,7 +22,7 @@ from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
-from samplers.sampler import sample
+from samplers.sampler import OnGrid
 from samplers.tweedie import Tweedie
 
 ROWS, FEW = 40_000, 20_000
@@ -39,8 +39,8 @@ class OfficialGrid(Ancestral):
 
 def law_of(toy, process, sampler, key=0, rows=ROWS, **options):
     draw = jax.jit(
-        lambda key: sample(
-            sampler, key, process, toy.denoiser(process), (rows, toy.length), **options
+        lambda key: sampler.sample(
+            key, process, toy.denoiser(process), (rows, toy.length), **options
         )
     )
     return np.bincount(toy.index(draw(jax.random.key(key))), minlength=len(toy.p))
@@ -68,11 +68,8 @@ def test_ancestral_law_on_the_uniform_grid(name):
 
 
 @dataclass(frozen=True)
-class WithoutDenoising:
+class WithoutDenoising(OnGrid):
     """What stands in the state after the last step of another sampler, to t = 1e-5, is the sample."""
-
-    steps: int
-    needs = ("draw", "bridge")
 
     def times(self):
         return jnp.linspace(1, 1e-5, self.steps + 1)
@@ -181,8 +178,8 @@ def test_a_sample_depends_on_its_own_key_alone():
     toy = Toy(reference("toy_V3L3"))
     process = MDLM(toy.vocab_size)
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(1), n))(jnp.arange(8))
-    run = lambda keys: sample(  # noqa: E731
-        Ancestral(4), keys, process, toy.denoiser(process), (len(keys), toy.length)
+    run = lambda keys: Ancestral(4).sample(  # noqa: E731
+        keys, process, toy.denoiser(process), (len(keys), toy.length)
     )
     np.testing.assert_array_equal(run(keys)[3:6], run(keys[3:6]))
 

@@ -35,7 +35,7 @@ def test_override_of_every_kind():
         ("peak_lr=5", ["optimizer.peak_lr"]),
         ("train.num_steps.x=5", ["no such setting"]),
         ("train.num_steps=many", ["train.num_steps=many", "expected int"]),
-        ("train.num_steps=0", ["at least 1"]),
+        ("train.num_steps=-1", ["at least 0"]),
         ("train.accumulation=3", ["multiple of"]),
         ("model.mlp=relu", ["one of gelu, swiglu"]),
         ("process.schedule=Cosin", ["Cosine", "Polynomial"]),
@@ -69,7 +69,7 @@ def test_stored_configs_cannot_name_code_to_run(name):
 
 
 def test_stored_values_of_a_wrong_kind_are_refused():
-    for change in [{"num_steps": "x"}, {"num_steps": 0}, {"unknown": 1}]:
+    for change in [{"num_steps": "x"}, {"num_steps": -1}, {"unknown": 1}]:
         data = encode(get_config())
         data["train"] |= change
         with pytest.raises(UserError, match="train"):

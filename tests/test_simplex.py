@@ -20,7 +20,6 @@ from diffusion.dirichlet_coefficient import coefficient_over_x, quadrature
 from diffusion.linear_flow import LinearFlow
 from samplers.ancestral import Ancestral
 from samplers.ode import ODE
-from samplers.sampler import sample
 
 PROCESSES = {
     "dirichlet": DirichletFlow(),
@@ -317,7 +316,7 @@ def test_law_of_the_sampler_approaches_the_data(name, sampler, toy):
     for steps in (2, sampler.steps):
         chosen = replace(sampler, steps=steps)
         draw = jax.jit(
-            lambda key, s=chosen: sample(s, key, process, toy.denoiser(process), (ROWS, toy.length))
+            lambda key, s=chosen: s.sample(key, process, toy.denoiser(process), (ROWS, toy.length))
         )
         counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
         distance.append(np.abs(counts / ROWS - toy.p).sum() / 2)
@@ -330,8 +329,8 @@ def test_given_tokens_stand_as_corners_and_condition_exactly(name, toy):
     process = process_of(name, toy.vocab_size)
     given = jnp.broadcast_to(jnp.array([-1, 2, -1]), (ROWS, 3))
     draw = jax.jit(
-        lambda key: sample(
-            Ancestral(64), key, process, toy.denoiser(process), (ROWS, 3), given=given
+        lambda key: Ancestral(64).sample(
+            key, process, toy.denoiser(process), (ROWS, 3), given=given
         )
     )
     counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))

@@ -1,0 +1,18 @@
+"""An autoregressive model on the embedded corpus, of the size and budget of configs/sotu/mdlm.py.
+
+    python -m experiments.train --config configs/sotu/autoregressive.py --workdir runs/ar
+
+The same transformer with causal attention. Its likelihood is exact, not a bound. Measured result:
+docs/measurements.md.
+"""
+
+from dataclasses import replace
+
+from configs.sotu import mdlm
+from diffusion.autoregressive import Autoregressive
+from experiments.config import Experiment
+from samplers.autoregressive import LeftToRight
+
+
+def get_config() -> Experiment:
+    return replace(mdlm.get_config(), process=Autoregressive(), sampler=LeftToRight())

@@ -1,0 +1,24 @@
+"""Block diffusion in blocks of 4 on the embedded corpus, of the size and budget of configs/sotu/mdlm.py.
+
+    python -m experiments.train --config configs/sotu/block4.py --workdir runs/block4
+
+A step costs twice that of MDLM: the network sees [z ; x0]. `--set process.block_length=16` for other
+blocks. Measured result: docs/measurements.md.
+"""
+
+from dataclasses import replace
+
+from configs.sotu import mdlm
+from diffusion.block import BlockDiffusion
+from experiments.config import Experiment
+from samplers.ancestral import Ancestral
+from samplers.blocks import BlockByBlock
+
+
+def get_config() -> Experiment:
+    base = mdlm.get_config()
+    return replace(
+        base,
+        process=BlockDiffusion(base.process, block_length=4),
+        sampler=BlockByBlock(Ancestral(steps=4)),
+    )

@@ -1,0 +1,50 @@
+"""The autoregressive model, the yardstick: -log p(x0) = sum_i -log p(x0^i | x0^1 .. x0^(i-1)), exactly.
+
+A causal network is called once with [start, x0 without its last token]; its output at position i then
+speaks of x0^i, as everywhere in this project. The start token is id V, the last row of the embedding.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.numerics import pick
+from diffusion.process import Likelihood, Model
+
+
+@dataclass(frozen=True)
+class Autoregressive:
+    """An objective only, with samplers of its own; `vocab_size` None means: the data's."""
+
+    vocab_size: int | None = None
+    likelihood: ClassVar[Likelihood] = "exact"
+    monitor: ClassVar[str] = "bound"
+    block_length: ClassVar[int] = 1  # of the network's attention
+
+    def init(self, key):
+        return {}
+
+    def bind(self, params):
+        return self
+
+    @property
+    def start(self) -> int:
+        return self.vocab_size
+
+    def log_p(self, model: Model, x0: Array) -> Array:
+        """log p(x0^i | x0^1 .. x0^(i-1)), (B, L) nats."""
+        start = jnp.full_like(x0[:, :1], self.start)
+        out = model(jnp.concatenate([start, x0[:, :-1]], axis=1), jnp.zeros((x0.shape[0], 1)))
+        return pick(jax.nn.log_softmax(out), x0)
+
+    def loss(self, key, model, x0, u):
+        return -self.log_p(model, x0)
+
+    def bound_terms(self, key, model, x0, u):
+        return {"likelihood": -self.log_p(model, x0)}
+
+    def bound(self, key, model, x0, u):
+        return -self.log_p(model, x0)

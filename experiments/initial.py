@@ -1,0 +1,118 @@
+"""What a run begins with from other runs: parameters that fit, or a frozen base and its energy."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from diffusion.autoregressive import Autoregressive
+from experiments.config import Experiment
+from experiments.errors import UserError
+from experiments.runs import Run, load_run
+from experiments.settings import decode
+from models.energy import EnergyTransformer
+
+
+def load_initial(
+    experiment: Experiment, workdir: Path, log: Callable[[str], None]
+) -> tuple[Experiment, dict | None]:
+    """(the experiment with what its base fills in, parameters to begin with or None).
+
+    Says what was loaded, what is fresh, and what did not fit. A run that `workdir` holds already needs
+    the other runs no more. UserError where a run is missing or of the wrong kind.
+    """
+    residual = experiment.energy is not None
+    if not (residual or experiment.init_from):
+        return experiment, None
+    stored = _stored(workdir)
+    if stored is not None and stored.init_from == experiment.init_from:
+        return _with_base(experiment, stored, stored.energy) if residual else experiment, None
+    name = type(experiment.process).__name__
+    if not experiment.init_from:
+        raise UserError(f"{name} needs a trained base; give its run with --set init_from=RUN")
+    base = _load(experiment, "init_from", experiment.init_from)
+    if not residual:
+        return experiment, _fitting(experiment, base.params, log)
+    wanted = type(experiment.process.base)
+    if type(base.experiment.process) is not wanted:
+        found = type(base.experiment.process).__name__
+        raise UserError(
+            f"init_from {experiment.init_from} holds a {found}, and the base of {name} is a "
+            f"{wanted.__name__}"
+        )
+    source = base
+    if not isinstance(experiment.energy, EnergyTransformer):
+        if not experiment.energy_from:
+            raise UserError(
+                f"the energy of {name} is a trained autoregressive model; give its run with "
+                "--set energy_from=RUN"
+            )
+        source = _load(experiment, "energy_from", experiment.energy_from)
+        if not isinstance(source.experiment.process, Autoregressive):
+            found = type(source.experiment.process).__name__
+            raise UserError(
+                f"energy_from {experiment.energy_from} holds a {found}, and the energy of {name} is "
+                "an Autoregressive"
+            )
+        energy = source.experiment.model
+    else:
+        energy = replace(experiment.energy, backbone=base.experiment.model)
+    experiment = _with_base(experiment, base.experiment, energy)
+    return experiment, _fitting(experiment, base.params | {"energy": source.params}, log)
+
+
+def _with_base(experiment: Experiment, base: Experiment, energy) -> Experiment:
+    """The experiment on the base of another: its process, or the base of that, and its model."""
+    process = getattr(base.process, "base", base.process)
+    process = replace(experiment.process, base=process)
+    return replace(experiment, model=base.model, process=process, energy=energy)
+
+
+def _stored(workdir: Path) -> Experiment | None:
+    path = workdir / "config.json"
+    if not (path.is_file() and any(workdir.glob("checkpoints/*"))):
+        return None
+    try:
+        return decode(json.loads(path.read_text()), str(path))
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+
+
+def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
+    if not Path(workdir).is_dir():
+        raise UserError(f"{setting} {workdir} does not exist; give a run directory")
+    run = load_run(workdir)
+    if run.experiment.data.tokenizer != experiment.data.tokenizer:
+        raise UserError(f"{setting} {workdir} was trained on another alphabet")
+    return run
+
+
+def _fitting(experiment: Experiment, found: dict, log: Callable[[str], None]) -> dict:
+    """The part of `found` that has the experiment's names and shapes; the rest is said."""
+    wanted = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
+    counts, other = {"loaded": 0}, {"fresh": [], "of another shape": [], "not used": []}
+
+    def fit(wanted, found, path):
+        other["not used"] += [path + name for name in found if name not in wanted]
+        kept = {}
+        for name, part in wanted.items():
+            here, value = path + name, found.get(name)
+            if isinstance(part, dict):
+                kept[name] = fit(part, value if isinstance(value, dict) else {}, f"{here}/")
+            elif value is None:
+                other["fresh"].append(here)
+            elif value.shape != part.shape:
+                other["of another shape"].append(f"{here} {value.shape}, not {part.shape}")
+            else:
+                counts["loaded"] += 1
+                kept[name] = value
+        return kept
+
+    kept = fit(wanted, found, "")
+    if counts["loaded"] == 0:
+        raise UserError(f"nothing in {experiment.init_from} fits this model")
+    said = [f"{kind}: {', '.join(names)}" for kind, names in other.items() if names]
+    log("; ".join([f"{counts['loaded']} arrays loaded from {experiment.init_from}", *said]))
+    return kept

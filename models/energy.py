@@ -1,0 +1,55 @@
+"""An energy of whole sequences: the backbone, the mean over positions, two layers to one number."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from models.functional import bind, init
+from models.layers import linear
+from models.transformer import Transformer
+
+
+class _Head(nnx.Module):
+    """(B, D) -> (B,), 0 at first; and a vector that tells proposed tokens from known ones."""
+
+    def __init__(self, width, rngs):
+        self.proposed = nnx.Param(jnp.zeros((width,)))
+        self.up = linear(width, width, jnp.float32, rngs, bias=True)
+        self.out = linear(width, 1, jnp.float32, rngs, scale=0, bias=True)
+
+    def __call__(self, x: Array) -> Array:
+        return self.out(jax.nn.relu(self.up(x)))[:, 0]
+
+
+@dataclass(frozen=True)
+class EnergyTransformer:
+    """E(x, z, t) of tokens x proposed for the masked positions of z. Its backbone has the parameters of
+    a `Transformer`, so that it can begin with a trained one's."""
+
+    backbone: Transformer = Transformer()
+
+    def init(self, key: Array) -> dict:
+        """Parameters as those of `Transformer.init`, and those of the head, "energy"."""
+        key_backbone, key_head = jax.random.split(key)
+        return self.backbone.init(key_backbone) | {"energy": init(self._head, key_head)}
+
+    def apply(
+        self,
+        params: dict,
+        x: Array,
+        t: Array,
+        dropout_keys: Array | None = None,
+        *,
+        state: Array,
+    ) -> Array:
+        """E, float32 (B,), from x and state z, both int (B, L), and t (B, 1)."""
+        head = bind(self._head, params["energy"])
+        proposed = (state == self.backbone.vocab_size).reshape(-1, 1) * head.proposed[...]
+        features = self.backbone.features(params, x, t, dropout_keys, added=proposed)
+        return head(features.mean(1))
+
+    def _head(self, rngs) -> _Head:
+        return _Head(self.backbone.width, rngs)

@@ -1,0 +1,57 @@
+"""Samples of block diffusion: block after block, each by a sampler of the base process.
+
+The network sees earlier blocks through their stored keys and values, which are computed once, by one
+more call on the finished block. One compiled program: a scan over the blocks, the grid of times inside.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.random import fold_in
+from samplers.ancestral import Ancestral
+from samplers.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class BlockByBlock:
+    """`inner` samples each block; its steps are per block.
+
+    span: how many positions up to the end of a block are seen, None for all; see `LeftToRight`.
+    """
+
+    inner: Sampler = Ancestral(steps=16)
+    span: int | None = None
+    needs: ClassVar[tuple[str, ...]] = ("base", "block_length")
+
+    def __post_init__(self):
+        if self.span is not None and self.span < 1:
+            raise ValueError(f"BlockByBlock.span = {self.span} must be at least 1, or None")
+
+    def calls(self, process, length):
+        size = process.block_length
+        return -(-length // size) * (self.inner.calls(process.base, size) + 1)
+
+    def sample(self, key, process, model, shape, given=None):
+        rows, length = shape
+        size = process.block_length
+        blocks = -(-length // size)  # the last one is cut
+        unknown = jnp.full(shape, -1) if given is None else given
+        unknown = jnp.pad(unknown, ((0, 0), (0, blocks * size - length)), constant_values=-1)
+        clean = jnp.zeros((rows, 1))
+
+        def body(cache, number):
+            first = number * size
+
+            def network(z, t):
+                return model.decode(z, t, cache, first, self.span)[0]
+
+            known = jax.lax.dynamic_slice_in_dim(unknown, first, size, axis=1)
+            key_block = fold_in(key, number)
+            x0 = self.inner.sample(key_block, process.base, network, (rows, size), known)
+            return model.decode(x0, clean, cache, first, self.span)[1], x0
+
+        _, x0 = jax.lax.scan(body, model.cache(rows, blocks * size), jnp.arange(blocks))
+        return jnp.moveaxis(x0, 0, 1).reshape(rows, -1)[:, :length]
