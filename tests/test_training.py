@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,8 @@ def test_rate_rises_then_falls_to_its_end():
 
 def test_gradients_are_clipped_and_decay_spares_all_but_matrices():
     params = {"norm": {"scale": jnp.ones(3)}, "up": {"kernel": jnp.ones((3, 3))}}
-    optimizer = make_optimizer(AdamW(peak_lr=0.1, warmup_steps=0, weight_decay=0.5))
+    config = AdamW(peak_lr=0.1, warmup_steps=0, weight_decay=0.5)
+    optimizer = make_optimizer(replace(get_config(), optimizer=config))
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     np.testing.assert_array_equal(updates["norm"]["scale"], 0)
