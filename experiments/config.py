@@ -4,6 +4,7 @@ Defaults live in these dataclasses only. How settings are read, overridden and s
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import jax
 from jax import Array
@@ -93,14 +94,21 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How bounds are estimated; `max_sequences` limits the evaluations during training only."""
+    """How bounds are estimated; `max_sequences` limits the evaluations during training only.
+
+    estimator "times" is the bound of the process itself, at `num_times` stratified times a sequence.
+    "any_order" is for masked processes: the likelihood in random order, `group` tokens at a time, at as
+    many stratified numbers of known tokens. With group 1 and a network without time both have one mean.
+    """
 
     num_times: int = 8
+    estimator: Literal["times", "any_order"] = "times"
+    group: int = 1
     batch_size: int = 32
     max_sequences: int = 512
 
     def __post_init__(self):
-        _at_least(self, 1, "num_times", "batch_size", "max_sequences")
+        _at_least(self, 1, "num_times", "group", "batch_size", "max_sequences")
 
 
 @dataclass(frozen=True)

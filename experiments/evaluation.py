@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.any_order import AnyOrder
 from experiments.config import Experiment
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import Corpus, prepare
@@ -39,6 +40,8 @@ def make_bound(
 
     def bound(params, x0, first, frozen=None):
         process = experiment.bind(params, frozen)
+        if experiment.evaluation.estimator == "any_order":
+            process = AnyOrder(process, experiment.evaluation.group)
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
@@ -148,13 +151,30 @@ def times_per_sequence(experiment: Experiment) -> int:
     return 1 if experiment.process.likelihood == "exact" else experiment.evaluation.num_times
 
 
+def _estimator(experiment: Experiment) -> str:
+    times, group = times_per_sequence(experiment), experiment.evaluation.group
+    if experiment.process.likelihood == "exact":
+        return "exact, one pass"
+    if experiment.evaluation.estimator == "any_order":
+        return (
+            f"random order, {group} token{'s' if group > 1 else ''} at a time: mean over {times} "
+            "stratified numbers of known tokens per sequence"
+        )
+    return f"mean over {times} stratified times per sequence"
+
+
 def check_bound(experiment: Experiment) -> None:
-    """UserError for a process that has no likelihood bound."""
+    """UserError for a process that has no likelihood bound, or none by the estimator asked for."""
     process = experiment.process
     if process.likelihood == "none":
         raise UserError(
             f"{type(process).__name__} has no likelihood bound to evaluate: it is judged by its samples"
         )
+    if experiment.evaluation.estimator == "any_order":
+        try:
+            AnyOrder(process, experiment.evaluation.group)
+        except ValueError as error:
+            raise UserError(f"evaluation.estimator = any_order: {error}") from error
 
 
 def make_record(
@@ -189,9 +209,7 @@ def make_record(
         "perplexity_per_token": result.perplexity,
         "perplexity_per_token_standard_error": result.perplexity * se,
         "terms_nats_per_token": terms,
-        "estimator": "exact, one pass"
-        if exact
-        else f"mean over {times} stratified times per sequence",
+        "estimator": _estimator(experiment),
         "num_times": times,
         "seed": seed,
         "sequences": len(result.tokens),

@@ -63,9 +63,10 @@ def draw_lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     suffix: str,
     log: bool = False,
+    log_x: bool = False,
     **labels: str,
 ) -> bytes:
-    """The image of lines by name, each (x, y); log: of the y axis; labels: xlabel, ylabel, title."""
+    """The image of lines by name, each (x, y); log, log_x: of the axes; labels: xlabel, ylabel, title"""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -76,7 +77,7 @@ def draw_lines(
         line, marker = LINES[number // len(COLOURS) % len(LINES)]
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(x, y, color=colour, marker=marker, markersize=4, linestyle=line, label=name)
-    axes.set(yscale="log" if log else "linear", **labels)
+    axes.set(xscale="log" if log_x else "linear", yscale="log" if log else "linear", **labels)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

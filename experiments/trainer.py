@@ -21,7 +21,7 @@ from experiments.config import Experiment
 from experiments.data.pipeline import training_batches
 from experiments.data.text import Corpus, prepare
 from experiments.errors import Diverged, Stopped, UserError
-from experiments.evaluation import estimate, make_bound, spread, times_per_sequence
+from experiments.evaluation import check_bound, estimate, make_bound, spread, times_per_sequence
 from experiments.files import write_atomically
 from experiments.initial import load_initial
 from experiments.memory import check_memory
@@ -46,6 +46,8 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     tokens = corpus.split("train", experiment.data.length)
     experiment = resolve(experiment, corpus.tokenizer, lambda: tokens)
     corpus.split("validation", experiment.data.length)
+    if experiment.process.monitor == "bound":
+        check_bound(experiment)
     experiment, frozen = load_teacher(experiment)
     experiment, begin = load_initial(experiment, workdir, log)
     mesh = make_mesh(experiment.mesh)

@@ -47,7 +47,7 @@ class EnergyTransformer:
     ) -> Array:
         """E, float32 (B,), from x and state z, both int (B, L), and t (B, 1)."""
         head = bind(self._head, params["energy"])
-        proposed = (state == self.backbone.vocab_size).reshape(-1, 1) * head.proposed[...]
+        proposed = (state == self.backbone.vocab_size).reshape(-1, 1) * head.proposed[...][None]
         features = self.backbone.features(params, x, t, dropout_keys, added=proposed)
         return head(features.mean(1))
 

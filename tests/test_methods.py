@@ -46,6 +46,14 @@ def text(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def initial(text, tmp_path_factory):
+    """The runs that a residual energy begins with, as settings."""
+    base, ar = (tmp_path_factory.mktemp("initial") / name for name in ("base", "ar"))
+    assert train("mdlm", base, text) == 0 and train("autoregressive", ar, text) == 0
+    return [f"init_from={base}", f"energy_from={ar}"]
+
+
 NO_BOUND = ("linear_flow", "dirichlet_one_step")
 
 
@@ -65,10 +73,14 @@ def train(name, workdir, text, *settings):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_method_trains_evaluates_and_samples_from_the_command_line(
-    name, text, tmp_path, teacher, capsys
+    name, text, tmp_path, teacher, initial, capsys
 ):
     workdir = tmp_path / name
-    settings = [f"teacher.workdir={teacher}"] if name == "dirichlet_one_step" else []
+    settings = {
+        "dirichlet_one_step": [f"teacher.workdir={teacher}"],
+        "edlm": initial[:1],
+        "edlm_autoregressive": [*initial, "train.num_steps=0"],
+    }.get(name, [])
     assert train(name, workdir, text, *settings) == 0, capsys.readouterr().err
     where = ["--workdir", str(workdir)]
     evaluate = ["--split", "test", "--num-times", "2"]
@@ -78,18 +90,27 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
         assert "no likelihood bound" in capsys.readouterr().err
     else:
         assert cli.guarded("evaluate", [*where, *evaluate]) == 0
-        record = json.loads((workdir / "records" / "test-2.json").read_text())
-        assert record["kind"] == "bound" and 3 < record["value"] < 30
+        step = 0 if name == "edlm_autoregressive" else 2
+        record = json.loads((workdir / "records" / f"test-{step}.json").read_text())
+        exact = name == "autoregressive"
+        assert record["kind"] == ("exact" if exact else "bound") and 3 < record["value"] < 30
+        assert record["num_times"] == (1 if exact else 2)
         assert record["sequences"] == (8 if name == "dirichlet" else record["sequences_in_split"])
         assert record["process_settings"]["vocab_size"] == 27
         terms = record["terms_nats_per_token"]
-        assert set(terms) <= {"diffusion", "prior", "reconstruction"} and min(terms.values()) >= 0
+        assert set(terms) <= {"diffusion", "prior", "reconstruction", "energy", "likelihood"}
+        assert min(value for term, value in terms.items() if term != "energy") >= 0
     steps = "3"
     if name == "dirichlet_one_step":
         assert cli.guarded("sample", [*where, "--steps", "3"]) == 2
         assert "at most 1" in capsys.readouterr().err
         steps = "1"
-    assert cli.guarded("sample", [*where, "--num", "2", "--steps", steps, "--prompt", "we "]) == 0
+    with_steps = ["--steps", steps]
+    if name == "autoregressive":
+        assert cli.guarded("sample", [*where, *with_steps]) == 2
+        assert "one per token" in capsys.readouterr().err
+        with_steps = []
+    assert cli.guarded("sample", [*where, "--num", "2", *with_steps, "--prompt", "we "]) == 0
     samples = [x for x in capsys.readouterr().out.splitlines() if x.startswith("[")]
     assert len(samples) == 2 and all(x[4:].startswith("we ") and len(x) == 20 for x in samples)
 

@@ -1,0 +1,59 @@
+"""Sample quality against time: python -m experiments.few_steps --workdir RUN ... --scorer AR_RUN
+
+For each run (repeat --workdir) and each of --steps of its sampler (per block where a process goes block
+by block; not for an autoregressive one, whose steps are its tokens), it draws --num samples in one
+compiled program and reports
+
+    bits of a character of the samples under the scorer, an autoregressive run on the same alphabet
+    entropy of the characters of the samples, in bits: text that repeats itself scores well under a model
+    calls of the network for a sample, and seconds for a sample of the whole batch, without compilation
+
+next to both numbers of the scorer's own validation text. A residual energy is sampled with the settings
+that its run holds, or with `--set process.candidates=8`, for the runs that have the setting. Writes
+DIR/few-steps.json and DIR/few-steps.png.
+"""
+
+from experiments import cli
+from experiments.errors import UserError
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("few_steps", __doc__)
+    options.add_argument("--workdir", required=True, action="append", help="a run; may be repeated")
+    options.add_argument("--scorer", required=True, help="the run of an autoregressive model")
+    options.add_argument("--steps", type=cli.positive, nargs="+", default=[4, 8, 16, 64])
+    options.add_argument("--num", type=cli.positive, default=64, help="samples (default 64)")
+    options.add_argument("--seed", type=cli.natural, default=0)
+    options.add_argument("--out", default="runs/few-steps", help="the directory for the results")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import json
+    from pathlib import Path
+
+    from experiments.figure import check_figure, draw_lines
+    from experiments.files import write_atomically
+    from experiments.sample_quality import measure, table
+
+    names = [Path(workdir).name for workdir in given.workdir]
+    if len(set(names)) < len(names):
+        raise UserError("two runs have the same name; rename a directory")
+    out = Path(given.out)
+    plot = out / "few-steps.png"
+    check_figure(plot)
+    record = measure(given, lambda line: print(line, flush=True))
+    print("\n" + table(record))
+    write_atomically(out / "few-steps.json", json.dumps(record, indent=1) + "\n")
+    series = {}
+    for row in record["rows"]:
+        x, y = series.setdefault(row["run"], ([], []))
+        x.append(row["seconds_per_sample"])
+        y.append(row["scorer_bits_per_char"])
+    labels = {"xlabel": "seconds per sample", "ylabel": "bits per character under the scorer"}
+    write_atomically(plot, draw_lines(series, plot.suffix, log_x=True, **labels))
+    print(f"\nrecord and plot: {out}")
+    return record
+
+
+if __name__ == "__main__":
+    cli.run("few_steps")

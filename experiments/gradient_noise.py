@@ -1,0 +1,69 @@
+"""How noisy the gradient of a batch is, for different times of training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.block import BlockDiffusion
+from experiments.config import Experiment
+from experiments.data.pipeline import training_batches
+from experiments.data.text import prepare
+from experiments.errors import UserError
+from experiments.runs import Run
+
+
+def measure(
+    run: Run,
+    intervals: Sequence[tuple[float, float]],
+    batches: int,
+    seed: int,
+    log: Callable[[str], None],
+) -> list[dict]:
+    """For each interval {"clip", "noise", "loss"}: the variance of a batch's gradient over the squared
+    length of the mean gradient, both estimated without bias over the same batches."""
+    experiment = run.experiment
+    if not isinstance(experiment.process, BlockDiffusion):
+        raise UserError(
+            f"the run holds a {type(experiment.process).__name__}; only BlockDiffusion has a clip"
+        )
+    length, rows = experiment.data.length, experiment.train.batch_size
+    tokens = prepare(experiment.data).split("train", length)
+    stream = training_batches(tokens, length, rows, seed)
+    texts = jnp.stack([jnp.asarray(next(stream)) for _ in range(batches)])
+    found = []
+    for clip in intervals:
+        process = replace(experiment.process, clip=clip)
+        noise, loss = _noise(replace(experiment, process=process), run.params, texts, seed)
+        found.append({"clip": clip, "noise": float(noise), "loss": float(loss)})
+        log(f"times ({clip[0]}, {clip[1]}): noise {noise:.2f}, loss {loss:.4f} nats/token")
+    return found
+
+
+def _noise(experiment: Experiment, params: dict, texts, seed: int):
+    rows = texts.shape[1]
+
+    def loss(params, key, x0):
+        keys = jax.random.split(key, rows + 1)
+        offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
+        u = ((jnp.arange(rows) + offset) / rows)[:, None]
+        return experiment.bind(params).loss(keys[:rows], experiment.network(params), x0, u).mean()
+
+    @jax.jit
+    def sums(params):
+        def one(carry, batch):
+            value, grad = jax.value_and_grad(loss)(params, *batch)
+            total, squares, losses = carry
+            length = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad))
+            return (jax.tree.map(jnp.add, total, grad), squares + length, losses + value), None
+
+        zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
+        keys = jax.random.split(jax.random.key(seed), len(texts))
+        (total, squares, losses), _ = jax.lax.scan(one, zero, (keys, texts))
+        n = len(texts)
+        mean = sum(jnp.sum((leaf / n) ** 2) for leaf in jax.tree.leaves(total))
+        variance = (squares / n - mean) * n / (n - 1)
+        return variance / (mean - variance / n), losses / n
+
+    return sums(params)

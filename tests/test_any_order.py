@@ -1,0 +1,111 @@
+"""The any-order likelihood of a masked model against exact numbers, and against the other bound."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import reference
+from oracle import Toy
+
+from diffusion.any_order import AnyOrder, time_of
+from diffusion.genmd4 import GenMD4
+from diffusion.mdlm import MDLM
+from diffusion.schedules import Cosine, Linear, MDLMCosine, Polynomial
+from diffusion.udlm import UDLM
+from models.transformer import Network, Transformer
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return Toy(reference("toy_V3L3"))
+
+
+def totals(process, model, x0, draws, key=0):
+    """(B, draws) nats of each sequence."""
+
+    @jax.jit
+    def values(key):
+        rows = jnp.repeat(x0, draws, axis=0)
+        u = jnp.tile((jnp.arange(draws) + 0.5) / draws, len(x0))[:, None]
+        terms = process.bound_terms(key, model, rows, u)
+        return sum(terms.values()).sum(1).reshape(-1, draws)
+
+    return np.asarray(values(jax.random.key(key)), np.float64)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), MDLMCosine()])
+def test_single_tokens_with_the_exact_denoiser_give_the_likelihood(schedule, toy):
+    process = AnyOrder(MDLM(3, schedule))
+    nats = totals(process, toy.denoiser(process.base), jnp.asarray(toy.states), 3000)
+    assert np.all(np.abs(nats.mean(1) - toy.neg_logp) < 5 * nats.std(1) / np.sqrt(3000))
+
+
+@pytest.mark.parametrize("group", [2, 3])
+def test_groups_give_a_bound_that_is_looser_by_what_they_ignore(group, toy):
+    """Groups of 2 of 3 positions: in the mean over the three choices of the pair that comes first."""
+    process = AnyOrder(MDLM(3), group)
+    nats = totals(process, toy.denoiser(process.base), jnp.asarray(toy.states), 3000)
+    joint = np.zeros((3, 3, 3))
+    joint[tuple(toy.states.T)] = toy.p
+    single = [np.log(joint.sum(tuple(a for a in range(3) if a != i))) for i in range(3)]
+    exact = []
+    for x, log_p in zip(toy.states, np.log(toy.p), strict=True):
+        alone = [single[i][x[i]] for i in range(3)]
+        if group == 3:
+            exact.append(-sum(alone))
+            continue
+        orders = []
+        for last in range(3):
+            pair = np.log(joint.sum(last)[tuple(np.delete(x, last))])
+            orders.append(sum(alone) - alone[last] + log_p - pair)
+        exact.append(-np.mean(orders))
+    error = nats.std(1) / np.sqrt(3000)
+    assert np.all(np.abs(nats.mean(1) - exact) < 5 * error + 1e-5)
+    assert toy.p @ nats.mean(1) > toy.p @ toy.neg_logp + 0.01
+
+
+def test_it_is_the_masked_bound_of_a_network_by_other_samples_of_lower_variance():
+    """A network that is no consistent model at all: both are means of one thing."""
+    model = Transformer(vocab_size=5, num_layers=2, width=16, num_heads=2, dtype="float32")
+    params = jax.tree.map(
+        lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape),
+        model.init(jax.random.key(0)),
+    )
+    x0 = jax.random.randint(jax.random.key(2), (2, 8), 0, 5)
+    base, network, draws = MDLM(5), Network(model, params), 8000
+
+    class Continuous:
+        bound_terms = base.bound_terms
+
+    a, b = (totals(p, network, x0, draws) for p in (AnyOrder(base), Continuous()))
+    error = np.sqrt((a.var(1) + b.var(1)) / draws)
+    assert np.all(np.abs(a.mean(1) - b.mean(1)) < 5 * error)
+    assert np.all(a.var(1) < 0.8 * b.var(1))
+
+
+def test_exactly_so_many_are_masked_and_the_time_says_so():
+    seen = {}
+
+    def model(z, t):
+        seen["masked"], seen["t"] = (np.asarray(z) == 4).sum(1), np.asarray(t)[:, 0]
+        return jnp.zeros((*z.shape, 4))
+
+    u = ((jnp.arange(20) + 0.5) / 20)[:, None]
+    AnyOrder(MDLM(4), group=3).bound_terms(jax.random.key(0), model, jnp.zeros((20, 10), int), u)
+    np.testing.assert_array_equal(seen["masked"], np.repeat([10, 7, 4, 1], 5))
+    np.testing.assert_allclose(seen["t"], seen["masked"] / 10, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), MDLMCosine(), Polynomial(2.0)])
+def test_time_of_inverts_the_schedule(schedule):
+    t = jnp.array([0.03, 0.4, 0.99, 1.0])
+    # A sine is flat at its top: there float32 tells times apart to 2e-4 only.
+    np.testing.assert_allclose(time_of(schedule, schedule.log1m_alpha(t)), t, atol=3e-4)
+    found = time_of(schedule, schedule.log1m_alpha(t[:2]))
+    np.testing.assert_allclose(found, t[:2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("process", [UDLM(3), GenMD4(3)])
+def test_other_processes_are_refused(process):
+    with pytest.raises(ValueError, match="any-order"):
+        AnyOrder(process)
