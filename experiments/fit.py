@@ -1,40 +1,45 @@
 """Training on examples drawn on the device, for experiments whose data is a known law."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from experiments.config import Experiment
-from experiments.train_step import init_state, make_train_step
+from experiments.errors import Diverged
+from experiments.train_step import init_state, make_train_step, zero_totals
 
-CHUNK = 100  # steps in one compiled program
+_CHUNK = 100  # steps in one compiled program
+_DATA = 2**31 - 1  # number of the data's key, no step's own
 
 
 def fit(
     experiment: Experiment, draw: Callable[[jax.Array], tuple], log: Callable[[str], None]
-) -> dict:
-    """The averaged parameters after train.num_steps steps, rounded up to whole hundreds.
+) -> tuple[dict, float]:
+    """(the averaged parameters, mean loss of the last steps) after train.num_steps steps.
 
-    draw(key) -> (tokens (B, L),), or with labels (tokens (B, L), labels (B,)), of train.batch_size rows.
+    draw(key) -> (tokens (B, L),), or with labels (tokens (B, L), labels (B,)), of train.batch_size
+    rows. Raises Diverged for a loss that is not finite.
     """
-    step = make_train_step(experiment)
-    key = jax.random.fold_in(jax.random.key(experiment.train.seed), 2**31 - 1)  # no step's own
+    settings, step = experiment.train, make_train_step(experiment)
+    key = jax.random.fold_in(jax.random.key(settings.seed), _DATA)
+
+    def one(_, state):
+        drawn = draw(jax.random.fold_in(key, state["step"]))
+        return step(state, *(array[None] for array in drawn))[0]
 
     @partial(jax.jit, donate_argnums=0)
-    def run(state, first):
-        def one(state, number):
-            drawn = draw(jax.random.fold_in(key, number))
-            return step(state, *(array[None] for array in drawn))
+    def chunk(state, steps):
+        return jax.lax.fori_loop(0, steps, one, state | {"totals": zero_totals()})
 
-        state, losses = jax.lax.scan(one, state, first + jnp.arange(CHUNK))
-        return state, losses.mean()
-
-    state = jax.jit(lambda: init_state(experiment))()
-    steps = experiment.train.num_steps
-    for first in range(0, steps, CHUNK):
-        state, loss = run(state, first)
-        if (first // CHUNK) % max(1, steps // CHUNK // 5) == 0 or first + CHUNK >= steps:
-            log(f"step {first + CHUNK}/{steps}  loss {float(loss):.4f}")
-    return state["ema"]
+    state, loss = jax.jit(lambda: init_state(experiment))(), math.nan
+    for first in range(0, settings.num_steps, _CHUNK):
+        last = min(first + _CHUNK, settings.num_steps)
+        state = chunk(state, last - first)
+        loss = float(state["totals"]["loss"] / state["totals"]["steps"])
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} in the {last - first} steps after step {first}")
+        if last * 5 // settings.num_steps > first * 5 // settings.num_steps:
+            log(f"step {last}/{settings.num_steps}  loss {loss:.4f}")
+    return state["ema"], loss

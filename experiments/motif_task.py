@@ -105,13 +105,13 @@ def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
     data = Text(length=task.length)
     denoiser = Experiment(process, model, data, optimizer=optimizer, train=train)
     log("denoiser")
-    params = fit(denoiser, lambda key: task.draw(key, train.batch_size), log)
+    params, _ = fit(denoiser, lambda key: task.draw(key, train.batch_size), log)
 
     judge = NoisyClassifier(process, task.num_labels)
     network = replace(model, vocab_size=task.num_labels, num_labels=None)
     log("classifier of noisy states")
     experiment = replace(denoiser, process=judge, model=network, sampler=Unsampled())
-    judge_params = fit(
+    judge_params, _ = fit(
         experiment,
         lambda key: (jnp.column_stack(task.draw(key, train.batch_size)),),
         log,

@@ -13,7 +13,6 @@ most probable token at the end; ours is drawn from p(x0 | z).
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,9 +29,9 @@ from diffusion.linear_flow import LinearFlow
 from diffusion.random import categorical
 from experiments import cli
 from experiments.config import AdamW, Experiment, Train
-from experiments.errors import Diverged, UserError
+from experiments.errors import UserError
+from experiments.fit import fit
 from experiments.settings import encode
-from experiments.train_step import init_state, make_train_step, zero_totals
 from models.transformer import Transformer
 from samplers.ode import ODE
 
@@ -41,11 +40,10 @@ METHODS = {
     "linear": (LinearFlow(), ODE(steps=20, grid="uniform")),
     "Dirichlet": (DirichletFlow(scale=2.0), ODE(steps=20)),
 }
-_CHUNK = 100  # training steps in one call of the compiled program
 _ROWS = 500  # sequences sampled at a time,
 _BATCHES = 20  # and how often in one call
 _REPEATS = 200  # of the exact draws
-_DATA, _SAMPLES = 2**31 - 1, 2**31 - 2  # beside the numbers of the training steps
+_SAMPLES = 2**31 - 2  # beside the numbers of the training steps and the data's
 
 
 @dataclass(frozen=True)
@@ -99,29 +97,6 @@ def divergence(counts: np.ndarray, p: np.ndarray) -> float:
     return float(np.where(q > 0, q * np.log(ratio), 0).sum(-1).mean())
 
 
-def train(experiment: Experiment, p: np.ndarray) -> tuple[dict, float]:
-    """(averaged parameters, mean loss of the last chunk) after training on draws of p (L, K)."""
-    settings, step = experiment.train, make_train_step(experiment)
-    log_p = jnp.broadcast_to(jnp.log(jnp.asarray(p, jnp.float32)), (settings.batch_size, *p.shape))
-    key = jax.random.fold_in(jax.random.key(settings.seed), _DATA)
-
-    def one(_, state):
-        tokens = categorical(jax.random.fold_in(key, state["step"]), log_p)
-        return step(state, tokens[None])[0]
-
-    @partial(jax.jit, donate_argnums=0)
-    def chunk(state, steps):
-        return jax.lax.fori_loop(0, steps, one, state | {"totals": zero_totals()})
-
-    state, loss = jax.jit(lambda: init_state(experiment))(), math.nan
-    for first in range(0, settings.num_steps, _CHUNK):
-        state = chunk(state, min(_CHUNK, settings.num_steps - first))
-        loss = float(state["totals"]["loss"] / state["totals"]["steps"])
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} in the {_CHUNK} steps after step {first}")
-    return state["ema"], loss
-
-
 def count(experiment: Experiment, params: dict, samples: int) -> np.ndarray:
     """(L, K): how often each token came at each position, in `samples` sequences of the network."""
     size = experiment.process.vocab_size
@@ -170,7 +145,11 @@ def measure(size: int, steps: int, samples: int, seed: int, log: Callable[[str],
     }
     for method in METHODS:
         experiment, start = build(method, size, steps, seed), time.perf_counter()
-        params, loss = train(experiment, p)
+        rows = (experiment.train.batch_size, *p.shape)
+        log_p = jnp.broadcast_to(jnp.log(jnp.asarray(p, jnp.float32)), rows)
+        params, loss = fit(
+            experiment, lambda key, log_p=log_p: (categorical(key, log_p),), lambda line: None
+        )
         trained = time.perf_counter()
         kl = divergence(count(experiment, params, samples), p)
         seconds = {"train": trained - start, "sample": time.perf_counter() - trained}
