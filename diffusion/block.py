@@ -41,10 +41,12 @@ class BlockDiffusion:
             )
         if not 0 <= self.clip[0] < self.clip[1] <= 1:
             raise ValueError(f"BlockDiffusion.clip = {self.clip} must rise within [0, 1]")
-        if getattr(self.base, "likelihood", "none") != "bound" or not hasattr(self.base, "bridge"):
+        if getattr(self.base, "likelihood", "none") != "bound" or not hasattr(
+            self.base, "num_states"
+        ):
             raise ValueError(
-                f"BlockDiffusion.base = {type(self.base).__name__} has no likelihood bound of its own "
-                "for a block, or no sampler on a grid of times; MDLM has both"
+                f"BlockDiffusion.base = {type(self.base).__name__} is not a process on discrete states "
+                "with a bound for each token; MDLM, D3PM, SEDD and UDLM are"
             )
 
     @property

@@ -10,6 +10,7 @@ from oracle import FLOOR, Toy, assert_law
 from diffusion.autoregressive import Autoregressive
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
+from diffusion.dirichlet import DirichletFlow
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.mdlm import MDLM
 from diffusion.schedules import Linear, MDLMCosine
@@ -35,7 +36,7 @@ class Exact:
 
     def __call__(self, z, t, context):
         toy, block = self.toy, np.arange(self.toy.length) // self.size
-        t = jnp.broadcast_to(t, z.shape)
+        t = jnp.broadcast_to(t, z.shape[:2])
         likelihood = jnp.maximum(self.base.log_likelihood(z, t), FLOOR)
         here = jnp.einsum("blv,nlv->bnl", likelihood, toy.one_hot)
         known = jnp.where(context[:, None] == toy.states[None], 0.0, FLOOR)
@@ -194,6 +195,7 @@ def test_network_samples_do_not_depend_on_their_neighbours_and_keep_the_prompt()
         dict(clip=(0.5, 0.5)),
         dict(clip=(0.0, 1.5)),
         dict(base=Autoregressive()),
+        dict(base=DirichletFlow()),
     ],
 )
 def test_impossible_blocks_are_refused(wrong):

@@ -3,9 +3,9 @@
     python -m experiments.train --config configs/text8/edlm.py --workdir runs/text8-edlm \\
         --set data.path=data/text8 --set init_from=runs/text8-mdlm
 
-The energy begins as the base's network. 400 thousand steps as the official script; the paper also
-names 10 thousand. Published: 1.24, which is an estimate and no bound (diffusion/edlm.py says why), so
-nothing measured here compares with it. Not yet trained with this code.
+The energy begins as the base's network. 400 thousand steps as the official script (the paper also names
+10 thousand); candidates and window are the paper's. Published: 1.24, an estimate and no bound
+(diffusion/edlm.py says why), so nothing measured here compares with it. Not yet trained with this code.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=EDLM(base.process, candidates=8, window=0.6, num_steps=64),
+        process=EDLM(base.process, candidates=2, window=0.2, num_steps=64),
         energy=EnergyTransformer(base.model),
         sampler=Ancestral(steps=64),
         optimizer=replace(base.optimizer, decay_steps=400_000),
