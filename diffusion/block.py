@@ -42,7 +42,7 @@ class BlockDiffusion:
         if not 0 <= self.clip[0] < self.clip[1] <= 1:
             raise ValueError(f"BlockDiffusion.clip = {self.clip} must rise within [0, 1]")
         if getattr(self.base, "likelihood", "none") != "bound" or not hasattr(
-            self.base, "num_states"
+            type(self.base), "num_states"
         ):
             raise ValueError(
                 f"BlockDiffusion.base = {type(self.base).__name__} is not a process on discrete states "

@@ -4,7 +4,7 @@ For intervals (low, high) of the times of the training loss it measures, at the 
 BlockDiffusion, how noisy the gradient of a batch is: the variance over --batches batches, summed over
 all parameters, over the squared length of the mean gradient. Intervals have gradients of different
 means, which is why only the ratio can be compared. The least one is what to train with:
-`--set process.clip=(0.3,0.8)`. The bound is taken over all times whatever is chosen.
+`--set process.clip=0.3,0.8`. The bound is taken over all times whatever is chosen.
 """
 
 from experiments import cli
@@ -18,7 +18,9 @@ INTERVALS = (
 def main(arguments: list[str]) -> dict:
     options = cli.parser("clip", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
-    options.add_argument("--batches", type=cli.positive, default=32, help="for each interval")
+    options.add_argument(
+        "--batches", type=cli.positive, default=32, help="for each interval (default 32)"
+    )
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument("--seed", type=cli.natural, default=0)
     options.add_argument("--out", help="a .json file to write the figures to")
@@ -27,6 +29,7 @@ def main(arguments: list[str]) -> dict:
         raise UserError("--batches must be at least 2, to have a variance")
 
     import json
+    import math
 
     from experiments.files import write_atomically
     from experiments.gradient_noise import measure
@@ -35,8 +38,12 @@ def main(arguments: list[str]) -> dict:
     run = load_run(given.workdir, given.step)
     found = measure(run, INTERVALS, given.batches, given.seed, lambda line: print(line, flush=True))
     best = min(found, key=lambda row: row["noise"])
+    if best["noise"] == math.inf:
+        raise UserError(
+            f"{given.batches} batches do not show a mean gradient above its noise; give more --batches"
+        )
     low, high = best["clip"]
-    print(f"least noise: --set process.clip=({low},{high})")
+    print(f"least noise: --set process.clip={low},{high}")
     record = {"workdir": given.workdir, "checkpoint_step": run.step, "rows": found}
     if given.out:
         write_atomically(given.out, json.dumps(record, indent=1) + "\n")

@@ -55,6 +55,12 @@ def make_plan(
     is written.
     """
     experiments = _experiments(configs, overrides)
+    for name, experiment in experiments.items():
+        if experiment.energy is not None or experiment.init_from:
+            raise UserError(
+                f"{name} begins from another run, which is no equal budget; train it by itself and "
+                "compare its records and python -m experiments.few_steps"
+            )
     _check_budget(experiments)
     first = next(iter(experiments.values()))
     corpus = prepare(first.data)

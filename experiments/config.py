@@ -157,7 +157,8 @@ class Experiment:
 
     init_from: a run whose averaged parameters this one begins with, as far as they fit. For a process
     with a frozen base it is the base, from which model and process.base are taken. energy: the second
-    network of such a process; energy_from: the run it is taken from, by default that of the base.
+    network of such a process, which begins as the base where it is an EnergyTransformer; energy_from:
+    the run it is taken from where it is an autoregressive Transformer.
     """
 
     process: Objective
@@ -180,7 +181,20 @@ class Experiment:
                 + ("no energy" if self.energy else "one; give its network")
             )
         _check_sampler(self.sampler, self.process)
+        if self.energy_from and not isinstance(self.energy, Transformer):
+            raise ValueError(
+                f"energy_from = {self.energy_from}, but process {type(self.process).__name__} takes no "
+                "energy from a run; leave it out"
+            )
+        if self.energy and not self.process.trained and self.train.num_steps:
+            raise ValueError(
+                f"train.num_steps = {self.train.num_steps}, but nothing of "
+                f"{type(self.process).__name__} is trained; set it to 0"
+            )
         wanted, has = getattr(self.process, "block_length", None), self.model.block_length
+        span = getattr(self.sampler, "span", None)
+        if span is not None and span < (wanted or 1):
+            raise ValueError(f"sampler.span = {span} is shorter than a block of {wanted} tokens")
         if wanted is not None and has not in (None, wanted):
             raise ValueError(
                 f"model.block_length = {has}, but {type(self.process).__name__} asks for attention by "

@@ -6,11 +6,11 @@ compiled program and reports
 
     bits of a character of the samples under the scorer, an autoregressive run on the same alphabet
     entropy of the characters of the samples, in bits: text that repeats itself scores well under a model
-    calls of the network for a sample, and seconds for a sample of the whole batch, without compilation
+    calls of the network for a sample (those of a residual energy come on top), and the seconds of the
+    compiled program over the number of samples, in which everything counts
 
-next to both numbers of the scorer's own validation text. A residual energy is sampled with the settings
-that its run holds, or with `--set process.candidates=8`, for the runs that have the setting. Writes
-DIR/few-steps.json and DIR/few-steps.png.
+next to the first two of the scorer's own validation text. `--set process.candidates=8` acts on the runs
+that have the setting. Writes few-steps.json and few-steps.png into --out, over older ones.
 """
 
 from experiments import cli
@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--steps", type=cli.positive, nargs="+", default=[4, 8, 16, 64])
     options.add_argument("--num", type=cli.positive, default=64, help="samples (default 64)")
     options.add_argument("--seed", type=cli.natural, default=0)
-    options.add_argument("--out", default="runs/few-steps", help="the directory for the results")
+    options.add_argument(
+        "--out", default="runs/few-steps", help="directory (default runs/few-steps)"
+    )
     cli.add_set(options)
     given = options.parse_args(arguments)
 

@@ -22,11 +22,12 @@ def measure(
     log: Callable[[str], None],
 ) -> list[dict]:
     """For each interval {"clip", "noise", "loss"}: the variance of a batch's gradient over the squared
-    length of the mean gradient, both estimated without bias over the same batches."""
+    length of the mean gradient, both estimated without bias over the same batches; inf where no mean
+    is seen above the noise."""
     experiment = run.experiment
     if not isinstance(experiment.process, BlockDiffusion):
         raise UserError(
-            f"the run holds a {type(experiment.process).__name__}; only BlockDiffusion has a clip"
+            f"the run holds process {type(experiment.process).__name__}; only BlockDiffusion has a clip"
         )
     length, rows = experiment.data.length, experiment.train.batch_size
     tokens = prepare(experiment.data).split("train", length)
@@ -64,6 +65,7 @@ def _noise(experiment: Experiment, params: dict, texts, seed: int):
         n = len(texts)
         mean = sum(jnp.sum((leaf / n) ** 2) for leaf in jax.tree.leaves(total))
         variance = (squares / n - mean) * n / (n - 1)
-        return variance / (mean - variance / n), losses / n
+        length = mean - variance / n
+        return jnp.where(length > 0, variance / length, jnp.inf), losses / n
 
     return sums(params)

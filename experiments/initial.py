@@ -31,16 +31,19 @@ def load_initial(
         return _with_base(experiment, stored, stored.energy) if residual else experiment, None
     name = type(experiment.process).__name__
     if not experiment.init_from:
-        raise UserError(f"{name} needs a trained base; give its run with --set init_from=RUN")
+        given = f", as this run's is {stored.init_from}" if stored and stored.init_from else ""
+        raise UserError(
+            f"{name} needs a trained base; give its run with --set init_from=RUN{given}"
+        )
     base = _load(experiment, "init_from", experiment.init_from)
     if not residual:
-        return experiment, _fitting(experiment, base.params, log)
+        return experiment, _fitting(experiment, base.params, experiment.init_from, log)
     wanted = type(experiment.process.base)
     if type(base.experiment.process) is not wanted:
         found = type(base.experiment.process).__name__
         raise UserError(
-            f"init_from {experiment.init_from} holds a {found}, and the base of {name} is a "
-            f"{wanted.__name__}"
+            f"init_from {experiment.init_from} holds process {found}, and the base of {name} "
+            f"is {wanted.__name__}"
         )
     source = base
     if not isinstance(experiment.energy, EnergyTransformer):
@@ -53,14 +56,16 @@ def load_initial(
         if not isinstance(source.experiment.process, Autoregressive):
             found = type(source.experiment.process).__name__
             raise UserError(
-                f"energy_from {experiment.energy_from} holds a {found}, and the energy of {name} is "
-                "an Autoregressive"
+                f"energy_from {experiment.energy_from} holds process {found}, and the energy of "
+                f"{name} is Autoregressive"
             )
         energy = source.experiment.model
     else:
         energy = replace(experiment.energy, backbone=base.experiment.model)
     experiment = _with_base(experiment, base.experiment, energy)
-    return experiment, _fitting(experiment, base.params | {"energy": source.params}, log)
+    sources = dict.fromkeys((experiment.init_from, experiment.energy_from or experiment.init_from))
+    found = base.params | {"energy": source.params}
+    return experiment, _fitting(experiment, found, " and ".join(sources), log)
 
 
 def _with_base(experiment: Experiment, base: Experiment, energy) -> Experiment:
@@ -89,7 +94,7 @@ def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
     return run
 
 
-def _fitting(experiment: Experiment, found: dict, log: Callable[[str], None]) -> dict:
+def _fitting(experiment: Experiment, found: dict, source: str, log: Callable[[str], None]) -> dict:
     """The part of `found` that has the experiment's names and shapes; the rest is said."""
     wanted = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     counts, other = {"loaded": 0}, {"fresh": [], "of another shape": [], "not used": []}
@@ -112,7 +117,7 @@ def _fitting(experiment: Experiment, found: dict, log: Callable[[str], None]) ->
 
     kept = fit(wanted, found, "")
     if counts["loaded"] == 0:
-        raise UserError(f"nothing in {experiment.init_from} fits this model")
+        raise UserError(f"nothing in {source} fits this model")
     said = [f"{kind}: {', '.join(names)}" for kind, names in other.items() if names]
-    log("; ".join([f"{counts['loaded']} arrays loaded from {experiment.init_from}", *said]))
+    log("; ".join([f"arrays loaded from {source}: {counts['loaded']}", *said]))
     return kept

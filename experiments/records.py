@@ -23,7 +23,7 @@ def write_record(path: Path, record: dict) -> str:
         f"{record['standard_error']:.4f} bits per character ({record['nats_per_token']:.4f} nats per "
         f"token, perplexity {record['perplexity_per_token']:.3f} +- "
         f"{record['perplexity_per_token_standard_error']:.3f}) over {record['characters']:,} "
-        f"characters, checkpoint {record['checkpoint_step']}\nrecord: {path}"
+        f"characters, checkpoint {record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
     )
 
 

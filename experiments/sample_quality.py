@@ -27,13 +27,18 @@ def measure(given: Namespace, log: Callable[[str], None]) -> dict:
     scorer = load_run(given.scorer)
     if not isinstance(scorer.experiment.process, Autoregressive):
         found = type(scorer.experiment.process).__name__
-        raise UserError(f"--scorer {given.scorer} holds a {found}; it must be an Autoregressive")
+        raise UserError(
+            f"--scorer {given.scorer} holds process {found}; a scorer is Autoregressive"
+        )
     runs = {Path(workdir).name: load_run(workdir) for workdir in given.workdir}
     for name, run in runs.items():
         if run.experiment.data.tokenizer != scorer.experiment.data.tokenizer:
             raise UserError(f"{name} was trained on another alphabet than the scorer")
     data = scorer.experiment.data
     text = spread(prepare(data).split("validation", data.length), data.length, given.num)
+    for setting in given.set:
+        if not any(setting.partition("=")[0] in leaves(run.experiment) for run in runs.values()):
+            override(next(iter(runs.values())).experiment, [setting])  # says what is wrong with it
     rows = []
     for name, run in runs.items():
         chosen = [s for s in given.set if s.partition("=")[0] in leaves(run.experiment)]

@@ -61,8 +61,8 @@ def check_given(experiment: Experiment, known: np.ndarray) -> None:
     if len(late):
         raise UserError(
             f"{type(experiment.process).__name__} writes from left to right, {size} tokens at a time, "
-            f"and the blank at {first} would not know what is given at {late[0]}; give a prompt alone, "
-            "or use a process without blocks"
+            f"and the blank at {first} would not know what is given at {late[0]}; give a prompt "
+            "alone, or use a process that is not from left to right, such as MDLM"
         )
 
 

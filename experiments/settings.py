@@ -52,23 +52,35 @@ def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
 
 
 def override(experiment: Experiment, overrides: typing.Sequence[str]) -> Experiment:
-    """The experiment with each "path=value" applied in order."""
+    """The experiment with each "path=value" applied, in order; only their result has to be valid."""
+    items = []
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"--set {item}: expected PATH=VALUE, such as train.num_steps=200")
-        try:
-            experiment = _replace(experiment, path.strip(), path.strip().split("."), text.strip())
-        except UserError as error:
-            if str(error) != "unknown":
-                raise
-            valid = list(leaves(experiment))
-            near = difflib.get_close_matches(path, valid, 3, 0.6) or [
-                p for p in valid if p.split(".")[-1] == path.split(".")[-1]
-            ]
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
-            raise UserError(f"--set {path}: no such setting; {hint}") from None
-    return experiment
+        items.append(_Override(path.strip(), tuple(path.strip().split(".")), text.strip()))
+    try:
+        return _replace(experiment, items)
+    except _Unknown as error:
+        path, valid = str(error), list(leaves(experiment))
+        near = difflib.get_close_matches(path, valid, 3, 0.6) or [
+            p for p in valid if p.split(".")[-1] == path.split(".")[-1]
+        ]
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
+        raise UserError(f"--set {path}: no such setting; {hint}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Override:
+    """A value for the setting at `path`, of which `names` are left from where it is looked at."""
+
+    path: str
+    names: tuple[str, ...]
+    text: str
+
+
+class _Unknown(Exception):
+    """No setting has the path that is its argument."""
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -83,23 +95,33 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _replace(config, path, names, text):
+def _replace(config, items: list[_Override]):
+    """The dataclass with the overrides, whose names begin at it, applied; checked as a whole."""
     hints = typing.get_type_hints(type(config))
-    if names[0] not in [f.name for f in dataclasses.fields(config)]:
-        raise UserError("unknown")
-    current = getattr(config, names[0])
-    if len(names) > 1:
-        if not dataclasses.is_dataclass(current):
-            raise UserError("unknown")
-        value = _replace(current, path, names[1:], text)
-    elif dataclasses.is_dataclass(current):
-        value = _sibling(hints[names[0]], type(current), path, text)
-    else:
-        value = _parse(text, hints[names[0]], path)
+    own: dict[str, list[_Override]] = {}
+    for item in items:
+        if item.names[0] not in [f.name for f in dataclasses.fields(config)]:
+            raise _Unknown(item.path)
+        own.setdefault(item.names[0], []).append(item)
+    changes = {}
+    for name, given in own.items():
+        value, inner = getattr(config, name), []
+        for item in given:
+            if len(item.names) > 1:
+                inner.append(dataclasses.replace(item, names=item.names[1:]))
+            elif dataclasses.is_dataclass(value):
+                value, inner = _sibling(hints[name], type(value), item.path, item.text), []
+            else:
+                value = _parse(item.text, hints[name], item.path)
+        if inner and not dataclasses.is_dataclass(value):
+            raise _Unknown(inner[0].path)
+        changes[name] = _replace(value, inner) if inner else value
     try:
-        return dataclasses.replace(config, **{names[0]: value})
+        return dataclasses.replace(config, **changes)
     except ValueError as error:
-        raise UserError(f"--set {path}={text}: {error}") from error
+        said = ", ".join(f"{item.path}={item.text}" for item in items[:3])
+        said += ", ..." if len(items) > 3 else ""
+        raise UserError(f"--set {said}: {error}") from error
 
 
 def _sibling(hint, cls: type, path: str, text: str):

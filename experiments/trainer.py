@@ -67,7 +67,8 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
             log(f"saved as step 0; now: {_next(experiment, workdir)}")
             return
         if start >= config.num_steps:
-            log(f"already at step {start}; continue with --set train.num_steps=N above it")
+            more = "; continue with --set train.num_steps=N above it" if config.num_steps else ""
+            log(f"already at step {start}{more}")
             return
         step_function = jax.jit(
             make_train_step(experiment),
@@ -139,6 +140,8 @@ def _loop(
                 name, value = next(iter(values.items()))
                 error = values[f"{name}_se"]
                 what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
+                if experiment.process.likelihood == "exact":
+                    what = "exact likelihood"
                 log(
                     f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a "
                     "sample)"

@@ -96,17 +96,20 @@ def test_the_energy_begins_as_nothing_so_that_the_run_is_its_base(text, runs, tm
     [
         ("edlm", [], "init_from"),
         ("edlm", ["init_from=nowhere"], "does not exist"),
-        ("edlm", ["init_from=RUNS/autoregressive"], "holds a Autoregressive"),
-        ("edlm_autoregressive", ["init_from=RUNS/mdlm"], "energy_from"),
+        ("edlm", ["init_from=RUNS/autoregressive"], "holds process Autoregressive"),
+        ("edlm_autoregressive", ["train.num_steps=0", "init_from=RUNS/mdlm"], "energy_from"),
         (
             "edlm_autoregressive",
-            ["init_from=RUNS/mdlm", "energy_from=RUNS/mdlm"],
-            "an Autoregressive",
+            ["train.num_steps=0", "init_from=RUNS/mdlm", "energy_from=RUNS/mdlm"],
+            "is Autoregressive",
         ),
         ("autoregressive", ["sampler=Ancestral"], "LeftToRight"),
         ("autoregressive", ["model.block_length=2"], "blocks of 1"),
         ("block4", ["evaluation.estimator=any_order"], "any-order"),
         ("mdlm", ["sampler=BlockByBlock"], "BlockByBlock"),
+        ("block4", ["sampler.span=3"], "shorter than a block"),
+        ("mdlm", ["energy_from=RUNS/autoregressive"], "no energy"),
+        ("edlm_autoregressive", ["train.num_steps=3"], "nothing of"),
     ],
 )
 def test_impossible_combinations_are_one_line(

@@ -76,6 +76,25 @@ def test_stored_values_of_a_wrong_kind_are_refused():
             decode(data)
 
 
+def test_settings_are_checked_together_whatever_their_order():
+    e = get_config()
+    pair = ["optimizer.decay_steps=8", "optimizer.warmup_steps=5"]
+    assert override(e, pair) == override(e, pair[::-1])
+    swapped = ["process=Autoregressive", "sampler=LeftToRight"]
+    assert override(e, swapped) == override(e, swapped[::-1])
+    with pytest.raises(UserError, match=r"decay_steps=4, optimizer\.warmup_steps=5: AdamW"):
+        override(e, ["optimizer.decay_steps=4", "optimizer.warmup_steps=5"])
+
+
+def test_a_later_setting_wins_and_a_kind_forgets_the_settings_before_it():
+    e = get_config()
+    assert override(e, ["train.seed=1", "train.seed=2"]).train.seed == 2
+    sub = override(e, ["sampler.steps=5", "sampler=Ancestral"]).sampler
+    assert (
+        sub.steps == 64 and override(e, ["sampler=Ancestral", "sampler.steps=5"]).sampler.steps == 5
+    )
+
+
 def test_differences_tell_what_forbids_continuing():
     e = get_config()
     longer = override(e, ["train.num_steps=99", "train.log_every=3", "sampler.steps=5"])
