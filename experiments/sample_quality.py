@@ -19,7 +19,7 @@ from experiments.sampling import make_sample, with_steps
 from experiments.settings import leaves, override
 from experiments.units import bits_per_character
 
-_TIMED = 3  # rounds, of which the fastest counts
+_TIMED = 2  # rounds, of which the fastest counts
 
 
 def measure(given: Namespace, log: Callable[[str], None]) -> dict:
