@@ -11,17 +11,22 @@ Its likelihood. The bridge chooses the set U of revealed positions without regar
 evidence lower bound of the T-step chain, E_q sum_t log p(z_s | z_t) / q(z_s | z_t, x0), a step
 contributes log p(x_U | z_t), the probability that the kept candidate agrees with x0 on U:
 
-    p(x_U | z_t) = E sum_j w_j / W [x_j agrees on U]                      W = sum_j w_j
-                 = k E w_1 / W [x_1 agrees on U]                          candidates are exchangeable
-                 = p_base(x_U | z_t) E[ k w_1 / W | x_1 agrees on U ]
-    log p(x_U | z_t) >= log p_base(x_U | z_t) + E[ log (k w_1 / W) | x_1 agrees on U ]      Jensen
+    p(x_U | z_t) = E sum_j a_j w_j / W          a_j = [x_j agrees on U],  W = sum_j w_j
 
-where x_1 is x0 on U and drawn from the base elsewhere. So the T-step bound of the base minus the sum of
-the expected corrections is a bound on -log of the law of this sampler. The mean of `bound_samples` draws
-inside the logarithm tightens it (Jensen over fewer nats); where U is empty the step is exact and costs
-nothing. It holds for T = `num_steps` on the uniform grid, k, window and temperature as they are set: a
-statement about one sampler, not a limit. As T grows a step reveals one token at most, and no energy
-helps.
+Candidates that agree are rare, so draw one of them, say x_1, from the base given that it agrees (x0 on
+U, drawn elsewhere) and the others from the base. All indices being alike, such a k-tuple has the density
+of k independent draws times A / (k p_base(x_U | z_t)), A = sum_j a_j, hence with Jensen's inequality
+
+    p(x_U | z_t) = p_base(x_U | z_t) E[ (sum_j a_j w_j / A) / (W / k) ]
+    log p(x_U | z_t) >= log p_base(x_U | z_t) + E[ log of the mean weight of those that agree
+                                                  over the mean weight of all ]
+
+Taking w_1 for the mean of those that agree is the same with another Jensen step, and looser: this way a
+step costs nothing where all agree, as where U is empty. The T-step bound of the base minus the sum of
+the expected logarithms is a bound on -log of the law of this sampler; the mean of `bound_samples` draws
+inside the logarithm tightens it. It holds for T = `num_steps` on the uniform grid, k, window and
+temperature as they are set: a statement about one sampler, not a limit. As T grows a step reveals one
+token at most, and no energy helps.
 
 The published perplexities are none: a log Z estimated from base samples is too low in the mean, and the
 integral over continuous time of a law that does not factorise is no bound. Neither is offered here.
@@ -94,7 +99,7 @@ class _Residual:
         return sum(self.bound_terms(key, model, x0, u).values())
 
     def _gain(self, key, model, x0, t):
-        """(B,) nats: log of the mean of k w_1 / W over `bound_samples` draws, for the step from t."""
+        """(B,) nats: log of the mean ratio over `bound_samples` draws, for the step from t."""
         key_z, key_bridge, key_candidates = split(key, 3)
         z = self.base.corrupt(key_z, x0, t)
         s = (jnp.round(t * self.num_steps) - 1) / self.num_steps
@@ -103,12 +108,15 @@ class _Residual:
         count = self.candidates * self.bound_samples
         x = jax.vmap(lambda k: categorical(k, log_p0))(split(key_candidates, count))
         x = x.reshape(self.bound_samples, self.candidates, *x0.shape)
-        x = x.at[:, 0].set(jnp.where(revealed, x0, x[:, 0])).reshape(count, *x0.shape)
-        log_w = self._log_weights(model, log_p0, x, z, t)
-        log_w = log_w.reshape(self.bound_samples, self.candidates, -1)
-        log_share = jnp.log(self.candidates) + log_w[:, 0] - jax.nn.logsumexp(log_w, axis=1)
-        gain = jax.nn.logsumexp(log_share, axis=0) - jnp.log(self.bound_samples)
-        return jnp.where(revealed.any(1) & self._inside(t)[:, 0], gain, 0)
+        x = x.at[:, 0].set(jnp.where(revealed, x0, x[:, 0]))
+        agrees = ((x == x0[None, None]) | ~revealed[None, None]).all(-1)  # (M, k, B)
+        log_w = self._log_weights(model, log_p0, x.reshape(count, *x0.shape), z, t)
+        log_w = log_w.reshape(agrees.shape)
+        mean = jax.nn.logsumexp(log_w, axis=1) - jnp.log(self.candidates)
+        of_those = jax.nn.logsumexp(jnp.where(agrees, log_w, -jnp.inf), axis=1)
+        log_ratio = of_those - jnp.log(agrees.sum(1)) - mean
+        gain = jax.nn.logsumexp(log_ratio, axis=0) - jnp.log(self.bound_samples)
+        return jnp.where(self._inside(t)[:, 0], gain, 0)
 
     def _log_weights(self, model, log_p0, x, z, t):
         """(K, B) from candidates (K, B, L), all in one call of the energy."""

@@ -48,7 +48,7 @@ class Networks:
 
 def exact_law(toy, networks, process, steps):
     """The law of the sampler's output, summed over all states and all k-tuples of candidates."""
-    base, V, L = networks.base, toy.vocab_size, toy.length
+    V, L = toy.vocab_size, toy.length
     states = np.array(list(itertools.product(range(V + 1), repeat=L)))
     number = {tuple(z): i for i, z in enumerate(states)}
     mass = np.zeros(len(states))
@@ -56,19 +56,14 @@ def exact_law(toy, networks, process, steps):
     for step in range(steps):
         t, s = 1 - step / steps, 1 - (step + 1) / steps
         reveal = (t - s) / t
-        z, time = jnp.asarray(states), jnp.full((len(states), 1), t)
-        log_p0 = np.asarray(base.predict(networks(z, time), z, time), np.float64)
+        log_p0, energies = tables(toy, networks, states, t)
         after = np.zeros(len(states))
         for i, here in enumerate(states):
             if mass[i] == 0:
                 continue
             p = np.exp(sum(log_p0[i, j, toy.states[:, j]] for j in range(L)))
             if t > 1 - process.window + 1e-6 and process.candidates > 1:
-                x = jnp.asarray(toy.states)
-                tiled = jnp.broadcast_to(z[i], x.shape)
-                energy = networks.energy(x, jnp.full((len(x), 1), t), tiled)
-                w = np.exp(-np.asarray(energy, np.float64) / process.temperature)
-                w = np.where(p > 0, w, 0)
+                w = np.where(p > 0, np.exp(-energies[i] / process.temperature), 0)
                 p = kept(p, w, process.candidates)
             masked = np.flatnonzero(here == V)
             for chosen in itertools.product([False, True], repeat=len(masked)):
@@ -83,6 +78,20 @@ def exact_law(toy, networks, process, steps):
     return law
 
 
+def tables(toy, networks, states, t):
+    """log_p0 (Z, L, V) and the energies (Z, N) of every sequence in every state, at time t."""
+
+    @jax.jit
+    def both(z):
+        time = jnp.full((len(z), 1), t)
+        x = jnp.tile(toy.states, (len(z), 1))
+        rows = jnp.repeat(z, len(toy.states), axis=0)
+        energy = networks.energy(x, jnp.full((len(x), 1), t), rows)
+        return networks.base.predict(networks(z, time), z, time), energy.reshape(len(z), -1)
+
+    return [np.asarray(table, np.float64) for table in both(jnp.asarray(states))]
+
+
 def kept(p, w, k):
     """The law of the candidate kept out of k independent draws of p, with weights w."""
     total = np.zeros_like(p)
@@ -94,7 +103,7 @@ def kept(p, w, k):
     return total
 
 
-def bound(toy, process, networks, draws=8000, seed=0):
+def bound(toy, process, networks, draws=2500, seed=0):
     """(N,) means of the bound of each sequence, and standard errors."""
 
     @jax.jit
@@ -128,7 +137,7 @@ def test_bound_is_one_on_the_exact_law_of_the_sampler(name, toy):
 
 def test_law_of_the_samples_is_the_enumerated_one(toy):
     networks = Networks(toy)
-    for name in ("two", "three", "window", "temperature"):
+    for name in ("three", "window", "temperature"):
         process = CASES[name]
         draw = jax.jit(
             lambda key, process=process: Ancestral(STEPS).sample(
@@ -143,12 +152,12 @@ def test_a_good_energy_brings_law_and_bound_nearer_to_the_data(toy):
     """In the mean over the data: H(p) < bound with more candidates < bound with fewer < the base's."""
     networks, base = Networks(toy), MDLM(3, num_steps=STEPS)
     means, noise, gaps = [], 0, []
-    for k in (1, 2, 8):
+    for k in (1, 2, 6):
         process = EDLM(MDLM(3), candidates=k, num_steps=STEPS, bound_samples=4)
         mean, error = bound(toy, process, networks)
         means.append(float(mean @ toy.p))
         noise = max(noise, float(np.sqrt(error**2 @ toy.p**2)))
-        if k < 8:
+        if k < 6:
             gaps.append(float(toy.p @ np.log(toy.p / exact_law(toy, networks, process, STEPS))))
     exact_base = reference("toy_V3L3")
     entropy = float(exact_base["entropy"])
@@ -181,7 +190,7 @@ def test_one_candidate_is_the_base(toy):
 
 def test_contrastive_loss_is_least_at_the_exact_energy(toy):
     """Also that its minimum has the sign of the sampler: low for data."""
-    rows = np.random.default_rng(0).choice(len(toy.p), size=60_000, p=toy.p / toy.p.sum())
+    rows = np.random.default_rng(0).choice(len(toy.p), size=20_000, p=toy.p / toy.p.sum())
     x0 = jnp.asarray(toy.states[rows])
     u = ((jnp.arange(len(rows)) + 0.5) / len(rows))[:, None]
     process = EDLM(MDLM(3))
@@ -249,3 +258,12 @@ def test_rows_do_not_mix_their_candidates(toy):
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="EDLM"):
         EDLM(**wrong)
+
+
+def test_steps_in_which_all_candidates_agree_cost_nothing(toy):
+    """Where nothing is revealed: nearly every one of 1000 steps, whatever the weights are."""
+    networks = Networks(toy, -2.0)
+    process = EDLM(MDLM(3), candidates=4, num_steps=1000)
+    x0, u = jnp.asarray(toy.states), jnp.full((len(toy.p), 1), 0.5)
+    seen = process._gain(jax.random.key(0), networks, x0, process.time(u))
+    assert (np.asarray(seen) == 0).mean() > 0.9
