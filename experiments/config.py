@@ -191,7 +191,7 @@ class Experiment:
                 f"train.num_steps = {self.train.num_steps}, but nothing of "
                 f"{type(self.process).__name__} is trained; set it to 0"
             )
-        wanted, has = getattr(self.process, "block_length", None), self.model.block_length
+        wanted, has = (getattr(x, "block_length", None) for x in (self.process, self.model))
         span = getattr(self.sampler, "span", None)
         if span is not None and span < (wanted or 1):
             raise ValueError(f"sampler.span = {span} is shorter than a block of {wanted} tokens")
