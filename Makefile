@@ -23,7 +23,7 @@ quickstart: .venv/ready
 	@$(BIN)/python -m experiments.quickstart
 
 test: .venv/ready
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

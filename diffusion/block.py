@@ -70,7 +70,10 @@ class BlockDiffusion:
         return jnp.maximum(jnp.where(shifted >= 1, shifted - 1, shifted), 1e-7)
 
     def loss(self, key, model, x0, u):
-        low, high = self.clip
+        return self.loss_within(key, model, x0, u, *self.clip)
+
+    def loss_within(self, key, model, x0, u, low, high):
+        """As `Objective.loss`, with times from (low, high), numbers or scalars."""
         u = low + (high - low) * self.uniforms(u, x0.shape[1])
         return self.base.loss(key, _in_context(model, x0), x0, u)
 

@@ -22,13 +22,21 @@ import jax
 
 Array = jax.Array
 Model = Callable[..., Array]
-"""model(z, t, **condition) -> out (B, L, V); parameters and dropout key are already bound."""
+"""model(z, t, **condition) -> out (B, L, V); parameters and dropout key are already bound.
+
+Some processes ask more of it (`models.transformer.Network`): context=x0 for block diffusion, `cache` and
+`decode` for samplers from left to right, `energy`, a second network, for residual energies."""
 
 Likelihood = Literal["exact", "bound", "estimate", "none"]
 
 
 class Objective(Protocol):
-    """All that the trainer and the evaluator know."""
+    """All that the trainer and the evaluator know.
+
+    An objective may also have: block_length, how many positions at a time the network's attention goes
+    from left to right; trained, the top-level names of the parameters that training changes, all
+    otherwise; needs_teacher and taught_by; most_steps of a sampler.
+    """
 
     vocab_size: int | None
     likelihood: ClassVar[Likelihood]

@@ -215,11 +215,6 @@ class Experiment:
             params["energy"] = self.energy.init(jax.random.fold_in(key, 2))
         return params
 
-    def is_trained(self, name: str) -> bool:
-        """Whether training changes the parameters under this top-level name."""
-        trained = getattr(self.process, "trained", None)
-        return trained is None or name in trained
-
     def bind(self, params: dict, frozen: dict | None = None) -> Objective:
         """The process with its share of the parameters; frozen: those of its teacher, if any."""
         process = self.process.bind(params.get("process", {}))

@@ -40,7 +40,7 @@ def make_bound(
 
     def bound(params, x0, first, frozen=None):
         process = experiment.bind(params, frozen)
-        if experiment.evaluation.estimator == "any_order":
+        if quantity == "bound" and experiment.evaluation.estimator == "any_order":
             process = AnyOrder(process, experiment.evaluation.group)
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)

@@ -1,7 +1,6 @@
 """How noisy the gradient of a batch is, for different times of training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -33,28 +32,29 @@ def measure(
     tokens = prepare(experiment.data).split("train", length)
     stream = training_batches(tokens, length, rows, seed)
     texts = jnp.stack([jnp.asarray(next(stream)) for _ in range(batches)])
-    found = []
+    noise_of, found = _compiled(experiment, seed), []
     for clip in intervals:
-        process = replace(experiment.process, clip=clip)
-        noise, loss = _noise(replace(experiment, process=process), run.params, texts, seed)
+        noise, loss = noise_of(run.params, texts, *clip)
         found.append({"clip": clip, "noise": float(noise), "loss": float(loss)})
         log(f"times ({clip[0]}, {clip[1]}): noise {noise:.2f}, loss {loss:.4f} nats/token")
     return found
 
 
-def _noise(experiment: Experiment, params: dict, texts, seed: int):
-    rows = texts.shape[1]
+def _compiled(experiment: Experiment, seed: int):
+    """noise(params, texts (N, B, L), low, high) -> (noise, loss) for times of that interval."""
 
-    def loss(params, key, x0):
+    def loss(params, key, x0, low, high):
+        rows = x0.shape[0]
         keys = jax.random.split(key, rows + 1)
         offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
-        return experiment.bind(params).loss(keys[:rows], experiment.network(params), x0, u).mean()
+        process, network = experiment.bind(params), experiment.network(params)
+        return process.loss_within(keys[:rows], network, x0, u, low, high).mean()
 
     @jax.jit
-    def sums(params):
+    def noise(params, texts, low, high):
         def one(carry, batch):
-            value, grad = jax.value_and_grad(loss)(params, *batch)
+            value, grad = jax.value_and_grad(loss)(params, *batch, low, high)
             total, squares, losses = carry
             length = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad))
             return (jax.tree.map(jnp.add, total, grad), squares + length, losses + value), None
@@ -68,4 +68,4 @@ def _noise(experiment: Experiment, params: dict, texts, seed: int):
         length = mean - variance / n
         return jnp.where(length > 0, variance / length, jnp.inf), losses / n
 
-    return sums(params)
+    return noise

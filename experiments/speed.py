@@ -4,7 +4,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpy as np
 
 from experiments.config import Experiment
 from experiments.data.text import prepare
-from experiments.sampling import make_sample
+from experiments.sampling import make_sample, with_steps
 from experiments.settings import resolve
 from experiments.sharding import make_mesh
 from experiments.train_step import init_state, make_train_step
@@ -52,11 +51,12 @@ def measure(
         "forward": lambda: forward(params, z, t),
     }
     for steps in sample_steps:
-        with_steps = replace(experiment, sampler=replace(experiment.sampler, steps=steps))
         given = np.full(length, -1, np.int32)
         arguments = (params, 0, np.arange(batch), given)
         name = f"sample_{steps}"
-        program = _compile(name, make_sample(with_steps, mesh), figures, *arguments)
+        program = _compile(
+            name, make_sample(with_steps(experiment, steps), mesh), figures, *arguments
+        )
         timed[name] = lambda program=program, arguments=arguments: program(*arguments)
     seconds = {name: [] for name in timed}
     for number in range(rounds + 1):

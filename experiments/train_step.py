@@ -42,14 +42,14 @@ def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
         ),
     )
     chain = optax.chain(clip, adamw)
-    if not hasattr(experiment.process, "trained"):
+    trained = getattr(experiment.process, "trained", None)
+    if trained is None:
         return chain
     return optax.partition(
         {True: chain, False: optax.set_to_zero()},
-        lambda params: {
-            name: jax.tree.map(lambda _, name=name: experiment.is_trained(name), part)
-            for name, part in params.items()
-        },
+        lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: path[0].key in trained, params
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from oracle import Toy, assert_law
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.mdlm import MDLM
 from diffusion.numerics import pick
+from diffusion.random import split
 from samplers.ancestral import Ancestral
 
 ROWS = 10_000
@@ -200,6 +201,8 @@ def test_one_candidate_is_the_base(toy):
     terms = jax.jit(lambda key: process.bound_terms(key, networks, x0, u))(jax.random.key(0))
     np.testing.assert_allclose(terms["energy"], 0, atol=1e-6)
     assert set(terms) == {"diffusion", "energy"}
+    base = jax.jit(lambda key: MDLM(3, num_steps=STEPS).bound(key, networks, x0, u))
+    np.testing.assert_allclose(terms["diffusion"], base(split(jax.random.key(0))[0]), rtol=1e-6)
 
 
 def test_contrastive_loss_is_least_at_the_exact_energy(toy):

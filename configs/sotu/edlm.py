@@ -6,7 +6,7 @@
 
 The energy network begins as the base, which stays as it is. `python -m experiments.evaluate` bounds the
 sampler of process.num_steps steps and process.candidates candidates: sample with as many, --steps 16.
-Measured result: docs/measurements.md.
+Measured on text8-first74M: docs/measurements.md.
 """
 
 from dataclasses import replace
