@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.kernels import Absorbing
-from diffusion.markov import ContinuousMarkovProcess
+from diffusion.markov import ContinuousMarkovProcess, masked_in_continuous_time
 from diffusion.numerics import pick
 from diffusion.random import uniform
-from diffusion.schedules import Schedule
+from diffusion.schedules import time_of
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class AnyOrder:
     def __post_init__(self):
         if self.group < 1:
             raise ValueError(f"group = {self.group} must be at least 1")
-        masked = isinstance(getattr(self.base, "kernel", None), Absorbing)
-        if not masked or not isinstance(self.base, ContinuousMarkovProcess):
+        if not masked_in_continuous_time(self.base):
             raise ValueError(
                 f"the any-order bound is one of masked processes in continuous time, such as MDLM, not "
                 f"of {type(self.base).__name__}"
@@ -53,13 +51,3 @@ class AnyOrder:
         nats = -pick(self.base.predict(model(z, t), z, t), x0)
         weight = groups * jnp.minimum(self.group, masked) / masked
         return {"any order": jnp.where(rank < revealed, 0, weight * nats)}
-
-
-def time_of(schedule: Schedule, log1m_alpha: Array) -> Array:
-    """The t at which log(1 - alpha(t)) has the given values, by bisection; 0 or 1 beyond the ends."""
-    low, high = jnp.zeros_like(log1m_alpha), jnp.ones_like(log1m_alpha)
-    for _ in range(30):
-        middle = (low + high) / 2
-        below = schedule.log1m_alpha(middle) < log1m_alpha
-        low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)
-    return high

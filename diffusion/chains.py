@@ -74,6 +74,11 @@ class Interpolation:
     def draw_marginal(self, key: Array, x: Array, t: Array) -> Array:
         return self.kernel.draw(key, x, self.keep(t), self.vocab_size)
 
+    def draw_step(self, key: Array, z: Array, t: Array, s: Array) -> Array:
+        """z_t ~ q(z_t | z_s = z), (B, L): noise from s up to t."""
+        moved = self.kernel.draw(key, z, self.step(t, s), self.vocab_size)
+        return jnp.where(t > s, moved, z)
+
     def draw_bridge(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array:
         now, then, step = self.keep(t), self.keep(s), self.step(t, s)
         return self.kernel.draw_bridge(key, x, z, now, then, step, self.vocab_size)

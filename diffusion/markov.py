@@ -83,6 +83,11 @@ class MarkovProcess(TimeIntegral):
         log_p = self.chain.log_mix(self.leave_one_out(out, z, t), t)
         return log_p - pick(log_p, z)[..., None]
 
+    def log_transition(self, log_p0, x0, z, z_s, t, s):
+        """log p(z_s | z_t) of each position, (B, L), up to a constant that depends on z_t^i, z_s^i
+        alone; x0: what z and z_s are noise of."""
+        return pick(self.log_posterior(log_p0, z, t, s), z_s)
+
     def bound_terms(self, key, model, x0, u):
         return super().bound_terms(key, model, x0, u) | self.prior_term(x0, u.dtype)
 
@@ -90,6 +95,11 @@ class MarkovProcess(TimeIntegral):
         """{"prior": KL(q(z_1 | x0) || p(z_1))}, (B, L) nats, or {} where it is exactly 0."""
         value = self.chain.prior_divergence(x0, dtype)
         return {} if value is None else {"prior": value}
+
+
+def masked_in_continuous_time(process) -> bool:
+    """Whether a process masks all tokens alike, by a schedule alpha(t), as MDLM does."""
+    return isinstance(process, ContinuousMarkovProcess) and isinstance(process.kernel, Absorbing)
 
 
 class ContinuousMarkovProcess(MarkovProcess):
@@ -118,6 +128,15 @@ class ContinuousMarkovProcess(MarkovProcess):
     def log_odds(self, t):
         """log(alpha / (1 - alpha))."""
         return self.schedule.log_alpha(t) - self.schedule.log1m_alpha(t)
+
+    def log_reverse_rate(self, out, z, t):
+        """(B, L, S): log of the rate at which the reverse process jumps to each state, -inf to z
+        itself."""
+        t = jnp.minimum(t, 1 - 1e-6)  # at 1 the rate of noise is infinite where alpha is 0
+        rate = self.log_ratio(out, z, t) + jnp.log(self.rate(t))[..., None]
+        if isinstance(self.kernel, Uniform):
+            rate = rate - jnp.log(self.vocab_size)
+        return jnp.where(jax.nn.one_hot(z, self.num_states, dtype=bool), -jnp.inf, rate)
 
     def log_kappa(self, t):
         """log(V alpha / (1 - alpha)), at most 80 in size."""

@@ -158,3 +158,13 @@ class Squeezed:
 
     def dalpha(self, t):
         return (1 - 2 * self.eps) * self.base.dalpha(t)
+
+
+def time_of(schedule: Schedule, log1m_alpha: Array) -> Array:
+    """The t at which log(1 - alpha(t)) has the given values, by bisection; 0 or 1 beyond the ends."""
+    low, high = jnp.zeros_like(log1m_alpha), jnp.ones_like(log1m_alpha)
+    for _ in range(30):
+        middle = (low + high) / 2
+        below = schedule.log1m_alpha(middle) < log1m_alpha
+        low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)
+    return high

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.markov import ContinuousMarkovProcess
-from diffusion.numerics import at, normalised, pick
+from diffusion.numerics import at, minus, normalised, pick
 from diffusion.process import Likelihood
 from diffusion.schedules import Linear, Schedule
 from diffusion.score_entropy import (
@@ -100,6 +100,14 @@ class SEDD(ContinuousMarkovProcess):
             [ratio[..., : self.vocab_size], jnp.zeros_like(ratio[..., :1])], axis=-1
         )
         return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
+
+    def score_of(self, log_p0, z, t):
+        """What a head that holds the score would put out, of which `predict` makes log_p0, (B, L, V)."""
+        if isinstance(self.kernel, Uniform):
+            log_c = normalised(minus(log_p0, self.log_likelihood(z, t)))
+            log_p = self.chain.log_mix(log_c, t)
+            return log_p - pick(log_p, z)[..., None]
+        return log_p0 + (jnp.log(self.vocab_size) if self.scaled else self.log_odds(t)[..., None])
 
     def log_tweedie(self, out, z, t, s):
         """log of (exp(-dsigma Q) score)_y exp(dsigma Q)[z, y], dsigma from s to t: (B, L, S), up to a

@@ -108,6 +108,18 @@ class TokenMasking(TimeIntegral):
         masked = jnp.concatenate([log_p0 + log1mexp(log_stay), stay], axis=-1)
         return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
 
+    def log_transition(self, log_p0, x0, z, z_s, t, s):
+        """As `MarkovProcess.log_transition`."""
+        return pick(self.log_posterior(log_p0, z, t, s), z_s)
+
+    def log_reverse_rate(self, out, z, t):
+        """(B, L, S): log of the rate at which the reverse process jumps to each state, -inf to z
+        itself."""
+        log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
+        rate = log_mu + jnp.log(self.weight(t))
+        rate = jnp.concatenate([rate, jnp.full_like(rate[..., :1], -jnp.inf)], axis=-1)
+        return jnp.where((z == self.vocab_size)[..., None], rate, -jnp.inf)
+
     def log_ratio(self, out, z, t):
         """As the interface; -inf for what the reverse process never does: leave a revealed token, or
         reveal one that is certainly not masked yet."""

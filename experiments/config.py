@@ -139,16 +139,21 @@ class Teacher:
     fingerprint: str = ""
 
 
-def _check_sampler(sampler: Sampler, process: Objective) -> None:
-    missing = [name for name in sampler.needs if not hasattr(process, name)]
-    if missing:
+def _check_sampler(sampler: Sampler, process: Objective, model: Transformer) -> None:
+    verdict = sampler.verdict(process)
+    if verdict.kind == "refused":
         raise ValueError(
-            f"sampler {type(sampler).__name__} needs {', '.join(missing)} of the process, which "
-            f"{type(process).__name__} does not have; Autoregressive is sampled by LeftToRight, "
-            "BlockDiffusion by BlockByBlock, and every other process by Ancestral"
+            f"sampler {type(sampler).__name__} does not go with process {type(process).__name__}: "
+            f"{verdict.why}; Autoregressive is sampled by LeftToRight, BlockDiffusion by BlockByBlock, "
+            "every other process by Ancestral and more (docs/samplers.md)"
         )
-    if hasattr(sampler, "inner"):
-        _check_sampler(sampler.inner, process.base)
+    inner = getattr(sampler, "inner", sampler)
+    timed = getattr(model, "time_conditioning", False)
+    if timed and isinstance(inner, Ancestral) and inner.cached:
+        raise ValueError(
+            f"sampler {type(inner).__name__}.cached = True, but model.time_conditioning = True: the "
+            "output changes with time even where no token does; set cached to False"
+        )
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ class Experiment:
                 f"energy = {self.energy}, but process {type(self.process).__name__} has "
                 + ("no energy" if self.energy else "one; give its network")
             )
-        _check_sampler(self.sampler, self.process)
+        _check_sampler(self.sampler, self.process, self.model)
         if self.energy_from and not isinstance(self.energy, Transformer):
             raise ValueError(
                 f"energy_from = {self.energy_from}, but process {type(self.process).__name__} takes no "

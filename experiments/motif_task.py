@@ -21,7 +21,7 @@ from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.guidance import classifier, classifier_free
 from samplers.ode import ODE
-from samplers.sampler import Sampler
+from samplers.sampler import Sampler, Verdict
 
 BASES = 4
 METHODS = {
@@ -89,7 +89,9 @@ class Unsampled:
     """In the place of a sampler, for what is no process."""
 
     steps: int = 1
-    needs: ClassVar[tuple[str, ...]] = ()
+
+    def verdict(self, process):
+        return Verdict("exact", "nothing is sampled")
 
 
 def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):

@@ -45,13 +45,17 @@ def main(arguments: list[str]) -> None:
     data = run.experiment.data
     known = given_tokens(data.tokenizer, data.length, given.prompt, given.template, given.blank)
     check_given(run.experiment, known)
-    calls = run.experiment.sampler.calls(run.experiment.process, data.length)
     lines = []
     batch_size = min(given.batch_size, given.num)
-    for number, tokens in sample_run(run, given.num, given.seed, known, batch_size):
-        text = data.tokenizer.decode(tokens)
+    for number, sampled in sample_run(run, given.num, given.seed, known, batch_size):
+        text = data.tokenizer.decode(sampled.x0)
         print(f"[{number}] {text}", flush=True)
-        line = {"number": number, "text": text, "seed": given.seed, "network_calls": calls}
+        line = {
+            "number": number,
+            "text": text,
+            "seed": given.seed,
+            "network_calls": int(sampled.calls),
+        }
         lines.append(json.dumps(line | {"checkpoint_step": run.step}, ensure_ascii=False))
     if given.out:
         write_atomically(given.out, "".join(line + "\n" for line in lines))

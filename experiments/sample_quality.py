@@ -91,24 +91,24 @@ def _row(run: Run, scorer: Run, num: int, seed: int) -> dict:
     seconds = []
     for _ in range(_TIMED):
         start = time.perf_counter()
-        tokens = np.asarray(compiled(*arguments))
+        sampled = jax.tree.map(np.asarray, compiled(*arguments))
         seconds.append(time.perf_counter() - start)
-    return judge(scorer, tokens) | {
-        "network_calls": experiment.sampler.calls(experiment.process, length),
+    return judge(scorer, sampled.x0) | {
+        "network_calls": float(sampled.calls.mean()),
         "seconds_per_sample": min(seconds) / num,
     }
 
 
 def table(record: dict) -> str:
     """The rows in columns, under those of the text."""
-    lines = [f"{'':20} {'steps':>5} {'calls':>5} {'s/sample':>9} {'scorer':>16} {'entropy':>7}"]
+    lines = [f"{'':20} {'steps':>5} {'calls':>6} {'s/sample':>9} {'scorer':>16} {'entropy':>7}"]
     text = record["text"]
     lines.append(
-        f"{'validation text':20} {'':5} {'':5} {'':9} {_bits(text):>16} {text['entropy_bits']:7.3f}"
+        f"{'validation text':20} {'':5} {'':6} {'':9} {_bits(text):>16} {text['entropy_bits']:7.3f}"
     )
     for row in record["rows"]:
         lines.append(
-            f"{row['run'][:20]:20} {row['steps'] or '':>5} {row['network_calls']:5} "
+            f"{row['run'][:20]:20} {row['steps'] or '':>5} {row['network_calls']:6.1f} "
             f"{row['seconds_per_sample']:9.4f} {_bits(row):>16} {row['entropy_bits']:7.3f}"
         )
     return "\n".join(lines)
@@ -121,6 +121,6 @@ def _bits(row: dict) -> str:
 def _cells(row: dict) -> str:
     steps = f"{row['steps']} steps, " if row["steps"] else ""
     return (
-        f"{steps}{row['network_calls']} calls, {row['seconds_per_sample']:.4f} s a sample, "
+        f"{steps}{row['network_calls']:.4g} calls, {row['seconds_per_sample']:.4f} s a sample, "
         f"{_bits(row)} bits/char under the scorer, entropy {row['entropy_bits']:.3f}"
     )

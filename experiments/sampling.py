@@ -13,6 +13,7 @@ from experiments.memory import check_memory
 from experiments.runs import Run
 from experiments.settings import leaves, override
 from experiments.sharding import batch_shards, global_batch, replicated
+from samplers.sampler import Frames, Sampled
 
 
 def given_tokens(
@@ -66,28 +67,30 @@ def check_given(experiment: Experiment, known: np.ndarray) -> None:
         )
 
 
-def make_sample(experiment: Experiment, mesh):
-    """sample(params, seed, numbers (B,), given (L,)) -> tokens (B, L), one compiled program."""
+def make_sample(experiment: Experiment, mesh, trace: bool = False):
+    """sample(params, seed, numbers (B,), given (L,)) -> `Sampled` of B rows, one compiled program."""
 
     def run(params, seed, numbers, given):
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         shape = (len(numbers), len(given))
         known = jnp.broadcast_to(given, shape)
         process, network = experiment.bind(params), experiment.network(params)
-        return experiment.sampler.sample(keys, process, network, shape, known)
+        return experiment.sampler.run(keys, process, network, shape, known, trace=trace)
 
     return jax.jit(run, out_shardings=replicated(mesh))
 
 
 def sample_run(
-    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, tokens (L,)) of samples 0 to num - 1."""
+    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int, trace: bool = False
+) -> Iterator[tuple[int, Sampled]]:
+    """(number, what was sampled, as arrays of one row) of samples 0 to num - 1."""
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
     check_memory(run.experiment, batch, run.mesh, "--batch-size")
-    compiled = make_sample(run.experiment, run.mesh)
+    compiled = make_sample(run.experiment, run.mesh, trace)
     for first in range(0, num, batch):
         numbers = global_batch(run.mesh, np.arange(first, first + batch), axis=0)
-        tokens = np.asarray(compiled(run.params, seed, numbers, known))
-        yield from ((first + i, tokens[i]) for i in range(min(batch, num - first)))
+        sampled = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known))
+        for i in range(min(batch, num - first)):
+            frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))
+            yield first + i, Sampled(sampled.x0[i], sampled.calls[i], frames)

@@ -5,62 +5,71 @@ without it every step computes all positions. Both give the same tokens up to ro
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from diffusion.numerics import normalised
 from diffusion.random import categorical, fold_in
+from samplers.sampler import Runs, Sampled, Verdict
+from samplers.transform import Transform
 
 
 @dataclass(frozen=True)
-class LeftToRight:
-    """As many calls of the network as tokens. temperature divides the logits: 1 is the model's law.
+class LeftToRight(Runs):
+    """As many calls of the network as tokens. transform changes the law that each is drawn from.
 
     span: how many positions up to the last an attention sees, None for all. Beyond the length that the
     network was trained on, its own length is a span that keeps distances within what it knows.
     """
 
-    temperature: float = 1.0
+    transform: Transform = Transform()
     cached: bool = True
     span: int | None = None
-    needs: ClassVar[tuple[str, ...]] = ("log_p", "start")
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"LeftToRight.temperature = {self.temperature} must be positive")
         if self.span is not None and (self.span < 1 or not self.cached):
             raise ValueError(f"LeftToRight.span = {self.span} must be at least 1, with cached=True")
+
+    def verdict(self, process):
+        if not (hasattr(process, "log_p") and hasattr(process, "start")):
+            return Verdict("refused", "the process does not go from left to right")
+        return Verdict("exact", "each token from its own law")
 
     def calls(self, process, length):
         return length
 
-    def sample(self, key, process, model, shape, given=None):
+    def run(self, key, process, model, shape, given=None, trace=False):
+        if trace:
+            raise ValueError("LeftToRight keeps no frames")
         rows, length = shape
         t = jnp.zeros((rows, 1))
         first = jnp.full((rows, 1), process.start)
 
-        def choose(out, number):
-            x = categorical(fold_in(key, number), out / self.temperature)
-            if given is None:
-                return x
-            known = jax.lax.dynamic_slice_in_dim(given, number, 1, axis=1)
-            return jnp.where(known >= 0, known, x)
+        def choose(out, number, counts):
+            x = categorical(fold_in(key, number), self.transform(normalised(out), counts=counts))
+            if given is not None:
+                known = jax.lax.dynamic_slice_in_dim(given, number, 1, axis=1)
+                x = jnp.where(known >= 0, known, x)
+            return x, counts + jax.nn.one_hot(x, counts.shape[-1])
 
         def cached(carry, number):
-            previous, cache = carry
+            previous, cache, counts = carry
             out, cache = model.decode(previous, t, cache, number, self.span)
-            x = choose(out, number)
-            return (x, cache), x
+            x, counts = choose(out, number, counts)
+            return (x, cache, counts), x
 
-        def uncached(inputs, number):
+        def uncached(carry, number):
+            inputs, counts = carry
             out = jax.lax.dynamic_slice_in_dim(model(inputs[:, :-1], t), number, 1, axis=1)
-            x = choose(out, number)
-            return jax.lax.dynamic_update_slice_in_dim(inputs, x, number + 1, axis=1), x
+            x, counts = choose(out, number, counts)
+            inputs = jax.lax.dynamic_update_slice_in_dim(inputs, x, number + 1, axis=1)
+            return (inputs, counts), x
 
+        counts = jnp.zeros((rows, 1, process.vocab_size))
         if self.cached:
-            body, carry = cached, (first, model.cache(rows, length))
+            body, carry = cached, (first, model.cache(rows, length), counts)
         else:
-            body, carry = uncached, jnp.pad(first, ((0, 0), (0, length)))
+            body, carry = uncached, (jnp.pad(first, ((0, 0), (0, length))), counts)
         _, tokens = jax.lax.scan(body, carry, jnp.arange(length))
-        return tokens[..., 0].T
+        return Sampled(tokens[..., 0].T, jnp.full(rows, length, jnp.int32))

@@ -5,18 +5,17 @@ more call on the finished block. One compiled program: a scan over the blocks, t
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from diffusion.random import fold_in
 from samplers.ancestral import Ancestral
-from samplers.sampler import Sampler
+from samplers.sampler import Runs, Sampled, Sampler, Verdict
 
 
 @dataclass(frozen=True)
-class BlockByBlock:
+class BlockByBlock(Runs):
     """`inner` samples each block; its steps are per block.
 
     span: how many positions up to the end of a block are seen, None for all; see `LeftToRight`.
@@ -24,17 +23,24 @@ class BlockByBlock:
 
     inner: Sampler = Ancestral(steps=16)
     span: int | None = None
-    needs: ClassVar[tuple[str, ...]] = ("base", "block_length")
 
     def __post_init__(self):
         if self.span is not None and self.span < 1:
             raise ValueError(f"BlockByBlock.span = {self.span} must be at least 1, or None")
 
+    def verdict(self, process):
+        if not (hasattr(process, "block_length") and hasattr(process, "base")):
+            return Verdict("refused", "the process does not go block by block")
+        inner = self.inner.verdict(process.base)
+        return inner._replace(why=f"{type(self.inner).__name__} on each block: {inner.why}")
+
     def calls(self, process, length):
         size = process.block_length
         return -(-length // size) * (self.inner.calls(process.base, size) + 1)
 
-    def sample(self, key, process, model, shape, given=None):
+    def run(self, key, process, model, shape, given=None, trace=False):
+        if trace:
+            raise ValueError("BlockByBlock keeps no frames")
         rows, length = shape
         size = process.block_length
         blocks = -(-length // size)  # the last one is cut
@@ -50,8 +56,8 @@ class BlockByBlock:
 
             known = jax.lax.dynamic_slice_in_dim(unknown, first, size, axis=1)
             key_block = fold_in(key, number)
-            x0 = self.inner.sample(key_block, process.base, network, (rows, size), known)
-            return model.decode(x0, clean, cache, first, self.span)[1], x0
+            x0, calls, _ = self.inner.run(key_block, process.base, network, (rows, size), known)
+            return model.decode(x0, clean, cache, first, self.span)[1], (x0, calls + 1)
 
-        _, x0 = jax.lax.scan(body, model.cache(rows, blocks * size), jnp.arange(blocks))
-        return jnp.moveaxis(x0, 0, 1).reshape(rows, -1)[:, :length]
+        _, (x0, calls) = jax.lax.scan(body, model.cache(rows, blocks * size), jnp.arange(blocks))
+        return Sampled(jnp.moveaxis(x0, 0, 1).reshape(rows, -1)[:, :length], calls.sum(0))

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import minus, normalised
+from diffusion.numerics import normalised
 from diffusion.process import Model, Process
 from diffusion.simplex import SimplexProcess, project
+from samplers.bent import as_output
 
 _IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers
 _LEAST_EVIDENCE = (
@@ -52,7 +53,7 @@ def classifier_free(
         else:
             p = strength * jnp.exp(log_p) + (1 - strength) * jnp.exp(log_free)
             mixed = jnp.log(project(p))
-        return _as_output(process, mixed, z, t)
+        return as_output(process, mixed, z, t)
 
     return model
 
@@ -70,19 +71,6 @@ def classifier(
         gradient = jax.grad(lambda z: log_p_label(z, t).sum())(z)
         tangent = z * (gradient - jnp.sum(z * gradient, axis=-1, keepdims=True))
         evidence = jnp.maximum(process.evidence(t), _LEAST_EVIDENCE)[..., None]
-        return _as_output(process, jnp.log(project(p + strength / evidence * tangent)), z, t)
+        return as_output(process, jnp.log(project(p + strength / evidence * tangent)), z, t)
 
     return model
-
-
-def _as_output(process: Process, log_p0: Array, z: Array, t: Array) -> Array:
-    """What a network of the process's head would put out, of which `predict` makes log_p0."""
-    head = getattr(process, "head", "posterior")
-    if head == "posterior":
-        return log_p0
-    if head == "leave_one_out":
-        return minus(log_p0, process.log_likelihood(z, t))
-    raise ValueError(
-        f"guidance bends p(x0 | z_t), and the network of {type(process).__name__} holds a {head}; "
-        'choose head="leave_one_out"'
-    )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.random import categorical
-from samplers.sampler import OnGrid
+from samplers.sampler import OnGrid, Verdict
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,19 @@ class ODE(OnGrid):
     to `end`; 0.03 is the concentration 8 of the paper at scale 2.
     """
 
-    grid: Literal["geometric", "uniform", "cosine"] = "geometric"
+    grid: Literal["geometric", "uniform", "cosine", "fitted"] = "geometric"
     end: float = 0.03
-    grids: ClassVar[tuple[str, ...]] = ("geometric", "uniform", "cosine")
-    needs: ClassVar[tuple[str, ...]] = ("flow",)
+    grids: ClassVar[tuple[str, ...]] = ("geometric", *OnGrid.grids)
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.end < 1:
             raise ValueError(f"ODE.end = {self.end} is outside (0, 1)")
+
+    def verdict(self, process):
+        if not hasattr(process, "flow"):
+            return Verdict("refused", "the process has no ODE")
+        return Verdict("approximate", "the ODE is solved in `steps` steps; exact in their limit")
 
     def times(self):
         if self.grid != "geometric":

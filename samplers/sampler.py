@@ -1,81 +1,134 @@
-"""The sampling loop of samplers on a grid of times: from z_1 down to x0, for all processes.
+"""The sampling loop: from z_1, step after step, to x0, for all processes and samplers.
 
-A sampler is a frozen dataclass with `sample`. Those on a grid have `times` and `step`, and share one
-loop, which runs under `jax.jit` as one program (`lax.scan` over the grid).
+A sampler is a frozen dataclass with `run`. Those that go step by step over a whole sequence (`Stepwise`)
+share one loop, which runs under `jax.jit` as one program, and say what a step is; those on a grid of
+times (`OnGrid`) say how z moves from t to s.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.numerics import pick
 from diffusion.process import Model, Process
 from diffusion.random import fold_in, split
+from samplers.bent import Bent, of_x0
+from samplers.transform import Transform
+
+
+class Verdict(NamedTuple):
+    """What a sampler is for a process.
+
+    exact: its law is that of the model's own reverse process, on the sampler's grid where it has one.
+    approximate: it is another law, which `why` explains. refused: the two do not fit.
+    """
+
+    kind: Literal["exact", "approximate", "refused"]
+    why: str
+
+
+class Frames(NamedTuple):
+    """What happened, from the start to the end: n steps, n + 1 frames.
+
+    times (n + 1, B); tokens (n + 1, B, L), on the simplex the most probable one; probability
+    (n + 1, B, L): what the model gave, in the step that led here, to the token that stands now; nan
+    where it is the mask, and at the start.
+    """
+
+    times: Array
+    tokens: Array
+    probability: Array
+
+
+class Sampled(NamedTuple):
+    """x0, int (B, L); calls, int (B,): of the network for each row; frames where they were asked for."""
+
+    x0: Array
+    calls: Array
+    frames: Frames | None = None
 
 
 class Sampler(Protocol):
-    needs: ClassVar[tuple[str, ...]]  # the methods of the process that it calls
+    def verdict(self, process: Process) -> Verdict:
+        """What this sampler is for the process."""
 
     def calls(self, process: Process, length: int) -> int:
-        """How often the network is called for `length` tokens."""
+        """How often the network is called for `length` tokens, at most."""
 
-    def sample(
+    def run(
         self,
         key: Array,
         process: Process,
         model: Model,
         shape: tuple[int, int],
         given: Array | None = None,
-    ) -> Array:
-        """Samples x0, int (B, L) = `shape`.
+        trace: bool = False,
+    ) -> Sampled:
+        """Samples of `shape` (B, L).
 
         key: one key, or one per row (B,), in which case a row does not depend on the other rows.
         given: int (B, L), a token where it is given and -1 where it is to be sampled; given tokens
-        never change.
+        never change. trace: keep the frames, for one more call of the network a step.
         """
 
 
-@dataclass(frozen=True)
-class OnGrid:
-    """A sampler of `steps` calls of the network, at times that `grid` places.
+class Runs:
+    """What every sampler has besides: its samples alone."""
 
-    cosine is MD4's (arXiv 2406.04329): small steps at first, when little is known, and larger ones as
-    context grows.
-    """
+    def sample(self, key, process, model, shape, given=None, **options) -> Array:
+        """x0 of `run`."""
+        return self.run(key, process, model, shape, given, **options).x0
 
-    steps: int = 64
-    grid: Literal["uniform", "cosine"] = "uniform"
-    grids: ClassVar[tuple[str, ...]] = ("uniform", "cosine")
 
-    def __post_init__(self):
-        name = type(self).__name__
-        if self.steps < 1:
-            raise ValueError(f"{name}.steps = {self.steps} must be at least 1")
-        if self.grid not in self.grids:
-            known = " or ".join(map(repr, self.grids))
-            raise ValueError(f"{name}.grid = {self.grid!r} is not {known}")
+class State(NamedTuple):
+    """Between two steps: z, (B, L) or (B, L, V), at times t (B, 1); x0, the last guess (B, L); calls
+    (B,) so far; memory of the sampler, arrays with a row per row."""
 
-    def calls(self, process, length):
-        return self.steps
+    z: Array
+    t: Array
+    x0: Array
+    calls: Array
+    memory: Any = ()
 
-    def times(self) -> Array:
-        """(steps + 1,) times, falling from 1 to 0."""
-        u = jnp.arange(self.steps, -1, -1) / self.steps
-        return u if self.grid == "uniform" else jnp.sin(jnp.pi / 2 * u)
 
-    def step(self, key, process, model, z, t, s) -> tuple[Array, Array]:
-        """(z_s, guess of x0), from z at time t; t and s are (B, 1)."""
+class Stepwise(Runs):
+    """The loop. A subclass is a dataclass with `transform`, and has `verdict`, `calls`, `most_steps`,
+    `advance`, and, where rows may end early, `ended`."""
+
+    transform: Transform
+
+    def most_steps(self, process: Process, length: int) -> int:
+        return self.calls(process, length)
+
+    def begin(self, key: Array, state: State, process: Process, given: Array | None) -> State:
+        """The state before the first step, from one with z and t = 1."""
+        return state
+
+    def advance(
+        self, key: Array, number: Array, state: State, process: Process, model: Model, given
+    ) -> State:
+        """The state after step `number`, counted from 0."""
         raise NotImplementedError
 
-    def sample(self, key, process, model, shape, given=None, start=None):
-        """As `Sampler.sample`; start is z at the first of `times`, in place of a draw of the prior.
+    def ended(self, state: State, process: Process) -> Array | None:
+        """(B,): rows that are finished; None where all take the same number of steps."""
+        return None
+
+    def bend(self, process: Process, model: Model) -> Model:
+        """The model with its law of x0 transformed."""
+        return model if self.transform.is_identity else Bent(process, model, self.transform)
+
+    def run(self, key, process, model, shape, given=None, trace=False, start=None) -> Sampled:
+        """As `Sampler.run`; start is z at the first time, in place of a draw of the prior.
 
         Given tokens stand in the state from the start, clean. For an absorbing process this is its own
         conditional law, because a revealed token is never masked again; likewise on the simplex, where
         a corner is a certain token at any t (for a network, in so far as it knows corners: at time t it
-        was trained on noisy neighbours). For other kernels it is an approximation, for the same reason.
+        was trained on noisy neighbours). For other kernels it is an approximation, for the same reason;
+        `samplers.resampled` is exact in the limit of many particles.
         """
 
         def clamp(z):
@@ -87,15 +140,127 @@ class OnGrid:
             return jnp.where((given >= 0)[..., None], corner, z)
 
         key_prior, key_steps = split(key)
-        times = jnp.broadcast_to(self.times()[:, None, None], (self.steps + 1, shape[0], 1))
+        model = self.bend(process, model)
+        rows = shape[0]
+        z = process.prior(key_prior, shape) if start is None else start
+        z = clamp(self.transform.without_banned(z, process))
+        tokens = jnp.where(z < process.vocab_size, z, 0) if z.ndim == 2 else jnp.zeros(shape)
+        state = State(
+            z,
+            jnp.ones((rows, 1)),
+            tokens.astype(jnp.int32),  # of rows in which nothing is left to do
+            jnp.zeros(rows, jnp.int32),
+        )
+        most = self.most_steps(process, shape[1])
+        state = self.begin(fold_in(key_steps, most), state, process, given)
 
-        def body(carry, step):
-            z, _ = carry
-            number, t, s = step
-            z, x0 = self.step(fold_in(key_steps, number), process, model, z, t, s)
-            return (clamp(z), clamp(x0).astype(jnp.int32)), None
+        def step(number, state):
+            key = fold_in(key_steps, number)
+            new = self.advance(key, number, state, process, model, given)
+            new = new._replace(z=clamp(new.z), x0=clamp(new.x0).astype(jnp.int32))
+            ended = self.ended(state, process)
+            if ended is None:
+                return new
+            return jax.tree.map(lambda a, b: jnp.where(_like(ended, a), a, b), state, new)
 
-        start = clamp(process.prior(key_prior, shape) if start is None else start)
-        steps = (jnp.arange(self.steps), times[:-1], times[1:])
-        (_, x0), _ = jax.lax.scan(body, (start, jnp.zeros(shape, jnp.int32)), steps)
-        return x0
+        def traced(state, number):
+            new = step(number, state)
+            return new, _frame(new, state, process, model)
+
+        frames = None
+        if trace:
+            first = _frame(state, None, process, model)
+            state, rest = jax.lax.scan(traced, state, jnp.arange(most))
+            frames = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        elif self.ended(state, process) is None:
+            state, _ = jax.lax.scan(lambda s, n: (step(n, s), None), state, jnp.arange(most))
+        else:
+            _, state = jax.lax.while_loop(
+                lambda carry: (carry[0] < most) & ~self.ended(carry[1], process).all(),
+                lambda carry: (carry[0] + 1, step(*carry)),
+                (0, state),
+            )
+        return Sampled(state.x0, state.calls, frames)
+
+
+def _like(rows: Array, array: Array) -> Array:
+    return rows.reshape((-1,) + (1,) * (array.ndim - 1))
+
+
+def _frame(state: State, before: State | None, process, model) -> Frames:
+    """The state as a frame, with what the model said in the state before."""
+    tokens = state.z if state.z.ndim == 2 else jnp.argmax(state.z, axis=-1)
+    tokens = tokens.astype(jnp.int32)
+    if before is None:
+        return Frames(state.t[:, 0], tokens, jnp.full(tokens.shape, jnp.nan))
+    of = of_x0(process)
+    log_p0 = of.predict(model(before.z, before.t), before.z, before.t)
+    masked = tokens >= log_p0.shape[-1]
+    chosen = jnp.exp(pick(log_p0, jnp.where(masked, 0, tokens)))
+    return Frames(state.t[:, 0], tokens, jnp.where(masked, jnp.nan, chosen))
+
+
+@dataclass(frozen=True)
+class OnGrid(Stepwise):
+    """A sampler of `steps` calls of the network, at times that `grid` places.
+
+    cosine is MD4's (arXiv 2406.04329): small steps at first, when little is known, and larger ones as
+    context grows. fitted: equal shares of the loss in each step, from `information`, the loss at the
+    middles of equal intervals of t from 0 to 1 (`python -m experiments.fit_grid` measures it).
+    transform changes the model's law of x0 before the sampler sees it.
+    """
+
+    steps: int = 64
+    grid: Literal["uniform", "cosine", "fitted"] = "uniform"
+    information: tuple[float, ...] = ()
+    transform: Transform = Transform()
+    grids: ClassVar[tuple[str, ...]] = ("uniform", "cosine", "fitted")
+
+    def __post_init__(self):
+        name = type(self).__name__
+        if self.steps < 1:
+            raise ValueError(f"{name}.steps = {self.steps} must be at least 1")
+        if self.grid not in self.grids:
+            known = " or ".join(map(repr, self.grids))
+            raise ValueError(f"{name}.grid = {self.grid!r} is not {known}")
+        if self.grid == "fitted" and not (self.information and min(self.information) >= 0 < sum(
+            self.information
+        )):  # fmt: skip
+            raise ValueError(
+                f"{name}.grid = 'fitted' needs {name}.information, losses at equal intervals of time "
+                "that are not all 0; experiments.fit_grid measures them"
+            )
+
+    def calls(self, process, length):
+        return self.steps
+
+    def most_steps(self, process, length):
+        return self.steps
+
+    def times(self) -> Array:
+        """(steps + 1,) times, falling from 1 to 0."""
+        u = jnp.arange(self.steps, -1, -1) / self.steps
+        if self.grid == "cosine":
+            return jnp.sin(jnp.pi / 2 * u)
+        if self.grid == "fitted":
+            told = jnp.cumsum(jnp.asarray((0.0, *self.information)))
+            edges = jnp.linspace(0, 1, len(self.information) + 1)
+            return jnp.interp(u, told / told[-1], edges)
+        return u
+
+    def step(self, key, process, model, z, t, s) -> tuple[Array, Array]:
+        """(z_s, guess of x0), from z at time t; t and s are (B, 1)."""
+        raise NotImplementedError
+
+    def ends(self, number, state: State) -> tuple[Array, Array]:
+        """(t, s), each (B, 1), of step `number`."""
+        times = self.times()
+        return tuple(jnp.broadcast_to(times[n], state.t.shape) for n in (number, number + 1))
+
+    def begin(self, key, state, process, given):
+        return state._replace(t=jnp.broadcast_to(self.times()[0], state.t.shape))
+
+    def advance(self, key, number, state, process, model, given):
+        t, s = self.ends(number, state)
+        z, x0 = self.step(key, process, model, state.z, t, s)
+        return State(z, s, x0, state.calls + 1, state.memory)

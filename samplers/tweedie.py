@@ -10,17 +10,19 @@ scores may make an entry negative; it counts as 0.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from diffusion.random import categorical, split
-from samplers.sampler import OnGrid
+from samplers.sampler import OnGrid, Verdict
 
 
 @dataclass(frozen=True)
 class Tweedie(OnGrid):
     """`steps` calls of the network; the last takes all noise away, also what a schedule has at t = 0."""
 
-    needs: ClassVar[tuple[str, ...]] = ("log_tweedie",)
+    def verdict(self, process):
+        if not hasattr(process, "log_tweedie"):
+            return Verdict("refused", "the process has no score")
+        return Verdict("exact", "the reverse step of the score itself")
 
     def step(self, key, process, model, z, t, s):
         key_state, key_x0 = split(key)

@@ -7,7 +7,7 @@ import pytest
 from conftest import reference
 from oracle import Toy
 
-from diffusion.any_order import AnyOrder, time_of
+from diffusion.any_order import AnyOrder
 from diffusion.genmd4 import GenMD4
 from diffusion.mdlm import MDLM
 from diffusion.schedules import Cosine, Linear, MDLMCosine, Polynomial

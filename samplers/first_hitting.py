@@ -1,0 +1,87 @@
+"""First-hitting sampling of masked diffusion (arXiv 2409.02908): go from one reveal to the next.
+
+When a position is revealed does not depend on what it or any other reveals. With u uniform in (0, 1) it
+is masked at t as long as 1 - alpha(t) > u, so it is revealed at the t where 1 - alpha(t) = u. All these
+times are drawn before the first call, sorted, and each call of the network serves the next reveals of a
+row, at that row's own time. Nothing is spent on steps in which nothing happens:
+
+    steps None    the continuous-time process, `group` reveals a call. With group 1 this is exact: one
+                  token at a time, L calls. A larger group draws as many tokens independently of each
+                  other, which is the one approximation.
+    steps T       ancestral sampling in T steps, the same law for every T: the reveals of one step are
+                  one call, at the time the step begins. Rows skip their idle steps, each its own, so L
+                  tokens take at most min(T, L) calls, and the expected number is sum over steps of the
+                  chance that a step reveals something.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from diffusion.markov import masked_in_continuous_time
+from diffusion.random import categorical, uniform
+from diffusion.schedules import time_of
+from samplers.sampler import State, Stepwise, Verdict
+from samplers.transform import Transform
+
+
+@dataclass(frozen=True)
+class FirstHitting(Stepwise):
+    """See above. transform changes the law that each token is drawn from."""
+
+    group: int = 1
+    steps: int | None = None
+    transform: Transform = Transform()
+
+    def __post_init__(self):
+        if self.group < 1:
+            raise ValueError(f"FirstHitting.group = {self.group} must be at least 1")
+        if self.steps is not None and (self.steps < 1 or self.group != 1):
+            raise ValueError(
+                f"FirstHitting.steps = {self.steps} must be at least 1, with group = 1; or None"
+            )
+
+    def verdict(self, process):
+        if not masked_in_continuous_time(process):
+            return Verdict("refused", "only masks with one schedule in continuous time are hit so")
+        if self.steps is not None:
+            return Verdict("exact", "ancestral sampling without its idle steps")
+        if self.group > 1:
+            return Verdict(
+                "approximate", f"{self.group} tokens a call, independently of each other"
+            )
+        return Verdict("exact", "one token a call at its own time")
+
+    def calls(self, process, length):
+        most = -(-length // self.group)
+        return most if self.steps is None else min(self.steps, length)
+
+    def begin(self, key, state, process, given):
+        at_1 = process.schedule.log1m_alpha(jnp.ones(()))
+        log_u = jnp.log(uniform(key, state.z.shape)) + at_1  # of what is masked at t = 1
+        return state._replace(t=self._next(process, state.z, log_u), memory=log_u)
+
+    def ended(self, state, process):
+        return (state.z != process.vocab_size).all(1)
+
+    def advance(self, key, number, state, process, model, given):
+        z, t, log_u = state.z, state.t, state.memory
+        waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf)
+        if self.steps is None:
+            last = jnp.sort(waiting, axis=1)[:, -min(self.group, z.shape[1])][:, None]
+        else:
+            s = t - 1 / self.steps
+            last = process.schedule.log1m_alpha(jnp.maximum(s, 0))
+            last = jnp.where(s < 0.5 / self.steps, -jnp.inf, last)
+            last = jnp.minimum(last, waiting.max(1, keepdims=True))
+        reveal = (waiting >= last) & (z == process.vocab_size)
+        z = jnp.where(reveal, categorical(key, process.predict(model(z, t), z, t)), z)
+        return State(z, self._next(process, z, log_u), z, state.calls + 1, log_u)
+
+    def _next(self, process, z, log_u):
+        """When the next call is, (B, 1); 0 where nothing is masked."""
+        waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf).max(1, keepdims=True)
+        t = time_of(process.schedule, waiting)
+        if self.steps is not None:
+            t = jnp.ceil(t * self.steps) / self.steps
+        return jnp.where(jnp.isneginf(waiting), 0.0, t)

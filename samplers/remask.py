@@ -1,0 +1,100 @@
+"""ReMDM: masked diffusion that masks revealed tokens again (arXiv 2503.00307), so that it can correct.
+
+A step from t to s masks a revealed token with probability sigma and reveals a masked one, as a draw of
+p(x0 | z_t), with probability
+
+    (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t),     0 <= sigma <= min(1, (1 - alpha_s) / alpha_t),
+
+which keeps the share of masks at every time that of MDLM, whatever sigma is:
+
+    cap          sigma = min(eta, its maximum)
+    rescale      sigma = eta times its maximum
+    confidence   times softmax(-p) over the revealed positions of a row, p the probability with which
+                 each token was drawn when it was revealed: what was unsure goes first. As many are
+                 revealed in the mean as are masked
+    loop         no remasking until t = hold; there `loop` of all steps stay at one time, revealing as
+                 much as they mask; then no remasking to the end
+
+sigma = 0 is `Ancestral`. With the exact denoiser, whatever sigma, the law approaches that of the data as
+steps grow; with a learned one, a token drawn too early has another chance.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+
+from diffusion.markov import masked_in_continuous_time
+from diffusion.numerics import pick
+from diffusion.random import categorical, split, uniform
+from samplers.sampler import OnGrid, State, Verdict
+
+
+@dataclass(frozen=True)
+class ReMDM(OnGrid):
+    """`steps` calls of the network. The defaults are the paper's for many steps."""
+
+    rule: Literal["cap", "rescale"] = "cap"
+    eta: float = 0.02
+    confidence: bool = False
+    loop: float = 0.0
+    hold: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least in (("eta", 0), ("loop", 0), ("hold", 1e-3)):
+            if not least <= getattr(self, name) <= 1:
+                raise ValueError(f"ReMDM.{name} = {getattr(self, name)} is outside [{least}, 1]")
+
+    def verdict(self, process):
+        if not masked_in_continuous_time(process):
+            return Verdict(
+                "refused", "only masks with one schedule in continuous time are put back so"
+            )
+        if self.eta == 0:
+            return Verdict("exact", "nothing is remasked: ancestral sampling")
+        return Verdict("approximate", "another reverse process, with the same share of masks")
+
+    def times(self):
+        times = super().times()
+        held = round(self.loop * self.steps)
+        if not held:
+            return times
+        moving = self.steps - held
+        before = moving - max(1, round(moving * self.hold)) if moving > 1 else moving
+        down = jnp.linspace(1, self.hold, before + 1)
+        stay = jnp.full(held, self.hold)
+        return jnp.concatenate([down, stay, jnp.linspace(self.hold, 0, moving - before + 1)[1:]])
+
+    def begin(self, key, state, process, given):
+        state = super().begin(key, state, process, given)
+        return state._replace(memory=jnp.ones(state.z.shape))
+
+    def advance(self, key, number, state, process, model, given):
+        z, drawn_with = state.z, state.memory
+        t, s = self.ends(number, state)
+        key_x0, key_reveal, key_mask = split(key, 3)
+        masked = z == process.vocab_size
+        log_p = process.predict(model(z, t), z, t)
+        x0 = categorical(key_x0, log_p)
+        free = ~masked if given is None else ~masked & (given < 0)
+        alpha_t = jnp.exp(process.schedule.log_alpha(t))
+        noise_t, noise_s = (jnp.exp(process.schedule.log1m_alpha(time)) for time in (t, s))
+        most = jnp.minimum(1, noise_s / jnp.maximum(alpha_t, 1e-30))
+        sigma = jnp.minimum(self.eta, most) if self.rule == "cap" else self.eta * most
+        if self.loop:
+            sigma = jnp.where(t == s, sigma, 0)
+        sigma = jnp.broadcast_to(sigma, z.shape)
+        mean = sigma
+        if self.confidence:
+            share = jnp.where(free, jnp.exp(-drawn_with), 0)
+            sigma = sigma * share / jnp.maximum(share.sum(1, keepdims=True), 1e-30)
+            mean = sigma.sum(1, keepdims=True) / jnp.maximum(free.sum(1, keepdims=True), 1)
+        # alpha_s - alpha_t + sigma alpha_t, without the cancellation.
+        reveal = ((noise_t - noise_s) + mean * alpha_t) / noise_t
+        revealed = masked & (uniform(key_reveal, z.shape) < reveal)
+        put_back = free & (uniform(key_mask, z.shape) < sigma)
+        chosen = jnp.exp(pick(log_p, x0))
+        drawn_with = jnp.where(revealed, chosen, drawn_with)
+        new = jnp.where(revealed, x0, jnp.where(put_back, process.vocab_size, z))
+        return State(new, s, x0, state.calls + 1, drawn_with)

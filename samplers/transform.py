@@ -1,0 +1,113 @@
+"""What is done to the model's law of a token before one is drawn, as users of language models know it.
+
+All of it acts on log p(x0 | z_t) per position, in this order: banned tokens, repetition, temperature,
+then the cuts, each of the law that the one before left: top_k, top_p, min_p, eta. The most probable
+token is never cut. Anything but the identity samples from another model than the one whose bound is
+reported.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.numerics import at, normalised
+from diffusion.process import Process
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The identity by default; call it on log_p0 (B, L, V) and the state z (B, L) or (B, L, V).
+
+    temperature divides log p; 0 takes the most probable token. top_k keeps the k most probable. top_p
+    keeps the fewest of the most probable that have at least this mass together: the one that crosses
+    the line is kept. min_p drops what is less probable than this share of the most probable one. eta
+    (arXiv 2210.15191) drops what is less probable than min(eta, sqrt(eta) exp(-entropy)). repetition is
+    taken from log p for every time that the token stands at another position of the state (on the
+    simplex: its expected number). banned tokens are never drawn.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    eta: float | None = None
+    repetition: float = 0.0
+    banned: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if not self.temperature >= 0:
+            raise ValueError(f"Transform.temperature = {self.temperature} must not be negative")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"Transform.top_k = {self.top_k} must be at least 1, or None")
+        for name in ("top_p", "min_p", "eta"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(
+                    f"Transform.{name} = {value} is outside (0, 1]; None leaves it out"
+                )
+        if any(v < 0 for v in self.banned):
+            raise ValueError(f"Transform.banned = {self.banned} are numbers of tokens, from 0 on")
+
+    @property
+    def is_identity(self) -> bool:
+        return self == Transform()
+
+    def __call__(self, log_p0: Array, z: Array | None = None, counts: Array | None = None) -> Array:
+        """log of the new law, (B, L, V), normalised. counts, of z if not given: how often each token
+        stands elsewhere, of the same shape or (B, 1, V)."""
+        size = log_p0.shape[-1]
+        log_p = log_p0
+        if self.banned:
+            left = jnp.where(self._banned(size), -jnp.inf, log_p)
+            # A position that is certain already (a given token) stays what it is.
+            log_p = jnp.where(jnp.isneginf(left).all(-1, keepdims=True), log_p, left)
+        if self.repetition:
+            counts = _elsewhere(z, size) if counts is None else counts
+            log_p = log_p - self.repetition * counts
+        if self.temperature == 0:
+            return at(jnp.argmax(log_p, axis=-1), size)
+        log_p = normalised(log_p / self.temperature)
+        if self.top_k is not None and self.top_k < size:
+            least = jax.lax.top_k(log_p, self.top_k)[0][..., -1:]
+            log_p = _cut(log_p, log_p >= least)
+        if self.top_p is not None:
+            falling = -jnp.sort(-log_p, axis=-1)
+            p = jnp.exp(falling)
+            before = jnp.cumsum(p, axis=-1) - p  # the mass of what is more probable
+            least = jnp.where(before < self.top_p, falling, jnp.inf).min(-1, keepdims=True)
+            log_p = _cut(log_p, log_p >= least)
+        if self.min_p is not None:
+            log_p = _cut(log_p, log_p >= log_p.max(-1, keepdims=True) + jnp.log(self.min_p))
+        if self.eta is not None:
+            p = jnp.exp(log_p)
+            entropy = -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=-1, keepdims=True)
+            least = jnp.minimum(jnp.log(self.eta), jnp.log(self.eta) / 2 - entropy)
+            log_p = _cut(log_p, log_p >= least)
+        return log_p
+
+    def without_banned(self, z: Array, process: Process) -> Array:
+        """A start z without banned tokens: masked, where a process has a mask and starts with tokens."""
+        if (
+            not self.banned
+            or z.ndim == 3
+            or getattr(process, "num_states", 0) == process.vocab_size
+        ):
+            return z
+        size = process.vocab_size
+        return jnp.where(self._banned(size + 1)[z], size, z)
+
+    def _banned(self, size: int) -> Array:
+        return jnp.zeros(size, bool).at[jnp.asarray(self.banned)].set(True)
+
+
+def _cut(log_p: Array, kept: Array) -> Array:
+    kept = kept | (log_p >= log_p.max(-1, keepdims=True))
+    return normalised(jnp.where(kept, log_p, -jnp.inf))
+
+
+def _elsewhere(z: Array, size: int) -> Array:
+    """(B, L, V): how often each token stands at the other positions of the state."""
+    here = jax.nn.one_hot(z, size) if z.ndim == 2 else z
+    return here.sum(1, keepdims=True) - here

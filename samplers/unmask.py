@@ -1,0 +1,185 @@
+"""Masked tokens revealed in an order of the model's own choosing, without a clock.
+
+Every call draws a token for each masked position; `order` ranks them and `amount` says how many are
+kept:
+
+    order     random      by chance; with Tokens(1) this is any-order autoregressive sampling, exact
+              confidence  the largest probability of any token first
+              drawn       the probability of the token that was drawn (MaskGIT, LLaDA), with `noise`
+                          times Gumbel noise on its logarithm, which falls to 0 with the share of masks
+              margin      the largest difference between the two most probable tokens
+              entropy     the smallest entropy
+    amount    Steps(steps, grid)    a share of the masks per call, evenly or by MaskGIT's cosine
+              Tokens(num)           as many tokens a call ("top-k reveal")
+              Threshold(probability)  all that are at least so sure (Fast-dLLM, arXiv 2505.22618)
+              EntropyBudget(nats)   as many as keep sum - max of their entropies within the budget, which
+                                    bounds what is lost by drawing them apart (EB-Sampler, 2505.24857)
+
+at least one token each. All but "random" prefer what the model is sure of: the law is another than the
+model's, with less entropy. Rows of a batch end each in its own time. A network that knows time is asked
+at the t at which as many tokens are masked in the mean.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.markov import masked_in_continuous_time
+from diffusion.numerics import pick
+from diffusion.random import categorical, split, uniform
+from diffusion.schedules import time_of
+from samplers.sampler import State, Stepwise, Verdict
+from samplers.transform import Transform
+
+Order = Literal["random", "confidence", "drawn", "margin", "entropy"]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All in `steps` calls; "cosine" reveals few at first (MaskGIT, arXiv 2202.04200)."""
+
+    steps: int = 64
+    grid: Literal["uniform", "cosine"] = "uniform"
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"Steps.steps = {self.steps} must be at least 1")
+
+    def calls(self, length):
+        return min(self.steps, length)
+
+    def count(self, number, masked, first, ranked):
+        """How many to reveal, (B, 1), in call `number` of rows with as many `masked` (B, 1), `first` of
+        them at the beginning; ranked: (entropy, log probability) (B, L) of what comes first, in
+        order."""
+        share = jnp.minimum((number + 1) / self.steps, 1)
+        left = 1 - share if self.grid == "uniform" else jnp.cos(jnp.pi / 2 * share)
+        return masked - jnp.floor(first * left + 1e-4)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    num: int = 1
+
+    def __post_init__(self):
+        if self.num < 1:
+            raise ValueError(f"Tokens.num = {self.num} must be at least 1")
+
+    def calls(self, length):
+        return -(-length // self.num)
+
+    def count(self, number, masked, first, ranked):
+        """As of `Steps`."""
+        return jnp.full_like(masked, self.num)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    probability: float = 0.9
+
+    def __post_init__(self):
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"Threshold.probability = {self.probability} is outside (0, 1]")
+
+    def calls(self, length):
+        return length
+
+    def count(self, number, masked, first, ranked):
+        """As of `Steps`."""
+        sure = ranked[1] >= jnp.log(self.probability)
+        return jnp.cumprod(sure, axis=1).sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class EntropyBudget:
+    nats: float = 0.5
+
+    def __post_init__(self):
+        if not self.nats >= 0:
+            raise ValueError(f"EntropyBudget.nats = {self.nats} must not be negative")
+
+    def calls(self, length):
+        return length
+
+    def count(self, number, masked, first, ranked):
+        """As of `Steps`."""
+        entropy = ranked[0]
+        lost = jnp.cumsum(entropy, axis=1) - jax.lax.cummax(entropy, axis=1)
+        return jnp.cumprod(lost <= self.nats, axis=1).sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Unmask(Stepwise):
+    """See above. `Unmask("drawn", Steps(16, "cosine"), noise=4.5)` is MaskGIT's sampler."""
+
+    order: Order = "confidence"
+    amount: Steps | Tokens | Threshold | EntropyBudget = Steps()
+    noise: float = 0.0
+    transform: Transform = Transform()
+
+    def __post_init__(self):
+        if self.noise < 0 or (self.noise and self.order != "drawn"):
+            raise ValueError(
+                f"Unmask.noise = {self.noise} must not be negative, and is for order='drawn'"
+            )
+        if isinstance(self.amount, Threshold) and self.order not in ("confidence", "drawn"):
+            raise ValueError(
+                f"Unmask.order = {self.order!r}: a Threshold goes with 'confidence' or 'drawn'"
+            )
+
+    def verdict(self, process):
+        if not masked_in_continuous_time(process):
+            return Verdict(
+                "refused", "only masks with one schedule in continuous time are revealed so"
+            )
+        if self.order != "random":
+            return Verdict("approximate", "prefers what the model is sure of")
+        if self.amount == Tokens(1):
+            return Verdict("exact", "one token a call, in random order")
+        return Verdict("approximate", "several tokens a call, independently of each other")
+
+    def calls(self, process, length):
+        return self.amount.calls(length)
+
+    def begin(self, key, state, process, given):
+        masked = (state.z == process.vocab_size).sum(1, keepdims=True)
+        return state._replace(t=self._time(process, state.z), memory=masked)
+
+    def ended(self, state, process):
+        return (state.z != process.vocab_size).all(1)
+
+    def advance(self, key, number, state, process, model, given):
+        z, t = state.z, state.t
+        key_x0, key_order = split(key)
+        masked = z == process.vocab_size
+        left = masked.sum(1, keepdims=True)
+        log_p = process.predict(model(z, t), z, t)
+        x0 = categorical(key_x0, log_p)
+        p = jnp.exp(log_p)
+        entropy = -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=-1)
+        drawn = pick(log_p, x0)
+        log_sure = drawn if self.order == "drawn" else log_p.max(-1)
+        u = uniform(key_order, z.shape)
+        if self.order == "random":
+            score = u
+        elif self.order == "margin":
+            two = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
+            score = two[..., 0] - two[..., -1]
+        elif self.order == "entropy":
+            score = -entropy
+        else:
+            score = log_sure
+        if self.noise:
+            score = score - self.noise * left / state.memory * jnp.log(-jnp.log(u))
+        first = jnp.argsort(jnp.where(masked, -score, jnp.inf), axis=1)
+        ranked = tuple(jnp.take_along_axis(a, first, axis=1) for a in (entropy, log_sure))
+        count = self.amount.count(number, left, state.memory, ranked)
+        rank = jnp.argsort(first, axis=1)
+        z = jnp.where(masked & (rank < jnp.maximum(count, 1)), x0, z)
+        return State(z, self._time(process, z), z, state.calls + 1, state.memory)
+
+    def _time(self, process, z):
+        share = (z == process.vocab_size).mean(1, keepdims=True)
+        return jnp.where(share > 0, time_of(process.schedule, jnp.log(share)), 0)
