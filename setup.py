@@ -9,7 +9,7 @@ setup(
     packages=find_packages(
         include=["diffusion*", "models*", "samplers*", "configs*", "experiments*"]
     ),
-    package_data={"experiments.data": ["corpora/*"]},
+    package_data={"experiments": ["trace_page.html"], "experiments.data": ["corpora/*"]},
     install_requires=[
         "jax>=0.10.2",  # arrays, compilation, sharding
         "flax>=0.12.8",  # the modules of the backbone (NNX)

@@ -1,0 +1,139 @@
+"""The page that plays a trace: what it holds is the record, whatever text is in it."""
+
+import base64
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments.trace_page import page
+
+HOSTILE = ["</script>", "<!--", "<script>", "]]>", "\u2028\u2029", "\"'\\", "&lt;&", "\x00\x1b\x7f"]
+HOSTILE += ["@RECORD@", "\n", " ", "", "\ud800", "é漢😀", "\u202e", "${x}`", "\\u003c"]
+
+
+def record(symbols, length, steps, samples, mask=True, seed=0):
+    """A record whose positions are revealed, changed and masked again at random; the first is given."""
+    draw = np.random.default_rng(seed)
+    mask = len(symbols) if mask else None
+    kept = []
+    for number in range(samples):
+        tokens = draw.integers(0, len(symbols), (steps + 1, length))
+        if mask is not None:
+            tokens[draw.random(tokens.shape) < np.linspace(1, 0, steps + 1)[:, None]] = mask
+        for k in range(1, steps + 1):  # a fifth of the positions moves in a step
+            stays = draw.random(length) < 0.8
+            tokens[k, stays] = tokens[k - 1, stays]
+        tokens[:, 0] = 0
+        probability = draw.random(tokens.shape).tolist()
+        probability[0] = [None] * length
+        times = np.linspace(1, 0, steps + 1).tolist()
+        kept.append(
+            {
+                "number": number,
+                "times": times,
+                "tokens": tokens.tolist(),
+                "probability": probability,
+                "calls": steps,
+            }
+        )
+    given = [True] + [False] * (length - 1)
+    title = "a title: " + "".join(HOSTILE)
+    return {"title": title, "symbols": symbols, "mask": mask, "given": given, "samples": kept}
+
+
+SMALL = record(HOSTILE, length=60, steps=5, samples=2)
+
+
+def held(html):
+    """What a browser finds in the element: it ends at the first end tag, and nothing is unescaped."""
+    text = re.search(
+        r'<script type="application/json" id="record">(.*?)</script', html, re.S | re.I
+    )
+    return json.loads(text[1])
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_page_holds_the_record_whatever_its_text(mask):
+    expected = record(HOSTILE, length=60, steps=5, samples=2, mask=mask)
+    found = held(page(expected))
+    assert found["title"] == expected["title"]
+    assert found["mask"] == expected["mask"]
+    assert found["given"] == expected["given"]
+    occurring = np.unique([sample["tokens"] for sample in expected["samples"]])
+    symbols = {str(v): HOSTILE[v] for v in occurring if v != expected["mask"]}
+    assert len(symbols) == len(HOSTILE) and found["symbols"] == symbols
+    for old, new in zip(expected["samples"], found["samples"], strict=True):
+        frames = [np.array(new["start"])]
+        for changes in new["changes"]:
+            frames.append(frames[-1].copy())
+            frames[-1][changes[::2]] = changes[1::2]
+        np.testing.assert_array_equal(frames, old["tokens"])
+        level = np.frombuffer(base64.b64decode(new["probability"]), np.uint8).reshape(6, 60)
+        assert (level[0] == 255).all() and (level[1:] < 255).all()
+        np.testing.assert_allclose(level[1:] / 254, old["probability"][1:], atol=0.5 / 254)
+        np.testing.assert_allclose(new["times"], old["times"], atol=1e-6)
+        assert (new["number"], new["calls"]) == (old["number"], old["calls"])
+
+
+def test_text_opens_no_tag_and_no_encoding_matters():
+    html, plain = page(SMALL), page(record(["a"], length=2, steps=1, samples=1) | {"title": ""})
+    assert html.isascii()
+    assert html.count("<") == plain.count("<")
+
+
+def test_the_page_loads_nothing():
+    html = page(SMALL)
+    assert not re.search(r"https?://|\b(src|href|srcset)\s*=|@import|url\(|fetch\(", html, re.I)
+    assert "default-src 'none'" in html
+
+
+def test_the_page_is_a_function_of_the_record_and_arrays_are_lists():
+    arrays = copy.deepcopy(SMALL)
+    arrays["given"] = np.array(arrays["given"])
+    for sample in arrays["samples"]:
+        for name in ("times", "tokens"):
+            sample[name] = np.array(sample[name])
+        sample["probability"] = np.array(sample["probability"], float)  # None becomes NaN
+    assert page(SMALL) == page(copy.deepcopy(SMALL)) == page(arrays)
+
+
+def test_the_page_stays_small():
+    big = record([chr(97 + v) for v in range(26)], length=256, steps=128, samples=4)
+    assert len(page(big)) < 4 * 129 * 256 * 4 / 3 + 4 * 128 * 256 * 0.2 * 8 + 30_000
+    start = len(page(record(["a"], length=2, steps=1, samples=1)))
+    assert start < 22_000
+
+
+def sample(name, value):
+    return lambda record: record["samples"][1].update({name: value})
+
+
+REFUSED = {
+    "sample 1: tokens has the shape": sample("times", [1.0, 0.0]),
+    "times must be one finite": sample("times", [1.0, float("nan")]),
+    "sample 1: tokens: not a table": lambda record: record["samples"][1]["tokens"][2].pop(),
+    "sample 1: tokens must be integers": sample("tokens", np.zeros((6, 60))),
+    "sample 1: token 99 is neither": lambda record: record["samples"][1]["tokens"][3].__setitem__(
+        4, 99
+    ),
+    "sample 1: probability has the shape": lambda record: record["samples"][1]["probability"].pop(),
+    "sample 1: probability must lie": sample("probability", np.full((6, 60), 1.5)),
+    "sample 1: position 0 is given": lambda record: record["samples"][1]["tokens"][5].__setitem__(
+        0, 1
+    ),
+    "sample 0: tokens has the shape": lambda record: record["given"].append(False),
+    "given has the shape": lambda record: record.update(given=[]),
+    "mask 3 is a symbol": lambda record: record.update(mask=3),
+    "samples is empty": lambda record: record.update(samples=[]),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_does_not_fit_is_named(message):
+    broken = copy.deepcopy(SMALL)
+    REFUSED[message](broken)
+    with pytest.raises(ValueError, match=message):
+        page(broken)
