@@ -3,6 +3,7 @@
 import base64
 import copy
 import json
+import operator
 import re
 
 import numpy as np
@@ -114,19 +115,19 @@ def sample(name, value):
     return lambda record: record["samples"][1].update({name: value})
 
 
+def token(frame, position, value):
+    return lambda record: operator.setitem(record["samples"][1]["tokens"][frame], position, value)
+
+
 REFUSED = {
     "sample 1: tokens has the shape": sample("times", [1.0, 0.0]),
-    "times must be one finite": sample("times", [1.0, float("nan")]),
+    "sample 1: times must be one finite": sample("times", [1.0, float("nan")]),
     "sample 1: tokens: not a table": lambda record: record["samples"][1]["tokens"][2].pop(),
     "sample 1: tokens must be integers": sample("tokens", np.zeros((6, 60))),
-    "sample 1: token 99 is neither": lambda record: record["samples"][1]["tokens"][3].__setitem__(
-        4, 99
-    ),
+    "sample 1: token 99 is neither": token(3, 4, 99),
+    "sample 1: position 0 is given": token(5, 0, 1),
     "sample 1: probability has the shape": lambda record: record["samples"][1]["probability"].pop(),
     "sample 1: probability must lie": sample("probability", np.full((6, 60), 1.5)),
-    "sample 1: position 0 is given": lambda record: record["samples"][1]["tokens"][5].__setitem__(
-        0, 1
-    ),
     "sample 0: tokens has the shape": lambda record: record["given"].append(False),
     "given has the shape": lambda record: record.update(given=[]),
     "mask 3 is a symbol": lambda record: record.update(mask=3),
