@@ -13,6 +13,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.comparison_plan import Method, Plan
 from experiments.errors import Diverged
 from experiments.evaluation import evaluate_run
+from experiments.labels import gives_labels
 from experiments.metrics import read_metric
 from experiments.records import read_record, record_path, write_record
 from experiments.runs import restore_run
@@ -70,11 +71,13 @@ def _evaluate(plan: Plan, method: Method, log: Log) -> dict:
     """The record of the last checkpoint, from the run directory or made now."""
     directory, step = plan.workdir / method.name, method.experiment.train.num_steps
     path = record_path(directory, plan.split, step)
-    record = read_record(path)
+    experiment = replace(method.resolved, evaluation=plan.evaluation)
+    record = {"labels": "none"} | read_record(path)  # which old records do not say
     identity = {
         "checkpoint_fingerprint": Checkpoints(directory / "checkpoints").fingerprint(step),
         "checkpoint_step": step,
         "ema": True,
+        "labels": "given" if gives_labels(experiment) else "none",
         "num_times": plan.evaluation.num_times,
         "seed": SEED,
         "split": plan.split,
@@ -83,7 +86,7 @@ def _evaluate(plan: Plan, method: Method, log: Log) -> dict:
     if all(record.get(name) == value for name, value in identity.items()):
         log(f"evaluated already: {path}")
         return record
-    run = restore_run(directory, step, replace(method.resolved, evaluation=plan.evaluation))
+    run = restore_run(directory, step, experiment)
     record = evaluate_run(run, plan.split, SEED, ema=True, log=log)
     log(write_record(path, record))
     return record

@@ -67,7 +67,7 @@ def make_plan(
     tokens, *_ = [corpus.split(n, first.data.length) for n in ("train", "validation", split)]
     methods = []
     for name, experiment in experiments.items():
-        resolved = resolve(experiment, corpus.tokenizer, lambda: tokens)
+        resolved = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
         check_bound(resolved)
         _check_run(workdir / name, resolved)
         methods.append(Method(name, experiment, resolved))

@@ -99,6 +99,8 @@ class Evaluation:
     estimator "times" is the bound of the process itself, at `num_times` stratified times a sequence.
     "any_order" is for masked processes: the likelihood in random order, `group` tokens at a time, at as
     many stratified numbers of known tokens. With group 1 and a network without time both have one mean.
+
+    labels: whether a network that was trained with labels is given them.
     """
 
     num_times: int = 8
@@ -106,6 +108,7 @@ class Evaluation:
     group: int = 1
     batch_size: int = 32
     max_sequences: int = 512
+    labels: bool = True
 
     def __post_init__(self):
         _at_least(self, 1, "num_times", "group", "batch_size", "max_sequences")
@@ -186,6 +189,8 @@ class Experiment:
                 + ("no energy" if self.energy else "one; give its network")
             )
         _check_sampler(self.sampler, self.process, self.model)
+        if self.data.labels:
+            self._check_labels()
         if self.energy_from and not isinstance(self.energy, Transformer):
             raise ValueError(
                 f"energy_from = {self.energy_from}, but process {type(self.process).__name__} takes no "
@@ -210,6 +215,18 @@ class Experiment:
             raise ValueError(
                 f"sampler.steps = {self.sampler.steps}: {type(self.process).__name__} is sampled in "
                 f"at most {most}"
+            )
+
+    def _check_labels(self) -> None:
+        if not getattr(self.model, "time_conditioning", False):
+            raise ValueError(
+                f"data.labels = {self.data.labels}, but model.time_conditioning is not True, and labels "
+                "enter the network beside the time; set it, or leave data.labels out"
+            )
+        if self.energy or self.teacher:
+            raise ValueError(
+                f"data.labels = {self.data.labels}, but {type(self.process).__name__} takes none, since "
+                "its second network knows of no labels; leave it out"
             )
 
     def init_params(self, key: Array) -> dict:

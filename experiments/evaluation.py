@@ -17,6 +17,7 @@ from experiments.config import Experiment
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import Corpus, prepare
 from experiments.errors import UserError
+from experiments.labels import check_labels, gives_labels
 from experiments.memory import check_memory
 from experiments.runs import Run
 from experiments.settings import encode, resolve
@@ -31,21 +32,22 @@ def make_bound(
     mesh,
     quantity: Literal["bound", "loss"] = "bound",
 ):
-    """bound(params, x0 (B, L), first) -> {term: (B, K)}, nats summed over positions; jitted. With
-    quantity "loss" the loss is the only term.
+    """bound(params, x0 (B, L), first, frozen, labels (B,)) -> {term: (B, K)}, nats summed over
+    positions; jitted. With quantity "loss" the loss is the only term. labels None: no row has one.
 
     Sequence number first + row and time sample k decide all randomness; the K times of a sequence
     are stratified.
     """
 
-    def bound(params, x0, first, frozen=None):
+    def bound(params, x0, first, frozen=None, labels=None):
         process = experiment.bind(params, frozen)
         if quantity == "bound" and experiment.evaluation.estimator == "any_order":
             process = AnyOrder(process, experiment.evaluation.group)
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
-        network = experiment.network(params)
+        given = {} if labels is None else {"label": labels}
+        network = experiment.network(params, **given)
 
         def at(k):
             u = ((k + offset) / num_times)[:, None]
@@ -69,9 +71,10 @@ def estimate(
     mesh,
     progress: Callable[[int, int], None] | None = None,
     frozen: dict | None = None,
+    labels: np.ndarray | None = None,
 ) -> tuple[Estimate, dict[str, float]]:
     """The estimate over all of `tokens`, and its terms in nats per token. frozen: the teacher's
-    parameters where `bound` asks for them.
+    parameters where `bound` asks for them; labels: those of the sequences (N,), which are then given.
 
     Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
     sequence of its own, so every token counts once.
@@ -84,8 +87,11 @@ def estimate(
     terms: dict[str, list] = {}
     sizes, first = [], 0
     total = -(-len(tokens) // length)
-    for rows, count in evaluation_batches(tokens, length, batch):
-        values = bound(params, global_batch(mesh, rows[rows_here], axis=0), first, frozen)
+    for *batch_here, count in evaluation_batches(tokens, length, batch, labels):
+        rows, given = jax.tree.map(
+            lambda array: global_batch(mesh, array[rows_here], axis=0), batch_here
+        )
+        values = bound(params, rows, first, frozen, given)
         for name, value in values.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
         sizes += [rows.shape[1]] * count
@@ -106,8 +112,31 @@ def spread(tokens: np.ndarray, length: int, max_sequences: int) -> np.ndarray:
     count = len(tokens) // length
     if count <= max_sequences:
         return tokens
-    chosen = np.linspace(0, count - 1, max_sequences).round().astype(int)
+    chosen = _equally_spaced(count, max_sequences)
     return np.concatenate([tokens[i * length : (i + 1) * length] for i in chosen])
+
+
+def _equally_spaced(count: int, number: int) -> np.ndarray:
+    return np.linspace(0, count - 1, number).round().astype(int)
+
+
+def sequences(
+    experiment: Experiment, corpus: Corpus, split: str, max_sequences: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The tokens of a split, or those that `spread` takes, and the labels (N,) of its sequences; None
+    where the bound is not given them."""
+    length = experiment.data.length
+    tokens, labels = corpus.split(split, length), None
+    count = len(tokens) // length
+    if gives_labels(experiment):
+        first = np.arange(0, len(tokens), length)
+        sizes = np.minimum(length, len(tokens) - first)
+        labels = corpus.split_labels(split).of(first, sizes)
+    if max_sequences is None or count <= max_sequences:
+        return tokens, labels
+    if labels is not None:
+        labels = labels[_equally_spaced(count, max_sequences)]
+    return spread(tokens, length, max_sequences), labels
 
 
 def evaluate_run(
@@ -122,13 +151,12 @@ def evaluate_run(
     whole sequences at equal distances in it."""
     experiment = run.experiment
     check_bound(experiment)
+    check_labels(experiment)
     check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
     corpus = prepare(experiment.data)
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
-    tokens = corpus.split(split, experiment.data.length)
-    in_split = -(-len(tokens) // experiment.data.length)
-    if max_sequences is not None:
-        tokens = spread(tokens, experiment.data.length, max_sequences)
+    in_split = -(-len(corpus.split(split, experiment.data.length)) // experiment.data.length)
+    tokens, labels = sequences(experiment, corpus, split, max_sequences)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
     start = last = time.perf_counter()
 
@@ -140,7 +168,9 @@ def evaluate_run(
             left = (now - start) / done * (total - done)
             log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
 
-    result, terms = estimate(experiment, bound, run.params, tokens, run.mesh, progress)
+    result, terms = estimate(
+        experiment, bound, run.params, tokens, run.mesh, progress, labels=labels
+    )
     seconds = time.perf_counter() - start
     record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
     return record | {"sequences_in_split": in_split}
@@ -209,6 +239,7 @@ def make_record(
         "perplexity_per_token": result.perplexity,
         "perplexity_per_token_standard_error": result.perplexity * se,
         "terms_nats_per_token": terms,
+        "labels": "given" if gives_labels(experiment) else "none",
         "estimator": _estimator(experiment),
         "num_times": times,
         "seed": seed,

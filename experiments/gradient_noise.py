@@ -29,9 +29,10 @@ def measure(
             f"the run holds process {type(experiment.process).__name__}; only BlockDiffusion has a clip"
         )
     length, rows = experiment.data.length, experiment.train.batch_size
-    tokens = prepare(experiment.data).split("train", length)
-    stream = training_batches(tokens, length, rows, seed)
-    texts = jnp.stack([jnp.asarray(next(stream)) for _ in range(batches)])
+    corpus = prepare(experiment.data)
+    labels = corpus.split_labels("train")
+    stream = training_batches(corpus.split("train", length), length, rows, seed, labels=labels)
+    texts = jax.tree.map(lambda *x: jnp.stack(x), *[next(stream) for _ in range(batches)])
     noise_of, found = _compiled(experiment, seed), []
     for clip in intervals:
         noise, loss = noise_of(run.params, texts, *clip)
@@ -41,14 +42,17 @@ def measure(
 
 
 def _compiled(experiment: Experiment, seed: int):
-    """noise(params, texts (N, B, L), low, high) -> (noise, loss) for times of that interval."""
+    """noise(params, (texts (N, B, L), labels (N, B) or None), low, high) -> (noise, loss) for times of
+    that interval."""
 
-    def loss(params, key, x0, low, high):
+    def loss(params, key, text, low, high):
+        x0, label = text
         rows = x0.shape[0]
         keys = jax.random.split(key, rows + 1)
         offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
-        process, network = experiment.bind(params), experiment.network(params)
+        given = {} if label is None else {"label": label}
+        process, network = experiment.bind(params), experiment.network(params, **given)
         return process.loss_within(keys[:rows], network, x0, u, low, high).mean()
 
     @jax.jit
@@ -60,9 +64,9 @@ def _compiled(experiment: Experiment, seed: int):
             return (jax.tree.map(jnp.add, total, grad), squares + length, losses + value), None
 
         zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
-        keys = jax.random.split(jax.random.key(seed), len(texts))
+        keys = jax.random.split(jax.random.key(seed), len(texts[0]))
         (total, squares, losses), _ = jax.lax.scan(one, zero, (keys, texts))
-        n = len(texts)
+        n = len(keys)
         mean = sum(jnp.sum((leaf / n) ** 2) for leaf in jax.tree.leaves(total))
         variance = (squares / n - mean) * n / (n - 1)
         length = mean - variance / n

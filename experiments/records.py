@@ -18,8 +18,9 @@ def record_path(workdir: str | Path, split: str, step: int, overrides: Sequence[
 def write_record(path: Path, record: dict) -> str:
     """What to print about the record, once it is in the file `path`."""
     write_atomically(path, json.dumps(record, indent=1) + "\n")
+    given = ", given the labels" if record["labels"] == "given" else ""
     return (
-        f"{record['kind']} on {record['split']}: {record['value']:.4f} +- "
+        f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- "
         f"{record['standard_error']:.4f} bits per character ({record['nats_per_token']:.4f} nats per "
         f"token, perplexity {record['perplexity_per_token']:.3f} +- "
         f"{record['perplexity_per_token_standard_error']:.3f}) over {record['characters']:,} "

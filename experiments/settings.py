@@ -22,6 +22,7 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.errors import UserError
+from experiments.labels import fill_labels
 
 PACKAGES = ("diffusion", "models", "samplers", "experiments")
 
@@ -265,11 +266,14 @@ def _no_tokens():
 
 
 def resolve(
-    experiment: Experiment, tokenizer, train_tokens: Callable[[], np.ndarray] = _no_tokens
+    experiment: Experiment,
+    tokenizer,
+    train_tokens: Callable[[], np.ndarray] = _no_tokens,
+    label_names: tuple[str, ...] = (),
 ) -> Experiment:
     """The experiment with what depends on the data filled in everywhere: the tokenizer that it was read
-    with, its size, statistics of the train_tokens() (N,), tables that are given as files; and the
-    attention that the process asks for."""
+    with, its size, the names of its labels and their number, statistics of the train_tokens() (N,),
+    tables that are given as files; and the attention that the process asks for."""
 
     def fill(config, path):
         changes = {}
@@ -295,6 +299,7 @@ def resolve(
 
     data = dataclasses.replace(experiment.data, tokenizer=tokenizer)
     filled = fill(dataclasses.replace(experiment, data=data), "")
+    filled = fill_labels(filled, label_names)
     block_length = getattr(filled.process, "block_length", None)
     if block_length is None:
         return filled

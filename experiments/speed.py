@@ -24,7 +24,9 @@ def measure(
 ) -> dict:
     """Figures by name; seconds are medians over `rounds`, each round timing everything once."""
     corpus = prepare(experiment.data)
-    experiment = resolve(experiment, corpus.tokenizer, lambda: corpus.split("train", 1))
+    experiment = resolve(
+        experiment, corpus.tokenizer, lambda: corpus.split("train", 1), corpus.label_names
+    )
     mesh = make_mesh(experiment.mesh)
     model, length, batch = experiment.model, experiment.data.length, experiment.train.batch_size
     tokens = corpus.split("train", batch * length)[: batch * length].reshape(1, batch, length)

@@ -21,9 +21,10 @@ from experiments.config import Experiment
 from experiments.data.pipeline import training_batches
 from experiments.data.text import Corpus, prepare
 from experiments.errors import Diverged, Stopped, UserError
-from experiments.evaluation import check_bound, estimate, make_bound, spread, times_per_sequence
+from experiments.evaluation import check_bound, estimate, make_bound, sequences, times_per_sequence
 from experiments.files import write_atomically
 from experiments.initial import load_initial
+from experiments.labels import check_labels
 from experiments.memory import check_memory
 from experiments.metrics import Metrics
 from experiments.settings import decode, differences, encode, resolve
@@ -44,8 +45,9 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     config = experiment.train
     corpus = prepare(experiment.data)
     tokens = corpus.split("train", experiment.data.length)
-    experiment = resolve(experiment, corpus.tokenizer, lambda: tokens)
+    experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
     corpus.split("validation", experiment.data.length)
+    check_labels(experiment)
     if experiment.process.monitor == "bound":
         check_bound(experiment)
     experiment, frozen = load_teacher(experiment)
@@ -76,12 +78,13 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
             out_shardings=(shardings, replicated(mesh)),
         )
         evaluate = _evaluator(experiment, corpus, mesh, frozen)
-        step_function = partial(step_function, labels=None, frozen=frozen)
+        step_function = partial(step_function, frozen=frozen)
         batches = training_batches(
             tokens,
             experiment.data.length,
             config.batch_size // config.accumulation,
             config.seed,
+            labels=corpus.split_labels("train"),
             start=start * config.accumulation,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -112,8 +115,11 @@ def _loop(
         checkpoints.save(step, state, _meta(experiment, corpus, step), metric)
 
     for step in range(start + 1, config.num_steps + 1):
-        rows = [next(batches) for _ in range(config.accumulation)]
-        state, loss = step_function(state, global_batch(mesh, np.stack(rows), axis=1))
+        microbatches = [next(batches) for _ in range(config.accumulation)]
+        batch = jax.tree.map(
+            lambda *rows: global_batch(mesh, np.stack(rows), axis=1), *microbatches
+        )
+        state, loss = step_function(state, *batch)
         # This step runs; now read what the one before measured, and wait for it, so that the host
         # is one step ahead and no more.
         if waiting is not None:
@@ -315,15 +321,16 @@ def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None
     """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
     the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
     """
-    validation = corpus.split("validation", experiment.data.length)
-    chosen = spread(validation, experiment.data.length, experiment.evaluation.max_sequences)
+    tokens, labels = sequences(
+        experiment, corpus, "validation", experiment.evaluation.max_sequences
+    )
     quantity = experiment.process.monitor
     bound = make_bound(
         experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
     )
 
     def evaluate(params):
-        result, _ = estimate(experiment, bound, params, chosen, mesh, frozen=frozen)
+        result, _ = estimate(experiment, bound, params, tokens, mesh, frozen=frozen, labels=labels)
         if quantity == "loss":
             error = result.standard_error()
             loss = result.nats_per_token
@@ -344,5 +351,6 @@ def _summary(experiment: Experiment, corpus: Corpus, state, start: int) -> str:
         f"{name}, {num_parameters(state['params']):,} parameters, {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}\n{corpus.source}: {sizes} tokens of "
         f"{experiment.process.vocab_size}\n"
+        + (f"labels: {', '.join(corpus.label_names)}\n" if corpus.labels else "")
         + (f"continuing after step {start}" if start else "starting")
     )

@@ -153,11 +153,13 @@ class Transformer:
         cache: list[Cache],
         start: Array,
         span: int | None = None,
+        label: Array | None = None,
     ) -> tuple[Array, list[Cache]]:
         """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on.
 
         They see each other and all that is cached before them, or only the `span` positions up to
-        their last: what `apply` gives for a block, with the earlier ones as its context.
+        their last: what `apply` gives for a block, with the earlier ones as its context and the same
+        label.
         """
         ends = bind(self._ends, params["ends"])
         count, room = z.shape[1], cache[0][0].shape[2]
@@ -165,7 +167,7 @@ class Transformer:
         last = start + count - 1
         seen = keys <= last if span is None else (keys <= last) & (keys > last - span)
         mask = jnp.broadcast_to(seen, (count, room))
-        condition, x, new = ends.condition(t, None), ends.embed(z), []
+        condition, x, new = ends.condition(t, label), ends.embed(z), []
         for n in range(self.num_layers):
             block = bind(self._block, jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"]))
             x, filled = block(x, positions, mask, condition, cache=cache[n])
@@ -233,8 +235,9 @@ class Network:
         return self.transformer.cache(rows, length)
 
     def decode(self, z: Array, t: Array, cache: list[Cache], start: Array, span: int | None = None):
-        """As `Transformer.decode`."""
-        return self.transformer.decode(self.params, z, t, cache, start, span)
+        """As `Transformer.decode`, with the label of the condition."""
+        given = {"label": self.condition["label"]} if "label" in self.condition else {}
+        return self.transformer.decode(self.params, z, t, cache, start, span, **given)
 
 
 def num_parameters(params: dict) -> int:

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from experiments.data.pipeline import evaluation_batches, training_batches, training_examples
+from experiments.data.pipeline import evaluation_batches, training_batches, training_starts
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters, Letters27
 from experiments.errors import UserError
@@ -175,10 +175,11 @@ def test_embedded_corpus_is_whole_and_split_by_address():
 
 def test_crops_are_uniform_runs_of_the_text():
     tokens = np.arange(2000, dtype=np.uint16)
-    examples = training_examples(tokens, 10, seed=0)
-    starts = np.array([examples[e][0] for e in range(20_000)])
-    for e in range(50):
-        np.testing.assert_array_equal(examples[e], np.arange(starts[e], starts[e] + 10))
+    examples = training_starts(tokens, 10, seed=0)
+    starts = np.array([examples[e] for e in range(20_000)])
+    rows, _ = next(training_batches(tokens, 10, 50, 0))
+    for start, row in zip(starts[:50], rows, strict=True):
+        np.testing.assert_array_equal(row, np.arange(start, start + 10))
     assert starts.min() == 0 and starts.max() == 1990  # the first and the last crop there is
     counts = np.bincount(starts // 100, minlength=20)[:-1]
     assert np.abs(counts - 20_000 * 100 / 1991).max() < 5 * np.sqrt(1000)
@@ -190,25 +191,25 @@ def test_crops_are_uniform_runs_of_the_text():
 def test_batches_depend_on_seed_and_index_alone():
     tokens = np.random.default_rng(0).integers(0, 27, 5000).astype(np.uint8)
     take = lambda n, **o: [  # noqa: E731
-        b for b, _ in zip(training_batches(tokens, 16, 8, 1, **o), range(n), strict=False)
+        b for (b, _), _ in zip(training_batches(tokens, 16, 8, 1, **o), range(n), strict=False)
     ]
     straight = take(6)
     np.testing.assert_array_equal(take(2, start=4), straight[4:])
     halves = [take(6, process_index=p, process_count=2) for p in range(2)]
     for whole, first, second in zip(straight, *halves, strict=True):
         np.testing.assert_array_equal(whole, np.concatenate([first, second]))
-    other = next(iter(training_batches(tokens, 16, 8, 2)))
+    other, _ = next(training_batches(tokens, 16, 8, 2))
     assert (other != straight[0]).any()
-    examples = training_examples(tokens, 16, 1)
-    np.testing.assert_array_equal(straight[3][5], examples[3 * 8 + 5])
+    start = training_starts(tokens, 16, 1)[3 * 8 + 5]
+    np.testing.assert_array_equal(straight[3][5], tokens[start : start + 16])
 
 
 @pytest.mark.parametrize("size", [64, 160, 167, 7])
 def test_evaluation_covers_every_token_once(size):
     tokens = np.arange(size, dtype=np.uint8)
-    seen = [row for rows, n in evaluation_batches(tokens, 16, 4) for row in rows[:n]]
+    seen = [row for rows, _, n in evaluation_batches(tokens, 16, 4) for row in rows[:n]]
     np.testing.assert_array_equal(np.concatenate(seen), tokens)
-    assert {len(rows) for rows, _ in evaluation_batches(tokens, 16, 4)} == {4}
+    assert {len(rows) for rows, *_ in evaluation_batches(tokens, 16, 4)} == {4}
 
 
 # Baselines

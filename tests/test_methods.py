@@ -79,6 +79,7 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
     settings = {
         "dirichlet_one_step": [f"teacher.workdir={teacher}"],
         "edlm": initial[:1],
+        "mdlm_labels": ["data.labels=None"],  # those of tests/test_labels.py
         "edlm_autoregressive": [*initial, "train.num_steps=0"],
     }.get(name, [])
     assert train(name, workdir, text, *settings) == 0, capsys.readouterr().err

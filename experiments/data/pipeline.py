@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
+from experiments.data.labels import Labels
+
 
 class _Strata:
     """Stratum i of the starting positions, as a pair (first, one after the last)."""
@@ -26,15 +28,14 @@ class _Strata:
         return first, max(first + 1, (i + 1) * self.starts // self.count)
 
 
-def training_examples(tokens: np.ndarray, length: int, seed: int) -> grain.MapDataset:
-    """Example e at index e without end, int32 (length,), a random crop of tokens (N,)."""
+def training_starts(tokens: np.ndarray, length: int, seed: int) -> grain.MapDataset:
+    """Where example e, a random crop of tokens (N,), begins, at index e without end."""
 
-    def crop(stratum, rng: np.random.Generator):
-        start = rng.integers(*stratum)
-        return tokens[start : start + length].astype(np.int32)
+    def start(stratum, rng: np.random.Generator):
+        return rng.integers(*stratum)
 
     strata = grain.MapDataset.source(_Strata(tokens, length)).seed(seed).shuffle()
-    return strata.repeat().random_map(crop)
+    return strata.repeat().random_map(start)
 
 
 def training_batches(
@@ -43,29 +44,34 @@ def training_batches(
     batch_size: int,
     seed: int,
     *,
+    labels: Labels | None = None,
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[np.ndarray]:
-    """Batches start, start + 1, ...: this process's rows, int32 (batch_size / processes, length).
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Batches start, start + 1, ...: this process's rows, int32 (batch_size / processes, length), and
+    their labels, int32 (rows,), or None where the text has none.
 
     Row r of batch b of all processes together is example b * batch_size + r. Read ahead by a thread.
     """
-    examples = training_examples(tokens, length, seed)
+    starts = training_starts(tokens, length, seed)
     rows = batch_size // process_count
 
     def batch(b):
         first = b * batch_size + process_index * rows
-        return np.stack([examples[first + r] for r in range(rows)])
+        begin = [starts[first + r] for r in range(rows)]
+        crops = np.stack([tokens[n : n + length].astype(np.int32) for n in begin])
+        return crops, None if labels is None else labels.of(np.array(begin), length)
 
     batches = grain.MapDataset.range(start, start + 2**40).map(batch)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def evaluation_batches(
-    tokens: np.ndarray, length: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, int]]:
-    """(rows int32 (batch_size, length or less), how many of them count), every token exactly once.
+    tokens: np.ndarray, length: int, batch_size: int, labels: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
+    """(rows int32 (batch_size, length or less), their labels (batch_size,) or None, how many of them
+    count), every token exactly once; labels: those of all rows in order.
 
     The last whole batch is filled up by repetition; the tail of fewer than `length` tokens comes last,
     as a row of its own length.
@@ -74,7 +80,9 @@ def evaluation_batches(
     for first in range(0, whole, batch_size):
         count = min(batch_size, whole - first)
         rows = tokens[first * length : (first + count) * length].reshape(count, length)
-        yield np.resize(rows, (batch_size, length)).astype(np.int32), count
+        of_rows = labels if labels is None else np.resize(labels[first : first + count], batch_size)
+        yield np.resize(rows, (batch_size, length)).astype(np.int32), of_rows, count
     tail = tokens[whole * length :]
     if len(tail):
-        yield np.tile(tail.astype(np.int32), (batch_size, 1)), 1
+        of_rows = labels if labels is None else np.full(batch_size, labels[whole])
+        yield np.tile(tail.astype(np.int32), (batch_size, 1)), of_rows, 1

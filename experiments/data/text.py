@@ -22,9 +22,19 @@ from importlib import resources
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from experiments.data.labels import (
+    PERIODS,
+    Labels,
+    cut_each,
+    folder_names,
+    folder_of,
+    from_runs,
+    period,
+)
 from experiments.data.tokenizers import Bytes, Characters, Letters27, Tokenizer
 from experiments.errors import UserError
 
@@ -43,6 +53,12 @@ class Text:
     corpus. A directory with files named after train, valid(ation) and test gives those splits; any
     other text is cut at `split_points`, the ends of train, validation and test in tokens, or into 90,
     5 and 5 %. cache_dir: by default $DDLM_CACHE, $XDG_CACHE_HOME/ddlm or ~/.cache/ddlm.
+
+    labels: what sequences are labelled by, a condition of the network (experiments.data.labels).
+    "period" is for the embedded corpus: the quarter of its addresses, in order of date. "folder" is for
+    a directory: the folder below `path` that a file is in, whatever is below that; without splits of
+    its own, and without split_points, the text of each label is then cut into 90, 5 and 5 %.
+    label_names: () takes the data's, in alphabetical order or that of time.
     """
 
     path: str | None = None
@@ -50,6 +66,8 @@ class Text:
     length: int = 256
     split_points: tuple[int, int, int] | None = None
     cache_dir: str | None = None
+    labels: Literal["period", "folder"] | None = None
+    label_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.length < 1:
@@ -57,17 +75,33 @@ class Text:
         points = self.split_points
         if points is not None and not 0 < points[0] < points[1] < points[2]:
             raise ValueError(f"Text.split_points = {points} must rise from above 0")
+        if self.labels == "period" and self.path is not None:
+            raise ValueError(
+                f"Text.labels = period is for the embedded corpus, and Text.path = {self.path}; give a "
+                "directory with a folder for each label and data.labels=folder, or data.labels=None"
+            )
+        if self.labels == "folder" and self.path is None:
+            raise ValueError(
+                "Text.labels = folder takes a directory with a folder for each label, and Text.path is "
+                "None, the embedded corpus; give data.path, or data.labels=period"
+            )
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """tokens: (N,) memory-mapped; bounds and sha256 by the name of the split; source: for records."""
+    """tokens: (N,) memory-mapped; bounds and sha256 by the name of the split; source: for records;
+    labels: of all tokens, or None."""
 
     tokens: np.ndarray
     tokenizer: Tokenizer
     bounds: dict[str, tuple[int, int]]
     sha256: dict[str, str]
     source: str
+    labels: Labels | None = None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.labels.names if self.labels else ()
 
     def split(self, name: str, length: int) -> np.ndarray:
         """The tokens of a split, memory-mapped; UserError where it is shorter than `length`."""
@@ -81,20 +115,26 @@ class Corpus:
             )
         return self.tokens[start:stop]
 
+    def split_labels(self, name: str) -> Labels | None:
+        """The labels of a split, None where the text has none."""
+        return self.labels and self.labels.counted_from(self.bounds[name][0])
+
 
 def prepare(data: Text) -> Corpus:
     """The corpus of `data`, from the cache or prepared now."""
     parts, source = _parts(data)
     identity = [[name, *_stamp(path)] for name, paths in parts for path in paths]
-    key = repr((3, identity, data.tokenizer, data.split_points))
+    names = _label_names(data, parts)
+    labelled = (data.labels,) if data.labels else ()
+    key = repr((3, identity, data.tokenizer, data.split_points, *labelled))
     name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
         return _open(folder, data, source)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
-            _write(Path(temporary) / "corpus", data, parts, source)
+            _write(Path(temporary) / "corpus", data, parts, source, names)
             if folder.exists():
                 shutil.rmtree(folder)  # it did not open: broken, or of another version
             with contextlib.suppress(FileExistsError):  # another process was first
@@ -145,6 +185,14 @@ def _parts(data: Text) -> tuple[list[tuple[str, list[Path]]], str]:
     return [("all", files)], path.resolve().name
 
 
+def _label_names(data: Text, parts) -> tuple[str, ...]:
+    """The names of the labels that `data` asks for; UserError where its files do not tell them."""
+    if data.labels != "folder":
+        return PERIODS if data.labels else ()
+    files = [path for _, paths in parts for path in paths]
+    return folder_names(Path(data.path).expanduser(), files, {*SPLITS, *_NAMES})
+
+
 def _stamp(path: Path) -> tuple[str, int, int]:
     stat = path.stat()
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
@@ -185,31 +233,36 @@ def _chunks(file, tokenizer, path) -> Iterator[str]:
         yield chunk
 
 
-def _embedded(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Split by address, one a line: every twentieth to validation, and every twentieth to test."""
+def _embedded(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(split, period, text) of each address, one a line, and of the spaces between them: every twentieth
+    is in validation, and every twentieth in test."""
     addresses = "".join(_read(path, Letters27())).splitlines()
     of = {9: "validation", 19: "test"}
     for name in SPLITS:
-        chosen = [a for i, a in enumerate(addresses) if of.get(i % 20, "train") == name]
-        yield name, [" ".join(chosen)]
+        chosen = [i for i in range(len(addresses)) if of.get(i % 20, "train") == name]
+        for i in chosen:
+            between = "" if i == chosen[0] else " "
+            yield name, period(i, len(addresses)), between + addresses[i]
 
 
-def _streams(data: Text, parts) -> Iterator[tuple[str, Iterator[str], str]]:
-    """(split, chunks of text, where from), each chunk once."""
+def _streams(data: Text, parts) -> Iterator[tuple[str, str, Iterator[str], str]]:
+    """(split, label or "", chunks of text, where from), each chunk once."""
     for name, paths in parts:
         if name == "embedded":
-            yield from ((split, iter(chunks), EMBEDDED) for split, chunks in _embedded(paths[0]))
+            for split, label, text in _embedded(paths[0]):
+                yield split, label, iter([text]), EMBEDDED
             continue
         for number, path in enumerate(paths):
+            label = folder_of(path, Path(data.path).expanduser()) if data.labels else ""
             if number:
-                yield name, iter([data.tokenizer.separator]), str(path)
-            yield name, _read(path, data.tokenizer), str(path)
+                yield name, label, iter([data.tokenizer.separator]), str(path)
+            yield name, label, _read(path, data.tokenizer), str(path)
 
 
-def _write(folder: Path, data: Text, parts, source: str) -> None:
+def _write(folder: Path, data: Text, parts, source: str, names: tuple[str, ...]) -> None:
     tokenizer = data.tokenizer
     if isinstance(tokenizer, Characters) and not tokenizer.symbols:
-        chunks = chain.from_iterable(chunk for _, chunk, _ in _streams(data, parts))
+        chunks = chain.from_iterable(chunk for _, _, chunk, _ in _streams(data, parts))
         occurring = set().union(*chunks)
         tokenizer = replace(tokenizer, symbols="".join(sorted(occurring)))
         if len(tokenizer.symbols) > 65535:
@@ -218,23 +271,27 @@ def _write(folder: Path, data: Text, parts, source: str) -> None:
             )
     folder.mkdir()
     sizes: dict[str, int] = {}
+    runs: list[tuple[str, int]] = []
     dtype = "uint8" if (tokenizer.vocab_size or 0) <= 256 else "uint16"
     with open(folder / "tokens.bin", "wb") as file:
-        for name, chunks, where in _streams(data, parts):
+        for name, label, chunks, where in _streams(data, parts):
             for tokens in tokenizer.encode(chunks, where):
                 file.write(tokens.astype(dtype).tobytes())
                 sizes[name] = sizes.get(name, 0) + len(tokens)
+                runs.append((label, len(tokens)))
     total = sum(sizes.values())
     if total == 0:
         raise UserError(f"data.path {data.path}: {source} contains no text")
     points = list(np.cumsum([sizes.get(name, 0) for name in SPLITS]))
     if "all" in sizes:
-        points = list(data.split_points or (int(0.9 * total), int(0.95 * total), total))
+        points = list(data.split_points or _shares(total))
     if points[-1] > total:
         raise UserError(
             f"data.split_points end at {points[-1]}, but {source} has {total} tokens; "
             "declare the ends of train, validation and test within the text"
         )
+    if data.labels and "all" in sizes and data.split_points is None:
+        runs, points = cut_each(folder / "tokens.bin", dtype, from_runs(names, runs), _shares)
     tokens = np.memmap(folder / "tokens.bin", dtype, "r")
     bounds = {
         n: (int(a), int(b)) for n, a, b in zip(SPLITS, [0, *points[:-1]], points, strict=True)
@@ -246,7 +303,15 @@ def _write(folder: Path, data: Text, parts, source: str) -> None:
         "symbols": tokenizer.symbols if isinstance(tokenizer, Characters) else None,
         "sha256": {n: _sha256(tokens[a:b]) for n, (a, b) in bounds.items()},
     }
+    if data.labels:
+        labels = from_runs(names, runs)
+        np.save(folder / "labels.npy", np.stack([labels.starts, labels.ids]), allow_pickle=False)
+        described["label_names"] = names
     (folder / "corpus.json").write_text(json.dumps(described))
+
+
+def _shares(size: int) -> tuple[int, int, int]:
+    return int(0.9 * size), int(0.95 * size), size
 
 
 def _sha256(tokens: np.ndarray) -> str:
@@ -265,4 +330,12 @@ def _open(folder: Path, data: Text, source: str) -> Corpus:
     if isinstance(tokenizer, Characters):
         tokenizer = replace(tokenizer, symbols=described["symbols"])
     bounds = {name: (a, b) for name, (a, b) in described["bounds"].items()}
-    return Corpus(tokens, tokenizer, bounds, described["sha256"], source)
+    labels = None
+    if data.labels:
+        labels = Labels(
+            tuple(described["label_names"]),
+            *np.load(folder / "labels.npy", allow_pickle=False),
+        )
+        if data.label_names:
+            labels = labels.numbered_as(data.label_names, source)
+    return Corpus(tokens, tokenizer, bounds, described["sha256"], source, labels)
