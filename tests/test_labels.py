@@ -289,6 +289,9 @@ def test_text_of_another_place_is_numbered_as_the_run_and_unknown_labels_are_tol
     where = ["evaluate", "--workdir", run, "--out", tmp_path / "record.json"]
     assert command(*where, *sets(f"data.path={tmp_path / 'more'}")) == 0
     assert json.loads((tmp_path / "record.json").read_text())["value"] < 1.2
+    shutil.rmtree(tmp_path / "more" / "athens")
+    assert command(*where, *sets(f"data.path={tmp_path / 'more'}")) == 0
+    assert json.loads((tmp_path / "record.json").read_text())["value"] < 1.2
     shutil.copytree(tmp_path / "more" / "rome", tmp_path / "more" / "sparta")
     assert command(*where, *sets(f"data.path={tmp_path / 'more'}")) == 2
     assert "label 'sparta' is not in data.label_names = athens, rome" in one_line(capsys)

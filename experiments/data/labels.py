@@ -64,9 +64,11 @@ def folder_of(path: Path, root: Path) -> str:
     return path.relative_to(root).parts[0]
 
 
-def folder_names(root: Path, files: list[Path], splits: set[str]) -> tuple[str, ...]:
-    """The labels of the files, sorted; UserError where they do not tell at least two, or are named after
-    `splits`."""
+def folder_names(
+    root: Path, files: list[Path], splits: set[str], least: int = 2
+) -> tuple[str, ...]:
+    """The labels of the files, sorted; UserError where they do not tell `least` of them, or are named
+    after `splits`."""
     if not root.is_dir():
         raise UserError(
             f"data.labels = folder, but data.path {root} is a file; give a directory with a folder for "
@@ -79,7 +81,7 @@ def folder_names(root: Path, files: list[Path], splits: set[str]) -> tuple[str, 
             "the one that is its label"
         )
     names = sorted({folder_of(file, root) for file in files})
-    if len(names) < 2:
+    if len(names) < least:
         raise UserError(
             f"data.labels = folder, but all text of data.path {root} is in the one folder {names[0]}; "
             "labels take at least two folders, or leave them out: --set data.labels=None"

@@ -190,7 +190,8 @@ def _label_names(data: Text, parts) -> tuple[str, ...]:
     if data.labels != "folder":
         return PERIODS if data.labels else ()
     files = [path for _, paths in parts for path in paths]
-    return folder_names(Path(data.path).expanduser(), files, {*SPLITS, *_NAMES})
+    least = 1 if data.label_names else 2  # text of one label can be evaluated
+    return folder_names(Path(data.path).expanduser(), files, {*SPLITS, *_NAMES}, least)
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
