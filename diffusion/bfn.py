@@ -103,8 +103,9 @@ class BFN(SimplexProcess):
         return jax.nn.softmax(log_state(z) + self.send(key, x0, gained))
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
-        """As `MarkovProcess.log_transition`: what was sent is log z_s / z_t, up to a constant."""
-        return jax.nn.logsumexp(log_p0 + log_state(z_s) - log_state(z), axis=-1)
+        """As `MarkovProcess.log_transition`; what was sent is log z_s / z_t, up to a constant."""
+        sent = log_state(z_s) - log_state(z)
+        return jax.nn.logsumexp(log_p0 + sent, axis=-1) - pick(sent, x0)
 
     def predict(self, out, z, t):
         if out.shape[-1] == 1 and self.vocab_size == 2:

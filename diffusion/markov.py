@@ -25,7 +25,7 @@ from jax import Array
 
 from diffusion.chains import Chain, Interpolation, interpolation
 from diffusion.kernels import Absorbing, Uniform
-from diffusion.numerics import minus, normalised, pick
+from diffusion.numerics import at, minus, normalised, pick
 from diffusion.process import TimeIntegral
 from diffusion.random import categorical, split
 from diffusion.schedules import Schedule
@@ -84,9 +84,9 @@ class MarkovProcess(TimeIntegral):
         return log_p - pick(log_p, z)[..., None]
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
-        """log p(z_s | z_t) of each position, (B, L), up to a constant that depends on z_t^i, z_s^i
-        alone; x0: what z and z_s are noise of."""
-        return pick(self.log_posterior(log_p0, z, t, s), z_s)
+        """log p(z_s | z_t) - log q(z_s | z_t, x0) of each position, (B, L)."""
+        log_q = self.log_posterior(at(x0, self.vocab_size), z, t, s)
+        return pick(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
 
     def bound_terms(self, key, model, x0, u):
         return super().bound_terms(key, model, x0, u) | self.prior_term(x0, u.dtype)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.markov import Head
-from diffusion.numerics import normalised, pick
+from diffusion.numerics import normalised
 from diffusion.process import TimeIntegral
 from diffusion.random import categorical
 
@@ -39,11 +39,6 @@ class SimplexProcess(TimeIntegral):
     def draw(self, key, model, z, t, transform=None):
         log_p0 = self.predict(model(z, t), z, t)
         return categorical(key, log_p0 if transform is None else transform(log_p0))
-
-    def log_transition(self, log_p0, x0, z, z_s, t, s):
-        """As `MarkovProcess.log_transition`. Where z_t and z_s tell the token, it is that of the
-        token."""
-        return pick(log_p0, x0)
 
     def log_likelihood(self, z, t):
         return self.evidence(t)[..., None] * log_state(z)

@@ -110,7 +110,8 @@ class TokenMasking(TimeIntegral):
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
         """As `MarkovProcess.log_transition`."""
-        return pick(self.log_posterior(log_p0, z, t, s), z_s)
+        log_q = self.log_posterior(at(x0, self.vocab_size), z, t, s)
+        return pick(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
 
     def log_reverse_rate(self, out, z, t):
         """(B, L, S): log of the rate at which the reverse process jumps to each state, -inf to z

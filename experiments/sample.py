@@ -17,49 +17,82 @@ def main(arguments: list[str]) -> None:
     )
     options.add_argument("--length", type=cli.positive, help="tokens (default: as trained)")
     options.add_argument("--seed", type=cli.natural, default=0)
-    options.add_argument("--prompt", default="", help="text that every sample begins with")
-    options.add_argument("--template", help="text with blanks, from the first position on")
-    options.add_argument("--blank", default="_", help="the character for a blank (default _)")
+    options.add_argument(
+        "--sampler", help="its name (docs/samplers.md); settings: --set sampler.X=Y"
+    )
+    options.add_argument(
+        "--grid", help="where the steps are: uniform, cosine, or fitted to the run"
+    )
     options.add_argument("--batch-size", type=cli.positive, default=16, help="samples at a time")
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
-    options.add_argument(
-        "--config", help="the file that defines your own process, if it is your own"
-    )
+    options.add_argument("--config", help="the file that defines your own process or sampler")
     options.add_argument("--out", help="a .jsonl file to write the samples to")
+    options.add_argument("--trace", help="an .html file that plays how the samples came about")
+    given = options.add_argument_group("given text")
+    given.add_argument("--prompt", default="", help="text that every sample begins with")
+    given.add_argument("--template", help="text with blanks, from the first position on")
+    given.add_argument("--blank", default="_", help="the character for a blank (default _)")
+    given.add_argument(
+        "--require", action="append", default=[], metavar="TEXT",
+        help="text that every sample contains, where the model puts it; may be repeated",
+    )  # fmt: skip
+    law = options.add_argument_group("what is done to the model's law of each token, in this order")
+    law.add_argument("--ban", default="", metavar="TEXT", help="never draw the tokens of this text")
+    law.add_argument("--repetition", type=float, help="taken off log p for each other occurrence")
+    law.add_argument("--temperature", type=float, help="divides log p; 0 takes the likeliest")
+    law.add_argument("--top-k", type=cli.positive, help="keep the k likeliest tokens")
+    law.add_argument("--top-p", type=float, help="keep the likeliest with this mass together")
+    law.add_argument(
+        "--min-p", type=float, help="drop what is less likely than this share of the top"
+    )
+    law.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
+    label = options.add_argument_group("labels, for runs that were trained with them")
+    label.add_argument("--label", help="its name")
+    label.add_argument("--guidance", type=float, default=1.0, help="strength; 1 is the label's law")
+    label.add_argument(
+        "--guidance-interval", type=float, nargs=2, default=[0.0, 1.0], metavar=("LOW", "HIGH"),
+        help="times within which guidance acts (default: 0 1)",
+    )  # fmt: skip
     cli.add_set(options)
     given = options.parse_args(arguments)
 
     import json
-    from dataclasses import replace
 
     from experiments.files import write_atomically
     from experiments.runs import load_run
-    from experiments.sampling import check_given, given_tokens, sample_run, with_steps
+    from experiments.sampling import check_given, chosen, given_tokens, make_wish, sample_run
+    from experiments.sampling_trace import trace_record
+    from experiments.trace_page import page
 
-    overrides = list(given.set)
+    overrides = [f"sampler={given.sampler}"] if given.sampler else []
+    overrides += given.set
     if given.length:
         overrides.append(f"data.length={given.length}")
-    run = load_run(given.workdir, given.step, overrides, given.config)
-    if given.steps:
-        run = replace(run, experiment=with_steps(run.experiment, given.steps))
-    data = run.experiment.data
+    run = chosen(load_run(given.workdir, given.step, overrides, given.config), given)
+    experiment, data = run.experiment, run.experiment.data
     known = given_tokens(data.tokenizer, data.length, given.prompt, given.template, given.blank)
-    check_given(run.experiment, known)
-    lines = []
-    batch_size = min(given.batch_size, given.num)
-    for number, sampled in sample_run(run, given.num, given.seed, known, batch_size):
+    check_given(experiment, known)
+    wish = make_wish(
+        experiment, known, given.require, given.label, given.guidance, given.guidance_interval
+    )
+    lines, traced = [], []
+    size = min(given.batch_size, given.num)
+    tracing = given.trace is not None
+    for number, sampled, fixed in sample_run(
+        run, given.num, given.seed, known, size, wish, tracing
+    ):
         text = data.tokenizer.decode(sampled.x0)
         print(f"[{number}] {text}", flush=True)
-        line = {
-            "number": number,
-            "text": text,
-            "seed": given.seed,
-            "network_calls": int(sampled.calls),
-        }
-        lines.append(json.dumps(line | {"checkpoint_step": run.step}, ensure_ascii=False))
+        line = {"number": number, "text": text, "seed": given.seed}
+        line |= {"network_calls": int(sampled.calls), "checkpoint_step": run.step}
+        lines.append(json.dumps(line, ensure_ascii=False))
+        traced.append((number, sampled, fixed))
     if given.out:
         write_atomically(given.out, "".join(line + "\n" for line in lines))
         print(f"samples: {given.out}")
+    if tracing:
+        write_atomically(given.trace, page(trace_record(experiment, given.workdir, traced)))
+        print(f"trace: {given.trace}, to be opened in a browser")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
 """Samples of a run: what is given, and the compiled loop over batches of samples."""
 
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.random import fold_in
 from experiments.config import Experiment
 from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
+from experiments.labels import label_number
 from experiments.memory import check_memory
 from experiments.runs import Run
 from experiments.settings import leaves, override
 from experiments.sharding import batch_shards, global_batch, replicated
+from samplers.guidance import classifier_free
+from samplers.required import fit, place
 from samplers.sampler import Frames, Sampled
 
 
@@ -41,14 +47,49 @@ def given_tokens(
     return known
 
 
-def with_steps(experiment: Experiment, steps: int) -> Experiment:
-    """The experiment with `steps` of its sampler, those per block where it goes block by block."""
-    paths = [path for path in leaves(experiment.sampler) if path.split(".")[-1] == "steps"]
+def with_setting(experiment: Experiment, name: str, value, option: str) -> Experiment:
+    """The experiment with a setting of its sampler, or the sampler inside of it, by last names."""
+    paths = [path for path in leaves(experiment.sampler) if f".{path}".endswith(f".{name}")]
     if not paths:
         raise UserError(
-            f"--steps {steps}: {type(experiment.sampler).__name__} takes one per token; leave it out"
+            f"{option} {value}: sampler {type(experiment.sampler).__name__} has no setting {name}; "
+            "leave it out or choose another --sampler"
         )
-    return override(experiment, [f"sampler.{paths[0]}={steps}"])
+    return override(experiment, [f"sampler.{paths[0]}={value}"])
+
+
+def with_steps(experiment: Experiment, steps: int) -> Experiment:
+    """The experiment with `steps` of its sampler, those per block where it goes block by block."""
+    return with_setting(experiment, "steps", steps, "--steps")
+
+
+_LAW = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
+
+
+def chosen(run: Run, given: Namespace) -> Run:
+    """The run with the options of the command line that are settings of its sampler."""
+    experiment = run.experiment
+    if given.steps:
+        experiment = with_steps(experiment, given.steps)
+    if given.grid == "fitted":
+        from experiments.fit_grid import fitted_information
+
+        information = fitted_information(given.workdir)
+        experiment = with_setting(experiment, "information", information, "--grid fitted:")
+    if given.grid:
+        experiment = with_setting(experiment, "grid", given.grid, "--grid")
+    for name in _LAW:
+        value = getattr(given, name)
+        if value is not None:
+            option = "--" + name.replace("_", "-")
+            experiment = with_setting(experiment, f"transform.{name}", value, option)
+    if given.ban:
+        tokens = np.concatenate([*experiment.data.tokenizer.encode([given.ban], "--ban")])
+        banned = tuple(sorted({int(v) for v in tokens}))
+        if len(banned) == experiment.data.tokenizer.vocab_size:
+            raise UserError("--ban: nothing is left to draw; ban fewer tokens")
+        experiment = with_setting(experiment, "transform.banned", banned, "--ban")
+    return replace(run, experiment=experiment)
 
 
 def check_given(experiment: Experiment, known: np.ndarray) -> None:
@@ -67,30 +108,115 @@ def check_given(experiment: Experiment, known: np.ndarray) -> None:
         )
 
 
-def make_sample(experiment: Experiment, mesh, trace: bool = False):
-    """sample(params, seed, numbers (B,), given (L,)) -> `Sampled` of B rows, one compiled program."""
+@dataclass(frozen=True)
+class Wish:
+    """What samples are to be, besides the tokens that are given: words (tokens) that they contain, their
+    label, and the strength of guidance towards it, which acts at times within `interval`."""
+
+    words: tuple[tuple[int, ...], ...] = ()
+    label: int | None = None
+    strength: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+
+def make_wish(
+    experiment: Experiment,
+    known: np.ndarray,
+    words: Sequence[str] = (),
+    label: str | None = None,
+    strength: float = 1.0,
+    interval: Sequence[float] = (0.0, 1.0),
+) -> Wish:
+    """The wish, from text; UserError for what the run cannot do."""
+    process = type(experiment.process).__name__
+    in_order = getattr(experiment.process, "block_length", None) is not None
+    encode = experiment.data.tokenizer.encode
+    tokens = [np.concatenate([*encode([word], "--require")]) for word in words if word]
+    tokens.sort(key=len, reverse=True)
+    if tokens and in_order:
+        raise UserError(
+            f"--require: {process} writes from left to right and cannot know of a word to come; use a "
+            "process that is not from left to right, such as MDLM"
+        )
+    if not fit((known < 0).tolist(), tokens):
+        raise UserError(
+            f"--require: {len(tokens)} words may not find room among {int((known < 0).sum())} blanks of "
+            f"{len(known)} tokens; ask for fewer, or raise --length"
+        )
+    number = None if label is None else label_number(experiment, label)
+    if label is None and strength != 1:
+        raise UserError(f"--guidance {strength} is towards a label; name it with --label")
+    if label is None and experiment.data.label_names and experiment.train.label_dropout == 0:
+        raise UserError(
+            "the run was trained with a label on every sequence (train.label_dropout = 0); give one "
+            f"with --label: {', '.join(experiment.data.label_names)}"
+        )
+    if strength != 1 and (in_order or experiment.train.label_dropout == 0):
+        why = "is made token by token or block by block" if in_order else "never saw text without"
+        raise UserError(
+            f"--guidance {strength}: {process} {why}; leave it out, which is strength 1"
+        )
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise UserError(f"--guidance-interval {low} {high} must rise within [0, 1]")
+    words = tuple(tuple(int(v) for v in word) for word in tokens)
+    return Wish(words, number, strength, (low, high))
+
+
+def _model(experiment: Experiment, params, wish: Wish, rows: int):
+    """The network, bent as wished."""
+    if wish.label is None:
+        return experiment.network(params)
+    if wish.strength == 1:
+        return experiment.network(params, label=jnp.full(rows, wish.label))
+    network = experiment.network(params)
+
+    def labelled(label):
+        return lambda z, t: network(z, t, label=jnp.full(z.shape[0], label))
+
+    labels = (wish.label, experiment.model.num_labels)
+    process = experiment.bind(params)
+    return classifier_free(process, *map(labelled, labels), wish.strength, interval=wish.interval)
+
+
+def make_sample(experiment: Experiment, mesh, wish: Wish = Wish(), trace: bool = False):
+    """sample(params, seed, numbers (B,), given (L,)) -> (`Sampled`, given (B, L) with what was wished),
+    one compiled program."""
 
     def run(params, seed, numbers, given):
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         shape = (len(numbers), len(given))
         known = jnp.broadcast_to(given, shape)
-        process, network = experiment.bind(params), experiment.network(params)
-        return experiment.sampler.run(keys, process, network, shape, known, trace=trace)
+        process, network = experiment.bind(params), _model(experiment, params, wish, len(numbers))
+        if wish.words:
+            known = place(fold_in(keys, 1), process, network, known, wish.words)
+        sampled = experiment.sampler.run(keys, process, network, shape, known, trace=trace)
+        return sampled, known
 
     return jax.jit(run, out_shardings=replicated(mesh))
 
 
 def sample_run(
-    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int, trace: bool = False
-) -> Iterator[tuple[int, Sampled]]:
-    """(number, what was sampled, as arrays of one row) of samples 0 to num - 1."""
+    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int, wish: Wish = Wish(),
+    trace: bool = False,
+) -> Iterator[tuple[int, Sampled, np.ndarray]]:  # fmt: skip
+    """(number, what was sampled, what was given), as arrays of one row, of samples 0 to num - 1."""
+    if trace and not run.experiment.sampler.keeps_frames:
+        raise UserError(
+            f"--trace: sampler {type(run.experiment.sampler).__name__} keeps no frames; use one that "
+            "works on the whole sequence, such as Ancestral or FirstHitting"
+        )
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
     check_memory(run.experiment, batch, run.mesh, "--batch-size")
-    compiled = make_sample(run.experiment, run.mesh, trace)
+    compiled = make_sample(run.experiment, run.mesh, wish, trace)
     for first in range(0, num, batch):
         numbers = global_batch(run.mesh, np.arange(first, first + batch), axis=0)
-        sampled = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known))
+        sampled, given = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known))
         for i in range(min(batch, num - first)):
             frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))
-            yield first + i, Sampled(sampled.x0[i], sampled.calls[i], frames)
+            yield (
+                first + i,
+                Sampled(sampled.x0[i], sampled.calls[i] + len(wish.words), frames),
+                given[i],
+            )

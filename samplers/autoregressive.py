@@ -40,8 +40,6 @@ class LeftToRight(Runs):
         return length
 
     def run(self, key, process, model, shape, given=None, trace=False):
-        if trace:
-            raise ValueError("LeftToRight keeps no frames")
         rows, length = shape
         t = jnp.zeros((rows, 1))
         first = jnp.full((rows, 1), process.start)

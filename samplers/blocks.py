@@ -39,8 +39,6 @@ class BlockByBlock(Runs):
         return -(-length // size) * (self.inner.calls(process.base, size) + 1)
 
     def run(self, key, process, model, shape, given=None, trace=False):
-        if trace:
-            raise ValueError("BlockByBlock keeps no frames")
         rows, length = shape
         size = process.block_length
         blocks = -(-length // size)  # the last one is cut

@@ -1,32 +1,40 @@
 """Infilling by particles, for processes in which a clean token at time t is not what the network knows.
 
 Where noise is not a mask, holding given tokens clean is no conditional law: their neighbours take them
-for noisy. Here given positions carry noise as in training, z_1 ... z_0 drawn from q given their tokens,
-and a row is `particles` states that share them. Each step is ancestral; a particle then weighs
+for noisy. Here given positions carry noise as all others do, and a row is `particles` states. Each is
+moved by ancestral steps in which the token of a given position is the given one, and weighed so that
+together they follow the model's own chain, ended in the given tokens (twisted particle filter,
+arXiv 2306.17775): with psi_t = prod over given i of p(x0^i = given | z_t), a step from t to s has weight
 
-    prod over given i of p(z_s^i | z_t),
+    psi_s / psi_t  prod over given i of p(z_s^i | z_t) / q(z_s^i | z_t, x0^i = given)
 
-what its state gives to the noise that the given tokens really have, and the particles are drawn anew by
-their weights. One of the last ones is the sample. With the exact denoiser and small steps the law
-approaches the conditional one as particles grow (SMCDiff, arXiv 2206.04119; with one particle it is what
-is known as replacement). A row costs as many times the network.
+and the states are drawn anew by their weights, systematically, before they move on. At the end all weigh
+the same, and one is the sample. The law approaches the model's conditional one as particles grow; with
+one given token psi is exact and few are enough. A row costs as many times the network.
+
+On the simplex this is for Bayesian flows. A step of a Dirichlet or linear path shows which token it was
+drawn towards, so a path towards the given token all along is one that the model's chain hardly takes;
+there a given token is a corner of the simplex (`samplers.sampler`).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from diffusion.random import categorical, fold_in, split
+from diffusion.numerics import pick
+from diffusion.random import categorical, fold_in, split, uniform
 from samplers.ancestral import Ancestral
 from samplers.sampler import Sampled, Verdict
 
 
 @dataclass(frozen=True)
 class Resampled(Ancestral):
-    """`steps` calls of the network, each of `particles` states a row."""
+    """`steps` calls of the network, each with `particles` states a row."""
 
     particles: int = 8
+    keeps_frames: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -38,54 +46,58 @@ class Resampled(Ancestral):
     def verdict(self, process):
         if not hasattr(process, "log_transition"):
             return Verdict("refused", "the process does not give the probability of a step")
-        return super().verdict(process)
+        return Verdict("exact", "ancestral steps; given tokens in the limit of many particles")
 
     def calls(self, process, length):
         return self.steps * self.particles
 
-    def run(self, key, process, model, shape, given=None, trace=False, start=None):
-        if trace:
-            raise ValueError("Resampled keeps no frames")
+    def run(self, key, process, model, shape, given=None, trace=False):
         rows, count = shape[0], self.particles
         model = self.bend(process, model)
         fixed = jnp.zeros(shape, bool) if given is None else given >= 0
         token = jnp.where(fixed, 0 if given is None else given, 0)
-        key_start, key_given, key_steps = split(key, 3)
+        fixed_all, token_all = _repeat(fixed, count), _repeat(token, count)
+        key_start, key_steps, key_one = split(key, 3)
         z = _merge(jax.vmap(lambda k: process.prior(k, shape))(split(key_start, count)))
-        of_given = process.corrupt(key_given, token, jnp.ones((rows, 1)))
         times = self.times()
 
-        def held(z, of_given):
-            mask = _repeat(fixed if z.ndim == 2 else fixed[..., None], count)
-            return jnp.where(mask, _repeat(of_given, count), z)
+        def over_given(a):
+            return jnp.where(fixed_all, a, 0).sum(1).reshape(count, rows)
 
         def body(carry, number):
-            z, of_given, _ = carry
-            key_step, key_noise, key_pick = split(fold_in(key_steps, number), 3)
+            z, log_w, _ = carry
             t, s = (jnp.full((rows, 1), times[n]) for n in (number, number + 1))
             many_t, many_s = _repeat(t, count), _repeat(s, count)
+            key_step, key_choice = split(fold_in(key_steps, number))
             log_p0 = process.predict(model(z, many_t), z, many_t)
+            log_w = log_w + over_given(pick(log_p0, token_all))
+            chosen = _systematic(key_choice, log_w)
+            z, log_p0 = (_choose(a, chosen) for a in (z, log_p0))
             keys = split(key_step, 2 * count)
-            x0 = _each(lambda k, p: categorical(k, p), keys[:count], log_p0)
+            x0 = _each(categorical, keys[:count], log_p0)
+            x0 = jnp.where(fixed_all, token_all, x0)
             moved = _each(lambda k, x, z: process.bridge(k, x, z, t, s), keys[count:], x0, z)
-            new_given = process.bridge(key_noise, token, of_given, t, s)
-            moved = held(moved, new_given)
-            weigh = process.log_transition(log_p0, _repeat(token, count), z, moved, many_t, many_s)
-            at_end = jnp.take_along_axis(log_p0, _repeat(token, count)[..., None], -1)[..., 0]
-            weigh = jnp.where(many_s > 0, weigh, at_end)
-            log_w = jnp.where(_repeat(fixed, count), weigh, 0).sum(1).reshape(count, rows)
-            # All particles impossible: keep them as they are.
-            log_w = jnp.where(jnp.isneginf(log_w).all(0), 0.0, log_w)
-            chosen = categorical(key_pick, jnp.broadcast_to(log_w.T[:, None], (rows, count, count)))
-            moved, x0 = (_choose(a, chosen, count) for a in (moved, x0))
-            return (moved, new_given, x0), None
+            ratio = process.log_transition(log_p0, token_all, z, moved, many_t, many_s)
+            log_w = over_given(ratio - pick(log_p0, token_all))
+            return (moved, log_w, x0), None
 
         x0 = jnp.zeros((count * rows, shape[1]), jnp.int32)
-        (_, _, x0), _ = jax.lax.scan(
-            body, (held(z, of_given), of_given, x0), jnp.arange(self.steps)
-        )
-        x0 = jnp.where(fixed, token, x0[:rows])
-        return Sampled(x0, jnp.full(rows, self.steps * count, jnp.int32))
+        start = (z, jnp.zeros((count, rows)), x0)
+        (_, _, x0), _ = jax.lax.scan(body, start, jnp.arange(self.steps))
+        # Not the first: systematic resampling keeps the order of what it keeps.
+        one = jnp.floor(uniform(key_one, (rows, 1)) * count).astype(jnp.int32)
+        return Sampled(_choose(x0, one.T), jnp.full(rows, self.steps * count, jnp.int32))
+
+
+def _systematic(key, log_w):
+    """(K, B): for each row K particles, each as often as its weight says, up to one."""
+    count, rows = log_w.shape
+    # Where all are impossible they stay as they are.
+    log_w = jnp.where(jnp.isneginf(log_w).all(0, keepdims=True), 0.0, log_w)
+    share = jnp.cumsum(jax.nn.softmax(log_w, axis=0), axis=0)
+    at = (uniform(key, (rows, 1))[:, 0][None] + jnp.arange(count)[:, None]) / count
+    chosen = (share[None] < at[:, None]).sum(1)
+    return jnp.minimum(chosen, count - 1)
 
 
 def _repeat(a, count):
@@ -104,8 +116,7 @@ def _each(f, keys, *arrays):
     return _merge(jax.vmap(f)(keys, *apart))
 
 
-def _choose(a, chosen, count):
-    """The particles of the numbers chosen (B, K) in the place of all."""
-    apart = a.reshape(count, -1, *a.shape[1:])
-    index = chosen.T.reshape(chosen.T.shape + (1,) * (a.ndim - 1))
-    return _merge(jnp.take_along_axis(apart, index, axis=0))
+def _choose(a, chosen):
+    """(N * B, ...): of each row the particles of the numbers chosen (N, B)."""
+    rows = chosen.shape[1]
+    return a[(chosen * rows + jnp.arange(rows)[None]).reshape(-1)]

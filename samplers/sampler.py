@@ -52,6 +52,8 @@ class Sampled(NamedTuple):
 
 
 class Sampler(Protocol):
+    keeps_frames: ClassVar[bool]  # whether `run` can trace
+
     def verdict(self, process: Process) -> Verdict:
         """What this sampler is for the process."""
 
@@ -76,7 +78,9 @@ class Sampler(Protocol):
 
 
 class Runs:
-    """What every sampler has besides: its samples alone."""
+    """What every sampler has besides."""
+
+    keeps_frames: ClassVar[bool] = False
 
     def sample(self, key, process, model, shape, given=None, **options) -> Array:
         """x0 of `run`."""
@@ -99,6 +103,7 @@ class Stepwise(Runs):
     `advance`, and, where rows may end early, `ended`."""
 
     transform: Transform
+    keeps_frames: ClassVar[bool] = True
 
     def most_steps(self, process: Process, length: int) -> int:
         return self.calls(process, length)

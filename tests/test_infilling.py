@@ -1,0 +1,199 @@
+"""Given tokens, required words and transforms: what is exact, what is biased, what is obeyed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import reference
+from oracle import Toy, assert_law
+
+from diffusion.bfn import BFN, PowerAccuracy
+from diffusion.dirichlet import DirichletFlow
+from diffusion.mdlm import MDLM
+from diffusion.udlm import UDLM
+from samplers.ancestral import Ancestral
+from samplers.required import fit, place
+from samplers.resampled import Resampled
+from samplers.transform import Transform
+
+ROWS, GIVEN = 4000, (-1, 2, -1)
+PROCESSES = {
+    "uniform": UDLM(3),
+    "bfn": BFN(3, PowerAccuracy(4.0)),
+    "dirichlet": DirichletFlow(3),
+    "masked": MDLM(3),
+}
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return Toy(reference("toy_V3L3"))
+
+
+def law(toy, process, sampler, given=GIVEN, key=0):
+    known = jnp.broadcast_to(jnp.array(given), (ROWS, len(given)))
+    draw = jax.jit(lambda k: sampler.sample(k, process, toy.denoiser(process), known.shape, known))
+    return np.bincount(toy.index(draw(jax.random.key(key))), minlength=len(toy.p))
+
+
+def conditional(toy, given=GIVEN):
+    agrees = ((toy.states == np.array(given)) | (np.array(given) < 0)).all(1)
+    return np.where(agrees, toy.p, 0) / toy.p[agrees].sum()
+
+
+@pytest.mark.parametrize("name", ["uniform", "bfn", "masked"])
+def test_particles_approach_the_conditional_law(name, toy):
+    process, exact = PROCESSES[name], conditional(toy)
+    distance = {}
+    for particles in (1, 16):
+        counts = law(toy, process, Resampled(32, particles=particles))
+        assert counts[exact == 0].sum() == 0
+        distance[particles] = np.abs(counts / ROWS - exact).sum() / 2
+    noise = np.sqrt(exact / ROWS).sum()
+    assert distance[16] < noise + 0.03 and distance[1] > 2 * distance[16]
+
+
+def test_clean_tokens_bias_a_uniform_process_and_particles_do_not(toy):
+    """What plain clamping samples there is another law, whatever the number of steps."""
+    exact = conditional(toy)
+    for steps in (8, 48):
+        clamped = law(toy, PROCESSES["uniform"], Ancestral(steps)) / ROWS
+        assert np.abs(clamped - exact).sum() / 2 > 0.09
+
+
+def test_particles_are_refused_where_a_step_shows_its_token():
+    assert Resampled().verdict(DirichletFlow(3)).kind == "refused"
+
+
+@pytest.mark.parametrize("name", ["bfn", "dirichlet"])
+def test_corners_condition_the_exact_denoiser_of_a_simplex_exactly(name, toy):
+    counts = law(toy, PROCESSES[name], Ancestral(64))
+    assert_law(counts, conditional(toy), bias=0.02)
+
+
+def test_without_given_tokens_particles_are_ancestral_sampling(toy):
+    process = PROCESSES["masked"]
+    draw = jax.jit(
+        lambda k: Resampled(4, particles=3).sample(k, process, toy.denoiser(process), (ROWS, 3))
+    )
+    counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
+    other = jax.jit(lambda k: Ancestral(4).sample(k, process, toy.denoiser(process), (20_000, 3)))
+    expected = np.bincount(toy.index(other(jax.random.key(1))), minlength=len(toy.p)) / 20_000
+    assert_law(counts, expected, bias=5 * np.sqrt(expected.max() / 20_000))
+
+
+def test_particles_of_a_row_know_nothing_of_other_rows(toy):
+    process = PROCESSES["uniform"]
+    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(1), n))(jnp.arange(6))
+    given = jnp.array([[-1, 2, -1], [0, -1, -1], [1, 1, -1], [-1, -1, 2], [0, 1, 2], [-1, -1, -1]])
+    run = lambda keys, given: Resampled(4, particles=3).run(  # noqa: E731
+        keys, process, toy.denoiser(process), given.shape, given
+    )
+    together, alone = run(keys, given), run(keys[1:4], given[1:4])
+    np.testing.assert_array_equal(together.x0[1:4], alone.x0)
+    assert ((given < 0) | (given == together.x0)).all() and (together.calls == 12).all()
+
+
+def logits(key=0, shape=(2, 6, 9)):
+    return jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(key), shape))
+
+
+def test_cuts_keep_what_their_definitions_say():
+    log_p = logits()
+    p = np.exp(np.asarray(log_p, float))
+    order = np.sort(p, axis=-1)[..., ::-1]
+    top_k = np.exp(Transform(top_k=3)(log_p)) > 0
+    np.testing.assert_array_equal(top_k, p >= order[..., 2:3])
+    nucleus = np.exp(Transform(top_p=0.7)(log_p)) > 0
+    for row, kept in zip(p.reshape(-1, 9), nucleus.reshape(-1, 9), strict=True):
+        falling = sorted(row, reverse=True)
+        count = next(
+            n for n in range(1, 10) if sum(falling[:n]) >= 0.7
+        )  # the one that crosses stays
+        assert kept.sum() == count and row[kept].min() >= falling[count - 1] - 1e-7
+    min_p = np.exp(Transform(min_p=0.3)(log_p)) > 0
+    np.testing.assert_array_equal(min_p, p >= 0.3 * p.max(-1, keepdims=True))
+    entropy = -(p * np.log(p)).sum(-1, keepdims=True)
+    eta = np.exp(Transform(eta=0.2)(log_p)) > 0
+    least = np.minimum(0.2, np.sqrt(0.2) * np.exp(-entropy))
+    np.testing.assert_array_equal(eta, (p >= least) | (p == p.max(-1, keepdims=True)))
+
+
+def test_what_is_left_keeps_its_proportions():
+    log_p = logits()
+    for transform in (
+        Transform(top_k=3),
+        Transform(top_p=0.6),
+        Transform(min_p=0.2),
+        Transform(eta=0.2),
+    ):
+        new = np.exp(transform(log_p))
+        np.testing.assert_allclose(new.sum(-1), 1, rtol=1e-5)
+        ratio = np.where(new > 0, new / np.exp(log_p), np.nan)
+        np.testing.assert_allclose(
+            ratio, np.broadcast_to(np.nanmax(ratio, -1, keepdims=True), ratio.shape)
+            * np.where(new > 0, 1, np.nan), rtol=1e-4,
+        )  # fmt: skip
+    p = np.exp(np.asarray(log_p, float))
+    warm = p**2 / (p**2).sum(-1, keepdims=True)
+    np.testing.assert_allclose(np.exp(Transform(temperature=0.5)(log_p)), warm, rtol=1e-4)
+    greedy = np.exp(Transform(temperature=0.0)(log_p))
+    np.testing.assert_array_equal(greedy.argmax(-1), p.argmax(-1))
+    assert set(np.unique(greedy)) == {0, 1}
+
+
+def test_repetition_counts_other_positions_of_tokens_and_of_simplex_states():
+    z = jnp.array([[0, 0, 1, 3]])  # 3 is the mask
+    log_p = jnp.log(jnp.full((1, 4, 3), 1 / 3))
+    new = np.asarray(Transform(repetition=0.5)(log_p, z))
+    for i, counts in enumerate([(1, 1, 0), (1, 1, 0), (2, 0, 0), (2, 1, 0)]):
+        expected = np.exp(-0.5 * np.array(counts))
+        np.testing.assert_allclose(np.exp(new[0, i]), expected / expected.sum(), rtol=1e-5)
+    corners = jax.nn.one_hot(z[:, :3], 3)
+    np.testing.assert_allclose(
+        Transform(repetition=0.5)(log_p[:, :3], corners), new[:, :3], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_banned_tokens_never_occur_but_where_they_are_given(name, toy):
+    process = PROCESSES[name]
+    sampler = Ancestral(6, transform=Transform(banned=(1,)))
+    known = jnp.broadcast_to(jnp.array([1, -1, -1]), (500, 3))
+    x0 = sampler.sample(jax.random.key(0), process, toy.denoiser(process), (500, 3), known)
+    assert (x0[:, 0] == 1).all() and (x0[:, 1:] != 1).all()
+
+
+def uniform_model(size):
+    return lambda z, t: jnp.zeros((*z.shape[:2], size))
+
+
+@pytest.mark.parametrize("process", [MDLM(5), UDLM(5), BFN(5)], ids=lambda p: type(p).__name__)
+def test_required_words_stand_in_every_sample(process):
+    words, shape = ((1, 2, 3), (4,)), (200, 12)
+    given = jnp.full(shape, -1).at[:, 0].set(0)
+    known = place(jax.random.key(0), process, uniform_model(5), given, words)
+    x0 = Ancestral(4).sample(jax.random.key(1), process, uniform_model(5), shape, known)
+    assert (known[:, 0] == 0).all() and ((known >= 0).sum(1) == 5).all()
+    text = ["".join(map(str, row)) for row in np.asarray(x0)]
+    assert all("123" in row and "4" in row.replace("123", "", 1) for row in text)
+    starts = ["".join(map(str, r)).find("123") for r in np.where(known < 0, 9, known)]
+    assert set(starts) == set(range(1, 10))  # every place, under a model without preference
+
+
+def test_words_go_where_the_model_wants_them():
+    likes = jnp.zeros((12, 5)).at[6, 1].set(8.0).at[7, 2].set(8.0)
+    model = lambda z, t: jnp.broadcast_to(likes[None], (*z.shape, 5))  # noqa: E731
+    known = place(jax.random.key(0), MDLM(5), model, jnp.full((400, 12), -1), ((1, 2),))
+    at_six = ((known[:, 6] == 1) & (known[:, 7] == 2)).mean()
+    p = np.exp(np.asarray(jax.nn.log_softmax(likes), float))
+    score = np.array([p[i, 1] * p[i + 1, 2] for i in range(11)])
+    expected = score[6] / score.sum()
+    assert abs(at_six - expected) < 5 * np.sqrt(expected * (1 - expected) / 400) + 1e-3
+
+
+def test_room_for_words_is_certain_or_refused():
+    blank = [True] * 12
+    assert fit(blank, [(1, 2, 3), (4,)]) and fit(blank, []) and fit([False] * 3, [])
+    assert not fit(blank, [(1,) * 4, (2,) * 4, (3,) * 4]) and not fit([False] * 12, [(1,)])
+    assert not fit([True] * 2, [(1, 2, 3)])
