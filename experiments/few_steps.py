@@ -6,10 +6,13 @@ compiled program and reports
 
     bits of a character of the samples under the scorer, an autoregressive run on the same alphabet
     entropy of the characters of the samples, in bits: text that repeats itself scores well under a model
+    the share of their words that occur in the training text
     calls of the network for a sample (those of a residual energy come on top), and the seconds of the
     compiled program over the number of samples, in which everything counts
 
-next to the first two of the scorer's own validation text. `--set process.candidates=8` acts on the runs
+next to the first three of the scorer's own validation text. --sampler "NAME setting=value ..." (repeat
+it) takes other samplers than the runs' own, each with the runs that it goes with, and at each of --steps
+where it has steps that it does not name. `--set process.candidates=8` acts on the runs
 that have the setting. Writes few-steps.json and few-steps.png into --out, over older ones.
 """
 
@@ -21,6 +24,7 @@ def main(arguments: list[str]) -> dict:
     options = cli.parser("few_steps", __doc__)
     options.add_argument("--workdir", required=True, action="append", help="a run; may be repeated")
     options.add_argument("--scorer", required=True, help="the run of an autoregressive model")
+    options.add_argument("--sampler", action="append", help="a sampler; may be repeated")
     options.add_argument("--steps", type=cli.positive, nargs="+", default=[4, 8, 16, 64])
     options.add_argument("--num", type=cli.positive, default=64, help="samples (default 64)")
     options.add_argument("--seed", type=cli.natural, default=0)
@@ -48,7 +52,8 @@ def main(arguments: list[str]) -> dict:
     write_atomically(out / "few-steps.json", json.dumps(record, indent=1) + "\n")
     series = {}
     for row in record["rows"]:
-        x, y = series.setdefault(row["run"], ([], []))
+        name = f"{row['run']} {row['sampler']}" if given.sampler else row["run"]
+        x, y = series.setdefault(name, ([], []))
         x.append(row["seconds_per_sample"])
         y.append(row["scorer_bits_per_char"])
     labels = {"xlabel": "seconds per sample", "ylabel": "bits per character under the scorer"}

@@ -71,6 +71,24 @@ def override(experiment: Experiment, overrides: typing.Sequence[str]) -> Experim
         raise UserError(f"--set {path}: no such setting; {hint}") from None
 
 
+def named(hint, like: Any, text: str, path: str) -> Any:
+    """What "NAME setting=value ..." says, a dataclass of those that may stand where `like` does; `path`
+    is for messages."""
+    name, *settings = text.split()
+    items = []
+    for setting in settings:
+        inner, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"{path} {text}: expected SETTING=VALUE instead of {setting}")
+        items.append(_Override(f"{name}.{inner}", tuple(inner.split(".")), value))
+    found = _sibling(hint, type(like), path, name)
+    try:
+        return _replace(found, items) if items else found
+    except _Unknown as error:
+        known = ", ".join(leaves(found))
+        raise UserError(f"{path} {text}: no setting {error}; known: {known}") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Override:
     """A value for the setting at `path`, of which `names` are left from where it is looked at."""

@@ -1,0 +1,164 @@
+"""`ddlm sample`: every option obeys, and what cannot be is one line with exit code 2."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments import cli
+
+SMALL = [
+    "data.length=24", "model.num_layers=1", "model.width=16", "model.num_heads=2",
+    "model.condition_width=8", "train.batch_size=4", "train.num_steps=2", "train.log_every=1",
+    "train.eval_every=2", "train.checkpoint_every=2", "optimizer.warmup_steps=0",
+    "evaluation.max_sequences=4",
+]  # fmt: skip
+
+
+def train(config, workdir, *settings):
+    sets = [word for s in [*SMALL, *settings] for word in ("--set", s)]
+    assert cli.guarded("train", ["--config", config, "--workdir", str(workdir), *sets]) == 0
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return {
+        "mdlm": train("configs/sotu/mdlm.py", root / "mdlm"),
+        "udlm": train("configs/sotu/udlm.py", root / "udlm"),
+        "ar": train("configs/sotu/autoregressive.py", root / "ar"),
+        "labels": train(
+            "configs/sotu/mdlm_labels.py",
+            root / "labels",
+            "optimizer.peak_lr=0.05",
+            "train.num_steps=20",
+            "train.ema_decay=0.0",
+        ),
+    }
+
+
+@pytest.fixture
+def sample(runs, capsys):
+    def run(name, *options, code=0):
+        capsys.readouterr()
+        assert cli.guarded("sample", ["--workdir", runs[name], *options]) == code
+        out, err = capsys.readouterr()
+        if code:
+            assert err.startswith("error: ") and err.count("\n") == 1
+            return err
+        return [line[4:] for line in out.splitlines() if re.match(r"\[\d\] ", line)]
+
+    return run
+
+
+SAMPLERS = [
+    ["--sampler", "FirstHitting"], ["--sampler", "FirstHitting", "--steps", "5"],
+    ["--sampler", "Unmask", "--set", "sampler.amount=EntropyBudget"],
+    ["--sampler", "Unmask", "--steps", "4", "--set", "sampler.order=margin"],
+    ["--sampler", "ReMDM", "--steps", "5"], ["--sampler", "PathPlanning", "--steps", "5"],
+    ["--sampler", "Corrected", "--steps", "3"], ["--sampler", "Euler", "--steps", "5"],
+    ["--sampler", "TauLeaping", "--steps", "5"], ["--set", "sampler.cached=True", "--steps", "9"],
+    ["--sampler", "Windows", "--length", "60", "--set", "sampler.window=24",
+     "--set", "sampler.stride=12", "--steps", "4"],
+    ["--sampler", "Resampled", "--steps", "3"], ["--grid", "cosine", "--steps", "4"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", SAMPLERS, ids=lambda options: " ".join(options)[:50])
+def test_every_sampler_runs_with_given_tokens_and_banned_ones(options, sample):
+    long = "--length" in options
+    texts = sample("mdlm", *options, "--num", "2", "--ban", "aeiou", "--prompt", "state of ")
+    assert len(texts) == 2
+    for text in texts:
+        assert text.startswith("state of ") and len(text) == (60 if long else 24)
+        assert not set(text[9:]) & set("aeiou")
+
+
+def test_options_shape_the_law(sample):
+    order = ["--sampler", "Unmask", "--steps", "3"]  # in which nothing else is by chance
+    greedy = sample("mdlm", "--num", "3", *order, "--temperature", "0")
+    assert len(set(greedy)) == 1
+    assert sample("mdlm", "--num", "3", *order, "--top-k", "1", "--seed", "5") == greedy
+    plain = sample("mdlm", "--num", "2", "--steps", "3")
+    for option in ("--top-p", "--min-p"):
+        assert sample("mdlm", "--num", "2", "--steps", "3", option, "0.04") != plain
+    assert sample("mdlm", "--num", "2", "--steps", "3", "--eta", "0.5") != plain
+    spread = sample("mdlm", "--num", "2", "--steps", "24", "--repetition", "9")
+    assert min(len(set(text)) for text in spread) >= 20
+    assert len(set(sample("ar", "--num", "3", "--temperature", "0"))) == 1
+    assert not set("".join(sample("ar", "--num", "2", "--ban", "etaoin"))) & set("etaoin")
+
+
+def test_required_text_stands_in_every_sample(sample):
+    for text in sample("mdlm", "--num", "6", "--steps", "3", "--require", "qqz", "--require", "xx"):
+        assert "qqz" in text and "xx" in text.replace("qqz", "", 1)
+
+
+def test_samples_have_their_true_number_of_calls(sample, tmp_path):
+    out = tmp_path / "samples.jsonl"
+    sample("mdlm", "--num", "2", "--sampler", "FirstHitting", "--require", "qq", "--out", str(out))
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["network_calls"] for line in lines] == [22 + 1] * 2
+
+
+def test_label_and_guidance_change_the_samples(sample):
+    plain = sample("labels", "--num", "2", "--steps", "4")
+    one, other = (
+        sample("labels", "--num", "2", "--steps", "4", "--label", f"{which}-quarter")
+        for which in ("first", "fourth")
+    )
+    assert plain != one != other != plain
+    guided = sample(
+        "labels", "--num", "2", "--label", "first-quarter", "--guidance", "40", "--steps", "4"
+    )
+    assert guided != one
+    never = ["--guidance", "40", "--guidance-interval", "0", "0.0001"]
+    assert sample("labels", "--num", "2", "--label", "first-quarter", "--steps", "4", *never) == one
+
+
+@pytest.mark.parametrize("options", [[], ["--sampler", "FirstHitting"], ["--sampler", "ReMDM"]])
+def test_trace_is_a_page_that_ends_with_the_samples(options, sample, tmp_path):
+    path = tmp_path / "trace.html"
+    texts = sample("mdlm", *options, "--num", "2", "--prompt", "we ", "--trace", str(path))
+    page = path.read_text()
+    assert "<html" in page and "MDLM" in page and "http" not in page.replace("http-equiv", "")
+    assert sample("mdlm", *options, "--num", "2", "--prompt", "we ") == texts
+
+
+WRONG = [
+    ("mdlm", ["--sampler", "Tweedie"], "no score"),
+    ("mdlm", ["--sampler", "Nonsense"], "FirstHitting"),
+    ("udlm", ["--sampler", "FirstHitting"], "does not go with process UDLM"),
+    ("udlm", ["--set", "sampler.cached=True"], "time_conditioning"),
+    ("ar", ["--sampler", "Ancestral"], "LeftToRight"),
+    ("mdlm", ["--top-p", "1.5"], "top_p"),
+    ("mdlm", ["--temperature", "-1"], "temperature"),
+    ("mdlm", ["--ban", "abcdefghijklmnopqrstuvwxyz "], "nothing is left"),
+    ("mdlm", ["--ban", "é"], "--ban"),
+    ("mdlm", ["--require", "a" * 30], "--require"),
+    ("ar", ["--require", "aa"], "left to right"),
+    ("mdlm", ["--sampler", "FirstHitting", "--grid", "cosine"], "no setting grid"),
+    ("mdlm", ["--grid", "fitted"], "fit_grid"),
+    ("mdlm", ["--label", "first-quarter"], "without labels"),
+    ("labels", ["--label", "nobody"], "first-quarter"),
+    ("labels", ["--guidance", "2"], "--label"),
+    (
+        "labels",
+        ["--label", "first-quarter", "--guidance", "2", "--guidance-interval", "1", "0"],
+        "rise",
+    ),
+    ("mdlm", ["--sampler", "Resampled", "--trace", "x.html"], "keeps no frames"),
+]
+
+
+@pytest.mark.parametrize("name, options, word", WRONG, ids=lambda v: str(v)[:40])
+def test_what_cannot_be_is_one_line(name, options, word, sample):
+    assert word in sample(name, *options, "--num", "1", code=2)
+
+
+def test_required_text_is_placed_alike_whatever_the_batch(sample):
+    few = sample("mdlm", "--num", "3", "--steps", "2", "--require", "qq")
+    many = sample("mdlm", "--num", "3", "--steps", "2", "--require", "qq", "--batch-size", "1")
+    assert few == many and np.unique([text.find("qq") for text in few]).size > 1
