@@ -250,7 +250,8 @@ class OnGrid(Stepwise):
         if self.grid == "fitted":
             told = jnp.cumsum(jnp.asarray((0.0, *self.information)))
             edges = jnp.linspace(0, 1, len(self.information) + 1)
-            return jnp.interp(u, told / told[-1], edges)
+            inner = jnp.interp(u, told / told[-1], edges)
+            return inner.at[0].set(1.0).at[-1].set(0.0)  # also where nothing is told at an end
         return u
 
     def step(self, key, process, model, z, t, s) -> tuple[Array, Array]:

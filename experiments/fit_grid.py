@@ -1,0 +1,63 @@
+"""Where a sampler's steps belong: python -m experiments.fit_grid --workdir RUN
+
+Measures, for a trained run, how much a sampler has to find out about the text in equal intervals of
+time, nats per position with a standard error over sequences, prints it, and stores it in the run as
+sampling-grid.json. From there grid="fitted" of a sampler on a grid gives every step the same share.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("fit_grid", __doc__)
+    options.add_argument("--workdir", required=True, help="the run directory")
+    options.add_argument(
+        "--bins", type=cli.positive, default=32, help="intervals of time (default 32)"
+    )
+    options.add_argument(
+        "--num-sequences",
+        type=cli.positive,
+        default=256,
+        help="at equal distances in the split (default 256)",
+    )
+    options.add_argument(
+        "--split", default="validation", help="train, validation (default) or test"
+    )
+    options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
+    options.add_argument(
+        "--seed", type=cli.natural, default=0, help="of times and noise (default 0)"
+    )
+    options.add_argument(
+        "--config", help="the file that defines your own process, if it is your own"
+    )
+    options.add_argument("--out", help="where to write (default: sampling-grid.json in the run)")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    from pathlib import Path
+
+    from experiments.errors import UserError
+    from experiments.runs import load_run
+    from experiments.sampling_grid import FILE, MOST_BINS, measure, table, write_grid
+
+    if given.bins > MOST_BINS:
+        raise UserError(f"--bins {given.bins} must be at most {MOST_BINS}")
+    if given.num_sequences < 2:
+        raise UserError("--num-sequences must be at least 2, to have a standard error")
+    run = load_run(given.workdir, given.step, given.set, given.config)
+    record = measure(
+        run,
+        given.split,
+        given.num_sequences,
+        given.bins,
+        given.seed,
+        lambda line: print(line, flush=True),
+    )
+    out = Path(given.out or Path(given.workdir) / FILE)
+    write_grid(out, record)
+    print(f"{table(record)}\nsampling grid: {out}")
+    return record
+
+
+if __name__ == "__main__":
+    cli.run("fit_grid")
