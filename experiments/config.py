@@ -211,9 +211,12 @@ class Experiment:
                 f"blocks of {wanted}; leave it out"
             )
         most = getattr(self.process, "most_steps", None)
-        if most is not None and self.sampler.steps > most:
+        inner, path = self.sampler, "sampler"
+        while hasattr(inner, "inner"):
+            inner, path = inner.inner, f"{path}.inner"
+        if most is not None and inner.steps > most:
             raise ValueError(
-                f"sampler.steps = {self.sampler.steps}: {type(self.process).__name__} is sampled in "
+                f"{path}.steps = {inner.steps}: {type(self.process).__name__} is sampled in "
                 f"at most {most}"
             )
 

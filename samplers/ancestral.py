@@ -27,8 +27,8 @@ class Ancestral(OnGrid):
     def verdict(self, process):
         if not (hasattr(process, "draw") and hasattr(process, "bridge")):
             return Verdict("refused", "the process has no bridge")
-        if self.cached and not hasattr(process, "num_states"):
-            return Verdict("refused", "cached=True is for processes on discrete states")
+        if self.cached and not hasattr(type(process), "num_states"):
+            return Verdict("refused", "cached=True is for one network and discrete states")
         return Verdict("exact", "draws of x0, then of the exact bridge")
 
     def step(self, key, process, model, z, t, s):

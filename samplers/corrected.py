@@ -18,6 +18,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from diffusion.kernels import Absorbing, Uniform
 from diffusion.markov import MarkovProcess
 from diffusion.random import categorical, fold_in, split, uniform
 from samplers.ancestral import Ancestral
@@ -45,8 +46,11 @@ class Corrected(Ancestral):
 
     def verdict(self, process):
         if not isinstance(process, MarkovProcess):
-            return Verdict("refused", "the process is no Markov chain of each position on its own")
-        if self.corrector == "forward_backward" and not hasattr(process, "schedule"):
+            return Verdict(
+                "refused", "the process gives no law of a state without its own position"
+            )
+        closed = isinstance(getattr(process, "kernel", None), Absorbing | Uniform)
+        if self.corrector == "forward_backward" and not closed:
             return Verdict("refused", "the process has no noise between two times in closed form")
         return Verdict("approximate", "corrections move the law of few steps towards the model's")
 

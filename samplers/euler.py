@@ -31,7 +31,7 @@ class Euler(OnGrid):
 
     def verdict(self, process):
         if not hasattr(process, "log_reverse_rate"):
-            return Verdict("refused", "the process has no rates in continuous time")
+            return Verdict("refused", "the process gives no rates in continuous time")
         return Verdict("approximate", "rates are held fixed over a step")
 
     def step(self, key, process, model, z, t, s):

@@ -2,7 +2,9 @@
 
 How a process moves its state over a step (`flow`) is its own affair: on straight lines for the linear
 path, in log z for the Dirichlet path, so that the state never leaves the simplex, where Euler steps of z
-do and have to be projected back. The last step, to t = 0, only draws the tokens from p(x0 | z_t).
+do and have to be projected back. The last step, to t = 0, only draws the tokens from p(x0 | z_t), each
+on its own: with more steps the law approaches that of the data on a grid whose last time falls to 0,
+and on the geometric one up to what is open at `end`.
 """
 
 from dataclasses import dataclass
@@ -35,7 +37,8 @@ class ODE(OnGrid):
     def verdict(self, process):
         if not hasattr(process, "flow"):
             return Verdict("refused", "the process has no ODE")
-        return Verdict("approximate", "the ODE is solved in `steps` steps; exact in their limit")
+        why = "the ODE is solved in `steps` steps, and tokens are drawn apart at its last time"
+        return Verdict("approximate", why)
 
     def times(self):
         if self.grid != "geometric":

@@ -137,7 +137,9 @@ class Unmask(Stepwise):
         if self.order != "random":
             return Verdict("approximate", "prefers what the model is sure of")
         if self.amount == Tokens(1):
-            return Verdict("exact", "one token a call, in random order")
+            return Verdict(
+                "exact", "one token a call in random order, at the mean time of as many masks"
+            )
         return Verdict("approximate", "several tokens a call, independently of each other")
 
     def calls(self, process, length):
