@@ -1,0 +1,232 @@
+"""Which sampler goes with which process: python -m experiments.sampler_table --out docs/samplers.md
+
+Writes docs/samplers.md, made of what the samplers say of the processes (`Sampler.verdict`). Both are
+found in their folders, with their defaults and the other settings that a verdict depends on.
+"""
+
+import dataclasses
+import inspect
+import typing
+
+from experiments import cli
+
+LENGTH = 128  # tokens, for the number of calls
+
+TOP = f"""# Samplers
+
+Made by `python -m experiments.sampler_table --out docs/samplers.md` from the code; a test compares them.
+
+- **exact**: the sampler's law is that of the model's own reverse process, on the sampler's grid of times
+  where it has one. With the exact denoiser that is the law of the data where tokens are drawn one by
+  one, and approaches it as steps grow elsewhere: tokens of one step are drawn independently of each
+  other. With a `Transform` other than the identity it is the law of another model. Said of samples in
+  which nothing is given.
+- **approximate**: another law, for the reason given. It may be the better one for a learned network.
+- **refused**: the two do not fit; an experiment with both is an error that says the same.
+
+What a given token (`--prompt`, `--template`) means depends on the process:
+
+- *own law*: given tokens stand in the state, clean. A revealed token never changes under masks, so this
+  is the conditional law that the sampler has anyway: with the exact denoiser and tokens one by one it is
+  the data's.
+- *corners*: given tokens are corners of the simplex, and a corner is a certain token: with the exact
+  denoiser and small steps this is the conditional law. To a trained network it is unfamiliar; at time t
+  it has seen neighbours with noise. For `BFN`, `Resampled` shows it noise instead.
+- *biased*: a clean token is taken for a noisy one, whose neighbours then trust it too little.
+  `Resampled` is exact in the limit of many particles and small steps, for as many times the calls.
+- *prompt*: what comes first is given exactly. A token given after a blank is kept, but the blank does
+  not know of it (`ddlm sample` refuses that); within one block it does, as under the process there.
+
+Calls are those of the network for a row of {LENGTH} tokens, at most, with the settings shown. A residual
+energy has its candidates evaluated on top; block by block one call a block stores what is finished.
+`OneStep` takes samplers of one step, `steps=1`. The bound of `DirichletFlow` is that of its ODE; the
+bridge of `Ancestral` shares its law at every time for the exact denoiser, not for a learned one.
+"""
+
+
+def main(arguments: list[str]) -> str:
+    options = cli.parser("sampler_table", __doc__)
+    options.add_argument("--out", help="the file to write (default: the standard output)")
+    given = options.parse_args(arguments)
+
+    from experiments.files import write_atomically
+
+    text = page()
+    if given.out:
+        write_atomically(given.out, text)
+    else:
+        print(text, end="")
+    return text
+
+
+def processes() -> list:
+    """Every process of this project with its defaults, and with each kernel and base it can have."""
+    from diffusion.mdlm import MDLM
+    from diffusion.process import Objective
+    from experiments.settings import _choices
+    from samplers.distillation import OneStep
+
+    found = []
+    for cls in (*_choices(Objective, MDLM), *_choices(Objective, OneStep)):
+        variants = [cls()]
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            if f.name in ("kernel", "base"):
+                variants = [
+                    made
+                    for choice in _choices(hints[f.name], type(f.default))
+                    if (made := _made(cls, f.name, choice)) is not None
+                ]
+        found += variants
+    return found
+
+
+def _made(cls: type, name: str, choice: type):
+    try:
+        return cls(**{name: choice()})
+    except ValueError:  # what cannot stand there
+        return None
+
+
+def samplers() -> list:
+    """Every sampler with its defaults, and with the settings that its verdicts depend on."""
+    from experiments.settings import _choices
+    from samplers.ancestral import Ancestral
+    from samplers.blocks import BlockByBlock
+    from samplers.corrected import Corrected
+    from samplers.first_hitting import FirstHitting
+    from samplers.remask import ReMDM
+    from samplers.resampled import Resampled
+    from samplers.sampler import Sampler
+    from samplers.unmask import Tokens, Unmask
+    from samplers.windows import Windows
+
+    besides = [
+        Ancestral(cached=True), FirstHitting(group=2), FirstHitting(steps=64), ReMDM(eta=0.0),
+        Unmask("random"), Unmask("random", Tokens(1)), Corrected(corrector="forward_backward"),
+        BlockByBlock(FirstHitting()), Windows(FirstHitting()), Windows(Resampled()),
+    ]  # fmt: skip
+    found = []
+    for cls in _choices(Sampler, Ancestral):
+        found += [cls(), *(s for s in besides if type(s) is cls)]
+    return found
+
+
+def fitting(sampler, process):
+    """The sampler, in no more steps than the process takes."""
+    if hasattr(sampler, "inner"):
+        return dataclasses.replace(sampler, inner=fitting(sampler.inner, process))
+    most = getattr(process, "most_steps", None)
+    if most is None or (getattr(sampler, "steps", None) or 0) <= most:
+        return sampler
+    return dataclasses.replace(sampler, steps=most)
+
+
+def written(config) -> str:
+    """The dataclass as Python, what is as by default left out."""
+    said = []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if value != f.default:
+            said.append(f"{f.name}={_value(value)}")
+    return f"{type(config).__name__}({', '.join(said)})"
+
+
+def _value(value) -> str:
+    return written(value) if dataclasses.is_dataclass(value) else repr(value)
+
+
+def given_tokens(process) -> str:
+    """What a given token means, in the words of the page."""
+    from diffusion.kernels import Absorbing
+    from diffusion.simplex import SimplexProcess
+    from diffusion.token_masking import TokenMasking
+
+    if hasattr(process, "block_length"):
+        inside = given_tokens(process.base) if hasattr(process, "base") else ""
+        return f"prompt; in a block {inside}" if inside else "prompt"
+    process = getattr(process, "base", process)
+    if isinstance(process, SimplexProcess):
+        return "corners"
+    masks = isinstance(getattr(process, "kernel", None), Absorbing)
+    return "own law" if masks or isinstance(process, TokenMasking) else "biased"
+
+
+def _named(group: list, all_of_them: list) -> str:
+    """The processes of a group: a class where all its variants are in it, else each of them."""
+    names = []
+    for process in group:
+        cls = type(process)
+        together = [p for p in all_of_them if type(p) is cls]
+        whole = all(any(p is q for q in group) for p in together)
+        name = cls.__name__ if whole else _variant(process)
+        if name not in names:
+            names.append(name)
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _variant(process) -> str:
+    for name in ("kernel", "base"):
+        value = getattr(process, name, None)
+        if value is not None and name in [f.name for f in dataclasses.fields(process)]:
+            return f"{type(process).__name__}({type(value).__name__}())"
+    return written(process)
+
+
+def page() -> str:
+    """docs/samplers.md."""
+    every, ways = processes(), samplers()
+    verdicts = {
+        (i, j): fitting(sampler, process).verdict(process)
+        for i, sampler in enumerate(ways)
+        for j, process in enumerate(every)
+    }
+    lines = [TOP, "## By process", "", "What is not named is refused.", ""]
+    lines += ["| process | exact | approximate | a given token |", "|---|---|---|---|"]
+    groups: dict[tuple, list] = {}
+    for j, process in enumerate(every):
+        kinds = tuple(verdicts[i, j].kind for i in range(len(ways)))
+        groups.setdefault((kinds, given_tokens(process)), []).append(process)
+    for (kinds, given), group in groups.items():
+        cells = [
+            ", ".join(
+                f"`{written(s)}`" for s, found in zip(ways, kinds, strict=True) if found == kind
+            )
+            for kind in ("exact", "approximate")
+        ]
+        lines.append(f"| {_named(group, every)} | {cells[0]} | {cells[1]} | {given} |")
+    lines += ["", "## By sampler", ""]
+    for cls in dict.fromkeys(type(s) for s in ways):
+        lines += _section(cls, ways, every, verdicts)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(cls: type, ways: list, every: list, verdicts: dict) -> list[str]:
+    file = cls.__module__.replace(".", "/") + ".py"
+    first = inspect.getdoc(inspect.getmodule(cls)).split("\n\n")[0].replace("\n", " ")
+    lines = [f"### {cls.__name__}", "", f"{first} (`{file}`)", ""]
+    lines += ["| settings | calls | verdict | why | processes |", "|---|---|---|---|---|"]
+    for i, sampler in enumerate(ways):
+        if type(sampler) is not cls:
+            continue
+        groups: dict[tuple, list] = {}
+        for j, process in enumerate(every):
+            groups.setdefault(verdicts[i, j], []).append(process)
+        order = ("exact", "approximate", "refused")
+        most = [
+            sampler.calls(process, LENGTH)
+            for j, process in enumerate(every)
+            if verdicts[i, j].kind != "refused"
+        ]
+        shown = [f"`{written(sampler)}`", str(max(most))]
+        ranked = sorted(groups.items(), key=lambda g: (order.index(g[0].kind), len(g[1])))
+        for number, (verdict, group) in enumerate(ranked):
+            rest = 0 < number == len(ranked) - 1 and verdict.kind == "refused"
+            names = "all others" if rest else _named(group, every)
+            lines.append(f"| {' | '.join(shown)} | {verdict.kind} | {verdict.why} | {names} |")
+            shown = ["", ""]
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    cli.run("sampler_table")
