@@ -15,6 +15,7 @@ from experiments.errors import UserError
 from experiments.labels import label_number
 from experiments.memory import check_memory
 from experiments.runs import Run
+from experiments.sampling_grid import fitted_information
 from experiments.settings import leaves, override
 from experiments.sharding import batch_shards, global_batch, replicated
 from samplers.guidance import classifier_free
@@ -72,9 +73,7 @@ def chosen(run: Run, given: Namespace) -> Run:
     if given.steps:
         experiment = with_steps(experiment, given.steps)
     if given.grid == "fitted":
-        from experiments.fit_grid import fitted_information
-
-        information = fitted_information(given.workdir)
+        information = fitted_information(given.workdir, run)
         experiment = with_setting(experiment, "information", information, "--grid fitted:")
     if given.grid:
         experiment = with_setting(experiment, "grid", given.grid, "--grid")
