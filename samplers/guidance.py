@@ -1,13 +1,22 @@
 """Guidance: a network bent towards a label; any sampler takes the result in the network's place.
 
 The strength is that of the label in the score: 0 is the unconditional law, 1 the conditional one, more
-exaggerates. On the simplex, where log q(z | x0 = v) = evidence log z_v + constant, the score of p_t(z)
-along log z is evidence times p(x0 | z_t) and a part that no label changes. Hence both rules:
+exaggerates. Classifier-free guidance mixes the laws of x0 of the network with and without its label:
+
+    log_probability   p proportional to p_label^strength p_free^(1 - strength)
+    probability       p = strength p_label + (1 - strength) p_free
+
+The first is usual on discrete states (arXiv 2412.10193), and the default there; it is one rule for both
+readings of the network (`diffusion.markov`), whose evidence appears to the powers strength and
+1 - strength. `samplers.discrete_guidance` mixes posteriors over z_s instead, which for uniform noise is
+another law, and has the guidance by a classifier of discrete states.
+
+On the simplex, where log q(z | x0 = v) = evidence log z_v + constant, the score of p_t(z) along log z is
+evidence times p(x0 | z_t) and a part that no label changes. Hence both rules there:
 
 - classifier-free: adding scores, s = strength s_label + (1 - strength) s_free, is adding probabilities,
-  p = strength p_label + (1 - strength) p_free. (Dirichlet flow matching, arXiv 2402.05841, offers them
-  as two methods and solves a linear system for the first: the solution is the second.)
-  "log_probability" mixes log p instead, as is usual for discrete states, and needs no projection;
+  the default. (Dirichlet flow matching, arXiv 2402.05841, offers them as two methods and solves a linear
+  system for the first: the solution is the second.)
 - classifier: p = p_free + strength / evidence * z (g - sum_k z_k g_k), g = d log p(label | z) / dz: with
   the exact classifier and strength 1 this is exactly p(x0 | z_t, label).
 
@@ -15,6 +24,7 @@ Where the sum leaves the simplex it is projected onto it, which is no longer the
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -22,40 +32,113 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import normalised
-from diffusion.process import Model, Process
+from diffusion.process import Model, Objective
 from diffusion.simplex import SimplexProcess, project
-from samplers.bent import as_output
+from samplers.bent import as_output, of_x0
 
-_IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers
+IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers
 _LEAST_EVIDENCE = (
     1e-2  # of the Dirichlet path near t = 1, where a learned gradient over it is noise
 )
 
+Space = Literal["probability", "log_probability"]
+
 
 def classifier_free(
-    process: Process,
+    process: Objective,
     conditional: Model,
     unconditional: Model,
     strength: float | Array,
-    space: Literal["probability", "log_probability"] = "probability",
+    space: Space | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> Model:
-    """model(z, t) -> out (B, L, V) of a network with and without its label; two calls each time."""
-    if space not in ("probability", "log_probability"):
+    """model(z, t) -> out (B, L, V) of a network with and without its label; two calls each time.
+
+    Guidance acts at times low <= t <= high of the interval (arXiv 2404.07724), row by row; at others it
+    is the conditional network alone, and where no row is inside the other network is not called. space:
+    above; None is "probability" on the simplex, else "log_probability". A network that decodes with a
+    cache gives one that does; of an autoregressive model, at t = 0, the law of the next token is mixed.
+    """
+    if space not in (None, "probability", "log_probability"):
         raise ValueError(f"space = {space!r} is neither 'probability' nor 'log_probability'")
+    interval = tuple(interval)
+    check_interval(interval)
+    if isinstance(strength, int | float) and strength == 1:
+        return conditional
+    if space is None:
+        space = "probability" if isinstance(process, SimplexProcess) else "log_probability"
+    return _Mixed(process, conditional, unconditional, strength, space, interval)
 
-    def model(z, t):
-        log_p, log_free = (
-            jnp.maximum(process.predict(network(z, t), z, t), _IMPOSSIBLE)
-            for network in (conditional, unconditional)
+
+def check_interval(interval: tuple[float, float]) -> None:
+    """ValueError for what is no interval of times."""
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"interval = {interval} must be (low, high) with 0 <= low <= high <= 1")
+
+
+def inside(interval: tuple[float, float], t: Array) -> Array | bool:
+    """Whether guidance acts: (B, 1, 1) or (B, L, 1) from t (B, 1) or (B, L); True for all times."""
+    if interval == (0, 1):
+        return True
+    return ((interval[0] <= t) & (t <= interval[1]))[..., None]
+
+
+def mixed(log_p: Array, log_free: Array, strength: float | Array) -> Array:
+    """log of p^strength p_free^(1 - strength), normalised."""
+    log_p, log_free = (jnp.maximum(a, IMPOSSIBLE) for a in (log_p, log_free))
+    return normalised(strength * log_p + (1 - strength) * log_free)
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """What `classifier_free` returns."""
+
+    process: Objective
+    conditional: Model
+    unconditional: Model
+    strength: float | Array
+    space: Space
+    interval: tuple[float, float]
+
+    def __call__(self, z: Array, t: Array) -> Array:
+        out = self.conditional(z, t)
+        if self.interval == (0, 1):
+            return self._mix(out, self.unconditional(z, t), z, t)
+        return jax.lax.cond(
+            inside(self.interval, t).any(),
+            lambda: self._mix(out, self.unconditional(z, t), z, t).astype(out.dtype),
+            lambda: out,
         )
-        if space == "log_probability":
-            mixed = normalised(strength * log_p + (1 - strength) * log_free)
-        else:
-            p = strength * jnp.exp(log_p) + (1 - strength) * jnp.exp(log_free)
-            mixed = jnp.log(project(p))
-        return as_output(process, mixed, z, t)
 
-    return model
+    def cache(self, rows: int, length: int):
+        """One of each network."""
+        return tuple(n.cache(rows, length) for n in (self.conditional, self.unconditional))
+
+    def decode(self, z: Array, t: Array, cache, *where):
+        """As `models.transformer.Network.decode`; always two calls, since both caches have to grow."""
+        out, ours = self.conditional.decode(z, t, cache[0], *where)
+        free, theirs = self.unconditional.decode(z, t, cache[1], *where)
+        return self._mix(out, free, z, t), (ours, theirs)
+
+    @property
+    def energy(self) -> Model:
+        """The second network of a residual energy, that with the label."""
+        return self.conditional.energy
+
+    def _mix(self, out, free, z, t):
+        if hasattr(self.process, "log_p"):  # from left to right
+            return jnp.where(
+                inside(self.interval, t), self._law(*map(normalised, (out, free))), out
+            )
+        process = of_x0(self.process)
+        law = self._law(*(process.predict(o, z, t) for o in (out, free)))
+        return jnp.where(inside(self.interval, t), as_output(process, law, z, t), out)
+
+    def _law(self, log_p, log_free):
+        if self.space == "log_probability":
+            return mixed(log_p, log_free, self.strength)
+        p = self.strength * jnp.exp(log_p) + (1 - self.strength) * jnp.exp(log_free)
+        return jnp.log(project(p))
 
 
 def classifier(
