@@ -1,0 +1,106 @@
+"""Guided reverse steps on discrete states (Schiff et al., arXiv 2412.10193), for `Posterior` to sample.
+
+- `MixedPosteriors`: classifier-free on the law of z_s,
+      p(z_s | z_t) proportional to p_label(z_s | z_t)^strength p_free(z_s | z_t)^(1 - strength).
+  The paper does so for uniform noise. For a mask it mixes the laws of x0, as `classifier_free` does: to
+  mix posteriors there changes how fast masked positions are revealed too, by the factor
+  sum_v p_label(v)^strength p_free(v)^(1 - strength).
+- `ByClassifier`: with z(i->v) the state z with position i set to v,
+      p(z_s^i = v | z_t) proportional to p_free(z_s^i = v | z_t) p(label | z(i->v))^strength.
+  exact=True asks the classifier for all L S of these states; exact=False takes the first order in v,
+      log p(label | z(i->v)) = log p(label | z) + g[i, v] - g[i, z^i],   g = d log p(label | z) / dz,
+  from one gradient with respect to a one-hot state. Both take the classifier at time t for the step to
+  s and all positions apart: for a mask one position's step is still the conditional law exactly, with
+  the exact classifier and strength 1; for other noise in the limit of small steps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.numerics import normalised, pick
+from diffusion.process import JumpProcess, Model
+from samplers.bent import as_output
+from samplers.guidance import IMPOSSIBLE, check_interval, inside, mixed
+
+LogLabel = Callable[[Array, Array], Array]
+"""log p(label | z) at time t, (B,), of a state z: int (B, L), or one-hot float (B, L, S)."""
+
+
+@dataclass(frozen=True)
+class MixedPosteriors:
+    """interval: of the times t at which guidance acts, as in `samplers.guidance.classifier_free`."""
+
+    process: JumpProcess
+    conditional: Model
+    unconditional: Model
+    strength: float | Array
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self):
+        check_interval(self.interval)
+
+    def laws(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
+        """log of p(z_s | z_t), (B, L, S), and of p(x0 | z_t), (B, L, V)."""
+        p0 = [self.process.predict(n(z, t), z, t) for n in (self.conditional, self.unconditional)]
+        p = [self.process.log_posterior(log_p0, z, t, s) for log_p0 in p0]
+        acts = inside(self.interval, t)
+        return tuple(jnp.where(acts, mixed(*two, self.strength), two[0]) for two in (p, p0))
+
+    def __call__(self, z: Array, t: Array) -> Array:
+        """out (B, L, V): as a network."""
+        return as_output(self.process, self.laws(z, t, t)[1], z, t)
+
+
+@dataclass(frozen=True)
+class ByClassifier:
+    """log_p_label takes int states if `exact`, else one-hot float ones. at_once: how many changed states
+    of each row are classified together."""
+
+    process: JumpProcess
+    unconditional: Model
+    log_p_label: LogLabel
+    strength: float | Array
+    exact: bool = True
+    at_once: int = 8
+
+    def laws(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
+        """log of p(z_s | z_t), (B, L, S), and of p(x0 | z_t), (B, L, V)."""
+        log_p0 = self.process.predict(self.unconditional(z, t), z, t)
+        log_p = self.process.log_posterior(log_p0, z, t, s)
+        labelled = self.log_p_changed(z, t)
+        return self._tilted(log_p, labelled), self._tilted(log_p0, labelled)
+
+    def __call__(self, z: Array, t: Array) -> Array:
+        """out (B, L, V): as a network."""
+        return as_output(self.process, self.laws(z, t, t)[1], z, t)
+
+    def log_p_changed(self, z: Array, t: Array) -> Array:
+        """(B, L, S): log p(label | z with the position set to the state)."""
+        rows, length = z.shape
+        states = self.process.num_states
+        if not self.exact:
+            onehot = jax.nn.one_hot(z, states, dtype=t.dtype)
+            log_p, gradient = _with_gradient(lambda z: self.log_p_label(z, t), onehot)
+            return log_p[:, None, None] + gradient - pick(gradient, z)[..., None]
+
+        def changed(number):
+            return self.log_p_label(z.at[:, number // states].set(number % states), t)
+
+        values = jax.lax.map(changed, jnp.arange(length * states), batch_size=self.at_once)
+        return values.T.reshape(rows, length, states)
+
+    def _tilted(self, log_p, labelled):
+        labelled = jnp.maximum(labelled[..., : log_p.shape[-1]], IMPOSSIBLE)
+        labelled = labelled - labelled.max(-1, keepdims=True)
+        guided = normalised(log_p + self.strength * labelled)
+        return jnp.where(self.strength == 0, log_p, guided)
+
+
+def _with_gradient(f, x):
+    """f(x) (B,) and the gradient of each row's value, of the shape of x."""
+    value, pull = jax.vjp(f, x)
+    return value, pull(jnp.ones_like(value))[0]
