@@ -177,7 +177,7 @@ def test_blocks_have_one_time_each_and_times_are_stratified(arrays):
 
 
 def test_reverse_step_of_the_last_block(arrays):
-    """Without a nucleus; ours has none, and the official one leaves out the token that crosses it."""
+    """Without a nucleus; of one see `test_golden_sampler_steps`."""
     step = arrays["samp_q_nucleus1.0"]
     size, V = step.shape[1], step.shape[2] - 1
     z, out = (jnp.asarray(arrays[name])[:, -size:] for name in ("samp_x", "logits"))
