@@ -22,6 +22,7 @@ from samplers.corrected import Corrected
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
 from samplers.path_planning import PathPlanning
+from samplers.posterior import Posterior
 from samplers.remask import ReMDM
 from samplers.sampler import OnGrid
 from samplers.transform import Transform
@@ -380,7 +381,7 @@ def test_law_of_an_euler_step_is_the_enumerated_one(table, sampler):
 
 
 STEPWISE = [
-    Ancestral(6), Ancestral(6, cached=True), FirstHitting(), FirstHitting(steps=6),
+    Ancestral(6), Ancestral(6, cached=True), Posterior(6), FirstHitting(), FirstHitting(steps=6),
     FirstHitting(group=2), Unmask(), Unmask("random", Tokens(1)), Unmask("drawn", Steps(2), noise=1.0),
     Unmask("entropy", EntropyBudget(0.5)), ReMDM(6, eta=0.3), PathPlanning(6), Corrected(4),
     Corrected(4, corrector="forward_backward"), Euler(6), TauLeaping(6),
@@ -497,7 +498,7 @@ def test_every_sampler_on_a_grid_takes_the_same_transform(table):
     transform = Transform(temperature=0.5, top_k=2)
     process = MDLM(table.size)
     bent = lambda z, t: transform(process.predict(table.model(z, t), z, t), z)  # noqa: E731
-    for sampler in (Ancestral(4), FirstHitting(), ReMDM(4, eta=0.3), Unmask()):
+    for sampler in (Ancestral(4), Posterior(4), FirstHitting(), ReMDM(4, eta=0.3), Unmask()):
         x = replace(sampler, transform=transform).sample(
             jax.random.key(0), process, table.model, (500, 3)
         )
