@@ -145,6 +145,11 @@ def test_strength_0_is_the_unguided_sampler_bit_for_bit(process):
 
     unguided = jax.jit(lambda: Posterior(6).sample(jax.random.key(0), process, free, (200, 3)))()
     np.testing.assert_array_equal(draw(0.0), unguided)
+    z, t = every_state(process, 0.6)
+    guidance = ByClassifier(process, free, lambda z, t: jnp.full(len(z), -jnp.inf), 0.0)
+    np.testing.assert_array_equal(
+        guidance.laws(z, t, t / 2)[0], step_of(process, free, z, t, t / 2)
+    )
     # A label that the classifier thinks impossible everywhere tells nothing, up to rounding.
     assert (draw(1.0) != unguided).any(1).mean() < 0.02
 
