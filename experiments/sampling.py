@@ -18,9 +18,12 @@ from experiments.runs import Run
 from experiments.sampling_grid import fitted_information
 from experiments.settings import leaves, override
 from experiments.sharding import batch_shards, global_batch, replicated
+from samplers.discrete_guidance import MixedPosteriors
 from samplers.guidance import classifier_free
+from samplers.posterior import Posterior
 from samplers.required import fit, place
 from samplers.sampler import Frames, Sampled
+from samplers.transform import Transform
 
 
 def given_tokens(
@@ -155,6 +158,12 @@ def make_wish(
         raise UserError(
             f"--guidance {strength}: {process} {why}; leave it out, which is strength 1"
         )
+    bent = not getattr(experiment.sampler, "transform", Transform()).is_identity
+    if strength != 1 and bent and isinstance(experiment.sampler, Posterior):
+        raise UserError(
+            "Posterior with --guidance mixes laws of a step, not of a token, and takes no transform; leave "
+            "out --guidance, or what changes the law of a token"
+        )
     low, high = interval
     if not 0 <= low < high <= 1:
         raise UserError(f"--guidance-interval {low} {high} must rise within [0, 1]")
@@ -163,7 +172,7 @@ def make_wish(
 
 
 def _model(experiment: Experiment, params, wish: Wish, rows: int):
-    """The network, bent as wished."""
+    """The network, bent as wished: by mixed posteriors for the sampler that draws from them."""
     if wish.label is None:
         return experiment.network(params)
     if wish.strength == 1:
@@ -174,8 +183,9 @@ def _model(experiment: Experiment, params, wish: Wish, rows: int):
         return lambda z, t: network(z, t, label=jnp.full(z.shape[0], label))
 
     labels = (wish.label, experiment.model.num_labels)
+    guided = MixedPosteriors if isinstance(experiment.sampler, Posterior) else classifier_free
     process = experiment.bind(params)
-    return classifier_free(process, *map(labelled, labels), wish.strength, interval=wish.interval)
+    return guided(process, *map(labelled, labels), wish.strength, interval=wish.interval)
 
 
 def make_sample(experiment: Experiment, mesh, wish: Wish = Wish(), trace: bool = False):

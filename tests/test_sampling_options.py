@@ -82,9 +82,9 @@ def test_options_shape_the_law(sample):
     assert len(set(greedy)) == 1
     assert sample("mdlm", "--num", "3", *order, "--top-k", "1", "--seed", "5") == greedy
     plain = sample("mdlm", "--num", "2", "--steps", "3")
-    for option in ("--top-p", "--min-p"):
-        assert sample("mdlm", "--num", "2", "--steps", "3", option, "0.7") != plain
-    assert sample("mdlm", "--num", "2", "--steps", "3", "--eta", "0.5") != plain
+    for option, value in (("--top-p", "0.5"), ("--min-p", "0.99"), ("--top-k", "5")):
+        assert sample("mdlm", "--num", "2", "--steps", "3", option, value) != plain
+    assert sample("mdlm", "--num", "2", "--steps", "3", "--eta", "1.0") != plain
     spread = sample("mdlm", "--num", "2", "--steps", "24", "--repetition", "9")
     assert min(len(set(text)) for text in spread) >= 20
     assert len(set(sample("ar", "--num", "3", "--temperature", "0"))) == 1
@@ -114,6 +114,10 @@ def test_label_and_guidance_change_the_samples(sample):
         "labels", "--num", "2", "--label", "first-quarter", "--guidance", "40", "--steps", "4"
     )
     assert guided != one
+    steps = ["--sampler", "Posterior", "--label", "first-quarter", "--steps", "4"]
+    assert sample("labels", "--num", "2", *steps, "--guidance", "40") != sample(
+        "labels", "--num", "2", *steps
+    )
     never = ["--guidance", "40", "--guidance-interval", "0", "0.0001"]
     assert sample("labels", "--num", "2", "--label", "first-quarter", "--steps", "4", *never) == one
 
@@ -148,6 +152,11 @@ WRONG = [
         "labels",
         ["--label", "first-quarter", "--guidance", "2", "--guidance-interval", "1", "0"],
         "rise",
+    ),
+    (
+        "labels",
+        ["--sampler", "Posterior", "--label", "first-quarter", "--guidance", "2", "--top-k", "3"],
+        "leave out",
     ),
     ("mdlm", ["--sampler", "Resampled", "--trace", "x.html"], "keeps no frames"),
 ]
