@@ -161,8 +161,8 @@ def make_wish(
     bent = not getattr(experiment.sampler, "transform", Transform()).is_identity
     if strength != 1 and bent and isinstance(experiment.sampler, Posterior):
         raise UserError(
-            "Posterior with --guidance mixes laws of a step, not of a token, and takes no transform; leave "
-            "out --guidance, or what changes the law of a token"
+            "Posterior with --guidance mixes laws of a step, not of a token, and takes no transform: "
+            "leave out --guidance, or what changes the law of a token"
         )
     low, high = interval
     if not 0 <= low < high <= 1:
