@@ -1,12 +1,17 @@
 """`ddlm sample`: every option obeys, and what cannot be is one line with exit code 2."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from experiments import cli
+from experiments import cli, sampler_error_toy
+from samplers.ancestral import Ancestral
+from samplers.euler import Euler
 
 SMALL = [
     "data.length=24", "model.num_layers=1", "model.width=16", "model.num_heads=2",
@@ -53,6 +58,7 @@ def sample(runs, capsys):
     return run
 
 
+ON_8 = ["--num", "8", "--seed", "3"]
 SAMPLERS = [
     ["--sampler", "FirstHitting"], ["--sampler", "FirstHitting", "--steps", "5"],
     ["--sampler", "Unmask", "--set", "sampler.amount=EntropyBudget"],
@@ -171,3 +177,36 @@ def test_required_text_is_placed_alike_whatever_the_batch(sample):
     few = sample("mdlm", "--num", "3", "--steps", "2", "--require", "qq")
     many = sample("mdlm", "--num", "3", "--steps", "2", "--require", "qq", "--batch-size", "1")
     assert few == many and np.unique([text.find("qq") for text in few]).size > 1
+
+
+@pytest.mark.parametrize("options", [["--steps", "3"], ["--sampler", "FirstHitting"]])
+def test_samples_are_the_same_on_8_devices(options, runs, sample):
+    code = "import sys; from experiments import cli; sys.exit(cli.guarded('sample', sys.argv[1:]))"
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--workdir", runs["mdlm"], *ON_8, *options],
+        env=environment, capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    texts = [line[4:] for line in done.stdout.splitlines() if line.startswith("[")]
+    assert texts == sample("mdlm", *ON_8, *options) and len(texts) == 8
+
+
+def test_the_error_of_samplers_is_measured_on_a_toy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        sampler_error_toy,
+        "samplers",
+        lambda steps, length: {"Ancestral": Ancestral(steps), "Euler": Euler(steps)},
+    )
+    options = ["--length", "3", "--samples", "20000", "--steps", "1", "2", "8"]
+    assert cli.guarded("sampler_error", [*options, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "sampler-error.json").read_text())
+    distance = {
+        name: [row["distance"] for row in rows] for name, rows in record["samplers"].items()
+    }
+    assert distance["Ancestral"][0] > distance["Ancestral"][1] > distance["Ancestral"][2]
+    assert distance["Euler"][2] > record["noise_floor"]
+    assert (tmp_path / "sampler-error.png").stat().st_size > 1000
+    assert "noise of counting" in capsys.readouterr().out
