@@ -1,0 +1,90 @@
+"""What a sampler costs outside the network: python -m experiments.sampler_overhead [--vocab 27 30522]
+
+For each size of vocabulary it times, side by side, one call of the network of --config (with random
+parameters) and one step of each sampler of MDLM whose network costs nothing, since it hands out the same
+logits at every call. Their ratio is the share of a step that is not the network. Medians over --rounds.
+"""
+
+from experiments import cli
+
+STEPS = 16
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("sampler_overhead", __doc__)
+    options.add_argument("--config", default="configs/benchmark.py")
+    options.add_argument("--vocab", type=cli.positive, nargs="+", default=[27, 30522])
+    options.add_argument("--batch-size", type=cli.positive, default=4)
+    options.add_argument("--rounds", type=cli.positive, default=5)
+    options.add_argument("--out", help="where to write the figures as JSON")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import json
+    import statistics
+    import time
+    from dataclasses import replace
+
+    import jax
+    import jax.numpy as jnp
+
+    from diffusion.mdlm import MDLM
+    from experiments.files import write_atomically
+    from experiments.settings import load
+    from samplers.ancestral import Ancestral
+    from samplers.first_hitting import FirstHitting
+    from samplers.unmask import Steps, Unmask
+
+    experiment = load(given.config, given.set)
+    rows, length = given.batch_size, experiment.data.length
+    samplers = {
+        "Ancestral": Ancestral(STEPS),
+        "FirstHitting": FirstHitting(steps=STEPS),
+        "Unmask": Unmask("confidence", Steps(STEPS)),
+    }
+
+    def compiled(vocab):
+        model = replace(experiment.model, vocab_size=vocab)
+        params = model.init(jax.random.key(0))
+        logits = jax.random.normal(jax.random.key(1), (rows, length, vocab))
+        z, t = jnp.full((rows, length), vocab), jnp.full((rows, 1), 0.5)
+        network = jax.jit(model.apply).lower(params, z, t).compile()
+        programs = {"network": lambda: network(params, z, t)}
+        for name, sampler in samplers.items():
+
+            def run(key, logits, sampler=sampler):
+                found = sampler.run(key, MDLM(vocab), lambda z, t: logits, (rows, length))
+                return found.x0, found.calls
+
+            program = jax.jit(run).lower(jax.random.key(0), logits).compile()
+            programs[name] = lambda program=program: program(jax.random.key(2), logits)
+        return programs
+
+    figures = {"device": jax.devices()[0].device_kind, "settings": vars(given), "seconds": {}}
+    for vocab in given.vocab:
+        programs = compiled(vocab)
+        seconds = {name: [] for name in programs}
+        for number in range(given.rounds + 1):
+            for name, program in programs.items():
+                start = time.perf_counter()
+                result = jax.block_until_ready(program())
+                calls = 1 if name == "network" else int(result[1].max())
+                if number:  # the first round warms up
+                    seconds[name].append((time.perf_counter() - start) / calls)
+        median = {name: statistics.median(values) for name, values in seconds.items()}
+        figures["seconds"][vocab] = median
+        network = median.pop("network")
+        print(f"V = {vocab}: a call of the network {network * 1e3:.1f} ms", flush=True)
+        for name, value in median.items():
+            print(
+                f"  {name}: {value * 1e3:.2f} ms a step outside the network, "
+                f"{value / (value + network):.1%} of a step",
+                flush=True,
+            )
+    if given.out:
+        write_atomically(given.out, json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+if __name__ == "__main__":
+    cli.run("sampler_overhead")
