@@ -26,6 +26,7 @@ from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import at, pick
 from diffusion.process import Likelihood
+from diffusion.random import categorical
 from diffusion.schedules import Linear, Schedule, masked_weight
 
 
@@ -59,6 +60,12 @@ class MDLM(ContinuousMarkovProcess):
     def predict(self, out, z, t):
         carried = at(z, self.vocab_size)
         return jnp.where((z == self.mask)[..., None], jax.nn.log_softmax(out), carried)
+
+    def draw(self, key, model, z, t, transform=None):
+        if transform is not None:
+            return super().draw(key, model, z, t, transform)
+        # A draw needs no normalised law, and a revealed token no draw.
+        return jnp.where(z == self.mask, categorical(key, model(z, t)), z)
 
     def token_loss(self, out, x0, z, t):
         if self.num_steps is None:

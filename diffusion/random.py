@@ -7,11 +7,14 @@ rarer than about e^-16 are not drawn at all, which acts as a hidden temperature 
 and it spends V random numbers where two do.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-_RARE = 2.0**-12
+_LOG_RARE = -12 * math.log(2)
+_ONE_SUM = 1024  # values up to which one cumulative sum is taken
 _HIGHEST = 1 - 2.0**-24  # the largest float32 below 1, so that a draw is never exactly 1
 
 
@@ -89,19 +92,50 @@ def uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
 def categorical(key: Array, log_p: Array) -> Array:
     """Indices (B, L) drawn with probabilities proportional to exp(log_p), log_p (B, L, V).
 
-    Exact for rare events: first decides between the frequent values and those with p < 2^-12, by a
-    uniform that is fine near 0, then inverts the cumulative sum within the chosen group alone, whose
-    rounding error is relative to that group's mass. -inf is never drawn.
+    Exact for rare events: first decides between the frequent values and those with less than 2^-12 of
+    the largest probability, by a uniform that is fine near 0, then inverts the cumulative sum within the
+    chosen group alone, whose rounding error is relative to that group's mass. -inf is never drawn.
+    A large V is cut into parts, of which one is chosen and looked into: no array of the size of log_p is
+    written, and no long cumulative sum taken, which would be most of the cost.
     """
+
+    def count(n):
+        return jnp.arange(n).reshape((1,) * (log_p.ndim - 1) + (n,))
+
     key_group, key_value = split(key)
-    p = jax.nn.softmax(log_p, axis=-1)
-    rare = p < _RARE
-    rare_mass = jnp.sum(jnp.where(rare, p, 0), axis=-1, keepdims=True)
-    shape = (*log_p.shape[:-1], 1)
-    chosen = jnp.where(rare == (uniform(key_group, shape, p.dtype) < rare_mass), p, 0)
-    total = jnp.cumsum(chosen, axis=-1)
-    # A parallel prefix sum need not be monotone in the last bit, hence `chosen > 0`.
-    hit = (total > uniform(key_value, shape, p.dtype) * total[..., -1:]) & (chosen > 0)
-    last_resort = jnp.argmax(chosen, axis=-1)  # the product above may round up to the total
+    size, shape = log_p.shape[-1], (*log_p.shape[:-1], 1)
+    width = size if size <= _ONE_SUM else math.isqrt(size - 1) + 1
+    log_p = jax.lax.stop_gradient(log_p)
+    top = log_p.max(-1, keepdims=True)
+    top = jnp.where(jnp.isneginf(top), 0, top)
+    masses = [_masses(log_p - top, kind, width) for kind in (False, True)]
+    frequent, rare = (mass.sum(-1, keepdims=True) for mass in masses)
+    rare_drawn = uniform(key_group, shape, log_p.dtype) * (frequent + rare) < rare
+    mass = jnp.where(rare_drawn, masses[1], masses[0])
+    target = uniform(key_value, shape, log_p.dtype) * mass.sum(-1, keepdims=True)
+    part = _inverted(mass, target)[..., None]
+    before = jnp.sum(jnp.where(count(mass.shape[-1]) < part, mass, 0), -1, keepdims=True)
+    index = part * width + count(width)
+    inside = jnp.take_along_axis(log_p, jnp.minimum(index, size - 1), axis=-1) - top
+    chosen = ((inside < _LOG_RARE) == rare_drawn) & (index < size)
+    inside = jnp.where(chosen, jnp.exp(inside), 0)
+    return part[..., 0] * width + _inverted(inside, target - before)
+
+
+def _masses(log_p: Array, rare: bool, width: int) -> Array:
+    """(..., parts): the sums over parts of `width` values of exp(log_p), of the rare or the others."""
+    p = jnp.where((log_p < _LOG_RARE) == rare, jnp.exp(log_p), 0)
+    if width == log_p.shape[-1]:
+        return p.sum(-1, keepdims=True)
+    window = (1,) * (p.ndim - 1) + (width,)
+    padding = [(0, 0)] * (p.ndim - 1) + [(0, -p.shape[-1] % width)]
+    return jax.lax.reduce_window(p, p.dtype.type(0), jax.lax.add, window, window, padding)
+
+
+def _inverted(mass: Array, target: Array) -> Array:
+    """The first index, int32, at which the cumulative sum of mass (..., N) exceeds target (..., 1)."""
+    # A parallel prefix sum need not be monotone in the last bit, hence `mass > 0`.
+    hit = (jnp.cumsum(mass, axis=-1) > target) & (mass > 0)
+    last_resort = jnp.argmax(mass, axis=-1)  # the target may have been rounded up to the total
     index = jnp.where(jnp.any(hit, axis=-1), jnp.argmax(hit, axis=-1), last_resort)
     return index.astype(jnp.int32)

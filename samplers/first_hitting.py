@@ -16,6 +16,7 @@ row, at that row's own time. Nothing is spent on steps in which nothing happens:
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from diffusion.markov import masked_in_continuous_time
@@ -67,15 +68,22 @@ class FirstHitting(Stepwise):
     def advance(self, key, number, state, process, model, given):
         z, t, log_u = state.z, state.t, state.memory
         waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf)
+        out = model(z, t)
         if self.steps is None:
-            last = jnp.sort(waiting, axis=1)[:, -min(self.group, z.shape[1])][:, None]
+            # Only what is revealed is drawn.
+            first, at = jax.lax.top_k(waiting, min(self.group, z.shape[1]))
+            chosen = jnp.take_along_axis(out, at[..., None], axis=1)
+            old = jnp.take_along_axis(z, at, axis=1)
+            x0 = categorical(key, process.predict(chosen, old, t))
+            x0 = jnp.where(jnp.isneginf(first), old, x0)
+            z = jnp.put_along_axis(z, at, x0, axis=1, inplace=False)
         else:
             s = t - 1 / self.steps
             last = process.schedule.log1m_alpha(jnp.maximum(s, 0))
             last = jnp.where(s < 0.5 / self.steps, -jnp.inf, last)
             last = jnp.minimum(last, waiting.max(1, keepdims=True))
-        reveal = (waiting >= last) & (z == process.vocab_size)
-        z = jnp.where(reveal, categorical(key, process.predict(model(z, t), z, t)), z)
+            reveal = (waiting >= last) & (z == process.vocab_size)
+            z = jnp.where(reveal, categorical(key, process.predict(out, z, t)), z)
         return State(z, self._next(process, z, log_u), z, state.calls + 1, log_u)
 
     def _next(self, process, z, log_u):

@@ -196,6 +196,26 @@ def test_rare_categorical_events_occur_at_their_rate():
     assert abs(total - expected) < 5 * np.sqrt(expected) and expected > 40
 
 
+def test_draws_from_a_large_vocabulary_follow_its_law():
+    """Cut into parts of 71, of which the last is short; some values impossible, some rare."""
+    size, rows = 5000, 64
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(size, 0.3))
+    p[::7], p[100:300] = 0, 0
+    p[-3:] = p.sum() / 10  # in the last part
+    p /= p.sum()
+    with np.errstate(divide="ignore"):
+        log_p = jnp.log(jnp.asarray(p, jnp.float32))
+    draw = jax.jit(lambda k: categorical(k, jnp.broadcast_to(log_p, (rows, rows, size))))
+    counts = sum(
+        np.bincount(np.asarray(draw(jax.random.key(k))).reshape(-1), minlength=size)
+        for k in range(8)
+    )
+    assert counts[p == 0].sum() == 0
+    assert_law(counts.reshape(100, -1).sum(1), p.reshape(100, -1).sum(1))
+    assert_law(counts[-3:], p[-3:] / p[-3:].sum())
+
+
 def test_uniform_is_open_and_fine_near_zero():
     draws = uniform(jax.random.key(0), (1 << 11, 1 << 12))
     assert draws.min() > 0 and draws.max() < 1
