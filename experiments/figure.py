@@ -70,7 +70,8 @@ def draw_lines(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    many = len(series) > 8  # for a legend inside
+    figure = Figure(figsize=(10, 5.5) if many else (7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for number, (name, (x, y)) in enumerate(series.items()):
@@ -81,7 +82,10 @@ def draw_lines(
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if many:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    else:
+        axes.legend(frameon=False)
     image = io.BytesIO()
     figure.savefig(image, format=suffix[1:].lower(), dpi=150)
     return image.getvalue()
