@@ -1,4 +1,4 @@
-"""A model of 12 thousand parameters on the embedded corpus, for tests and for trying out settings.
+"""A model of 18 thousand parameters on the embedded corpus, for tests and for trying out settings.
 
     python -m experiments.train --config configs/smoke.py --workdir runs/smoke
 

@@ -64,8 +64,9 @@ def main(arguments: list[str]) -> None:
     from experiments.sampling_trace import trace_record
     from experiments.trace_page import page
 
-    overrides = [f"sampler={given.sampler}"] if given.sampler else []
-    overrides += given.set
+    name, *settings = given.sampler.split() if given.sampler else [""]
+    overrides = [f"sampler={name}"] if name else []
+    overrides += [f"sampler.{setting}" for setting in settings] + given.set
     if given.length:
         overrides.append(f"data.length={given.length}")
     run = chosen(load_run(given.workdir, given.step, overrides, given.config), given)

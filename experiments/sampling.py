@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.random import fold_in
 from experiments.config import Experiment
-from experiments.data.tokenizers import Tokenizer
+from experiments.data.tokenizers import Letters27, Tokenizer
 from experiments.errors import UserError
 from experiments.labels import label_number
 from experiments.memory import check_memory
@@ -41,7 +41,7 @@ def given_tokens(
     parts, at = (text.split(blank) if template is not None else [text]), 0
     for number, part in enumerate(parts):
         at += number > 0
-        tokens = np.concatenate([*tokenizer.encode([part], name), np.zeros(0, np.int32)])
+        tokens = _encode(tokenizer, part, name)
         if at + len(tokens) > length:
             raise UserError(
                 f"{name} is longer than the model's {length} tokens; shorten it, or raise --length"
@@ -51,13 +51,30 @@ def given_tokens(
     return known
 
 
+def _encode(tokenizer: Tokenizer, text: str, option: str) -> np.ndarray:
+    """The tokens of text given on the command line, (n,) int32."""
+    try:
+        return np.concatenate([*tokenizer.encode([text], option), np.zeros(0, np.int32)])
+    except UserError as error:
+        said, advice = str(error).partition(";")[0], "a run keeps the alphabet it was trained with"
+        if isinstance(tokenizer, Letters27):
+            advice += ", to which --set data.tokenizer.normalize=True maps text"
+        raise UserError(f"{said}; {advice}") from None
+
+
 def with_setting(experiment: Experiment, name: str, value, option: str) -> Experiment:
     """The experiment with a setting of its sampler, or the sampler inside of it, by last names."""
     paths = [path for path in leaves(experiment.sampler) if f".{path}".endswith(f".{name}")]
     if not paths:
+        parts = [type(experiment.sampler).__name__]
+        parts += [
+            f"{f.name} {type(part).__name__}"
+            for f in fields(experiment.sampler)
+            if is_dataclass(part := getattr(experiment.sampler, f.name)) and f.name != "transform"
+        ]
         raise UserError(
-            f"{option} {value}: sampler {type(experiment.sampler).__name__} has no setting {name}; "
-            "leave it out or choose another --sampler"
+            f"{option} {value}: sampler {', '.join(parts)} has no setting {name}; leave it out "
+            "or choose another --sampler"
         )
     return override(experiment, [f"sampler.{paths[0]}={value}"])
 
@@ -86,7 +103,7 @@ def chosen(run: Run, given: Namespace) -> Run:
             option = "--" + name.replace("_", "-")
             experiment = with_setting(experiment, f"transform.{name}", value, option)
     if given.ban:
-        tokens = np.concatenate([*experiment.data.tokenizer.encode([given.ban], "--ban")])
+        tokens = _encode(experiment.data.tokenizer, given.ban, "--ban")
         banned = tuple(sorted({int(v) for v in tokens}))
         if len(banned) == experiment.data.tokenizer.vocab_size:
             raise UserError("--ban: nothing is left to draw; ban fewer tokens")
@@ -132,8 +149,8 @@ def make_wish(
     """The wish, from text; UserError for what the run cannot do."""
     process = type(experiment.process).__name__
     in_order = getattr(experiment.process, "block_length", None) is not None
-    encode = experiment.data.tokenizer.encode
-    tokens = [np.concatenate([*encode([word], "--require")]) for word in words if word]
+    tokenizer = experiment.data.tokenizer
+    tokens = [_encode(tokenizer, word, "--require") for word in words if word]
     tokens.sort(key=len, reverse=True)
     if tokens and in_order:
         raise UserError(
@@ -141,9 +158,10 @@ def make_wish(
             "process that is not from left to right, such as MDLM"
         )
     if not fit((known < 0).tolist(), tokens):
+        sizes = " and ".join(str(len(word)) for word in tokens)
         raise UserError(
-            f"--require: {len(tokens)} words may not find room among {int((known < 0).sum())} blanks of "
-            f"{len(known)} tokens; ask for fewer, or raise --length"
+            f"--require: text of {sizes} tokens may not find room among {int((known < 0).sum())} blanks "
+            f"of {len(known)} tokens; shorten it, or raise --length"
         )
     number = None if label is None else label_number(experiment, label)
     if label is None and strength != 1:

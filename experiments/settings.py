@@ -6,6 +6,7 @@ code to run.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -63,12 +64,24 @@ def override(experiment: Experiment, overrides: typing.Sequence[str]) -> Experim
     try:
         return _replace(experiment, items)
     except _Unknown as error:
-        path, valid = str(error), list(leaves(experiment))
-        near = difflib.get_close_matches(path, valid, 3, 0.6) or [
-            p for p in valid if p.split(".")[-1] == path.split(".")[-1]
-        ]
+        path, valid = str(error), list(leaves(_as_far(experiment, items)))
+        parent = path.rpartition(".")[0]
+        near = (
+            difflib.get_close_matches(path, valid, 3, 0.8)
+            or [p for p in valid if parent and p.rpartition(".")[0] == parent]
+            or difflib.get_close_matches(path, valid, 3, 0.6)
+            or [p for p in valid if p.split(".")[-1] == path.split(".")[-1]]
+        )
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
         raise UserError(f"--set {path}: no such setting; {hint}") from None
+
+
+def _as_far(experiment: Experiment, items: list["_Override"]) -> Experiment:
+    """The experiment with the overrides that can be applied one by one: what classes were chosen."""
+    for item in items:
+        with contextlib.suppress(_Unknown, UserError):
+            experiment = _replace(experiment, [item])
+    return experiment
 
 
 def named(hint, like: Any, text: str, path: str) -> Any:
@@ -147,8 +160,11 @@ def _sibling(hint, cls: type, path: str, text: str):
     """An instance, with its defaults, of the dataclass `text`: one of those that may stand there."""
     known = {c.__name__: c for c in _choices(hint, cls)}
     if text not in known:
+        near = difflib.get_close_matches(text.lower(), [name.lower() for name in known], 1, 0.7)
+        meant = [f" (did you mean {name}?)" for name in known if name.lower() in near]
         raise UserError(
             f"--set {path}={text}: expected one of {', '.join(sorted(known))}, or {path}.SETTING="
+            + "".join(meant)
         )
     return known[text]()
 

@@ -61,7 +61,7 @@ def sample(runs, capsys):
 ON_8 = ["--num", "8", "--seed", "3"]
 SAMPLERS = [
     ["--sampler", "FirstHitting"], ["--sampler", "FirstHitting", "--steps", "5"],
-    ["--sampler", "Unmask", "--set", "sampler.amount=EntropyBudget"],
+    ["--sampler", "Unmask amount=EntropyBudget amount.nats=0.2"],
     ["--sampler", "Unmask", "--steps", "4", "--set", "sampler.order=margin"],
     ["--sampler", "ReMDM", "--steps", "5"], ["--sampler", "PathPlanning", "--steps", "5"],
     ["--sampler", "Corrected", "--steps", "3"], ["--sampler", "Euler", "--steps", "5"],
@@ -147,7 +147,10 @@ WRONG = [
     ("mdlm", ["--temperature", "-1"], "temperature"),
     ("mdlm", ["--ban", "abcdefghijklmnopqrstuvwxyz "], "nothing is left"),
     ("mdlm", ["--ban", "é"], "--ban"),
-    ("mdlm", ["--require", "a" * 30], "--require"),
+    ("mdlm", ["--require", "a" * 30], "30 tokens may not find room among 24 blanks"),
+    ("mdlm", ["--prompt", "The"], "keeps the alphabet"),
+    ("mdlm", ["--sampler", "Unmask amount=EntropyBudget", "--steps", "4"], "amount EntropyBudget"),
+    ("mdlm", ["--sampler", "FirstHitting grup=4"], "sampler.group"),
     ("ar", ["--require", "aa"], "left to right"),
     ("mdlm", ["--sampler", "FirstHitting", "--grid", "cosine"], "no setting grid"),
     ("mdlm", ["--grid", "fitted"], "fit_grid"),

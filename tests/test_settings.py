@@ -11,6 +11,24 @@ from experiments.errors import UserError
 from experiments.settings import decode, differences, encode, leaves, load, override, resolve
 
 
+@pytest.mark.parametrize(
+    "items, word",
+    [
+        (["sampler=FirstHitting", "sampler.grup=4"], "sampler.group"),
+        (["sampler=Unmask", "sampler.amount=Threshold", "sampler.amount.level=1"], "probability"),
+        (
+            ["sampler=Unmask", "sampler.amount=Tokens", "sampler.amount.tokens=4"],
+            "sampler.amount.num",
+        ),
+        (["sampler=firsthiting"], "did you mean FirstHitting"),
+    ],
+)
+def test_hints_are_of_what_was_chosen(items, word):
+    with pytest.raises(UserError, match=word) as caught:
+        override(get_config(), items)
+    assert len(str(caught.value)) < 400
+
+
 def test_override_of_every_kind():
     e = override(
         get_config(),
