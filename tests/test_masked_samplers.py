@@ -129,6 +129,14 @@ def _grouped_law(table, group):
     return _as_array(table, law)
 
 
+def _together(rows):
+    """The law of a state whose positions are independent, each by its row."""
+    joint = rows[0]
+    for row in rows[1:]:
+        joint = np.multiply.outer(joint, row)
+    return joint.reshape(-1)
+
+
 def _reveal(table, law, state, chosen, weight):
     p0 = table.p0[table.number(state)]
     for tokens in itertools.product(range(table.size), repeat=len(chosen)):
@@ -244,10 +252,7 @@ def test_law_of_remdm_is_the_enumerated_one(table, rule, eta):
                     rows[i, -1] = 1 - reveal
                 else:
                     rows[i, v], rows[i, -1] = 1 - sigma, sigma
-            joint = rows[0]
-            for row in rows[1:]:
-                joint = np.multiply.outer(joint, row)
-            new += weight * joint.reshape(-1)
+            new += weight * _together(rows)
         law = new
     data = np.array([table.number(x) for x in table.toy.states])
     assert law[data].sum() == pytest.approx(1)
@@ -371,10 +376,7 @@ def test_law_of_an_euler_step_is_the_enumerated_one(table, sampler):
             rows = np.eye(table.size + 1)[z]
             for i in np.flatnonzero(z == table.size):
                 rows[i] = [*(leave * table.p0[table.number(z)][i]), 1 - leave]
-            joint = rows[0]
-            for row in rows[1:]:
-                joint = np.multiply.outer(joint, row)
-            new += weight * joint.reshape(-1)
+            new += weight * _together(rows)
         law = new
     data = np.array([table.number(x) for x in table.toy.states])
     assert_law(table.counts(sampler)[0], law[data], bias=1e-5)
