@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-_LOG_RARE = -12 * math.log(2)
+_RARE = 2.0**-12
 _ONE_SUM = 1024  # values up to which one cumulative sum is taken
 _HIGHEST = 1 - 2.0**-24  # the largest float32 below 1, so that a draw is never exactly 1
 
@@ -92,50 +92,43 @@ def uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
 def categorical(key: Array, log_p: Array) -> Array:
     """Indices (B, L) drawn with probabilities proportional to exp(log_p), log_p (B, L, V).
 
-    Exact for rare events: first decides between the frequent values and those with less than 2^-12 of
-    the largest probability, by a uniform that is fine near 0, then inverts the cumulative sum within the
-    chosen group alone, whose rounding error is relative to that group's mass. -inf is never drawn.
-    A large V is cut into parts, of which one is chosen and looked into: no array of the size of log_p is
-    written, and no long cumulative sum taken, which would be most of the cost.
+    Exact for rare events (`_inverted`); -inf is never drawn. A large V is cut into parts: one is drawn
+    by its mass and a value within it, both exactly, with one sum over all values. A cumulative sum over
+    them, or any array of their size written, would be most of the cost.
     """
-
-    def count(n):
-        return jnp.arange(n).reshape((1,) * (log_p.ndim - 1) + (n,))
-
-    key_group, key_value = split(key)
-    size, shape = log_p.shape[-1], (*log_p.shape[:-1], 1)
-    width = size if size <= _ONE_SUM else math.isqrt(size - 1) + 1
+    size = log_p.shape[-1]
+    if size <= _ONE_SUM:
+        return _inverted(key, log_p)
+    key_part, key_value = split(key)
+    width = math.isqrt(size - 1) + 1
     log_p = jax.lax.stop_gradient(log_p)
     top = log_p.max(-1, keepdims=True)
-    top = jnp.where(jnp.isneginf(top), 0, top)
-    masses = [_masses(log_p - top, kind, width) for kind in (False, True)]
-    frequent, rare = (mass.sum(-1, keepdims=True) for mass in masses)
-    rare_drawn = uniform(key_group, shape, log_p.dtype) * (frequent + rare) < rare
-    mass = jnp.where(rare_drawn, masses[1], masses[0])
-    target = uniform(key_value, shape, log_p.dtype) * mass.sum(-1, keepdims=True)
-    part = _inverted(mass, target)[..., None]
-    before = jnp.sum(jnp.where(count(mass.shape[-1]) < part, mass, 0), -1, keepdims=True)
-    index = part * width + count(width)
-    inside = jnp.take_along_axis(log_p, jnp.minimum(index, size - 1), axis=-1) - top
-    chosen = ((inside < _LOG_RARE) == rare_drawn) & (index < size)
-    inside = jnp.where(chosen, jnp.exp(inside), 0)
-    return part[..., 0] * width + _inverted(inside, target - before)
-
-
-def _masses(log_p: Array, rare: bool, width: int) -> Array:
-    """(..., parts): the sums over parts of `width` values of exp(log_p), of the rare or the others."""
-    p = jnp.where((log_p < _LOG_RARE) == rare, jnp.exp(log_p), 0)
-    if width == log_p.shape[-1]:
-        return p.sum(-1, keepdims=True)
+    p = jnp.exp(log_p - jnp.where(jnp.isneginf(top), 0, top))
     window = (1,) * (p.ndim - 1) + (width,)
-    padding = [(0, 0)] * (p.ndim - 1) + [(0, -p.shape[-1] % width)]
-    return jax.lax.reduce_window(p, p.dtype.type(0), jax.lax.add, window, window, padding)
+    padding = [(0, 0)] * (p.ndim - 1) + [(0, -size % width)]
+    mass = jax.lax.reduce_window(p, p.dtype.type(0), jax.lax.add, window, window, padding)
+    first = _inverted(key_part, jnp.log(mass)) * width
+    index = first[..., None] + jnp.arange(width).reshape((1,) * first.ndim + (width,))
+    inside = jnp.take_along_axis(log_p, jnp.minimum(index, size - 1), axis=-1)
+    return first + _inverted(key_value, jnp.where(index < size, inside, -jnp.inf))
 
 
-def _inverted(mass: Array, target: Array) -> Array:
-    """The first index, int32, at which the cumulative sum of mass (..., N) exceeds target (..., 1)."""
-    # A parallel prefix sum need not be monotone in the last bit, hence `mass > 0`.
-    hit = (jnp.cumsum(mass, axis=-1) > target) & (mass > 0)
-    last_resort = jnp.argmax(mass, axis=-1)  # the target may have been rounded up to the total
+def _inverted(key: Array, log_p: Array) -> Array:
+    """As `categorical`, by the cumulative sum of all values.
+
+    Exact for rare events: first decides between the frequent values and those with p < 2^-12, by a
+    uniform that is fine near 0, then inverts the cumulative sum within the chosen group alone, whose
+    rounding error is relative to that group's mass.
+    """
+    key_group, key_value = split(key)
+    p = jax.nn.softmax(log_p, axis=-1)
+    rare = p < _RARE
+    rare_mass = jnp.sum(jnp.where(rare, p, 0), axis=-1, keepdims=True)
+    shape = (*log_p.shape[:-1], 1)
+    chosen = jnp.where(rare == (uniform(key_group, shape, p.dtype) < rare_mass), p, 0)
+    total = jnp.cumsum(chosen, axis=-1)
+    # A parallel prefix sum need not be monotone in the last bit, hence `chosen > 0`.
+    hit = (total > uniform(key_value, shape, p.dtype) * total[..., -1:]) & (chosen > 0)
+    last_resort = jnp.argmax(chosen, axis=-1)  # the product above may round up to the total
     index = jnp.where(jnp.any(hit, axis=-1), jnp.argmax(hit, axis=-1), last_resort)
     return index.astype(jnp.int32)

@@ -20,8 +20,9 @@ from experiments.errors import UserError
 from experiments.labels import check_labels, gives_labels
 from experiments.memory import check_memory
 from experiments.runs import Run
-from experiments.settings import encode, resolve
+from experiments.settings import resolve
 from experiments.sharding import batch_shards, global_batch, replicated
+from experiments.stored import encode
 from experiments.units import Estimate
 
 

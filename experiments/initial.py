@@ -11,7 +11,7 @@ from diffusion.autoregressive import Autoregressive
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.runs import Run, load_run
-from experiments.settings import decode
+from experiments.stored import decode
 from models.energy import EnergyTransformer
 
 

@@ -10,8 +10,9 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import Experiment, Mesh
 from experiments.data.text import prepare
 from experiments.errors import UserError
-from experiments.settings import decode, load, override, resolve
+from experiments.settings import load, override, resolve
 from experiments.sharding import make_mesh, tree_shardings
+from experiments.stored import decode
 
 
 @dataclass(frozen=True)

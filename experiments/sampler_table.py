@@ -63,18 +63,18 @@ def processes() -> list:
     """Every process of this project with its defaults, and with each kernel and base it can have."""
     from diffusion.mdlm import MDLM
     from diffusion.process import Objective
-    from experiments.settings import _choices
+    from experiments.settings import choices
     from samplers.distillation import OneStep
 
     found = []
-    for cls in (*_choices(Objective, MDLM), *_choices(Objective, OneStep)):
+    for cls in (*choices(Objective, MDLM), *choices(Objective, OneStep)):
         variants = [cls()]
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
             if f.name in ("kernel", "base"):
                 variants = [
                     made
-                    for choice in _choices(hints[f.name], type(f.default))
+                    for choice in choices(hints[f.name], type(f.default))
                     if (made := _made(cls, f.name, choice)) is not None
                 ]
         found += variants
@@ -90,7 +90,7 @@ def _made(cls: type, name: str, choice: type):
 
 def samplers() -> list:
     """Every sampler with its defaults, and with the settings that its verdicts depend on."""
-    from experiments.settings import _choices
+    from experiments.settings import choices
     from samplers.ancestral import Ancestral
     from samplers.blocks import BlockByBlock
     from samplers.corrected import Corrected
@@ -107,7 +107,7 @@ def samplers() -> list:
         BlockByBlock(FirstHitting()), Windows(FirstHitting()), Windows(Resampled()),
     ]  # fmt: skip
     found = []
-    for cls in _choices(Sampler, Ancestral):
+    for cls in choices(Sampler, Ancestral):
         found += [cls(), *(s for s in besides if type(s) is cls)]
     return found
 

@@ -171,10 +171,14 @@ def make_wish(
             "the run was trained with a label on every sequence (train.label_dropout = 0); give one "
             f"with --label: {', '.join(experiment.data.label_names)}"
         )
-    if strength != 1 and (in_order or experiment.train.label_dropout == 0):
-        why = "is made token by token or block by block" if in_order else "never saw text without"
+    if strength != 1 and experiment.train.label_dropout == 0:
         raise UserError(
-            f"--guidance {strength}: {process} {why}; leave it out, which is strength 1"
+            f"--guidance {strength}: the run never saw text without its label (train.label_dropout "
+            "= 0); leave it out, which is strength 1"
+        )
+    if strength != 1 and interval[0] > 0 and hasattr(experiment.process, "log_p"):
+        raise UserError(
+            f"--guidance-interval {interval[0]} ...: {process} has no times, all is at 0; leave it out"
         )
     bent = not getattr(experiment.sampler, "transform", Transform()).is_identity
     if strength != 1 and bent and isinstance(experiment.sampler, Posterior):
@@ -189,21 +193,20 @@ def make_wish(
     return Wish(words, number, strength, (low, high))
 
 
-def _model(experiment: Experiment, params, wish: Wish, rows: int):
+def _model(experiment: Experiment, params, wish: Wish):
     """The network, bent as wished: by mixed posteriors for the sampler that draws from them."""
     if wish.label is None:
         return experiment.network(params)
-    if wish.strength == 1:
-        return experiment.network(params, label=jnp.full(rows, wish.label))
-    network = experiment.network(params)
 
     def labelled(label):
-        return lambda z, t: network(z, t, label=jnp.full(z.shape[0], label))
+        return experiment.network(params, label=jnp.full(1, label))  # of all rows, however many
 
-    labels = (wish.label, experiment.model.num_labels)
+    conditional = labelled(wish.label)
+    if wish.strength == 1:
+        return conditional
     guided = MixedPosteriors if isinstance(experiment.sampler, Posterior) else classifier_free
-    process = experiment.bind(params)
-    return guided(process, *map(labelled, labels), wish.strength, interval=wish.interval)
+    process, free = experiment.bind(params), labelled(experiment.model.num_labels)
+    return guided(process, conditional, free, wish.strength, interval=wish.interval)
 
 
 def make_sample(experiment: Experiment, mesh, wish: Wish = Wish(), trace: bool = False):
@@ -214,7 +217,7 @@ def make_sample(experiment: Experiment, mesh, wish: Wish = Wish(), trace: bool =
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         shape = (len(numbers), len(given))
         known = jnp.broadcast_to(given, shape)
-        process, network = experiment.bind(params), _model(experiment, params, wish, len(numbers))
+        process, network = experiment.bind(params), _model(experiment, params, wish)
         if wish.words:
             known = place(fold_in(keys, 1), process, network, known, wish.words)
         sampled = experiment.sampler.run(keys, process, network, shape, known, trace=trace)

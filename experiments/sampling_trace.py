@@ -14,8 +14,9 @@ def trace_record(
 ) -> dict:
     """What the page plays: samples with frames and what was given to them (L,), -1 where nothing was.
 
-    A position is marked as given where it is in every sample: required words stand in other places in
-    each.
+    A token that stays has the probability with which it came, where there is a mask: of a revealed token
+    the model is certain ever after. A position is marked as given where it is in every sample: required
+    words stand in other places in each.
     """
     process, sampler = experiment.process, experiment.sampler
     vocab = experiment.data.tokenizer.vocab_size
@@ -26,11 +27,11 @@ def trace_record(
         "symbols": [experiment.data.tokenizer.decode(np.array([v])) for v in range(vocab)],
         "mask": vocab if states > vocab else None,
         "given": given.tolist(),
-        "samples": [_of_sample(number, sampled) for number, sampled, _ in samples],
+        "samples": [_of_sample(number, sampled, states > vocab) for number, sampled, _ in samples],
     }
 
 
-def _of_sample(number: int, sampled: Sampled) -> dict:
+def _of_sample(number: int, sampled: Sampled, masks: bool) -> dict:
     times, tokens, probability = sampled.frames
     last = len(times)
     # Rows of a batch end each in its own time; what follows is the same frame again.
@@ -39,10 +40,14 @@ def _of_sample(number: int, sampled: Sampled) -> dict:
     # The end is the sample, where a schedule leaves noise at t = 0.
     tokens = tokens[:last].copy()
     tokens[-1] = sampled.x0
+    probability = probability[:last].copy()
+    for k in range(1, last if masks else 0):
+        stays = (tokens[k] == tokens[k - 1]) & ~np.isnan(probability[k - 1])
+        probability[k] = np.where(stays, probability[k - 1], probability[k])
     return {
         "number": number,
         "times": times[:last].tolist(),
         "tokens": tokens,
-        "probability": probability[:last],
+        "probability": probability,
         "calls": int(sampled.calls),
     }

@@ -1,9 +1,4 @@
-"""Settings as text and as plain data: config files, `--set`, and what a run stores of its config.
-
-What is stored is dicts, lists, numbers and strings (`encode`), in which a "_type" names each dataclass;
-`decode` constructs dataclasses of this project's packages and nothing else, so a checkpoint cannot name
-code to run.
-"""
+"""Settings as text: config files and `--set`; what the data fills in; what a continuation may change."""
 
 import ast
 import contextlib
@@ -12,7 +7,6 @@ import difflib
 import importlib
 import pkgutil
 import runpy
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +18,7 @@ from experiments.config import Experiment
 from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.errors import UserError
 from experiments.labels import fill_labels
-
-PACKAGES = ("diffusion", "models", "samplers", "experiments")
+from experiments.stored import describe, fit
 
 # What may differ between a run and its continuation: it changes how long, how often and where, not what.
 RESUMABLE = (
@@ -158,7 +151,7 @@ def _replace(config, items: list[_Override]):
 
 def _sibling(hint, cls: type, path: str, text: str):
     """An instance, with its defaults, of the dataclass `text`: one of those that may stand there."""
-    known = {c.__name__: c for c in _choices(hint, cls)}
+    known = {c.__name__: c for c in choices(hint, cls)}
     if text not in known:
         near = difflib.get_close_matches(text.lower(), [name.lower() for name in known], 1, 0.7)
         meant = [f" (did you mean {name}?)" for name in known if name.lower() in near]
@@ -169,7 +162,7 @@ def _sibling(hint, cls: type, path: str, text: str):
     return known[text]()
 
 
-def _choices(hint, cls: type) -> list[type]:
+def choices(hint, cls: type) -> list[type]:
     """The dataclasses of a setting declared as `hint`: those of a union, or for a protocol those in the
     folder of `cls` that have its methods."""
     if not getattr(hint, "_is_protocol", False):
@@ -198,101 +191,9 @@ def _parse(text: str, hint, path: str):
     except (ValueError, SyntaxError):
         value = text
     try:
-        return _fit(value, hint)
+        return fit(value, hint)
     except TypeError:
-        raise UserError(f"--set {path}={text}: expected {_describe(hint)}") from None
-
-
-def _fit(value, hint):
-    """The value as an instance of the annotation `hint`, or TypeError. Lists become tuples."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for option in args:
-            try:
-                return _fit(value, option)
-            except TypeError:
-                continue
-        raise TypeError
-    if origin is Literal:
-        if value in args:
-            return value
-        raise TypeError
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or (args[-1] is not ... and len(args) != len(value)):
-            raise TypeError
-        kinds = [args[0]] * len(value) if args[-1] is ... else args
-        return tuple(_fit(v, kind) for v, kind in zip(value, kinds, strict=True))
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is int and type(value) is float and value.is_integer():
-        return int(value)  # 1e6
-    if hint is type(None) and value is None:
-        return None
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise TypeError
-
-
-def _describe(hint) -> str:
-    options = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, options))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_describe(option) for option in options)
-    if hint is type(None):
-        return "None"
-    return hint.__name__ if isinstance(hint, type) and not options else str(hint)
-
-
-def encode(config: Any) -> Any:
-    """Plain data (dicts, lists, numbers, strings) that `decode` turns back into an equal object."""
-    if dataclasses.is_dataclass(config):
-        cls = type(config)
-        values = {f.name: encode(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"_type": f"{cls.__module__}.{cls.__qualname__}"} | values
-    return [encode(v) for v in config] if isinstance(config, tuple) else config
-
-
-def decode(data: Any, where: str = "config") -> Any:
-    """The object that `encode` made plain; UserError for anything but dataclasses of this project."""
-    if not isinstance(data, dict):
-        return data
-    name = data.get("_type")
-    module_name, _, class_name = str(name).rpartition(".")
-    cls = None
-    if module_name.split(".")[0] in PACKAGES and class_name.isidentifier():
-        try:
-            cls = getattr(importlib.import_module(module_name), class_name, None)
-        except ImportError:
-            cls = None
-    if not (
-        isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module_name
-    ):
-        raise UserError(
-            f"{where}: {name} is not a setting of this version of ddlm; where it is your own class, "
-            "pass the config file that defines it with --config"
-        )
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]
-    values = {}
-    for key, value in data.items():
-        if key == "_type":
-            continue
-        if key not in known:
-            raise UserError(
-                f"{where}.{key}: {name} has no such setting (known: {', '.join(known)})"
-            )
-        try:
-            nested = isinstance(value, dict)
-            values[key] = decode(value, f"{where}.{key}") if nested else _fit(value, hints[key])
-        except TypeError:
-            raise UserError(
-                f"{where}.{key} = {value!r}: expected {_describe(hints[key])}"
-            ) from None
-    try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"--set {path}={text}: expected {describe(hint)}") from None
 
 
 def _no_tokens():

@@ -31,7 +31,7 @@ from experiments import cli
 from experiments.config import AdamW, Experiment, Train
 from experiments.errors import UserError
 from experiments.fit import fit
-from experiments.settings import encode
+from experiments.stored import encode
 from models.transformer import Transformer
 from samplers.ode import ODE
 

@@ -27,8 +27,9 @@ from experiments.initial import load_initial
 from experiments.labels import check_labels
 from experiments.memory import check_memory
 from experiments.metrics import Metrics
-from experiments.settings import decode, differences, encode, resolve
+from experiments.settings import differences, resolve
 from experiments.sharding import batch_shards, global_batch, make_mesh, replicated, tree_shardings
+from experiments.stored import decode, encode
 from experiments.teacher import load_teacher
 from experiments.train_step import init_state, learning_rate, make_train_step, zero_totals
 from models.transformer import num_parameters

@@ -94,10 +94,10 @@ class Transformer:
     ) -> Array:
         """out, float32 (B, L, V), from z: int (B, L) or simplex (B, L, V), and t: (B, 1) or (B, L).
 
-        dropout_keys: one key per row (B,), or None for evaluation. label: int (B,), num_labels where a
-        row has none; None where no row has one. context: clean tokens (B, L), with block_length n: then
-        a position of z sees its own block of z and the blocks of the context before it, as when the
-        text is made block by block (arXiv 2503.09573), all blocks in one pass.
+        dropout_keys: one key per row (B,), or None for evaluation. label: int (B,) or (1,), that of all,
+        num_labels where a row has none; None where no row has one. context: clean tokens (B, L), with
+        block_length n: then a position of z sees its own block of z and the blocks of the context before
+        it, as when the text is made block by block (arXiv 2503.09573), all blocks in one pass.
         """
         x = self.features(params, z, t, dropout_keys, label, context)
         ends = bind(self._ends, params["ends"])

@@ -8,10 +8,10 @@ row, at that row's own time. Nothing is spent on steps in which nothing happens:
     steps None    the continuous-time process, `group` reveals a call. With group 1 this is exact: one
                   token at a time, L calls. A larger group draws as many tokens independently of each
                   other, which is the one approximation.
-    steps T       ancestral sampling in T steps, the same law for every T: the reveals of one step are
-                  one call, at the time the step begins. Rows skip their idle steps, each its own, so L
-                  tokens take at most min(T, L) calls, and the expected number is sum over steps of the
-                  chance that a step reveals something.
+    steps T       ancestral sampling in T steps, the same law: the reveals of one step are one call, at
+                  the time the step begins. Rows skip their idle steps, each its own, so L tokens take at
+                  most min(T, L) calls, and in the mean the sum over steps of the chance that a step
+                  reveals something.
 """
 
 from dataclasses import dataclass
@@ -68,9 +68,9 @@ class FirstHitting(Stepwise):
     def advance(self, key, number, state, process, model, given):
         z, t, log_u = state.z, state.t, state.memory
         waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf)
-        out = model(z, t)
         if self.steps is None:
             # Only what is revealed is drawn.
+            out = model(z, t)
             first, at = jax.lax.top_k(waiting, min(self.group, z.shape[1]))
             chosen = jnp.take_along_axis(out, at[..., None], axis=1)
             old = jnp.take_along_axis(z, at, axis=1)
@@ -83,7 +83,7 @@ class FirstHitting(Stepwise):
             last = jnp.where(s < 0.5 / self.steps, -jnp.inf, last)
             last = jnp.minimum(last, waiting.max(1, keepdims=True))
             reveal = (waiting >= last) & (z == process.vocab_size)
-            z = jnp.where(reveal, categorical(key, process.predict(out, z, t)), z)
+            z = jnp.where(reveal, process.draw(key, model, z, t), z)
         return State(z, self._next(process, z, log_u), z, state.calls + 1, log_u)
 
     def _next(self, process, z, log_u):

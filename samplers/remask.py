@@ -46,6 +46,11 @@ class ReMDM(OnGrid):
             if not least <= getattr(self, name) <= 1:
                 raise ValueError(f"ReMDM.{name} = {getattr(self, name)} is outside [{least}, 1]")
 
+        if self.loop and self.grid != "uniform":
+            raise ValueError(
+                f"ReMDM.loop = {self.loop} has a grid of its own; set grid = {self.grid!r} to 'uniform'"
+            )
+
     def verdict(self, process):
         if not masked_in_continuous_time(process):
             return Verdict(

@@ -17,7 +17,8 @@ from diffusion.sedd import SEDD
 from experiments.data.statistics import context_embeddings, unigram
 from experiments.data.tokenizers import Letters27
 from experiments.errors import UserError
-from experiments.settings import decode, differences, encode, override, resolve
+from experiments.settings import differences, override, resolve
+from experiments.stored import decode, encode
 from samplers.tweedie import Tweedie
 
 TWO_PARTS = ((0.5, 0.5, 0, 0), (0.5, 0.5, 0, 0), (0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5))

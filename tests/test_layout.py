@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.settings import decode, encode, load, resolve
+from experiments.settings import load, resolve
+from experiments.stored import decode, encode
 
 ROOT = Path(__file__).parent.parent
 OURS = {"diffusion", "models", "samplers", "configs", "experiments"}

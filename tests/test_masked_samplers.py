@@ -361,6 +361,37 @@ def test_linear_euler_steps_are_the_published_ones(name):
     assert found
 
 
+class StatesOfAncestral(Ancestral):
+    """What stands in the state at t = 1e-5, masks among it."""
+
+    def times(self):
+        return jnp.linspace(1, 1e-5, self.steps + 1)
+
+    def step(self, key, process, model, z, t, s):
+        z_s, _ = super().step(key, process, model, z, t, s)
+        return z_s, z_s
+
+
+@pytest.mark.parametrize("name", ["V3L3", "V4L2", "V5L2"])
+@pytest.mark.parametrize("kind, eps", [("ddpm", 1e-3), ("ddpm_cache", 0.0)])
+def test_law_of_the_states_is_mdlms(name, kind, eps):
+    """The caching sampler of the official code leaves the eps of the schedule out."""
+    table, laws = Table(name), reference(f"toy_samplers_{name}")
+    found = [k for k in laws if k.startswith(f"mdlm_{kind}_T") and k.endswith("states")]
+    for key in found:
+        T = int(key.removeprefix(f"mdlm_{kind}_T").removesuffix("_states"))
+        process = MDLM(table.size, Linear(eps))
+        shape = (ROWS, table.length)
+        draw = jax.jit(lambda k, p=process, T=T, shape=shape: StatesOfAncestral(T).sample(
+            k, p, table.model, shape
+        ))  # fmt: skip
+        z = np.asarray(draw(jax.random.key(0)))
+        counts = np.bincount(z @ table.base, minlength=len(table.states))
+        # We start from a share of eps random tokens, the official code from masks alone.
+        assert_law(counts, laws[key], bias=2 * eps * table.length)
+    assert found
+
+
 @pytest.mark.parametrize("sampler", [Euler(4), TauLeaping(4)])
 def test_law_of_an_euler_step_is_the_enumerated_one(table, sampler):
     """The reverse rate of a masked position is -alpha' / (1 - alpha) = 1 / t of a linear schedule."""
@@ -481,6 +512,7 @@ def test_a_fitted_grid_spends_equal_shares_of_the_loss(grid):
         (lambda: Tokens(0), "num"),
         (lambda: Steps(0), "steps"),
         (lambda: ReMDM(eta=2.0), "eta"),
+        (lambda: ReMDM(loop=0.5, grid="cosine"), "grid"),
         (lambda: PathPlanning(eta=-1.0), "eta"),
         (lambda: Corrected(positions=0), "positions"),
         (lambda: Corrected(cached=True), "cached"),

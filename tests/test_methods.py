@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import SMALL
 
 from diffusion.dirichlet import DirichletFlow
 from experiments import cli
@@ -18,12 +19,6 @@ from samplers.ode import ODE
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs" / "sotu").glob("*.py") if p.stem != "__init__")
-SMALL = [
-    "data.length=16", "model.num_layers=1", "model.width=16", "model.num_heads=2",
-    "model.condition_width=8", "train.batch_size=4", "train.num_steps=2", "train.log_every=1",
-    "train.eval_every=2", "train.checkpoint_every=2", "optimizer.warmup_steps=0",
-    "evaluation.max_sequences=4",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +61,9 @@ def teacher(text, tmp_path_factory):
 
 
 def train(name, workdir, text, *settings):
-    sets = [w for s in [*SMALL, f"data.path={text}", *settings] for w in ("--set", s)]
+    sets = [
+        w for s in [*SMALL, "data.length=16", f"data.path={text}", *settings] for w in ("--set", s)
+    ]
     config = str(ROOT / "configs" / "sotu" / f"{name}.py")
     return cli.guarded("train", ["--config", config, "--workdir", str(workdir), *sets])
 

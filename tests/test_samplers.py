@@ -22,6 +22,7 @@ from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
+from samplers.euler import Euler
 from samplers.sampler import OnGrid
 from samplers.tweedie import Tweedie
 
@@ -119,6 +120,19 @@ def test_tweedie_law_is_sedds(graph, head):
             assert_law(law_of(toy, process, sampler, rows=FEW), laws[key], bias=1e-5)
 
 
+@dataclass(frozen=True)
+class OfficialEuler(Euler):
+    times = OfficialGrid.times
+
+
+def test_linear_euler_law_on_the_uniform_graph_is_sedds():
+    toy, laws = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
+    process = SEDD(toy.vocab_size, Uniform(), Geometric(1e-3, 6.0))
+    for key, T in cases(laws, r"sedd_euler_uniform_T(\d+)_law"):
+        counts = law_of(toy, process, OfficialEuler(T + 1, rule="linear"), rows=FEW)
+        assert_law(counts, laws[key], bias=1e-5)
+
+
 NEW = {
     "gaussian": D3PM(kernel=Gaussian(), schedule=LinearBetas(0.01, 1.0), num_steps=60),
     "nearest": D3PM(kernel=NearestNeighbour(1), schedule=MutualInformation(), num_steps=60),
@@ -198,7 +212,7 @@ def test_rare_categorical_events_occur_at_their_rate():
 
 def test_draws_from_a_large_vocabulary_follow_its_law():
     """Cut into parts of 71, of which the last is short; some values impossible, some rare."""
-    size, rows = 5000, 64
+    size, rows = 5000, 32
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.full(size, 0.3))
     p[::7], p[100:300] = 0, 0

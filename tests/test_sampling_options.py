@@ -8,21 +8,19 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import SMALL
 
 from experiments import cli, sampler_error_toy
+from experiments.runs import load_run
+from experiments.sampling_trace import trace_record
+from experiments.trace_page import page
 from samplers.ancestral import Ancestral
 from samplers.euler import Euler
-
-SMALL = [
-    "data.length=24", "model.num_layers=1", "model.width=16", "model.num_heads=2",
-    "model.condition_width=8", "train.batch_size=4", "train.num_steps=2", "train.log_every=1",
-    "train.eval_every=2", "train.checkpoint_every=2", "optimizer.warmup_steps=0",
-    "evaluation.max_sequences=4",
-]  # fmt: skip
+from samplers.sampler import Frames, Sampled
 
 
 def train(config, workdir, *settings):
-    sets = [word for s in [*SMALL, *settings] for word in ("--set", s)]
+    sets = [word for s in [*SMALL, "data.length=24", *settings] for word in ("--set", s)]
     assert cli.guarded("train", ["--config", config, "--workdir", str(workdir), *sets]) == 0
     return str(workdir)
 
@@ -37,6 +35,15 @@ def runs(tmp_path_factory):
         "labels": train(
             "configs/sotu/mdlm_labels.py",
             root / "labels",
+            "optimizer.peak_lr=0.05",
+            "train.num_steps=20",
+            "train.ema_decay=0.0",
+        ),
+        "ar-labels": train(
+            "configs/sotu/autoregressive.py",
+            root / "ar-labels",
+            "data.labels=period",
+            "model.time_conditioning=True",
             "optimizer.peak_lr=0.05",
             "train.num_steps=20",
             "train.ema_decay=0.0",
@@ -128,6 +135,52 @@ def test_label_and_guidance_change_the_samples(sample):
     assert sample("labels", "--num", "2", "--label", "first-quarter", "--steps", "4", *never) == one
 
 
+def test_labels_and_guidance_go_with_every_kind_of_sampler(sample):
+    first, fourth = (["--num", "2", "--label", f"{name}-quarter"] for name in ("first", "fourth"))
+    for run, sampler in (("ar-labels", []), ("labels", ["--sampler", "Resampled", "--steps", "3"])):
+        one = sample(run, *first, *sampler)
+        assert one != sample(run, *fourth, *sampler)
+        assert one != sample(run, *first, *sampler, "--guidance", "40")
+
+
+def test_a_token_keeps_in_the_trace_the_probability_it_came_with(runs):
+    experiment = load_run(runs["mdlm"]).experiment
+    mask, nan = 27, np.nan
+    frames = Frames(
+        np.array([1.0, 0.5, 0.0]),
+        np.array([[mask, mask], [5, mask], [5, 7]]),
+        np.array([[nan, nan], [0.25, nan], [1.0, 0.5]]),
+    )
+    sampled = Sampled(np.array([5, 7]), np.array(2), frames)
+    (played,) = trace_record(experiment, "run", [(0, sampled, np.array([-1, -1]))])["samples"]
+    np.testing.assert_array_equal(played["probability"][1:], [[0.25, nan], [0.25, 0.5]])
+    assert played["calls"] == 2 and page(
+        trace_record(experiment, "run", [(0, sampled, np.array([-1, -1]))])
+    )
+
+
+def test_overhead_of_samplers_is_measured(tmp_path):
+    out = tmp_path / "overhead.json"
+    small = [
+        w for s in ("model.num_layers=1", "model.width=12", "data.length=8") for w in ("--set", s)
+    ]
+    options = [
+        "--vocab",
+        "5",
+        "1100",
+        "--batch-size",
+        "2",
+        "--rounds",
+        "1",
+        "--out",
+        str(out),
+        *small,
+    ]
+    assert cli.guarded("sampler_overhead", options) == 0
+    seconds = json.loads(out.read_text())["seconds"]
+    assert set(seconds) == {"5", "1100"} and all(v > 0 for v in seconds["5"].values())
+
+
 @pytest.mark.parametrize("options", [[], ["--sampler", "FirstHitting"], ["--sampler", "ReMDM"]])
 def test_trace_is_a_page_that_ends_with_the_samples(options, sample, tmp_path):
     path = tmp_path / "trace.html"
@@ -152,6 +205,11 @@ WRONG = [
     ("mdlm", ["--sampler", "Unmask amount=EntropyBudget", "--steps", "4"], "amount EntropyBudget"),
     ("mdlm", ["--sampler", "FirstHitting grup=4"], "sampler.group"),
     ("ar", ["--require", "aa"], "left to right"),
+    (
+        "ar-labels",
+        ["--label", "first-quarter", "--guidance", "2", "--guidance-interval", "0.2", "1"],
+        "no times",
+    ),
     ("mdlm", ["--sampler", "FirstHitting", "--grid", "cosine"], "no setting grid"),
     ("mdlm", ["--grid", "fitted"], "fit_grid"),
     ("mdlm", ["--label", "first-quarter"], "without labels"),

@@ -8,7 +8,8 @@ from configs.smoke import get_config
 from diffusion.schedules import Cosine, Polynomial
 from experiments.data.tokenizers import Characters
 from experiments.errors import UserError
-from experiments.settings import decode, differences, encode, leaves, load, override, resolve
+from experiments.settings import differences, leaves, load, override, resolve
+from experiments.stored import decode, encode
 
 
 @pytest.mark.parametrize(

@@ -4,22 +4,16 @@ The prepared tokens live in a cache, in a folder named after what they depend on
 tokenizer, splits). It is written under a temporary name and renamed when complete.
 """
 
-import bz2
 import contextlib
-import gzip
 import hashlib
 import json
-import lzma
 import os
 import re
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
-from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -35,14 +29,13 @@ from experiments.data.labels import (
     from_runs,
     period,
 )
-from experiments.data.tokenizers import Bytes, Characters, Letters27, Tokenizer
+from experiments.data.reading import CHUNK, read
+from experiments.data.tokenizers import Characters, Letters27, Tokenizer
 from experiments.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 EMBEDDED = "State of the Union addresses 1790-2021 (embedded)"
 _NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
-_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -199,45 +192,10 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
 
-def _read(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
-    """The text in chunks; UserError for what is not UTF-8 or not the compressed file it says."""
-    try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                for member in sorted(i.filename for i in archive.infolist() if not i.is_dir()):
-                    with archive.open(member) as file:
-                        yield from _chunks(file, tokenizer, path)
-        else:
-            with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-                yield from _chunks(file, tokenizer, path)
-    except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: the compressed file is damaged or cut short ({error})") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _chunks(file, tokenizer, path) -> Iterator[str]:
-    errors = "surrogateescape" if isinstance(tokenizer, Bytes) else "strict"
-    text = TextIOWrapper(file, encoding="utf-8", errors=errors, newline="")
-    read = 0
-    while True:
-        try:
-            chunk = text.read(_CHUNK)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}: not UTF-8 after character {read} ({error.reason}); convert it, or take it "
-                "as it is with --set data.tokenizer=Bytes"
-            ) from error
-        if not chunk:
-            return
-        read += len(chunk)
-        yield chunk
-
-
 def _embedded(path: Path) -> Iterator[tuple[str, str, str]]:
     """(split, period, text) of each address, one a line, and of the spaces between them: every twentieth
     is in validation, and every twentieth in test."""
-    addresses = "".join(_read(path, Letters27())).splitlines()
+    addresses = "".join(read(path, Letters27())).splitlines()
     of = {9: "validation", 19: "test"}
     for name in SPLITS:
         chosen = [i for i in range(len(addresses)) if of.get(i % 20, "train") == name]
@@ -257,7 +215,7 @@ def _streams(data: Text, parts) -> Iterator[tuple[str, str, Iterator[str], str]]
             label = folder_of(path, Path(data.path).expanduser()) if data.labels else ""
             if number:
                 yield name, label, iter([data.tokenizer.separator]), str(path)
-            yield name, label, _read(path, data.tokenizer), str(path)
+            yield name, label, read(path, data.tokenizer), str(path)
 
 
 def _write(folder: Path, data: Text, parts, source: str, names: tuple[str, ...]) -> None:
@@ -317,8 +275,8 @@ def _shares(size: int) -> tuple[int, int, int]:
 
 def _sha256(tokens: np.ndarray) -> str:
     digest = hashlib.sha256()
-    for start in range(0, len(tokens), _CHUNK):
-        digest.update(tokens[start : start + _CHUNK].tobytes())
+    for start in range(0, len(tokens), CHUNK):
+        digest.update(tokens[start : start + CHUNK].tobytes())
     return digest.hexdigest()
 
 
