@@ -10,7 +10,7 @@ from oracle import Toy
 from diffusion.any_order import AnyOrder
 from diffusion.genmd4 import GenMD4
 from diffusion.mdlm import MDLM
-from diffusion.schedules import Cosine, Linear, MDLMCosine, Polynomial
+from diffusion.schedules import Cosine, Linear, MDLMCosine, Polynomial, time_of
 from diffusion.udlm import UDLM
 from models.transformer import Network, Transformer
 

@@ -141,7 +141,7 @@ def test_a_span_hides_what_is_further_back(network):
     np.testing.assert_array_equal(last(x, 8), last(x, None))
 
 
-@pytest.mark.parametrize("wrong", [dict(temperature=0.0), dict(span=0), dict(span=4, cached=False)])
+@pytest.mark.parametrize("wrong", [dict(span=0), dict(span=4, cached=False)])
 def test_impossible_samplers_are_refused(wrong):
     with pytest.raises(ValueError, match="LeftToRight"):
         LeftToRight(**wrong)
