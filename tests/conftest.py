@@ -1,14 +1,25 @@
 """Test settings: CPU, strict ranks, a shared compilation cache, and the golden numbers."""
 
+import ctypes
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = Path(tempfile.gettempdir()) / f"ddlm-tests-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("DDLM_CACHE", str(_CACHE / "data"))
+# Most programs of tests run for less time than they compile: without optimization the suite takes half
+# the time. What runs for longer asks for the fixture `optimized`. XLA refuses flags that it does not
+# know, and the second is not promised to later versions.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_CHEAP = "--xla_backend_optimization_level=1"
+if version("jaxlib").startswith("0.10."):
+    _CHEAP += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _CHEAP)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -32,6 +43,12 @@ REFERENCE = [
 ]
 
 
+def on_devices(count: int) -> dict[str, str]:
+    """The environment of a process with as many virtual CPU devices, compiled as here."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
 def reference(name: str) -> dict[str, np.ndarray]:
     """The arrays of `name`.npz in the reference folder; the test is skipped where it is absent."""
     for folder in REFERENCE:
@@ -43,9 +60,21 @@ def reference(name: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Compiled programs of a module are dropped at its end: over all modules they are gigabytes."""
+    """Compiled programs of a module are dropped at its end: over all modules they are gigabytes, which
+    glibc keeps unless it is asked to give them back."""
     yield
     jax.clear_caches()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
+@pytest.fixture
+def optimized():
+    """Programs compiled in this test are optimized."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

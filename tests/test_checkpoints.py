@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import on_devices
 
 from experiments.checkpoints import Checkpoints, digest
 from experiments.errors import UserError
@@ -78,10 +79,10 @@ def snapshot(directory):
 
 def python(code, *args, devices=1, **options):
     """The finished process that ran the code, with that many virtual CPU devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-c", STATE + code, *map(str, args)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, **options)
+    return subprocess.run(
+        command, env=on_devices(devices), capture_output=True, text=True, **options
+    )
 
 
 # The digest

@@ -164,6 +164,7 @@ def test_law_of_the_samples_is_the_enumerated_one(toy):
         assert_law(counts, exact_law(toy, networks, process, STEPS))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_a_good_energy_brings_law_and_bound_nearer_to_the_data(toy):
     """In the mean over the data: H(p) < bound with more candidates < bound with fewer < the base's."""
     networks, base = Networks(toy), MDLM(3, num_steps=STEPS)
@@ -184,6 +185,7 @@ def test_a_good_energy_brings_law_and_bound_nearer_to_the_data(toy):
     assert abs(mean @ toy.p - means[0]) < 5 * noise + 1e-4
 
 
+@pytest.mark.usefixtures("optimized")
 def test_more_samples_tighten_the_bound(toy):
     networks = Networks(toy)
     one, many = (

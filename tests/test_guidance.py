@@ -116,6 +116,7 @@ def test_gradient_of_the_exact_classifier_makes_the_conditional_law_exactly(name
 
 @pytest.mark.parametrize("name", ["dirichlet", "bfn"])
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
+@pytest.mark.usefixtures("optimized")
 def test_samples_with_strength_1_follow_the_conditional_law(name, kind):
     toy, process = Labelled(), PROCESSES[name]
     free = toy.free.denoiser(process)

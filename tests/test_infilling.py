@@ -42,6 +42,7 @@ def conditional(toy, given=GIVEN):
 
 
 @pytest.mark.parametrize("name", ["uniform", "bfn", "masked"])
+@pytest.mark.usefixtures("optimized")
 def test_particles_approach_the_conditional_law(name, toy):
     process, exact = PROCESSES[name], conditional(toy)
     distance = {}

@@ -327,6 +327,7 @@ def test_a_gibbs_correction_leaves_the_law_at_its_time_as_it_is(table, positions
 
 
 @pytest.mark.parametrize("options", [dict(), dict(corrector="forward_backward")])
+@pytest.mark.usefixtures("optimized")
 def test_corrections_bring_few_steps_nearer_to_the_data(table, options):
     distance = []
     for corrections in (1, 8):
@@ -350,6 +351,7 @@ class OfficialEuler(OfficialGrid, Euler):
 
 
 @pytest.mark.parametrize("name", ["V3L3", "V4L2", "V5L2"])
+@pytest.mark.usefixtures("optimized")
 def test_linear_euler_steps_are_the_published_ones(name):
     table, laws = Table(name), reference(f"toy_samplers_{name}")
     process = SEDD(table.size, schedule=Linear(1e-3), head="posterior")

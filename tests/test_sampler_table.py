@@ -197,6 +197,7 @@ def test_particles_are_refused_where_the_bridge_tells_more_than_the_state():
 @pytest.mark.parametrize(
     "process", [DirichletFlow(2), BFN(2, PowerAccuracy(12.0))], ids=lambda p: type(p).__name__
 )
+@pytest.mark.usefixtures("optimized")
 def test_corners_are_the_conditional_law(process):
     share = share_of_the_first(process, Ancestral(64), 8000)
     assert abs(share - CONDITIONAL) < 4 * np.sqrt(0.15 / 8000) + 0.01

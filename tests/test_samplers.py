@@ -61,6 +61,7 @@ def test_ancestral_law_on_the_official_grid(name):
 
 
 @pytest.mark.parametrize("name", TOYS)
+@pytest.mark.usefixtures("optimized")
 def test_ancestral_law_on_the_uniform_grid(name):
     arrays = reference(f"toy_{name}")
     toy = Toy(arrays)
@@ -125,6 +126,7 @@ class OfficialEuler(Euler):
     times = OfficialGrid.times
 
 
+@pytest.mark.usefixtures("optimized")
 def test_linear_euler_law_on_the_uniform_graph_is_sedds():
     toy, laws = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
     process = SEDD(toy.vocab_size, Uniform(), Geometric(1e-3, 6.0))
@@ -143,6 +145,7 @@ NEW = {
 
 
 @pytest.mark.parametrize("name", NEW)
+@pytest.mark.usefixtures("optimized")
 def test_law_of_every_other_process_approaches_the_data(name):
     """Total variation to the data's law: falls with the number of steps, to the noise of counting."""
     toy = Toy(reference("toy_V4L2"))
@@ -166,6 +169,7 @@ def test_ancestral_law_is_md4s(name, grid):
         assert_law(law_of(toy, process, Ancestral(T, grid)), laws[key], bias=2e-4 * toy.length)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_law_approaches_the_data_with_more_steps():
     toy = Toy(reference("toy_V3L3"))
     distance = [
@@ -176,6 +180,7 @@ def test_law_approaches_the_data_with_more_steps():
     assert distance[0] > distance[1] > distance[2] and distance[2] < noise + 0.02
 
 
+@pytest.mark.usefixtures("optimized")
 def test_given_tokens_never_change_and_condition_exactly():
     toy = Toy(reference("toy_V3L3"))
     process, steps = MDLM(toy.vocab_size), 64

@@ -1,14 +1,13 @@
 """`ddlm sample`: every option obeys, and what cannot be is one line with exit code 2."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, on_devices
 
 from experiments import cli, sampler_error_toy
 from experiments.runs import load_run
@@ -243,13 +242,9 @@ def test_required_text_is_placed_alike_whatever_the_batch(sample):
 @pytest.mark.parametrize("options", [["--steps", "3"], ["--sampler", "FirstHitting"]])
 def test_samples_are_the_same_on_8_devices(options, runs, sample):
     code = "import sys; from experiments import cli; sys.exit(cli.guarded('sample', sys.argv[1:]))"
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
     done = subprocess.run(
         [sys.executable, "-c", code, "--workdir", runs["mdlm"], *ON_8, *options],
-        env=environment, capture_output=True, text=True, timeout=300, check=True,
+        env=on_devices(8), capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     texts = [line[4:] for line in done.stdout.splitlines() if line.startswith("[")]
     assert texts == sample("mdlm", *ON_8, *options) and len(texts) == 8

@@ -309,6 +309,7 @@ SAMPLERS = [
 
 
 @pytest.mark.parametrize("name, sampler", SAMPLERS)
+@pytest.mark.usefixtures("optimized")
 def test_law_of_the_sampler_approaches_the_data(name, sampler, toy):
     """Total variation to the data's law: falls with the steps, to the noise of counting."""
     process = process_of(name, toy.vocab_size)
@@ -325,6 +326,7 @@ def test_law_of_the_sampler_approaches_the_data(name, sampler, toy):
 
 
 @pytest.mark.parametrize("name", ["dirichlet", "bfn"])
+@pytest.mark.usefixtures("optimized")
 def test_given_tokens_stand_as_corners_and_condition_exactly(name, toy):
     process = process_of(name, toy.vocab_size)
     given = jnp.broadcast_to(jnp.array([-1, 2, -1]), (ROWS, 3))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from conftest import on_devices
 
 from configs.smoke import get_config
 from diffusion.process import TimeIntegral
@@ -144,14 +145,9 @@ print(json.dumps(out))
 
 
 def test_eight_devices_give_the_loss_and_parameters_of_one():
-    env = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
     here = os.path.dirname(__file__)
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES, here], env=env, capture_output=True, text=True
+        [sys.executable, "-c", DEVICES, here], env=on_devices(8), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     state, losses = run(experiment())
