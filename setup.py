@@ -19,6 +19,8 @@ setup(
         "einops>=0.8.2",  # the reshapes of attention, readable
         "grain>=0.2.18",  # the input pipeline: deterministic, position checkpointable
         "numpy>=2.0",  # token arrays on disk, memory-mapped
+        "constriction>=0.5.0",  # the entropy coder of experiments.compress
+        "zstandard>=0.25",  # what experiments.compress is compared with
         "tensorboardX>=2.6.5",  # TensorBoard event files without TensorFlow
     ],
     extras_require={

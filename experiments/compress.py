@@ -1,0 +1,74 @@
+"""Compress: python -m experiments.compress --workdir runs/a FILE [--group 4] [--out FILE.ddlm]
+
+Codes a text by the laws of a masked or autoregressive model (experiments/coding.py). Prints the length
+of the file beside the code length that the model promises for it, gzip, xz and zstd. What it writes is
+decompressed with the same checkpoint, by `decompress`.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("compress", __doc__)
+    options.add_argument("file", help="the text, in the alphabet of the run")
+    options.add_argument("--workdir", required=True, help="the run directory")
+    options.add_argument(
+        "--group", type=cli.positive, default=1,
+        help="tokens of a sequence per call of a masked model; more is faster and longer (default 1)",
+    )  # fmt: skip
+    options.add_argument(
+        "--batch-size", type=cli.positive, default=64, help="sequences side by side (default 64)"
+    )
+    options.add_argument("--seed", type=cli.natural, default=0, help="of the orders (default 0)")
+    options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
+    options.add_argument("--config", help="the file that defines your own process")
+    options.add_argument("--out", help="where to write (default: FILE.ddlm)")
+    given = options.parse_args(arguments)
+
+    from importlib.metadata import version
+    from pathlib import Path
+
+    import jax
+
+    from experiments.archive import Header, pack, sha256
+    from experiments.coding import encode, make_laws
+    from experiments.compressing import (
+        compressors,
+        first_law,
+        read_bytes,
+        report,
+        show_progress,
+        to_tokens,
+    )  # fmt: skip
+    from experiments.files import write_atomically
+    from experiments.runs import load_run
+
+    path = Path(given.file)
+    out = Path(given.out or f"{path}.ddlm")
+    content = read_bytes(path)
+    run = load_run(given.workdir, given.step, config=given.config)
+    tokens = to_tokens(run.experiment.data.tokenizer, content, path)
+    length = run.experiment.data.length
+    rows = min(given.batch_size, max(1, -(-len(tokens) // length)))
+    laws = make_laws(run, rows, given.group, given.seed)
+    fingerprint = first_law(laws)
+    words, promised = encode(laws, tokens, show_progress())
+    header = Header(
+        version("ddlm"), jax.__version__, jax.devices()[0].device_kind, run.fingerprint, run.step,
+        len(tokens), rows, given.group, given.seed, fingerprint, sha256(content),
+        sha256(words.astype("<u4")),
+    )  # fmt: skip
+    packed = pack(header, words)
+    write_atomically(out, packed)
+    characters = run.experiment.data.tokenizer.count_characters(tokens)
+    print(f"{path}: {characters:,} characters, {len(content):,} bytes; checkpoint {run.step}")
+    sizes = {
+        "code length of the model": promised / 8,
+        f"coded, {given.group} a call": words.nbytes,
+        f"{out.name}, with its header": len(packed),
+    }
+    print(report(sizes | compressors(content), characters))
+
+
+if __name__ == "__main__":
+    cli.run("compress")

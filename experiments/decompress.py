@@ -1,0 +1,51 @@
+"""Decompress: python -m experiments.decompress --workdir runs/a FILE.ddlm [--out FILE]
+
+The text that `compress` was given, byte for byte, with the checkpoint it was made with.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("decompress", __doc__)
+    options.add_argument("file", help="what `compress` has written")
+    options.add_argument("--workdir", required=True, help="the run it was made with")
+    options.add_argument("--config", help="the file that defines your own process")
+    options.add_argument("--out", help="where to write (default: FILE without .ddlm)")
+    given = options.parse_args(arguments)
+
+    from pathlib import Path
+
+    from experiments.archive import check_fits, sha256, unpack
+    from experiments.coding import decode, make_laws
+    from experiments.compressing import first_law, read_bytes, show_progress, to_bytes
+    from experiments.errors import UserError
+    from experiments.files import write_atomically
+    from experiments.runs import load_run
+
+    path = Path(given.file)
+    header, words = unpack(read_bytes(path), path)
+    if not given.out and path.suffix != ".ddlm":
+        raise UserError(f"{path}: its name does not end in .ddlm; say where to write with --out")
+    out = Path(given.out or path.with_suffix(""))
+    if not given.out and out.exists():
+        raise UserError(f"{out} exists; say where to write with --out")
+    run = load_run(given.workdir, header.step, config=given.config)
+    check_fits(header, path, given.workdir, run.fingerprint)
+    laws = make_laws(run, header.rows, header.group, header.seed)
+    elsewhere = (
+        f"made on {header.device} with jax {header.jax}, and the probabilities of this machine differ "
+        "in their last digits; decompress it on such a machine"
+    )
+    if first_law(laws) != header.first_law:
+        raise UserError(f"{path}: {elsewhere}")
+    tokens = decode(laws, words, header.tokens, show_progress())
+    content = to_bytes(run.experiment.data.tokenizer, tokens)
+    if sha256(content) != header.text_sha256:
+        raise UserError(f"{path}: {elsewhere}; nothing was written")
+    write_atomically(out, content)
+    print(f"{out}: {len(content):,} bytes, as they were")
+
+
+if __name__ == "__main__":
+    cli.run("decompress")

@@ -1,0 +1,251 @@
+"""Compression by a model: lossless, as long as the model's code length, and refused where it would not
+be decoded to the same."""
+
+import math
+import random
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMALL
+
+from diffusion.any_order import AnyOrder
+from experiments import archive, cli, compressing
+from experiments.archive import Header, pack, unpack
+from experiments.coding import decode, encode, make_laws
+from experiments.errors import UserError
+from experiments.runs import load_run
+
+TEXT = "the state of the union is what the people of the states have made of it and no other "
+LENGTH = 24
+
+
+def train(config, workdir, *settings):
+    sets = [word for s in [*SMALL, f"data.length={LENGTH}", *settings] for word in ("--set", s)]
+    where = ["--config", f"configs/sotu/{config}.py", "--workdir", str(workdir)]
+    assert cli.guarded("train", [*where, *sets]) == 0
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    learned = [
+        "train.num_steps=30", "train.eval_every=30", "train.checkpoint_every=30",
+        "optimizer.peak_lr=0.03", "train.ema_decay=0.0",
+    ]  # fmt: skip
+    new = ["train.num_steps=0"]
+    return {
+        "mdlm": train("mdlm", root / "mdlm", "model.time_conditioning=True", *learned),
+        "autoregressive": train("autoregressive", root / "autoregressive", *learned),
+        "bytes": train("mdlm", root / "bytes", "data.tokenizer=Bytes", *new),
+        "udlm": train("udlm", root / "udlm", *new),
+    }
+
+
+@pytest.fixture
+def command(runs, capsys):
+    def run(name, which, path, *options, code=0):
+        capsys.readouterr()
+        assert cli.guarded(name, ["--workdir", runs[which], str(path), *options]) == code
+        out, err = capsys.readouterr()
+        if code:
+            assert err.startswith("error: ") and err.count("\n") == 1
+        return err if code else out
+
+    return run
+
+
+def quiet(done, total):
+    pass
+
+
+@pytest.mark.parametrize(
+    "which, options",
+    [
+        ("mdlm", []),
+        ("mdlm", ["--group", "5", "--batch-size", "7", "--seed", "3"]),
+        ("mdlm", ["--group", str(LENGTH)]),
+        ("autoregressive", []),
+        ("autoregressive", ["--batch-size", "2"]),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7 * LENGTH, 20 * LENGTH + 5])
+def test_text_comes_back_byte_for_byte(which, options, size, command, tmp_path):
+    path, packed = tmp_path / "text", tmp_path / "text.ddlm"
+    path.write_text((TEXT * 6)[:size])
+    command("compress", which, path, *options)
+    command("decompress", which, packed, "--out", str(tmp_path / "again"))
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    path.unlink()
+    command("decompress", which, packed)
+    assert path.read_text() == (TEXT * 6)[:size]
+
+
+def test_any_bytes_come_back(command, tmp_path):
+    path = tmp_path / "noise"
+    path.write_bytes(random.Random(0).randbytes(400) + b"\r\n\xff\x00")
+    command("compress", "bytes", path, "--group", "3")
+    command("decompress", "bytes", f"{path}.ddlm", "--out", str(tmp_path / "again"))
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("which, group", [("mdlm", 1), ("mdlm", 6), ("autoregressive", 1)])
+def test_the_file_is_as_long_as_the_model_promises(which, group, runs, command, tmp_path):
+    path = tmp_path / "text"
+    path.write_text(TEXT * 300)
+    out = command("compress", which, path, "--group", str(group)).splitlines()
+    sizes = [float(line.split(" bytes")[0].split()[-1].replace(",", "")) for line in out[1:]]
+    promised, coded, whole = sizes[:3]
+    assert promised < len(TEXT) * 300 * math.log2(27) / 8
+    assert abs(coded - promised) < 0.01 * promised and whole > coded
+    assert whole == (tmp_path / "text.ddlm").stat().st_size
+    assert len(sizes) == 6 and all("bits per character" in line for line in out[1:])
+
+
+def test_an_autoregressive_code_has_the_length_of_the_exact_likelihood(runs):
+    run = load_run(runs["autoregressive"])
+    tokens = np.random.default_rng(0).integers(0, 27, 30 * LENGTH)
+    _, bits = encode(make_laws(run, 8, 1, 0), tokens, quiet)
+    network = run.experiment.network(run.params)
+    nats = run.experiment.process.bound(None, network, tokens.reshape(30, LENGTH), None).sum()
+    np.testing.assert_allclose(bits, nats / math.log(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("group", [1, 5])
+def test_a_masked_code_has_the_any_order_length_in_the_mean(group, runs):
+    run = load_run(runs["mdlm"])
+    x0 = np.random.default_rng(0).integers(0, 27, (40, LENGTH))
+    seeds = [encode(make_laws(run, 40, group, s), x0.ravel(), quiet)[1] for s in range(12)]
+    network = run.experiment.network(run.params)
+    groups = -(-LENGTH // group)
+
+    @jax.jit
+    def nats(key):  # one number of known tokens after another
+        u = (np.arange(groups) + 0.5) / groups
+        terms = jax.lax.map(
+            lambda at: AnyOrder(run.experiment.process, group).bound_terms(
+                jax.random.fold_in(key, (at * groups).astype(int)), network, x0,
+                jax.numpy.full((40, 1), at),
+            )["any order"].sum(), u,
+        )  # fmt: skip
+        return terms.mean()
+
+    bound = [nats(jax.random.key(s)) / math.log(2) for s in range(40)]
+    error = math.hypot(np.std(seeds) / 12**0.5, np.std(bound) / 40**0.5)
+    assert abs(np.mean(seeds) - np.mean(bound)) < 5 * error
+    assert error < 0.01 * np.mean(bound)
+
+
+def test_what_a_law_rules_out_is_coded_all_the_same(runs):
+    class Sure:
+        length, rows, calls = 4, 1, 4
+
+        def begin(self, first):
+            pass
+
+        def positions(self, number):
+            return np.full((1, 1), number)
+
+        def law(self, number):
+            return np.eye(3, dtype=np.float32)[None, None, 0]
+
+        def tell(self, number, tokens, real):
+            pass
+
+    tokens = np.array([0, 1, 2, 0, 0, 0, 2])
+    words, bits = encode(Sure(), tokens, quiet)
+    np.testing.assert_array_equal(decode(Sure(), words, len(tokens), quiet), tokens)
+    assert abs(bits - 3 * 24) < 1e-9
+
+
+@pytest.fixture
+def packed(command, tmp_path):
+    path = tmp_path / "text"
+    path.write_text(TEXT)
+    command("compress", "mdlm", path, "--group", "8")
+    return tmp_path / "text.ddlm"
+
+
+def test_another_checkpoint_is_refused(packed, command):
+    out = packed.with_name("out")
+    err = command("decompress", "autoregressive", packed, "--out", str(out), code=2)
+    assert "another checkpoint" in err and not out.exists()
+    assert "30" in command("decompress", "bytes", packed, "--out", str(out), code=2)
+
+
+def test_another_version_is_refused(packed, command, monkeypatch):
+    monkeypatch.setattr(archive, "version", lambda name: "0.0.9")
+    err = command("decompress", "mdlm", packed, "--out", "x", code=2)
+    assert "0.1.0" in err and "0.0.9" in err
+
+
+def test_a_machine_with_other_arithmetic_is_told_at_once(packed, command, monkeypatch):
+    monkeypatch.setattr(compressing, "first_law", lambda laws: "0" * 64)
+    err = command("decompress", "mdlm", packed, "--out", "x", code=2)
+    assert "last digits" in err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda b: b[:-3], "damaged"),
+        (lambda b: b[:-8] + bytes([b[-8] ^ 1]) + b[-7:], "damaged"),
+        (lambda b: b.replace(b'"rows": ', b'"rows": -'), "out of range"),
+        (lambda b: b.replace(b'"seed": 0', b'"seed": "0"'), "another type"),
+        (lambda b: b.replace(b'"seed"', b'"weed"'), "other fields"),
+        (lambda b: b[:60], "damaged"),
+        (lambda b: b"the state of the union", "not a file"),
+    ],
+)
+def test_a_damaged_file_is_one_line(change, message, packed, command):
+    packed.write_bytes(change(packed.read_bytes()))
+    assert message in command("decompress", "mdlm", packed, "--out", "x", code=2)
+
+
+def test_no_content_makes_the_reader_fail(tmp_path):
+    words = np.arange(5, dtype=np.uint32)
+    header = Header("1", "1", "cpu", "a", 1, 9, 1, 1, 0, "b", "c", archive.sha256(words))
+    whole = pack(header, words)
+    assert unpack(whole, tmp_path)[0] == header
+    np.testing.assert_array_equal(unpack(whole, tmp_path)[1], words)
+    chance = random.Random(0)
+    for _ in range(2000):
+        content = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        try:
+            unpack(bytes(content[: chance.randrange(len(content) + 1)]), tmp_path)
+        except UserError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "which, content, options, message",
+    [
+        ("mdlm", b"no\nline", [], "'\\n' at offset 2"),
+        ("mdlm", b"caf\xe9", [], "not UTF-8 at byte 3"),
+        ("mdlm", b"", [], "empty"),
+        ("mdlm", b"text", ["--group", "25"], "24 tokens"),
+        ("autoregressive", b"text", ["--group", "2"], "one token a call"),
+        ("udlm", b"text", [], "UDLM gives no law"),
+        ("mdlm", b"text", ["--step", "99"], "99"),
+    ],
+)
+def test_what_cannot_be_compressed_is_one_line(which, content, options, message, command, tmp_path):
+    (tmp_path / "text").write_bytes(content)
+    assert message in command("compress", which, tmp_path / "text", *options, code=2)
+    assert not (tmp_path / "text.ddlm").exists()
+
+
+def test_files_are_not_overwritten_unasked(packed, command):
+    assert "exists" in command("decompress", "mdlm", packed, code=2)
+    other = packed.rename(packed.with_name("other"))
+    assert "--out" in command("decompress", "mdlm", other, code=2)
+    assert "cannot be read" in command("decompress", "mdlm", packed, code=2)
+
+
+def test_an_alphabet_that_normalises_does_not_when_it_compresses(runs, tmp_path):
+    run = load_run(runs["mdlm"], overrides=["data.tokenizer.normalize=True"])
+    with pytest.raises(UserError, match="'C' at offset 0"):
+        compressing.to_tokens(run.experiment.data.tokenizer, b"Capital", tmp_path)
