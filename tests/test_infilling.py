@@ -120,6 +120,18 @@ def test_cuts_keep_what_their_definitions_say():
     np.testing.assert_array_equal(eta, (p >= least) | (p == p.max(-1, keepdims=True)))
 
 
+def test_what_is_certain_stays_though_it_is_banned():
+    sure = jnp.log(jnp.array([[[0.0, 1.0, 0.0], [0.0, 0.5, 0.5]]]))
+    left = np.exp(Transform(banned=(1,))(sure))
+    np.testing.assert_array_equal(left, [[[0, 1, 0], [0, 0, 1]]])
+
+
+@pytest.mark.parametrize("size", range(2, 40))
+def test_rounding_never_cuts_all(size):
+    """At eta = 1 a uniform law lies on the line itself."""
+    assert np.isfinite(Transform(eta=1.0)(jnp.full((1, 1, size), -np.log(size)))).all()
+
+
 def test_what_is_left_keeps_its_proportions():
     log_p = logits()
     for transform in (

@@ -24,7 +24,7 @@ from samplers.first_hitting import FirstHitting
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
 from samplers.remask import ReMDM
-from samplers.sampler import OnGrid
+from samplers.sampler import OnGrid, State
 from samplers.transform import Transform
 from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
 from samplers.windows import Windows
@@ -91,6 +91,15 @@ def test_first_hitting_on_a_grid_is_ancestral_sampling(name):
         expected = T * (1 - (1 - 1 / T) ** table.length)
         assert abs(calls.mean() - expected) < 5 * calls.std() / math.sqrt(ROWS) + 1e-3
     assert found
+
+
+def test_first_hitting_on_a_grid_is_ancestral_sampling_with_loose_ends_too(table):
+    """Where alpha(1) > 0, a start has tokens, and what is masked then is revealed at times below 1."""
+    process = MDLM(table.size, Squeezed(Linear(), 0.4))
+    ours, _ = table.counts(FirstHitting(steps=3), process)
+    ancestral, _ = table.counts(Ancestral(3), process, key=1)
+    error = np.sqrt((ours + ancestral + 1) / ROWS**2)
+    assert np.max(np.abs(ours - ancestral) / ROWS / error) < 5
 
 
 def test_first_hitting_asks_the_network_at_the_times_of_its_reveals(table):
@@ -216,6 +225,47 @@ def _ordered_law(table, order, amount):
     return _as_array(table, law), calls
 
 
+@pytest.mark.parametrize("order, first", [("confidence", 0), ("margin", 1), ("entropy", 2)])
+def test_orders_differ_where_their_definitions_do(order, first):
+    """Position 0 has the likeliest token, 1 the clearest winner, 2 the least entropy."""
+    p = np.array([[0.5, 0.45, 0.02, 0.03], [0.45, 0.2, 0.15, 0.2], [0.49, 0.48, 0.02, 0.01]])
+    margins, entropies = np.sort(p)[:, -1] - np.sort(p)[:, -2], -(p * np.log(p)).sum(1)
+    assert (p.max(1).argmax(), margins.argmax(), entropies.argmin()) == (0, 1, 2)
+    process, sampler = MDLM(4), Unmask(order, Tokens(1))
+    start = jnp.full((1, 3), 4)
+    state = State(start, jnp.ones((1, 1)), start, jnp.zeros(1, jnp.int32))
+    state = sampler.begin(jax.random.key(0), state, process, None)
+    model = lambda z, t: jnp.log(p)[None]  # noqa: E731
+    new = sampler.advance(jax.random.key(1), 0, state, process, model, None)
+    np.testing.assert_array_equal(np.flatnonzero(new.z[0] != 4), [first])
+
+
+@pytest.mark.parametrize("noise, left", [(0.0, 1.0), (1.0, 1.0), (2.0, 0.25)])
+def test_what_was_drawn_decides_and_noise_fades_with_the_masks(noise, left):
+    """Of two positions that one is revealed whose drawn token is likelier; with Gumbel noise times
+    `left`, the share of masks, one with odds of p to the power 1 / (noise left)."""
+    p = np.array([[0.9, 0.1], [0.6, 0.4]])
+    process, sampler = MDLM(2), Unmask("drawn", Tokens(1), noise=noise)
+    start = jnp.full((ROWS, 2), 2)
+    memory = jnp.full((ROWS, 1), 2 / left)
+    state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), memory)
+    model = lambda z, t: jnp.log(p)[None] + jnp.zeros((ROWS, 1, 1))  # noqa: E731
+    new = sampler.advance(jax.random.key(1), 0, state, process, model, None)
+    z, law = np.asarray(new.z), np.zeros((2, 2))  # which position, which token
+    for a, b in itertools.product(range(2), range(2)):
+        odds = p[[0, 1], [a, b]]
+        if noise:
+            odds = odds ** (1 / (noise * left))
+            share = odds / odds.sum()
+        else:
+            share = odds == odds.max()
+        law[0, a] += p[0, a] * p[1, b] * share[0]
+        law[1, b] += p[0, a] * p[1, b] * share[1]
+    where = (z[:, 1] != 2).astype(int)
+    assert ((z != 2).sum(1) == 1).all()
+    assert_law(np.bincount(2 * where + z[np.arange(ROWS), where], minlength=4), law.ravel())
+
+
 @pytest.mark.parametrize("grid", ["uniform", "cosine"])
 def test_steps_reveal_everything_in_as_many_calls(grid):
     process, V = MDLM(5), 5
@@ -324,6 +374,43 @@ def test_a_gibbs_correction_leaves_the_law_at_its_time_as_it_is(table, positions
         assert_law(counts, law)
     else:
         assert np.abs(counts / ROWS - law).sum() > 0.05
+
+
+def test_a_gibbs_correction_forgets_the_token_that_it_draws_anew(table):
+    """From a state without masks: a position by chance, and there the law given the others."""
+    process, s = MDLM(table.size), 0.3
+    state, law = table.states[0], np.zeros(len(table.states))  # all tokens are 0
+    for i in range(table.length):
+        hidden = state.copy()
+        hidden[i] = table.size
+        at_s = np.append((1 - s) * table.p0[table.number(hidden), i], s)
+        for value, p in enumerate(at_s):
+            new = state.copy()
+            new[i] = value
+            law[table.number(new)] += p / table.length
+    z, time = jnp.tile(jnp.asarray(state), (ROWS, 1)), jnp.full((ROWS, 1), s)
+    known = jnp.full(z.shape, -1)
+    z = Corrected(2)._gibbs(jax.random.key(0), z, time, time, process, table.model, known)
+    assert_law(np.bincount(np.asarray(z) @ table.base, minlength=len(table.states)), law)
+
+
+@pytest.mark.parametrize("corrector", ["_gibbs", "_forward_backward"])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_corrections_keep_the_share_of_masks_of_their_time(table, corrector, share):
+    process, sampler = MDLM(table.size), Corrected(2, share=share)
+    t, s = (jnp.full((ROWS, 1), time) for time in (0.75, 0.5))
+    keys = jax.random.split(jax.random.key(0), 4)
+    x0 = jax.random.choice(keys[0], table.toy.states, (ROWS,), p=table.toy.p)
+    z = process.corrupt(keys[1], jnp.asarray(x0), s)
+    known = jnp.full(z.shape, -1)
+    correct = jax.jit(lambda k, z: getattr(sampler, corrector)(
+        k, z, t, s, process, table.model, known
+    ))  # fmt: skip
+    for key in keys[2:]:
+        before, z = z, correct(key, z)
+        assert (before != z).any()
+    masked = np.asarray(z == table.size).mean(1)
+    assert abs(masked.mean() - 0.5) < 5 * masked.std() / ROWS**0.5
 
 
 @pytest.mark.parametrize("options", [dict(), dict(corrector="forward_backward")])
