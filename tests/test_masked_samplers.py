@@ -240,6 +240,15 @@ def test_orders_differ_where_their_definitions_do(order, first):
     np.testing.assert_array_equal(np.flatnonzero(new.z[0] != 4), [first])
 
 
+def test_random_order_is_random_whatever_the_model_is_sure_of():
+    p = np.array([[0.99, 0.01], [0.5, 0.5], [0.7, 0.3]])
+    start = jnp.full((ROWS, 3), 2)
+    state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), start[:, :1])
+    model = lambda z, t: jnp.log(p)[None] + jnp.zeros((ROWS, 1, 1))  # noqa: E731
+    new = Unmask("random", Tokens(1)).advance(jax.random.key(0), 0, state, MDLM(2), model, None)
+    assert_law((np.asarray(new.z) != 2).sum(0), np.full(3, 1 / 3))
+
+
 @pytest.mark.parametrize("noise, left", [(0.0, 1.0), (1.0, 1.0), (2.0, 0.25)])
 def test_what_was_drawn_decides_and_noise_fades_with_the_masks(noise, left):
     """Of two positions that one is revealed whose drawn token is likelier; with Gumbel noise times
@@ -312,7 +321,10 @@ def test_law_of_remdm_is_the_enumerated_one(table, rule, eta):
         assert_law(ancestral, law[data])
 
 
-@pytest.mark.parametrize("options", [dict(confidence=True), dict(loop=0.5), dict(eta=1.0)])
+REMDM = [dict(confidence=True), dict(loop=0.5), dict(eta=1.0), dict(rule="cap", eta=1.0)]
+
+
+@pytest.mark.parametrize("options", REMDM)
 def test_remdm_keeps_given_tokens_and_the_share_of_masks(options):
     process, L = MDLM(4), 400
     model = lambda z, t: jnp.zeros((*z.shape, 4))  # noqa: E731
@@ -327,6 +339,21 @@ def test_remdm_keeps_given_tokens_and_the_share_of_masks(options):
     np.testing.assert_allclose(share, sampler.times(), atol=2 * error)
     remasked = ((free[:-1] < 4) & (free[1:] == 4)).sum()
     assert remasked > 5 and len(sampler.times()) == 21
+
+
+def test_remdm_by_confidence_masks_what_was_unsure_first():
+    """A row's chances of being masked are sigma times softmax(-p), p what tokens were drawn with."""
+    sampler = ReMDM(2, eta=0.3, confidence=True)
+    drawn_with = np.array([0.9, 0.5, 0.1, 1.0])
+    z = jnp.zeros((ROWS, 4), int).at[:, 3].set(2)  # the last is masked
+    memory = jnp.broadcast_to(drawn_with, z.shape)
+    state = State(z, jnp.full((ROWS, 1), 1.0), z, jnp.zeros(ROWS, jnp.int32), memory)
+    model = lambda z, t: jnp.zeros((*z.shape, 2))  # noqa: E731
+    new = sampler.advance(jax.random.key(0), 0, state, MDLM(2), model, None).z
+    weight = np.exp(-drawn_with[:3])
+    chances = 0.3 * weight / weight.sum()
+    masked = np.asarray(new[:, :3] == 2).mean(0)
+    assert (np.abs(masked - chances) < 5 * np.sqrt(chances / ROWS)).all()
 
 
 def test_path_planning_keeps_the_share_of_the_schedule_and_with_eta_0_every_token(table):
@@ -344,9 +371,12 @@ def test_path_planning_keeps_the_share_of_the_schedule_and_with_eta_0_every_toke
         before, after = np.asarray(frames.tokens[:-1]), np.asarray(frames.tokens[1:])
         changed = ((before < 5) & (before != after)).sum()
         assert changed == 0 if eta == 0 else changed > 0
-    given = jnp.full((4, L), -1).at[:, 3].set(2)
-    x0 = PathPlanning(8).sample(jax.random.key(0), process, model, (4, L), given)
-    assert (x0[:, 3] == 2).all() and (x0 < 5).all()
+    # Given tokens stay though the model thinks nothing of them, and do not count.
+    given = jnp.full((4, L), -1).at[:, ::5].set(jnp.argmin(logits[::5], axis=1)[None])
+    found = PathPlanning(8).run(jax.random.key(0), process, model, (4, L), given, trace=True)
+    assert (found.x0[:, ::5] == given[:, ::5]).all() and (found.x0 < 5).all()
+    masked = (found.frames.tokens == 5).sum(-1)
+    np.testing.assert_array_equal(masked, np.repeat(32 - 4 * np.arange(9)[:, None], 4, 1))
 
 
 @pytest.mark.parametrize("positions", [1, 3])
