@@ -532,6 +532,25 @@ def test_law_of_an_euler_step_is_the_enumerated_one(table, sampler):
     assert_law(table.counts(sampler)[0], law[data], bias=1e-5)
 
 
+@pytest.mark.parametrize(
+    "sampler, leave",
+    [
+        (Euler(4), 1 - math.exp(-0.5)),
+        (Euler(4, rule="linear"), 0.5),
+        (TauLeaping(4), 0.5 * math.exp(-0.5)),
+    ],
+)
+def test_a_position_leaves_in_a_step_as_its_rule_says(table, sampler, leave):
+    """From t = 1/2 to 1/4 the rate 1 / t stays 2, and rate times dt is 1/2."""
+    process, t = MDLM(table.size), jnp.full((ROWS, 1), 0.5)
+    z = jnp.full((ROWS, table.length), table.size)
+    new, _ = jax.jit(lambda k: sampler.step(k, process, table.model, z, t, t / 2))(
+        jax.random.key(0)
+    )
+    law = [*(leave * table.p0[-1, 0]), 1 - leave]
+    assert_law(np.bincount(new[:, 0], minlength=table.size + 1), np.array(law))
+
+
 STEPWISE = [
     Ancestral(6), Ancestral(6, cached=True), Posterior(6), FirstHitting(), FirstHitting(steps=6),
     FirstHitting(group=2), Unmask(), Unmask("random", Tokens(1)), Unmask("drawn", Steps(2), noise=1.0),
