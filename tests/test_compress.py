@@ -10,7 +10,7 @@ import pytest
 from conftest import SMALL
 
 from diffusion.any_order import AnyOrder
-from experiments import archive, cli, compressing
+from experiments import archive, cli, coding, compressing
 from experiments.archive import Header, pack, unpack
 from experiments.coding import decode, encode, make_laws
 from experiments.errors import UserError
@@ -184,6 +184,20 @@ def test_a_machine_with_other_arithmetic_is_told_at_once(packed, command, monkey
     monkeypatch.setattr(compressing, "first_law", lambda laws: "0" * 64)
     err = command("decompress", "mdlm", packed, "--out", "x", code=2)
     assert "last digits" in err
+
+
+def test_another_text_is_never_written(packed, command, monkeypatch):
+    monkeypatch.setattr(coding, "decode", lambda laws, words, count, progress: np.zeros(count, int))
+    out = packed.with_name("out")
+    err = command("decompress", "mdlm", packed, "--out", str(out), code=2)
+    assert "nothing was written" in err and not out.exists()
+
+
+def test_words_cut_in_two_are_refused_whatever_the_checksum_says(tmp_path):
+    header = Header("1", "1", "cpu", "a", 1, 9, 1, 1, 0, "b", "c", archive.sha256(b"abc"))
+    content = pack(header, np.zeros(0, np.uint32)) + b"abc"
+    with pytest.raises(UserError, match="damaged"):
+        unpack(content, tmp_path)
 
 
 @pytest.mark.parametrize(
