@@ -60,7 +60,8 @@ def unpack(content: bytes, path: Path) -> tuple[Header, np.ndarray]:
         if any(type(stored[name]) is not kind for name, kind in wanted.items()):
             raise ValueError("a field of another type")
         header = Header(**stored)
-        if min(header.tokens, header.rows - 1, header.group - 1) < 0:
+        natural = (header.tokens, header.step, header.seed, header.rows - 1, header.group - 1)
+        if min(natural) < 0 or max(natural) >= 2**48:
             raise ValueError("a number out of range")
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: its header is damaged ({error}); make it anew") from error

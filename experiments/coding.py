@@ -9,6 +9,8 @@ tokens, up to what the coder rounds. The order is
                        these orders. A larger group takes fewer calls and more bits
     Autoregressive     from left to right, with the cache of its sampler
 
+Between two calls of the network stands the coder, on the host: a decoder has to know the tokens of one
+call before the next, so the loop over calls is in Python, one compiled call for all rows at a time.
 `rows` sequences are coded side by side. The last one, where it is shorter, stands before masks that are
 never revealed.
 """

@@ -32,6 +32,10 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{out} exists; say where to write with --out")
     run = load_run(given.workdir, header.step, config=given.config)
     check_fits(header, path, given.workdir, run.fingerprint)
+    if header.rows > max(1, -(-header.tokens // run.experiment.data.length)):
+        raise UserError(
+            f"{path}: its header is damaged ({header.rows} rows of fewer); make it anew"
+        )
     laws = make_laws(run, header.rows, header.group, header.seed)
     elsewhere = (
         f"made on {header.device} with jax {header.jax}, and the probabilities of this machine differ "
@@ -39,7 +43,12 @@ def main(arguments: list[str]) -> None:
     )
     if first_law(laws) != header.first_law:
         raise UserError(f"{path}: {elsewhere}")
-    tokens = decode(laws, words, header.tokens, show_progress())
+    try:
+        tokens = decode(laws, words, header.tokens, show_progress())
+    except MemoryError as error:
+        raise UserError(
+            f"{path}: its {header.tokens:,} tokens do not fit into this machine's memory"
+        ) from error
     content = to_bytes(run.experiment.data.tokenizer, tokens)
     if sha256(content) != header.text_sha256:
         raise UserError(f"{path}: {elsewhere}; nothing was written")

@@ -171,7 +171,7 @@ def test_another_checkpoint_is_refused(packed, command):
     out = packed.with_name("out")
     err = command("decompress", "autoregressive", packed, "--out", str(out), code=2)
     assert "another checkpoint" in err and not out.exists()
-    assert "30" in command("decompress", "bytes", packed, "--out", str(out), code=2)
+    assert "/30: not there" in command("decompress", "bytes", packed, "--out", str(out), code=2)
 
 
 def test_another_version_is_refused(packed, command, monkeypatch):
@@ -206,6 +206,10 @@ def test_words_cut_in_two_are_refused_whatever_the_checksum_says(tmp_path):
         (lambda b: b[:-3], "damaged"),
         (lambda b: b[:-8] + bytes([b[-8] ^ 1]) + b[-7:], "damaged"),
         (lambda b: b.replace(b'"rows": ', b'"rows": -'), "out of range"),
+        (lambda b: b.replace(b'"seed": 0', b'"seed": -1'), "out of range"),
+        (lambda b: b.replace(b'"rows": ', b'"rows": 9999'), "9999"),
+        (lambda b: b.replace(b'"tokens": ', b'"tokens": 9999999999999999'), "out of range"),
+        (lambda b: b.replace(b'"tokens": ', b'"tokens": 2000000000000'), "memory"),
         (lambda b: b.replace(b'"seed": 0', b'"seed": "0"'), "another type"),
         (lambda b: b.replace(b'"seed"', b'"weed"'), "other fields"),
         (lambda b: b[:60], "damaged"),
