@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from diffusion.markov import masked_in_continuous_time
 from diffusion.numerics import pick
-from diffusion.random import categorical, split, uniform
+from diffusion.random import split, uniform
 from diffusion.schedules import time_of
 from samplers.sampler import State, Stepwise, Verdict
 from samplers.transform import Transform
@@ -157,18 +157,24 @@ class Unmask(Stepwise):
         key_x0, key_order = split(key)
         masked = z == process.vocab_size
         left = masked.sum(1, keepdims=True)
-        log_p = process.predict(model(z, t), z, t)
-        x0 = categorical(key_x0, log_p)
-        p = jnp.exp(log_p)
-        entropy = -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=-1)
-        drawn = pick(log_p, x0)
-        log_sure = drawn if self.order == "drawn" else log_p.max(-1)
+        out = model(z, t)
+        x0 = process.draw(key_x0, lambda z, t: out, z, t)
+        # Up to a constant: to write a normalised law of a large V would cost more than the draw.
+        law = out if process.head == "posterior" else process.predict(out, z, t)
+        top = law.max(-1, keepdims=True)
+        p = jnp.exp(law - top)
+        total = p.sum(-1)
+        log_total = jnp.log(total)
+        entropy = log_total - jnp.sum(jnp.where(p > 0, p * (law - top), 0), axis=-1) / total
+        log_sure = -log_total
+        if self.order == "drawn":
+            log_sure = pick(law, x0) - top[..., 0] - log_total
         u = uniform(key_order, z.shape)
         if self.order == "random":
             score = u
         elif self.order == "margin":
             two = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
-            score = two[..., 0] - two[..., -1]
+            score = (two[..., 0] - two[..., -1]) / total
         elif self.order == "entropy":
             score = -entropy
         else:
