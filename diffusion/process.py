@@ -35,7 +35,7 @@ class Objective(Protocol):
 
     An objective may also have: block_length, how many positions at a time the network's attention goes
     from left to right; trained, the top-level names of the parameters that training changes, all
-    otherwise; needs_teacher and taught_by; most_steps of a sampler.
+    otherwise; needs_teacher and taught_by; needs_labels; most_steps of a sampler.
     """
 
     vocab_size: int | None

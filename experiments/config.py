@@ -11,6 +11,7 @@ from jax import Array
 
 from diffusion.process import Objective
 from experiments.data.text import Text
+from models.classifier import Classifier
 from models.energy import EnergyTransformer
 from models.transformer import Network, Transformer
 from samplers.ancestral import Ancestral
@@ -166,11 +167,12 @@ class Experiment:
     init_from: a run whose averaged parameters this one begins with, as far as they fit. For a process
     with a frozen base it is the base, from which model and process.base are taken. energy: the second
     network of such a process, which begins as the base where it is an EnergyTransformer; energy_from:
-    the run it is taken from where it is an autoregressive Transformer.
+    the run it is taken from where it is an autoregressive Transformer. A classifier has no use for the
+    sampler.
     """
 
     process: Objective
-    model: Transformer
+    model: Transformer | Classifier
     data: Text = Text()
     sampler: Sampler = Ancestral()
     optimizer: AdamW = AdamW()
@@ -188,9 +190,15 @@ class Experiment:
                 f"energy = {self.energy}, but process {type(self.process).__name__} has "
                 + ("no energy" if self.energy else "one; give its network")
             )
-        _check_sampler(self.sampler, self.process, self.model)
-        if self.data.labels:
-            self._check_labels()
+        if getattr(self.process, "needs_labels", False):
+            self._check_classifier()
+        else:
+            _check_sampler(self.sampler, self.process, self.model)
+            if isinstance(self.model, Classifier):
+                name = type(self.process).__name__
+                raise ValueError(f"model Classifier goes with NoisyClassifier, not with {name}")
+            if self.data.labels:
+                self._check_labels()
         if self.energy_from and not isinstance(self.energy, Transformer):
             raise ValueError(
                 f"energy_from = {self.energy_from}, but process {type(self.process).__name__} takes no "
@@ -230,6 +238,16 @@ class Experiment:
             raise ValueError(
                 f"data.labels = {self.data.labels}, but {type(self.process).__name__} takes none, since "
                 "its second network knows of no labels; leave it out"
+            )
+
+    def _check_classifier(self) -> None:
+        name = type(self.process).__name__
+        if not isinstance(self.model, Classifier):
+            raise ValueError(f"{name} goes with model Classifier, not {type(self.model).__name__}")
+        if not self.data.labels or self.train.label_dropout:
+            raise ValueError(
+                f"{name} learns the labels of sequences: set data.labels = folder or period (it is "
+                f"{self.data.labels}), and train.label_dropout = 0 (it is {self.train.label_dropout})"
             )
 
     def init_params(self, key: Array) -> dict:

@@ -46,9 +46,17 @@ def main(arguments: list[str]) -> None:
         "--min-p", type=float, help="drop what is less likely than this share of the top"
     )
     law.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
-    label = options.add_argument_group("labels, for runs that were trained with them")
+    label = options.add_argument_group("labels, for runs trained with them, or with a classifier")
     label.add_argument("--label", help="its name")
     label.add_argument("--guidance", type=float, default=1.0, help="strength; 1 is the label's law")
+    label.add_argument(
+        "--classifier", metavar="RUN",
+        help="a classifier of the run's noisy text (configs/sotu/classifier.py) guides to its label",
+    )  # fmt: skip
+    label.add_argument(
+        "--exact", action="store_true",
+        help="ask the classifier for every change of one token, not for its gradient: slow",
+    )  # fmt: skip
     label.add_argument(
         "--guidance-interval", type=float, nargs=2, default=[0.0, 1.0], metavar=("LOW", "HIGH"),
         help="times within which guidance acts (default: 0 1)",
@@ -59,23 +67,29 @@ def main(arguments: list[str]) -> None:
     import json
 
     from experiments.files import write_atomically
+    from experiments.given import check_given, given_tokens
     from experiments.runs import load_run
-    from experiments.sampling import check_given, chosen, given_tokens, make_wish, sample_run
+    from experiments.sampling import check_writes, chosen, sample_run
     from experiments.sampling_trace import trace_record
     from experiments.trace_page import page
+    from experiments.wish import make_wish
 
     name, *settings = given.sampler.split() if given.sampler else [""]
     overrides = [f"sampler={name}"] if name else []
     overrides += [f"sampler.{setting}" for setting in settings] + given.set
     if given.length:
         overrides.append(f"data.length={given.length}")
-    run = chosen(load_run(given.workdir, given.step, overrides, given.config), given)
+    run = load_run(given.workdir, given.step, overrides, given.config)
+    check_writes(run, given.workdir)
+    run = chosen(run, given)
+    classifier = load_run(given.classifier) if given.classifier else None
     experiment, data = run.experiment, run.experiment.data
     known = given_tokens(data.tokenizer, data.length, given.prompt, given.template, given.blank)
     check_given(experiment, known)
     wish = make_wish(
-        experiment, known, given.require, given.label, given.guidance, given.guidance_interval
-    )
+        experiment, known, given.require, given.label, given.guidance, given.guidance_interval,
+        classifier, given.exact,
+    )  # fmt: skip
     lines, traced = [], []
     size = min(given.batch_size, given.num)
     tracing = given.trace is not None

@@ -99,6 +99,8 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
 
 
 def _next(experiment: Experiment, workdir: Path) -> str:
+    if getattr(experiment.process, "needs_labels", False):
+        return f"python -m experiments.sample --workdir RUN --classifier {workdir} --label NAME"
     then = "sample" if experiment.process.likelihood == "none" else "evaluate"
     return f"python -m experiments.{then} --workdir {workdir}"
 

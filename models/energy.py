@@ -8,20 +8,16 @@ from flax import nnx
 from jax import Array
 
 from models.functional import bind, init
-from models.layers import linear
+from models.layers import Pooled
 from models.transformer import Transformer
 
 
-class _Head(nnx.Module):
-    """(B, D) -> (B,), 0 at first; and a vector that tells proposed tokens from known ones."""
+class _Head(Pooled):
+    """(B, D) -> (B, 1); and a vector that tells proposed tokens from known ones."""
 
     def __init__(self, width, rngs):
+        super().__init__(width, 1, rngs)
         self.proposed = nnx.Param(jnp.zeros((width,)))
-        self.up = linear(width, width, jnp.float32, rngs, bias=True)
-        self.out = linear(width, 1, jnp.float32, rngs, scale=0, bias=True)
-
-    def __call__(self, x: Array) -> Array:
-        return self.out(jax.nn.relu(self.up(x)))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class EnergyTransformer:
         head = bind(self._head, params["energy"])
         proposed = (state == self.backbone.vocab_size).reshape(-1, 1) * head.proposed[...][None]
         features = self.backbone.features(params, x, t, dropout_keys, added=proposed)
-        return head(features.mean(1))
+        return head(features.mean(1))[:, 0]
 
     def _head(self, rngs) -> _Head:
         return _Head(self.backbone.width, rngs)

@@ -177,6 +177,17 @@ class Block(nnx.Module):
         return x + gate_m * dropout(h, self.rate, second, rows), cache
 
 
+class Pooled(nnx.Module):
+    """Two layers from a vector of each sequence, float32 (B, D) -> (B, outputs), 0 at first."""
+
+    def __init__(self, width, outputs, rngs):
+        self.up = linear(width, width, jnp.float32, rngs, bias=True)
+        self.out = linear(width, outputs, jnp.float32, rngs, scale=0, bias=True)
+
+    def __call__(self, x: Array) -> Array:
+        return self.out(jax.nn.relu(self.up(x)))
+
+
 def per_position(condition: Array, length: int) -> Array:
     """(B, 1 or L, C) -> (B*L, C)."""
     full = jnp.broadcast_to(condition, (condition.shape[0], length, condition.shape[-1]))
@@ -206,13 +217,13 @@ class Ends(nnx.Module):
         )
         self.labels = (
             nnx.Embed(
-                config.num_labels + 1,
+                config.given_labels + 1,
                 config.condition_width,
                 embedding_init=nnx.initializers.normal(0.5),
                 dtype=dtype,
                 rngs=rngs,
             )
-            if config.num_labels is not None
+            if config.given_labels is not None
             else None
         )
         self.modulation = (
@@ -233,11 +244,11 @@ class Ends(nnx.Module):
         return condition + self.labels(label)[:, None]
 
     def embed(self, z: Array) -> Array:
-        """(B*L, D) from tokens (B, L) or simplex points (B, L, V)."""
+        """(B*L, D) from tokens (B, L), simplex points (B, L, V) or mixtures of states (B, L, V + 1)."""
         table = self.embedding[...].astype(self.dtype)
         if z.ndim == 2:
             return table[z.reshape(-1)]
-        return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table[:-1]
+        return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table[: z.shape[-1]]
 
     def normed(self, x: Array, length: int, condition: Array | None) -> Array:
         """What the head reads, (B*L, D) from (B*L, D)."""

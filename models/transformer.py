@@ -54,10 +54,14 @@ class Transformer:
         for name in ("num_layers", "width", "num_heads", "condition_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Transformer.{name} = {getattr(self, name)} must be at least 1")
-        if self.num_labels is not None and (self.num_labels < 1 or not self.time_conditioning):
+        if self.num_labels is not None and self.num_labels < 1:
             raise ValueError(
-                f"Transformer.num_labels = {self.num_labels} must be at least 1, with "
-                "time_conditioning=True, by whose layers labels enter; or None"
+                f"Transformer.num_labels = {self.num_labels} must be at least 1, or None"
+            )
+        if self.given_labels is not None and not self.time_conditioning:
+            raise ValueError(
+                f"Transformer.num_labels = {self.num_labels} asks for time_conditioning=True, by whose "
+                "layers labels enter; or set it to None"
             )
         if self.width % (2 * self.num_heads):
             raise ValueError(
@@ -68,6 +72,11 @@ class Transformer:
             raise ValueError(f"Transformer.dropout = {self.dropout} is outside [0, 1)")
         if self.block_length is not None and self.block_length < 1:
             raise ValueError(f"Transformer.block_length = {self.block_length} must be at least 1")
+
+    @property
+    def given_labels(self) -> int | None:
+        """How many labels the network can be given."""
+        return self.num_labels
 
     @property
     def hidden(self) -> int:

@@ -58,7 +58,8 @@ class MixedPosteriors:
 @dataclass(frozen=True)
 class ByClassifier:
     """log_p_label takes int states if `exact`, else one-hot float ones. at_once: how many changed states
-    of each row are classified together."""
+    of each row are classified together. interval: of the times at which guidance acts; where no row is
+    inside, the classifier is not called."""
 
     process: JumpProcess
     unconditional: Model
@@ -66,13 +67,25 @@ class ByClassifier:
     strength: float | Array
     exact: bool = True
     at_once: int = 8
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self):
+        check_interval(self.interval)
 
     def laws(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
         """log of p(z_s | z_t), (B, L, S), and of p(x0 | z_t), (B, L, V)."""
         log_p0 = self.process.predict(self.unconditional(z, t), z, t)
-        log_p = self.process.log_posterior(log_p0, z, t, s)
-        labelled = self.log_p_changed(z, t)
-        return self._tilted(log_p, labelled), self._tilted(log_p0, labelled)
+        free = self.process.log_posterior(log_p0, z, t, s), log_p0
+
+        def guided():
+            labelled = self.log_p_changed(z, t)
+            return tuple(self._tilted(log_p, labelled) for log_p in free)
+
+        if self.interval == (0, 1):
+            return guided()
+        acts = inside(self.interval, t)
+        laws = jax.lax.cond(acts.any(), guided, lambda: free)
+        return tuple(jnp.where(acts, *two) for two in zip(laws, free, strict=True))
 
     def __call__(self, z: Array, t: Array) -> Array:
         """out (B, L, V): as a network."""

@@ -146,14 +146,26 @@ def classifier(
     unconditional: Model,
     log_p_label: Callable[[Array, Array], Array],
     strength: float | Array,
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> Model:
-    """model(z, t) -> out (B, L, V), from log_p_label(z, t) (B,) of a classifier of noisy states."""
+    """model(z, t) -> out (B, L, V), from log_p_label(z, t) (B,) of a classifier of noisy states.
 
-    def model(z, t):
-        p = jnp.exp(process.predict(unconditional(z, t), z, t))
+    interval: as of `classifier_free`; where no row is inside, the classifier is not called."""
+    check_interval(interval)
+
+    def guided(out, z, t):
+        p = jnp.exp(process.predict(out, z, t))
         gradient = jax.grad(lambda z: log_p_label(z, t).sum())(z)
         tangent = z * (gradient - jnp.sum(z * gradient, axis=-1, keepdims=True))
         evidence = jnp.maximum(process.evidence(t), _LEAST_EVIDENCE)[..., None]
         return as_output(process, jnp.log(project(p + strength / evidence * tangent)), z, t)
+
+    def model(z, t):
+        out = unconditional(z, t)
+        if interval == (0, 1):
+            return guided(out, z, t)
+        acts = inside(interval, t)
+        bent = jax.lax.cond(acts.any(), lambda: guided(out, z, t).astype(out.dtype), lambda: out)
+        return jnp.where(acts, bent, out)
 
     return model

@@ -258,3 +258,31 @@ def test_a_transform_of_a_guided_step_and_impossible_intervals_are_refused():
     assert Posterior(2).verdict(process).kind == "exact"
     with pytest.raises(ValueError, match="interval"):
         MixedPosteriors(process, None, None, 1.0, (0.5, 0.2))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_classifier_guides_within_its_interval_of_times_row_by_row(exact, x64):
+    process, calls = UDLM(3), []
+    log_p_label = LABELLED.log_p_label(process)
+
+    def counted(z, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return log_p_label(z, t)
+
+    def laws(interval, t):
+        guidance = ByClassifier(process, pair(process)[1], counted, 1.7, exact, interval=interval)
+        found = guidance.laws(z, t, t * 0.5)
+        jax.effects_barrier()
+        return [np.asarray(a) for a in found]
+
+    z = every_state(process, 0.5)[0][:6]
+    t = jnp.linspace(0.1, 0.9, 6)[:, None]
+    always, never = laws((0.0, 1.0), t), laws((0.0, 0.0), t)
+    assert calls and np.abs(always[0] - never[0]).max() > 0.01
+    acts = np.asarray((t >= 0.3) & (t <= 0.7))[..., None]
+    assert acts.any() and not acts.all()
+    for found, inside, outside in zip(laws((0.3, 0.7), t), always, never, strict=True):
+        np.testing.assert_allclose(found, np.where(acts, inside, outside), **TIGHT)
+    calls.clear()
+    laws((0.3, 0.7), t * 0 + 0.9)
+    assert not calls

@@ -114,6 +114,20 @@ def test_gradient_of_the_exact_classifier_makes_the_conditional_law_exactly(name
         )
 
 
+def test_a_gradient_acts_within_its_interval_of_times_row_by_row(x64):
+    toy, process = Labelled(), BFN(3, PowerAccuracy(3.0))
+    free, log_p_label = toy.free.denoiser(process), toy.log_p_label(process)
+    z, _ = states(process, 0.5)
+    t = jnp.linspace(0.1, 0.9, len(z))[:, None]
+    always, limited = (
+        np.asarray(classifier(process, free, log_p_label, 1.7, interval)(z, t))
+        for interval in ((0.0, 1.0), (0.3, 0.7))
+    )
+    acts = np.asarray((t >= 0.3) & (t <= 0.7))[..., None]
+    assert acts.any() and not acts.all() and np.abs(always - free(z, t)).max() > 0.01
+    np.testing.assert_allclose(limited, np.where(acts, always, free(z, t)), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["dirichlet", "bfn"])
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
 @pytest.mark.usefixtures("optimized")

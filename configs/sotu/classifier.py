@@ -1,0 +1,30 @@
+"""A classifier of the quickstart's noisy text, which guides its samples to a period of addresses.
+
+    python -m experiments.train --config configs/sotu/mdlm.py --workdir runs/a
+    python -m experiments.train --config configs/sotu/classifier.py --workdir runs/classifier
+    python -m experiments.sample --workdir runs/a --classifier runs/classifier --label first-quarter \\
+        --guidance 3
+
+The loss is in nats a sequence, log 4 = 1.386 for four periods told apart by chance. For another run put
+its process: `--set process.base=UDLM`; for your own labels `--set data.path=DIRECTORY --set
+data.labels=folder`. Measured: docs/measurements.md.
+"""
+
+from dataclasses import replace
+
+from configs.sotu import mdlm
+from diffusion.noisy_classifier import NoisyClassifier
+from experiments.config import AdamW, Experiment
+from models.classifier import Classifier
+
+
+def get_config() -> Experiment:
+    base = mdlm.get_config()
+    return replace(
+        base,
+        process=NoisyClassifier(base.process),
+        model=Classifier(num_layers=4, width=128, num_heads=4),
+        data=replace(base.data, labels="period"),
+        optimizer=AdamW(peak_lr=1e-3, warmup_steps=50, decay_steps=600, beta2=0.99),
+        train=replace(base.train, label_dropout=0.0),
+    )

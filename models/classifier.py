@@ -1,0 +1,46 @@
+"""A classifier of sequences: the backbone, the mean over positions, two layers to the labels."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from models.functional import bind, init
+from models.layers import Pooled
+from models.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Classifier(Transformer):
+    """`num_labels` are what it tells apart, not what it is given, so they ask for no time conditioning.
+    The rest of its parameters are a `Transformer`'s, so that it can begin with a trained one's."""
+
+    @property
+    def given_labels(self) -> None:
+        return None
+
+    def init(self, key: Array) -> dict:
+        """Parameters as those of `Transformer.init`, and those of the head, "classifier"."""
+        key_backbone, key_head = jax.random.split(key)
+        return super().init(key_backbone) | {"classifier": init(self._head, key_head)}
+
+    def apply(
+        self,
+        params: dict,
+        z: Array,
+        t: Array,
+        dropout_keys: Array | None = None,
+        *,
+        label: Array,
+    ) -> Array:
+        """log p(label | z, t), float32 (B,), from z: int (B, L), or float (B, L, V) on the simplex, or
+        float (B, L, V + 1), one-hot states with the mask; label: int (B,), or (1,), that of all."""
+        features = self.features(params, z, t, dropout_keys)
+        logits = bind(self._head, params["classifier"])(features.mean(1))
+        log_p = jax.nn.log_softmax(logits)
+        label = jnp.broadcast_to(label, (len(z),))
+        return jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0]
+
+    def _head(self, rngs) -> Pooled:
+        return Pooled(self.width, self.num_labels, rngs)
