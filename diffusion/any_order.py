@@ -10,6 +10,9 @@ with exactly m random positions masked, n = 0..G-1 and G = ceil(L / group). At g
 of the continuous-time bound of MDLM (for a network without time), by another estimator, with none of the
 variance of the number of masked tokens. Larger groups give the bound of a sampler that reveals as many
 tokens per call, independently of each other.
+
+Of rows that hold several texts and padding (`model.segments`, 0 for padding), L is the number of tokens
+of a row without its padding.
 """
 
 from dataclasses import dataclass
@@ -41,13 +44,16 @@ class AnyOrder:
 
     def bound_terms(self, key, model, x0, u) -> dict[str, Array]:
         """As `Objective.bound_terms`; u (B, 1) chooses how many groups are revealed."""
-        length = x0.shape[1]
+        segments = getattr(model, "segments", None)
+        there = jnp.ones(x0.shape, bool) if segments is None else segments > 0
+        length = there.sum(1, keepdims=True)
         groups = -(-length // self.group)
         revealed = jnp.floor(u * groups) * self.group  # (B, 1)
-        rank = jnp.argsort(jnp.argsort(uniform(key, x0.shape), axis=1), axis=1)
+        order = jnp.where(there, uniform(key, x0.shape), 2.0)
+        rank = jnp.argsort(jnp.argsort(order, axis=1), axis=1)
         z = jnp.where(rank < revealed, x0, self.base.vocab_size)
         masked = length - revealed
         t = time_of(self.base.schedule, jnp.log(masked / length))
         nats = -pick(self.base.predict(model(z, t), z, t), x0)
         weight = groups * jnp.minimum(self.group, masked) / masked
-        return {"any order": jnp.where(rank < revealed, 0, weight * nats)}
+        return {"any order": jnp.where((rank < revealed) | ~there, 0, weight * nats)}

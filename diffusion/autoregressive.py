@@ -1,7 +1,8 @@
 """The autoregressive model, the yardstick: -log p(x0) = sum_i -log p(x0^i | x0^1 .. x0^(i-1)), exactly.
 
 A causal network is called once with [start, x0 without its last token]; its output at position i then
-speaks of x0^i, as everywhere in this project. The start token is id V, the last row of the embedding.
+speaks of x0^i, as everywhere in this project. The start token is id V, the last row of the embedding;
+where rows hold several texts (`model.segments`), each begins with it.
 """
 
 from dataclasses import dataclass
@@ -36,8 +37,12 @@ class Autoregressive:
 
     def log_p(self, model: Model, x0: Array) -> Array:
         """log p(x0^i | x0^1 .. x0^(i-1)), (B, L) nats."""
-        start = jnp.full_like(x0[:, :1], self.start)
-        out = model(jnp.concatenate([start, x0[:, :-1]], axis=1), jnp.zeros((x0.shape[0], 1)))
+        before = jnp.pad(x0[:, :-1], ((0, 0), (1, 0)), constant_values=self.start)
+        segments = getattr(model, "segments", None)
+        if segments is not None:
+            begins = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+            before = jnp.where(begins, self.start, before)
+        out = model(before, jnp.zeros((x0.shape[0], 1)))
         return pick(jax.nn.log_softmax(out), x0)
 
     def loss(self, key, model, x0, u):

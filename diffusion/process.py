@@ -25,7 +25,8 @@ Model = Callable[..., Array]
 """model(z, t, **condition) -> out (B, L, V); parameters and dropout key are already bound.
 
 Some processes ask more of it (`models.transformer.Network`): context=x0 for block diffusion, `cache` and
-`decode` for samplers from left to right, `energy`, a second network, for residual energies."""
+`decode` for samplers from left to right, `energy`, a second network, for residual energies; `segments`
+(B, L), where rows hold several texts, or padding, which is segment 0."""
 
 Likelihood = Literal["exact", "bound", "estimate", "none"]
 

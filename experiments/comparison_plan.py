@@ -13,7 +13,8 @@ import jax
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import Evaluation, Experiment
-from experiments.data.text import Corpus, prepare
+from experiments.data.corpus import Corpus
+from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.evaluation import check_bound
 from experiments.settings import differences, leaves, load, override, resolve
@@ -64,7 +65,8 @@ def make_plan(
     _check_budget(experiments)
     first = next(iter(experiments.values()))
     corpus = prepare(first.data)
-    tokens, *_ = [corpus.split(n, first.data.length) for n in ("train", "validation", split)]
+    least = first.data.length if first.data.rows == "wrap" else 1
+    tokens, *_ = [corpus.split(n, least) for n in ("train", "validation", split)]
     methods = []
     for name, experiment in experiments.items():
         resolved = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)

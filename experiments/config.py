@@ -9,6 +9,7 @@ from typing import Literal
 import jax
 from jax import Array
 
+from diffusion.genmd4 import GenMD4
 from diffusion.process import Objective
 from experiments.data.text import Text
 from models.classifier import Classifier
@@ -199,6 +200,8 @@ class Experiment:
                 raise ValueError(f"model Classifier goes with NoisyClassifier, not with {name}")
             if self.data.labels:
                 self._check_labels()
+        if self.data.rows != "wrap":
+            self._check_rows()
         if self.energy_from and not isinstance(self.energy, Transformer):
             raise ValueError(
                 f"energy_from = {self.energy_from}, but process {type(self.process).__name__} takes no "
@@ -240,14 +243,24 @@ class Experiment:
                 "its second network knows of no labels; leave it out"
             )
 
+    def _check_rows(self) -> None:
+        """ValueError for what takes a row for one text of full length."""
+        # Sums over a row are those of GenMD4's gradient, of energies, of teachers and of classifiers.
+        known = hasattr(self.process, "predict") or hasattr(self.process, "log_p")
+        if not known or isinstance(self.process, GenMD4) or self.teacher or self.energy:
+            raise ValueError(
+                f"data.rows = {self.data.rows!r}: {type(self.process).__name__} takes a row for one "
+                "text of full length; set data.rows = wrap"
+            )
+
     def _check_classifier(self) -> None:
         name = type(self.process).__name__
         if not isinstance(self.model, Classifier):
             raise ValueError(f"{name} goes with model Classifier, not {type(self.model).__name__}")
-        if not self.data.labels or self.train.label_dropout:
+        if self.train.label_dropout:
             raise ValueError(
-                f"{name} learns the labels of sequences: set data.labels = folder or period (it is "
-                f"{self.data.labels}), and train.label_dropout = 0 (it is {self.train.label_dropout})"
+                f"train.label_dropout = {self.train.label_dropout}, but {name} learns the label of "
+                "every sequence; set it to 0"
             )
 
     def init_params(self, key: Array) -> dict:

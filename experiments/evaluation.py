@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,8 +15,11 @@ import numpy as np
 
 from diffusion.any_order import AnyOrder
 from experiments.config import Experiment
+from experiments.data.corpus import Corpus
 from experiments.data.pipeline import evaluation_batches
-from experiments.data.text import Corpus, prepare
+from experiments.data.protocols import protocol_of
+from experiments.data.rows import Rows
+from experiments.data.text import Text, prepare
 from experiments.errors import UserError
 from experiments.labels import check_labels, gives_labels
 from experiments.memory import check_memory
@@ -23,6 +27,7 @@ from experiments.runs import Run
 from experiments.settings import resolve
 from experiments.sharding import batch_shards, global_batch, replicated
 from experiments.stored import encode
+from experiments.train_step import without_padding
 from experiments.units import Estimate
 
 
@@ -33,30 +38,32 @@ def make_bound(
     mesh,
     quantity: Literal["bound", "loss"] = "bound",
 ):
-    """bound(params, x0 (B, L), first, frozen, labels (B,)) -> {term: (B, K)}, nats summed over
-    positions; jitted. With quantity "loss" the loss is the only term. labels None: no row has one.
+    """bound(params, x0 (B, L), first, frozen, given) -> {term: (B, K)}, nats summed over positions
+    without padding; jitted. With quantity "loss" the loss is the only term. given: what the network is
+    given of the rows, as `experiments.data.pipeline` has it.
 
     Sequence number first + row and time sample k decide all randomness; the K times of a sequence
     are stratified.
     """
 
-    def bound(params, x0, first, frozen=None, labels=None):
+    def bound(params, x0, first, frozen=None, given=None):
         process = experiment.bind(params, frozen)
         if quantity == "bound" and experiment.evaluation.estimator == "any_order":
             process = AnyOrder(process, experiment.evaluation.group)
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
-        given = {} if labels is None else {"label": labels}
+        given = given or {}
         network = experiment.network(params, **given)
 
         def at(k):
             u = ((k + offset) / num_times)[:, None]
             keys_k = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
             if quantity == "loss":
-                return {"loss": process.loss(keys_k, network, x0, u).sum(1)}
-            terms = process.bound_terms(keys_k, network, x0, u)
-            return {name: term.sum(1) for name, term in terms.items()}
+                terms = {"loss": process.loss(keys_k, network, x0, u)}
+            else:
+                terms = process.bound_terms(keys_k, network, x0, u)
+            return {name: without_padding(term, given).sum(1) for name, term in terms.items()}
 
         terms = jax.lax.map(at, jnp.arange(num_times))
         return {name: term.T for name, term in terms.items()}
@@ -68,14 +75,16 @@ def estimate(
     experiment: Experiment,
     bound: Callable,
     params: dict,
-    tokens: np.ndarray,
+    text: np.ndarray | Rows,
     mesh,
+    characters: int,
     progress: Callable[[int, int], None] | None = None,
     frozen: dict | None = None,
     labels: np.ndarray | None = None,
 ) -> tuple[Estimate, dict[str, float]]:
-    """The estimate over all of `tokens`, and its terms in nats per token. frozen: the teacher's
-    parameters where `bound` asks for them; labels: those of the sequences (N,), which are then given.
+    """The estimate over all of the text, which has so many characters, and its terms in nats per token.
+    frozen: the teacher's parameters where `bound` asks for them; labels: those of the sequences (N,),
+    which are then given.
 
     Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
     sequence of its own, so every token counts once.
@@ -87,23 +96,22 @@ def estimate(
     rows_here = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
     terms: dict[str, list] = {}
     sizes, first = [], 0
-    total = -(-len(tokens) // length)
-    for *batch_here, count in evaluation_batches(tokens, length, batch, labels):
+    total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
+    for *batch_here, count in evaluation_batches(text, length, batch, labels):
+        counted = batch_here[1].get("segments", batch_here[0] + 1) > 0
         rows, given = jax.tree.map(
             lambda array: global_batch(mesh, array[rows_here], axis=0), batch_here
         )
         values = bound(params, rows, first, frozen, given)
         for name, value in values.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
-        sizes += [rows.shape[1]] * count
+        sizes += counted.sum(1)[:count].tolist()
         first += count
         if progress:
             progress(first, total)
     stacked = {name: np.concatenate(value) for name, value in terms.items()}
     sizes = np.array(sizes)
-    result = Estimate(
-        sum(stacked.values()), sizes, experiment.data.tokenizer.count_characters(tokens)
-    )
+    result = Estimate(sum(stacked.values()), sizes, characters)
     per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
     return result, per_token
 
@@ -123,21 +131,35 @@ def _equally_spaced(count: int, number: int) -> np.ndarray:
 
 def sequences(
     experiment: Experiment, corpus: Corpus, split: str, max_sequences: int | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The tokens of a split, or those that `spread` takes, and the labels (N,) of its sequences; None
-    where the bound is not given them."""
+) -> tuple[np.ndarray | Rows, np.ndarray | None]:
+    """The tokens or rows of a split, or at most so many sequences at equal distances, and the labels
+    (N,) of the sequences; None where the bound is not given them."""
     length = experiment.data.length
-    tokens, labels = corpus.split(split, length), None
-    count = len(tokens) // length
+    text, labels = corpus.sequences(split, length, experiment.data.rows), None
+    if isinstance(text, Rows):
+        if max_sequences is not None and len(text) > max_sequences:
+            text = text.chosen(_equally_spaced(len(text), max_sequences))
+        return text, None
+    count = len(text) // length
     if gives_labels(experiment):
-        first = np.arange(0, len(tokens), length)
-        sizes = np.minimum(length, len(tokens) - first)
+        first = np.arange(0, len(text), length)
+        sizes = np.minimum(length, len(text) - first)
         labels = corpus.split_labels(split).of(first, sizes)
     if max_sequences is None or count <= max_sequences:
-        return tokens, labels
+        return text, labels
     if labels is not None:
         labels = labels[_equally_spaced(count, max_sequences)]
-    return spread(tokens, length, max_sequences), labels
+    return spread(text, length, max_sequences), labels
+
+
+def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows) -> tuple[int, int]:
+    """(characters, words) of the text, all or a part of a split; of a part that was read by documents,
+    in proportion to its tokens."""
+    documents = corpus.split_documents(split)
+    if documents is None:
+        return corpus.tokenizer.count_characters(text), corpus.tokenizer.count_words(text)
+    share = (text.count if isinstance(text, Rows) else len(text)) / documents.starts[-1]
+    return round(documents.characters.sum() * share), round(documents.words.sum() * share)
 
 
 def evaluate_run(
@@ -156,8 +178,11 @@ def evaluate_run(
     check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
     corpus = prepare(experiment.data)
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
-    in_split = -(-len(corpus.split(split, experiment.data.length)) // experiment.data.length)
-    tokens, labels = sequences(experiment, corpus, split, max_sequences)
+    every, _ = sequences(experiment, corpus, split)
+    length = experiment.data.length
+    in_split = len(every) if isinstance(every, Rows) else -(-len(every) // length)
+    text, labels = sequences(experiment, corpus, split, max_sequences)
+    characters, words = spelled(corpus, split, text)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
     start = last = time.perf_counter()
 
@@ -170,11 +195,11 @@ def evaluate_run(
             log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
 
     result, terms = estimate(
-        experiment, bound, run.params, tokens, run.mesh, progress, labels=labels
+        experiment, bound, run.params, text, run.mesh, characters, progress, labels=labels
     )
     seconds = time.perf_counter() - start
     record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
-    return record | {"sequences_in_split": in_split}
+    return record | per_word(result, words) | {"sequences_in_split": in_split}
 
 
 def times_per_sequence(experiment: Experiment) -> int:
@@ -208,6 +233,38 @@ def check_bound(experiment: Experiment) -> None:
             raise UserError(f"evaluation.estimator = any_order: {error}") from error
 
 
+def per_word(result: Estimate, words: int) -> dict:
+    """What a record says of words, parted by white space in the text."""
+    nats = result.nats_per_token * result.tokens.sum() / words if words else math.nan
+    error = result.standard_error() * result.tokens.sum() / words if words else math.nan
+    perplexity = math.exp(min(nats, 700))
+    return {
+        "words": words,
+        "nats_per_word": nats,
+        "perplexity_per_word": perplexity,
+        "perplexity_per_word_standard_error": perplexity * error,
+    }
+
+
+def context_of(data: Text, corpus: Corpus) -> dict:
+    """How the text stands in sequences, what is counted, and the name of the protocol that this is."""
+    rows = {
+        "wrap": "fixed chunks of the text as it goes on, not overlapping, the shorter tail included",
+        "sentence": "one document a row, longer ones in several",
+        "pack": "whole documents packed into rows, none seeing another",
+    }
+    return {
+        "protocol": protocol_of(data, corpus.bounds) or data.rows,
+        "length": data.length,
+        "chunks": rows[data.rows],
+        "packed": data.rows != "sentence",
+        "documents": data.document if data.by_documents else "file",
+        "length_given": data.rows != "wrap",
+        "added_tokens": [token for token in (data.begin, data.end) if token],
+        "bos_or_eos_counted": bool(data.begin or data.end),
+    }
+
+
 def make_record(
     run: Run,
     corpus: Corpus,
@@ -223,7 +280,9 @@ def make_record(
     experiment, times = run.experiment, times_per_sequence(run.experiment)
     exact = experiment.process.likelihood == "exact"
     se = result.standard_error()
-    tokenizer = json.dumps(dataclasses.asdict(experiment.data.tokenizer), sort_keys=True)
+    tokenizer = dataclasses.asdict(experiment.data.tokenizer)
+    tokenizer.pop("path", None)  # where it lies is not what it is
+    tokenizer = json.dumps(tokenizer, sort_keys=True)
     device = jax.devices()[0]
     return {
         "process": type(experiment.process).__name__,
@@ -247,14 +306,10 @@ def make_record(
         "sequences": len(result.tokens),
         "tokens": int(result.tokens.sum()),
         "characters": result.characters,
-        "context": {
-            "length": experiment.data.length,
-            "chunks": "fixed, not overlapping, each on its own, the shorter tail included",
-            "packed": True,
-            "bos_or_eos_counted": False,
-        },
+        "context": context_of(experiment.data, corpus),
         "tokenizer": type(experiment.data.tokenizer).__name__,
         "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "unknown_tokens": corpus.unknown.get(split, 0),
         "source": corpus.source,
         "split": split,
         "split_points": experiment.data.split_points,

@@ -19,15 +19,15 @@ def fit(
 ) -> tuple[dict, float]:
     """(the averaged parameters, mean loss of the last steps) after train.num_steps steps.
 
-    draw(key) -> (tokens (B, L),), or with labels (tokens (B, L), labels (B,)), of train.batch_size
-    rows. Raises Diverged for a loss that is not finite.
+    draw(key) -> (tokens (B, L), what is given of them, {} or {"label": (B,)}), of train.batch_size rows.
+    Raises Diverged for a loss that is not finite.
     """
     settings, step = experiment.train, make_train_step(experiment)
     key = jax.random.fold_in(jax.random.key(settings.seed), _DATA)
 
     def one(_, state):
         drawn = draw(jax.random.fold_in(key, state["step"]))
-        return step(state, *(array[None] for array in drawn))[0]
+        return step(state, *jax.tree.map(lambda array: array[None], drawn))[0]
 
     @partial(jax.jit, donate_argnums=0)
     def chunk(state, steps):

@@ -42,16 +42,15 @@ def measure(
 
 
 def _compiled(experiment: Experiment, seed: int):
-    """noise(params, (texts (N, B, L), labels (N, B) or None), low, high) -> (noise, loss) for times of
+    """noise(params, (texts (N, B, L), {} or {"label": (N, B)}), low, high) -> (noise, loss) for times of
     that interval."""
 
     def loss(params, key, text, low, high):
-        x0, label = text
+        x0, given = text
         rows = x0.shape[0]
         keys = jax.random.split(key, rows + 1)
         offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
-        given = {} if label is None else {"label": label}
         process, network = experiment.bind(params), experiment.network(params, **given)
         return process.loss_within(keys[:rows], network, x0, u, low, high).mean()
 

@@ -44,7 +44,13 @@ def gives_labels(experiment: Experiment) -> bool:
 
 
 def check_labels(experiment: Experiment) -> None:
-    """UserError where a (resolved) run cannot be evaluated with labels, or not without, as asked."""
+    """UserError where a (resolved) run cannot be trained or evaluated with labels, or not without, as
+    asked."""
+    if getattr(experiment.process, "needs_labels", False) and not experiment.data.labels:
+        raise UserError(
+            f"{type(experiment.process).__name__} learns the labels of sequences: set data.labels to "
+            "folder or period"
+        )
     if gives_labels(experiment):
         if experiment.model.num_labels is None:
             raise UserError(

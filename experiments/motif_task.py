@@ -4,24 +4,23 @@ The program is `experiments.motifs`.
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.dirichlet import DirichletFlow
-from diffusion.process import Likelihood, TimeIntegral
+from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.random import split
-from diffusion.simplex import SimplexProcess
 from experiments.config import AdamW, Experiment, Train
 from experiments.data.text import Text
 from experiments.fit import fit
+from models.classifier import Classifier
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.guidance import classifier, classifier_free
 from samplers.ode import ODE
-from samplers.sampler import Sampler, Verdict
+from samplers.sampler import Sampler
 
 BASES = 4
 METHODS = {
@@ -64,36 +63,6 @@ class Task:
         return (windows[:, :, None] == self.motifs[None, None]).all(-1).any(1)
 
 
-@dataclass(frozen=True)
-class NoisyClassifier(TimeIntegral):
-    """-log p(label | z_t) of states of a process: the last column of x0 (B, L + 1) is the label."""
-
-    process: SimplexProcess
-    vocab_size: int  # the number of labels, which are the network's columns
-    likelihood: ClassVar[Likelihood] = "none"
-
-    def loss(self, key, model, x0, u):
-        x0, label = x0[:, :-1], x0[:, -1]
-        z = self.process.corrupt(key, x0, u)
-        return -jnp.take_along_axis(self.log_p_labels(model, z, u), label[:, None], axis=-1)
-
-    def log_p_labels(self, model, z, t):
-        """(B, N): the mean over positions of what a network of N columns says, which sees z (B, L, V)
-        with N - V columns of 0 added."""
-        padded = jnp.pad(z, ((0, 0), (0, 0), (0, self.vocab_size - z.shape[-1])))
-        return jax.nn.log_softmax(model(padded, t).mean(1))
-
-
-@dataclass(frozen=True)
-class Unsampled:
-    """In the place of a sampler, for what is no process."""
-
-    steps: int = 1
-
-    def verdict(self, process):
-        return Verdict("exact", "nothing is sampled")
-
-
 def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
     """(model(z, t, label) , log_p_labels(z, t)) with trained parameters, of a process."""
     model = Transformer(
@@ -106,21 +75,22 @@ def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
     optimizer = AdamW(peak_lr=3e-3, warmup_steps=50, decay_steps=max(steps, 51))
     data = Text(length=task.length)
     denoiser = Experiment(process, model, data, optimizer=optimizer, train=train)
-    log("denoiser")
-    params, _ = fit(denoiser, lambda key: task.draw(key, train.batch_size), log)
 
-    judge = NoisyClassifier(process, task.num_labels)
-    network = replace(model, vocab_size=task.num_labels, num_labels=None)
+    def draw(key):
+        x0, label = task.draw(key, batch_size)
+        return x0, {"label": label}
+
+    log("denoiser")
+    params, _ = fit(denoiser, draw, log)
+
+    network = Classifier(**vars(model))
     log("classifier of noisy states")
-    experiment = replace(denoiser, process=judge, model=network, sampler=Unsampled())
-    judge_params, _ = fit(
-        experiment,
-        lambda key: (jnp.column_stack(task.draw(key, train.batch_size)),),
-        log,
-    )
+    train = replace(train, label_dropout=0.0)
+    judge = replace(denoiser, process=NoisyClassifier(process), model=network, train=train)
+    judge_params, _ = fit(judge, draw, log)
 
     def log_p_labels(z, t):
-        return judge.log_p_labels(lambda z, t: network.apply(judge_params, z, t), z, t)
+        return network.log_p_labels(judge_params, z, t)
 
     return lambda z, t, label: model.apply(params, z, t, label=label), log_p_labels
 

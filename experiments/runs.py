@@ -8,11 +8,14 @@ import jax
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import Experiment, Mesh
+from experiments.data.subwords import Subwords
 from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.settings import load, override, resolve
 from experiments.sharding import make_mesh, tree_shardings
 from experiments.stored import decode
+
+TOKENIZER = "tokenizer"  # the folder of a run's own copy of a vocabulary from a file
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ def load_run(
             replace(stored, data=data), data.tokenizer, lambda: prepare(data).split("train", 1)
         )
     here = replace(stored, mesh=Mesh(), model=replace(stored.model, attention="auto"))
+    kept = Path(workdir) / TOKENIZER
+    if isinstance(here.data.tokenizer, Subwords) and kept.is_dir():
+        tokenizer = replace(here.data.tokenizer, path=str(kept))
+        here = replace(here, data=replace(here.data, tokenizer=tokenizer))
     return restore_run(workdir, step, override(here, overrides), ema)
 
 

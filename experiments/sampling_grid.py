@@ -107,6 +107,11 @@ def measure(
     check_memory(experiment, rows, run.mesh, "evaluation.batch_size")
     corpus = prepare(experiment.data)
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
+    if experiment.data.rows != "wrap":
+        raise UserError(
+            f"data.rows = {experiment.data.rows}: rows of several texts are not measured by time; leave "
+            "out --grid fitted"
+        )
     tokens, labels = sequences(experiment, corpus, split, num_sequences)
     length = experiment.data.length
     count = len(tokens) // length
@@ -150,11 +155,11 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
     """(bins, rows) of one batch after another, by one compiled program."""
     experiment, mesh = run.experiment, run.mesh
 
-    def program(params, x0, first, place, labels):
+    def program(params, x0, first, place, given):
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         process = experiment.bind(params)
-        network = experiment.network(params, **({} if labels is None else {"label": labels}))
+        network = experiment.network(params, **given)
         return information(process, network, keys, x0, place, bins)
 
     compiled = jax.jit(program, out_shardings=replicated(mesh))

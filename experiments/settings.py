@@ -24,7 +24,7 @@ from experiments.stored import describe, fit
 RESUMABLE = (
     "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.keep_last", "train.keep_best", "train.accumulation", "evaluation", "sampler", "mesh",
-    "data.cache_dir", "data.path", "teacher.workdir",
+    "data.cache_dir", "data.path", "data.tokenizer.path", "teacher.workdir",
 )  # fmt: skip
 
 

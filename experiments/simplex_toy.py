@@ -148,7 +148,7 @@ def measure(size: int, steps: int, samples: int, seed: int, log: Callable[[str],
         rows = (experiment.train.batch_size, *p.shape)
         log_p = jnp.broadcast_to(jnp.log(jnp.asarray(p, jnp.float32)), rows)
         params, loss = fit(
-            experiment, lambda key, log_p=log_p: (categorical(key, log_p),), lambda line: None
+            experiment, lambda key, log_p=log_p: (categorical(key, log_p), {}), lambda line: None
         )
         trained = time.perf_counter()
         kl = divergence(count(experiment, params, samples), p)

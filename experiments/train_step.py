@@ -81,28 +81,39 @@ def zero_totals() -> dict:
     return {name: jnp.zeros(()) for name in ("steps", "loss", "grad_norm")}
 
 
-def make_train_step(experiment: Experiment):
-    """step(state, tokens (A, M, L), labels (A, M), frozen) -> (state, loss), A microbatches of M rows.
+def without_padding(nats: jax.Array, given: dict) -> jax.Array:
+    """nats (B, L), 0 where the segment is that of padding, 0."""
+    return jnp.where(given["segments"] > 0, nats, 0) if "segments" in given else nats
 
-    labels: int, or None where the data has none. frozen: parameters of the teacher, or None.
+
+def make_train_step(experiment: Experiment):
+    """step(state, tokens (A, M, L), given, frozen) -> (state, loss), A microbatches of M rows.
+
+    given: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or {}, as
+    `experiments.data.pipeline` has it; the loss is the mean over tokens that are not padding. frozen:
+    parameters of the teacher, or None.
     """
     model, train = experiment.model, experiment.train
     optimizer = make_optimizer(experiment)
 
-    def microbatch_loss(params, key, tokens, rows, labels, offset, frozen):
+    def microbatch_loss(params, key, total, tokens, rows, given, offset, frozen):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
         u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
-        given = {}
-        if labels is not None:
+        if "label" in given:
             hidden = jax.vmap(
                 lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), train.label_dropout)
             )
-            given["label"] = jnp.where(hidden(keys[:, 1]), model.num_labels, labels)
+            label = jnp.where(hidden(keys[:, 1]), model.num_labels, given["label"])
+            given = given | {"label": label}
         network = experiment.network(params, dropout_keys=keys[:, 1], **given)
         loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
-        return loss.sum() / (train.batch_size * tokens.shape[1])
+        return without_padding(loss, given).sum() / total
 
-    def train_step(state, tokens, labels=None, frozen=None):
+    def train_step(state, tokens, given=None, frozen=None):
+        given = given or {}
+        total = train.batch_size * tokens.shape[2]
+        if "segments" in given:
+            total = jnp.maximum((given["segments"] > 0).sum(), 1)
         key_offset, key = jax.random.split(
             jax.random.fold_in(jax.random.key(train.seed), state["step"])
         )
@@ -111,14 +122,14 @@ def make_train_step(experiment: Experiment):
 
         def accumulate(carry, microbatch):
             value_and_grad = jax.value_and_grad(microbatch_loss)
-            new = value_and_grad(state["params"], key, *microbatch, offset, frozen)
+            new = value_and_grad(state["params"], key, total, *microbatch, offset, frozen)
             return jax.tree.map(jnp.add, carry, new), None
 
-        microbatches = (tokens, rows, labels)
+        microbatches = (tokens, rows, given)
         if tokens.shape[0] == 1:
             first = jax.tree.map(lambda x: x[0], microbatches)
             loss, grads = jax.value_and_grad(microbatch_loss)(
-                state["params"], key, *first, offset, frozen
+                state["params"], key, total, *first, offset, frozen
             )
         else:
             zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))

@@ -18,15 +18,25 @@ import numpy as np
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import Experiment
+from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
-from experiments.data.text import Corpus, prepare
+from experiments.data.subwords import Subwords
+from experiments.data.text import prepare
 from experiments.errors import Diverged, Stopped, UserError
-from experiments.evaluation import check_bound, estimate, make_bound, sequences, times_per_sequence
+from experiments.evaluation import (
+    check_bound,
+    estimate,
+    make_bound,
+    sequences,
+    spelled,
+    times_per_sequence,
+)
 from experiments.files import write_atomically
 from experiments.initial import load_initial
 from experiments.labels import check_labels
 from experiments.memory import check_memory
 from experiments.metrics import Metrics
+from experiments.runs import TOKENIZER
 from experiments.settings import differences, resolve
 from experiments.sharding import batch_shards, global_batch, make_mesh, replicated, tree_shardings
 from experiments.stored import decode, encode
@@ -45,9 +55,10 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     """
     config = experiment.train
     corpus = prepare(experiment.data)
-    tokens = corpus.split("train", experiment.data.length)
+    least = experiment.data.length if experiment.data.rows == "wrap" else 1
+    tokens = corpus.split("train", least)
     experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
-    corpus.split("validation", experiment.data.length)
+    corpus.split("validation", least)
     check_labels(experiment)
     if experiment.process.monitor == "bound":
         check_bound(experiment)
@@ -81,7 +92,7 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
         evaluate = _evaluator(experiment, corpus, mesh, frozen)
         step_function = partial(step_function, frozen=frozen)
         batches = training_batches(
-            tokens,
+            corpus.sequences("train", experiment.data.length, experiment.data.rows),
             experiment.data.length,
             config.batch_size // config.accumulation,
             config.seed,
@@ -283,6 +294,8 @@ def _claim(workdir: Path, experiment: Experiment) -> None:
     """Writes config.json; UserError where `workdir` holds a run of another config."""
     check_workdir(workdir, experiment)
     if jax.process_index() == 0:
+        if isinstance(experiment.data.tokenizer, Subwords):
+            experiment.data.tokenizer.copy(workdir / TOKENIZER)
         text = json.dumps(encode(experiment), indent=1) + "\n"
         write_atomically(workdir / "config.json", text)
 
@@ -324,16 +337,17 @@ def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None
     """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
     the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
     """
-    tokens, labels = sequences(
-        experiment, corpus, "validation", experiment.evaluation.max_sequences
-    )
+    text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
+    characters, _ = spelled(corpus, "validation", text)
     quantity = experiment.process.monitor
     bound = make_bound(
         experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
     )
 
     def evaluate(params):
-        result, _ = estimate(experiment, bound, params, tokens, mesh, frozen=frozen, labels=labels)
+        result, _ = estimate(
+            experiment, bound, params, text, mesh, characters, frozen=frozen, labels=labels
+        )
         if quantity == "loss":
             error = result.standard_error()
             loss = result.nats_per_token

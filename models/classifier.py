@@ -36,11 +36,14 @@ class Classifier(Transformer):
     ) -> Array:
         """log p(label | z, t), float32 (B,), from z: int (B, L), or float (B, L, V) on the simplex, or
         float (B, L, V + 1), one-hot states with the mask; label: int (B,), or (1,), that of all."""
-        features = self.features(params, z, t, dropout_keys)
-        logits = bind(self._head, params["classifier"])(features.mean(1))
-        log_p = jax.nn.log_softmax(logits)
+        log_p = self.log_p_labels(params, z, t, dropout_keys)
         label = jnp.broadcast_to(label, (len(z),))
         return jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0]
+
+    def log_p_labels(self, params, z, t, dropout_keys=None) -> Array:
+        """log p(label | z, t) of every label, (B, N), as of `apply`."""
+        features = self.features(params, z, t, dropout_keys)
+        return jax.nn.log_softmax(bind(self._head, params["classifier"])(features.mean(1)))
 
     def _head(self, rngs) -> Pooled:
         return Pooled(self.width, self.num_labels, rngs)

@@ -31,17 +31,19 @@ def normalisation(kind: Literal["rms", "layer"], width: int, dtype, rngs: nnx.Rn
 
 
 def rotary(x: Array, positions: Array) -> Array:
-    """x (B, H, L, C) rotated by position, in split halves (RoPE, arXiv 2104.09864)."""
+    """x (B, H, L, C) rotated by position, (L,) or (B, L), in split halves (RoPE, arXiv 2104.09864)."""
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = (positions.astype(jnp.float32)[:, None] * frequencies[None])[None, None]
+    positions = jnp.atleast_2d(positions).astype(jnp.float32)
+    angles = positions[:, None, :, None] * frequencies[None, None, None]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 def attend(q: Array, k: Array, v: Array, mask: Array | None, backend: AttentionBackend) -> Array:
-    """softmax(q k^T / sqrt(C)) v: q (B, H, L, C), k, v (B, H, N, C); mask (L, N) is True where allowed.
+    """softmax(q k^T / sqrt(C)) v: q (B, H, L, C), k, v (B, H, N, C); mask, (L, N) or (B, L, N), is
+    True where allowed.
 
     "transposed" multiplies in this layout, and divides by the softmax's denominator last: the fastest
     form on CPU. "cudnn" is the flash kernel of NVIDIA GPUs (half precision, no mask). "auto" takes
@@ -52,19 +54,19 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, backend: AttentionB
         half_precision = q.dtype in (jnp.bfloat16, jnp.float16)
         flash = platform == "gpu" and half_precision and mask is None and q.shape[-1] % 8 == 0
         backend = "cudnn" if flash else "transposed" if platform == "cpu" else "xla"
+    if mask is not None:
+        mask = mask.reshape(-1, 1, *mask.shape[-2:])
     if backend == "transposed":
         q = q * q.shape[-1] ** -0.5
         scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32)
         if mask is not None:
-            scores = jnp.where(mask[None, None], scores, -jnp.inf)
+            scores = jnp.where(mask, scores, -jnp.inf)
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
         total = weights.sum(-1, keepdims=True)
         mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (mixed / total).astype(v.dtype)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    mixed = jax.nn.dot_product_attention(
-        q, k, v, mask=None if mask is None else mask[None, None], implementation=backend
-    )
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=backend)
     return jnp.swapaxes(mixed, 1, 2)
 
 
@@ -80,10 +82,11 @@ class Attention(nnx.Module):
         self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
 
     def __call__(self, x: Array, positions: Array, mask: Array | None, cache: Cache | None = None):
-        """(mixed, cache), from x of the L positions (L,). cache: keys and values (B, H, N, C) of the
-        first N positions, into which those of `positions`, consecutive, are written before attending."""
+        """(mixed, cache), from x of the positions, (L,) or (B, L). cache: keys and values
+        (B, H, N, C) of the first N positions, into which those of `positions`, consecutive and (L,), are
+        written before attending."""
         heads = rearrange(
-            self.qkv(x), "(b l) (n h c) -> n b h l c", l=len(positions), n=3, h=self.num_heads
+            self.qkv(x), "(b l) (n h c) -> n b h l c", l=positions.shape[-1], n=3, h=self.num_heads
         )
         q, k, v = heads
         if self.q_norm is not None:
@@ -160,7 +163,7 @@ class Block(nnx.Module):
 
     def __call__(self, x, positions, mask, condition, keys=None, cache=None):
         """(x, cache): the activations (B*L, D) after this layer, and what `Attention` cached."""
-        length = len(positions)
+        length = positions.shape[-1]
         rows = x.shape[0] // length
         first, second = (None, None) if keys is None else jnp.moveaxis(keys, 1, 0)
         if self.modulation is None:

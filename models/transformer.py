@@ -100,20 +100,32 @@ class Transformer:
         dropout_keys: Array | None = None,
         label: Array | None = None,
         context: Array | None = None,
+        segments: Array | None = None,
     ) -> Array:
         """out, float32 (B, L, V), from z: int (B, L) or simplex (B, L, V), and t: (B, 1) or (B, L).
 
         dropout_keys: one key per row (B,), or None for evaluation. label: int (B,) or (1,), that of all,
         num_labels where a row has none; None where no row has one. context: clean tokens (B, L), with
         block_length n: then a position of z sees its own block of z and the blocks of the context before
-        it, as when the text is made block by block (arXiv 2503.09573), all blocks in one pass.
+        it, as when the text is made block by block (arXiv 2503.09573), all blocks in one pass. segments:
+        int (B, L), equal for the neighbouring positions of one text: positions see those of their own
+        segment alone and count from its beginning, so that what is packed into a row beside a text, or
+        pads it, changes nothing of it.
         """
-        x = self.features(params, z, t, dropout_keys, label, context)
+        x = self.features(params, z, t, dropout_keys, label, context, segments)
         ends = bind(self._ends, params["ends"])
         return ends.logits(x.reshape(-1, self.width), z.shape[1])
 
     def features(
-        self, params, z, t, dropout_keys=None, label=None, context=None, added: Array | None = None
+        self,
+        params,
+        z,
+        t,
+        dropout_keys=None,
+        label=None,
+        context=None,
+        segments=None,
+        added: Array | None = None,
     ) -> Array:
         """What the output head reads, (B, L, D), from the arguments of `apply`; added: (B*L, D), put on
         top of the embeddings."""
@@ -128,6 +140,9 @@ class Transformer:
             x = _beside(x, ends.embed(context), rows)
             t = jnp.broadcast_to(t, (rows, length))
             t = jnp.concatenate([t, jnp.zeros_like(t)], axis=1)
+        if segments is not None:
+            positions, within = _within(segments)
+            mask = within if mask is None else within & mask[None]
         condition = ends.condition(t, label)
 
         def layer(x, params_and_keys):
@@ -145,8 +160,8 @@ class Transformer:
         else:
             for n in range(self.num_layers):
                 x = layer(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
-        x = ends.normed(x, len(positions), condition)
-        return x.reshape(rows, len(positions), -1)[:, :length]
+        seen = positions.shape[-1]
+        return ends.normed(x, seen, condition).reshape(rows, seen, -1)[:, :length]
 
     def cache(self, rows: int, length: int) -> list[Cache]:
         """What `decode` fills: room for keys and values of `length` positions, per layer."""
@@ -216,6 +231,14 @@ class Transformer:
         return Ends(self, self._dtype, rngs)
 
 
+def _within(segments: Array) -> tuple[Array, Array]:
+    """The position of each place in its segment, (B, L), and who sees whom, (B, L, L)."""
+    same = segments[:, :, None] == segments[:, None]
+    place = jnp.arange(segments.shape[1])
+    first = jnp.argmax(same, axis=2)  # of the same segment
+    return place[None] - first, same
+
+
 def _beside(a: Array, b: Array, rows: int) -> Array:
     """(B*2L, D): each row's positions of `a` and then those of `b`, both (B*L, D)."""
     a, b = (x.reshape(rows, -1, x.shape[-1]) for x in (a, b))
@@ -226,8 +249,8 @@ def _beside(a: Array, b: Array, rows: int) -> Array:
 class Network:
     """A network with its parameters: the model(z, t, **condition) that processes and samplers call.
 
-    condition: what is the same in every call, such as dropout_keys or a label. energy: the second
-    network of a residual energy model, called in its own way.
+    condition: what is the same in every call, such as dropout_keys, a label or segments. energy: the
+    second network of a residual energy model, called in its own way.
     """
 
     transformer: Transformer  # or what has its `apply`
@@ -238,6 +261,11 @@ class Network:
     def __call__(self, z: Array, t: Array, **condition) -> Array:
         """As `Transformer.apply`."""
         return self.transformer.apply(self.params, z, t, **(self.condition | condition))
+
+    @property
+    def segments(self) -> Array | None:
+        """Those of its condition, (B, L); None where a row is one text."""
+        return self.condition.get("segments")
 
     def cache(self, rows: int, length: int) -> list[Cache]:
         """As `Transformer.cache`."""

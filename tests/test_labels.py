@@ -82,8 +82,8 @@ def test_labels_of_crops_are_those_of_their_middle_tokens(told, tmp_path):
     corpus = prepare(of_folders(told, tmp_path))
     tokens, labels = corpus.split("train", 12), corpus.split_labels("train")
     take = lambda **o: [  # noqa: E731
-        b
-        for b, _ in zip(
+        (rows, given["label"])
+        for (rows, given), _ in zip(
             training_batches(tokens, 12, 8, 1, labels=labels, **o), range(40), strict=False
         )
     ]
@@ -97,10 +97,10 @@ def test_labels_of_crops_are_those_of_their_middle_tokens(told, tmp_path):
         np.testing.assert_array_equal(rows, np.concatenate([part[0] for part in parts]))
         np.testing.assert_array_equal(ids, np.concatenate([part[1] for part in parts]))
     later = next(training_batches(tokens, 12, 8, 1, labels=labels, start=30))
-    np.testing.assert_array_equal(later[1], straight[30][1])
+    np.testing.assert_array_equal(later[1]["label"], straight[30][1])
     plain = next(training_batches(tokens, 12, 8, 1))
     np.testing.assert_array_equal(plain[0], straight[0][0])
-    assert plain[1] is None
+    assert plain[1] == {}
 
 
 @pytest.mark.parametrize("split, most", [("train", None), ("train", 50), ("test", None)])
@@ -117,7 +117,8 @@ def test_labels_of_evaluated_rows_are_theirs(told, tmp_path, split, most):
     tokens, labels = sequences(experiment, corpus, split, most)
     np.testing.assert_array_equal(tokens, spread(corpus.split(split, 12), 12, most or 10**9))
     right = count = 0
-    for rows, ids, n in evaluation_batches(tokens, 12, 7, labels):
+    for rows, given, n in evaluation_batches(tokens, 12, 7, labels):
+        ids = given["label"]
         assert len(ids) == len(rows) == 7
         right += agree(corpus.label_names, rows[:n], ids[:n])
         count += n
@@ -175,7 +176,8 @@ def test_labels_come_from_the_cache_and_broken_ones_are_made_again(told, tmp_pat
 
 def test_numbers_follow_the_names_of_the_run(told, tmp_path):
     corpus = prepare(of_folders(told, tmp_path, label_names=("c", "x", "b", "a")))
-    rows, ids = next(training_batches(corpus.split("train", 12), 12, 64, 0, labels=corpus.labels))
+    rows, given = next(training_batches(corpus.split("train", 12), 12, 64, 0, labels=corpus.labels))
+    ids = given["label"]
     assert agree(("c", "x", "b", "a"), rows, ids) > 50 and set(ids) == {0, 2, 3}
     with pytest.raises(UserError, match=r"label 'c' is not in data\.label_names = a, b"):
         prepare(of_folders(told, tmp_path, label_names=("a", "b")))

@@ -2,7 +2,10 @@
 
 An epoch of training cuts the range of starting positions into as many strata as there are whole
 sequences, takes the strata in random order and one random start within each. Example e is a pure
-function of (seed, e), so a position is one number and every process computes its own share.
+function of (seed, e), so a position is one number and every process computes its own share. Where
+documents stand in rows (`experiments.data.rows`), an epoch takes the rows in random order.
+
+Batches come with what the network is given besides: {}, {"label": (B,)} or {"segments": (B, L)}.
 """
 
 from collections.abc import Iterator
@@ -11,6 +14,9 @@ import grain
 import numpy as np
 
 from experiments.data.labels import Labels
+from experiments.data.rows import Rows
+
+Given = dict[str, np.ndarray]
 
 
 class _Strata:
@@ -39,7 +45,7 @@ def training_starts(tokens: np.ndarray, length: int, seed: int) -> grain.MapData
 
 
 def training_batches(
-    tokens: np.ndarray,
+    text: np.ndarray | Rows,
     length: int,
     batch_size: int,
     seed: int,
@@ -48,41 +54,60 @@ def training_batches(
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Batches start, start + 1, ...: this process's rows, int32 (batch_size / processes, length), and
-    their labels, int32 (rows,), or None where the text has none.
+) -> Iterator[tuple[np.ndarray, Given]]:
+    """Batches start, start + 1, ...: this process's rows of the text, tokens (N,) or rows, int32
+    (batch_size / processes, length), and what is given of them.
 
     Row r of batch b of all processes together is example b * batch_size + r. Read ahead by a thread.
     """
-    starts = training_starts(tokens, length, seed)
-    rows = batch_size // process_count
+    here = batch_size // process_count
+    if isinstance(text, Rows):
+        order = grain.MapDataset.range(len(text)).seed(seed).shuffle().repeat()
+
+        def rows_of(examples):
+            rows, segments = text.read(np.array([order[e] for e in examples]))
+            return rows, {"segments": segments}
+
+    else:
+        starts = training_starts(text, length, seed)
+
+        def rows_of(examples):
+            begin = [starts[e] for e in examples]
+            crops = np.stack([text[n : n + length].astype(np.int32) for n in begin])
+            return crops, {} if labels is None else {"label": labels.of(np.array(begin), length)}
 
     def batch(b):
-        first = b * batch_size + process_index * rows
-        begin = [starts[first + r] for r in range(rows)]
-        crops = np.stack([tokens[n : n + length].astype(np.int32) for n in begin])
-        return crops, None if labels is None else labels.of(np.array(begin), length)
+        first = b * batch_size + process_index * here
+        return rows_of(range(first, first + here))
 
     batches = grain.MapDataset.range(start, start + 2**40).map(batch)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def evaluation_batches(
-    tokens: np.ndarray, length: int, batch_size: int, labels: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
-    """(rows int32 (batch_size, length or less), their labels (batch_size,) or None, how many of them
-    count), every token exactly once; labels: those of all rows in order.
+    text: np.ndarray | Rows, length: int, batch_size: int, labels: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, Given, int]]:
+    """(rows int32 (batch_size, length or less), what is given of them, how many of them count), every
+    token exactly once; labels: those of all rows in order.
 
-    The last whole batch is filled up by repetition; the tail of fewer than `length` tokens comes last,
-    as a row of its own length.
+    The last whole batch is filled up by repetition; of tokens (N,) the tail of fewer than `length`
+    comes last, as a row of its own length.
     """
-    whole = len(tokens) // length
+    if isinstance(text, Rows):
+        for rows, segments, count in text.batches(batch_size):
+            yield rows, {"segments": segments}, count
+        return
+
+    def given(of_rows):
+        return {} if labels is None else {"label": np.resize(of_rows, batch_size)}
+
+    whole = len(text) // length
     for first in range(0, whole, batch_size):
         count = min(batch_size, whole - first)
-        rows = tokens[first * length : (first + count) * length].reshape(count, length)
-        of_rows = labels if labels is None else np.resize(labels[first : first + count], batch_size)
-        yield np.resize(rows, (batch_size, length)).astype(np.int32), of_rows, count
-    tail = tokens[whole * length :]
+        rows = text[first * length : (first + count) * length].reshape(count, length)
+        of_rows = None if labels is None else labels[first : first + count]
+        yield np.resize(rows, (batch_size, length)).astype(np.int32), given(of_rows), count
+    tail = text[whole * length :]
     if len(tail):
-        of_rows = labels if labels is None else np.full(batch_size, labels[whole])
-        yield np.tile(tail.astype(np.int32), (batch_size, 1)), of_rows, 1
+        of_rows = None if labels is None else labels[whole : whole + 1]
+        yield np.tile(tail.astype(np.int32), (batch_size, 1)), given(of_rows), 1

@@ -31,6 +31,9 @@ class Tokenizer(Protocol):
     def count_characters(self, tokens: np.ndarray) -> int:
         """How many characters of the text the tokens stand for."""
 
+    def count_words(self, tokens: np.ndarray) -> int:
+        """How many words, parted by white space, they stand for."""
+
 
 @dataclass(frozen=True)
 class Letters27:
@@ -59,6 +62,9 @@ class Letters27:
     def count_characters(self, tokens):
         return len(tokens)
 
+    def count_words(self, tokens):
+        return _count_words(tokens, LETTERS)
+
 
 @dataclass(frozen=True)
 class Characters:
@@ -85,6 +91,9 @@ class Characters:
     def count_characters(self, tokens):
         return len(tokens)
 
+    def count_words(self, tokens):
+        return _count_words(tokens, self.symbols)
+
 
 @dataclass(frozen=True)
 class Bytes:
@@ -102,6 +111,16 @@ class Bytes:
 
     def count_characters(self, tokens):
         return int(np.count_nonzero((np.asarray(tokens) & 0xC0) != 0x80))  # not continuation bytes
+
+    def count_words(self, tokens):
+        return _count_words(tokens, bytes(range(128)).decode())
+
+
+def _count_words(tokens: np.ndarray, symbols: str) -> int:
+    """How often a symbol that is not white space begins the text or follows one that is."""
+    spaces = [number for number, symbol in enumerate(symbols) if symbol.isspace()]
+    within = ~np.isin(tokens, spaces)
+    return int(np.count_nonzero(within[1:] & ~within[:-1]) + np.count_nonzero(within[:1]))
 
 
 def _normalized(chunks: Iterable[str]) -> Iterator[str]:

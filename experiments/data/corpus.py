@@ -1,0 +1,264 @@
+"""A prepared text: token numbers on disk, memory-mapped, with its splits, labels and documents.
+
+Written in full into a folder that its maker then gives its name; opened from there.
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data.labels import Labels, cut_each, folder_of, from_runs, period
+from experiments.data.reading import CHUNK, read
+from experiments.data.rows import Documents, Rows, make_rows
+from experiments.data.tokenizers import Characters, Letters27, Tokenizer
+from experiments.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+EMBEDDED = "State of the Union addresses 1790-2021 (embedded)"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """tokens: (N,) memory-mapped; bounds and sha256 by the name of the split; source: for records;
+    labels: of all tokens, or None; documents, of all tokens, where the text was read by documents;
+    unknown: how many tokens of a split stand for what the vocabulary lacks."""
+
+    tokens: np.ndarray
+    tokenizer: Tokenizer
+    bounds: dict[str, tuple[int, int]]
+    sha256: dict[str, str]
+    source: str
+    labels: Labels | None = None
+    documents: Documents | None = None
+    unknown: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.labels.names if self.labels else ()
+
+    def split(self, name: str, length: int) -> np.ndarray:
+        """The tokens of a split, memory-mapped; UserError where it is shorter than `length`."""
+        if name not in self.bounds:
+            raise UserError(f"split {name!r}: expected one of {', '.join(self.bounds)}")
+        start, stop = self.bounds[name]
+        if stop - start < length:
+            raise UserError(
+                f"{self.source}: the {name} split has {stop - start} tokens, fewer than one sequence "
+                f"of data.length = {length}; use more text or a smaller --set data.length"
+            )
+        return self.tokens[start:stop]
+
+    def sequences(self, name: str, length: int, rows: str) -> np.ndarray | Rows:
+        """What batches of a split are made of: its tokens, (N,), for rows "wrap"; else its rows."""
+        if rows == "wrap":
+            return self.split(name, length)
+        tokens = self.split(name, 1)
+        return make_rows(tokens, self.split_documents(name).starts, length, rows == "pack")
+
+    def split_documents(self, name: str) -> Documents | None:
+        """The documents of a split, None where the text was not read by documents."""
+        return self.documents and self.documents.within(*self.bounds[name])
+
+    def split_labels(self, name: str) -> Labels | None:
+        """The labels of a split, None where the text has none."""
+        return self.labels and self.labels.counted_from(self.bounds[name][0])
+
+
+def _embedded(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(split, period, text) of each address, one a line, and of the spaces between them: every twentieth
+    is in validation, and every twentieth in test."""
+    addresses = "".join(read(path, Letters27())).splitlines()
+    of = {9: "validation", 19: "test"}
+    for name in SPLITS:
+        chosen = [i for i in range(len(addresses)) if of.get(i % 20, "train") == name]
+        for i in chosen:
+            between = "" if i == chosen[0] else " "
+            yield name, period(i, len(addresses)), between + addresses[i]
+
+
+def _streams(data, parts) -> Iterator[tuple[str, str, Iterator[str], str]]:
+    """(split, label or "", chunks of text, where from), each chunk once."""
+    for name, paths in parts:
+        if name == "embedded":
+            for split, label, text in _embedded(paths[0]):
+                yield split, label, iter([text]), EMBEDDED
+            continue
+        for number, path in enumerate(paths):
+            label = folder_of(path, Path(data.path).expanduser()) if data.labels else ""
+            if number:
+                yield name, label, iter([data.tokenizer.separator]), str(path)
+            yield name, label, read(path, data.tokenizer), str(path)
+
+
+def write_corpus(folder: Path, data, parts, source: str, names: tuple[str, ...]) -> None:
+    """Nothing; the folder holds the corpus of `data`, a Text, of the files of `parts`."""
+    tokenizer = data.tokenizer
+    if isinstance(tokenizer, Characters) and not tokenizer.symbols:
+        tokenizer = _with_symbols(data, parts, source)
+    folder.mkdir()
+    size = tokenizer.vocab_size or 0
+    dtype = "uint8" if size <= 256 else "uint16" if size <= 65536 else "uint32"
+    write = _write_documents if data.by_documents else _write_stream
+    sizes, runs = write(folder, data, tokenizer, parts, dtype)
+    total = sum(sizes.values())
+    if total == 0:
+        raise UserError(f"data.path {data.path}: {source} contains no text")
+    points = [int(n) for n in np.cumsum([sizes.get(name, 0) for name in SPLITS])]
+    if "all" in sizes:
+        points = list(data.split_points or _shares(total))
+        if data.by_documents:
+            starts = np.load(folder / "documents.npy", "r")[0]
+            points = [int(starts[np.searchsorted(starts, point)]) for point in points]
+    if points[-1] > total:
+        raise UserError(
+            f"data.split_points end at {points[-1]}, but {source} has {total} tokens; "
+            "declare the ends of train, validation and test within the text"
+        )
+    if data.labels and "all" in sizes and data.split_points is None:
+        runs, points = cut_each(folder / "tokens.bin", dtype, from_runs(names, runs), _shares)
+    tokens = np.memmap(folder / "tokens.bin", dtype, "r")
+    bounds = {
+        n: (int(a), int(b)) for n, a, b in zip(SPLITS, [0, *points[:-1]], points, strict=True)
+    }
+    described = {
+        "dtype": dtype,
+        "size": total,
+        "bounds": bounds,
+        "symbols": tokenizer.symbols if isinstance(tokenizer, Characters) else None,
+        "sha256": {n: _sha256(tokens[a:b]) for n, (a, b) in bounds.items()},
+    }
+    unknown = getattr(tokenizer, "unknown", None)
+    if unknown is not None:
+        count = {n: int((tokens[a:b] == unknown).sum()) for n, (a, b) in bounds.items()}
+        described["unknown"] = count
+    if data.labels:
+        labels = from_runs(names, runs)
+        np.save(folder / "labels.npy", np.stack([labels.starts, labels.ids]), allow_pickle=False)
+        described["label_names"] = names
+    (folder / "corpus.json").write_text(json.dumps(described))
+
+
+def _with_symbols(data, parts, source: str) -> Characters:
+    """The tokenizer with every character that occurs."""
+    chunks = chain.from_iterable(chunk for _, _, chunk, _ in _streams(data, parts))
+    tokenizer = replace(data.tokenizer, symbols="".join(sorted(set().union(*chunks))))
+    if len(tokenizer.symbols) > 65535:
+        raise UserError(f"{source}: {len(tokenizer.symbols)} characters; use data.tokenizer=Bytes")
+    return tokenizer
+
+
+def _write_stream(folder, data, tokenizer, parts, dtype):
+    """The tokens of each split and the runs of their labels (label, size), of text as it comes."""
+    sizes: dict[str, int] = {}
+    runs: list[tuple[str, int]] = []
+    with open(folder / "tokens.bin", "wb") as file:
+        for name, label, chunks, where in _streams(data, parts):
+            for tokens in tokenizer.encode(chunks, where):
+                file.write(tokens.astype(dtype).tobytes())
+                sizes[name] = sizes.get(name, 0) + len(tokens)
+                runs.append((label, len(tokens)))
+    return sizes, runs
+
+
+def _write_documents(folder, data, tokenizer, parts, dtype):
+    """As `_write_stream`, of text document by document, of which documents.npy, (3, D + 1), tells."""
+    sizes: dict[str, int] = {}
+    starts, characters, words = array("q", [0]), array("q"), array("q")
+    around = [
+        np.array([tokenizer.number(token)] if token else [], dtype)
+        for token in (data.begin, data.end)
+    ]
+
+    def counted(texts):
+        for text in texts:
+            characters.append(len(text))
+            words.append(len(text.split()))
+            yield text
+
+    with open(folder / "tokens.bin", "wb") as file:
+        for name, texts, where in _documents(data, parts):
+            for tokens in tokenizer.encode(counted(texts), where):
+                whole = np.concatenate([around[0], tokens.astype(dtype), around[1]])
+                file.write(whole.tobytes())
+                sizes[name] = sizes.get(name, 0) + len(whole)
+                starts.append(starts[-1] + len(whole))
+    table = np.zeros((3, len(starts)), np.int64)
+    table[0], table[1, :-1], table[2, :-1] = starts, characters, words
+    np.save(folder / "documents.npy", table, allow_pickle=False)
+    return sizes, []
+
+
+def _documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
+    """(split, documents that are not empty, where from). In a text that goes on, with no tokens around
+    documents, what stands between them belongs to the later one."""
+    joined = data.rows == "wrap" and not (data.begin or data.end)
+    begun = set()
+
+    def parted(name, texts):
+        for text in texts:
+            if text.strip():
+                yield data.tokenizer.separator + text if joined and name in begun else text
+                begun.add(name)
+
+    for name, paths in parts:
+        if name == "embedded":
+            for split, _, text in _embedded(paths[0]):
+                yield split, parted(split, [text.strip()]), EMBEDDED
+            continue
+        for path in paths:
+            chunks = read(path, data.tokenizer)
+            texts = _lines(chunks) if data.document == "line" else ["".join(chunks)]
+            yield name, parted(name, texts), str(path)
+
+
+def _lines(chunks: Iterator[str]) -> Iterator[str]:
+    rest = ""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split("\n")
+        yield from (line.removesuffix("\r") for line in lines)
+    yield rest.removesuffix("\r")
+
+
+def _shares(size: int) -> tuple[int, int, int]:
+    return int(0.9 * size), int(0.95 * size), size
+
+
+def _sha256(tokens: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(tokens), CHUNK):
+        digest.update(tokens[start : start + CHUNK].tobytes())
+    return digest.hexdigest()
+
+
+def open_corpus(folder: Path, data, source: str) -> Corpus:
+    """The corpus in the folder; OSError, ValueError, KeyError or EOFError where it is not whole."""
+    described = json.loads((folder / "corpus.json").read_text())
+    tokens = np.memmap(folder / "tokens.bin", described["dtype"], "r")
+    if len(tokens) != described["size"]:
+        raise ValueError("cut short")
+    tokenizer = data.tokenizer
+    if isinstance(tokenizer, Characters):
+        tokenizer = replace(tokenizer, symbols=described["symbols"])
+    bounds = {name: (a, b) for name, (a, b) in described["bounds"].items()}
+    labels = None
+    if data.labels:
+        labels = Labels(
+            tuple(described["label_names"]),
+            *np.load(folder / "labels.npy", allow_pickle=False),
+        )
+        if data.label_names:
+            labels = labels.numbered_as(data.label_names, source)
+    documents = None
+    if data.by_documents:
+        starts, characters, words = np.load(folder / "documents.npy", "r", allow_pickle=False)
+        documents = Documents(starts, characters[:-1], words[:-1])
+    return Corpus(
+        tokens, tokenizer, bounds, described["sha256"], source, labels, documents,
+        described.get("unknown", {}),
+    )  # fmt: skip

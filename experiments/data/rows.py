@@ -1,0 +1,90 @@
+"""Documents in rows: one a row, padded, or as many as fit, each a segment of its own.
+
+A document of more tokens than a row has goes on in the next, as if it were another; so every token is in
+one row, once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Of a text in order: starts (D + 1,), where each begins among the tokens and the last ends; how
+    many characters and words each has, (D,), as its text came."""
+
+    starts: np.ndarray
+    characters: np.ndarray
+    words: np.ndarray
+
+    def within(self, start: int, stop: int) -> "Documents":
+        """Those between two tokens at which documents begin or end, counted from the first."""
+        first, last = np.searchsorted(self.starts, (start, stop))
+        return Documents(
+            self.starts[first : last + 1] - start,
+            self.characters[first:last],
+            self.words[first:last],
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Row r holds the tokens starts[r] to stops[r], at most `length`; a segment begins at each of
+    `segments` (S,), rising."""
+
+    tokens: np.ndarray
+    length: int
+    starts: np.ndarray
+    stops: np.ndarray
+    segments: np.ndarray
+
+    def __len__(self):
+        return len(self.starts)
+
+    def chosen(self, numbers: np.ndarray) -> "Rows":
+        """Those rows alone."""
+        return replace(self, starts=self.starts[numbers], stops=self.stops[numbers])
+
+    @property
+    def count(self) -> int:
+        """How many tokens they hold."""
+        return int((self.stops - self.starts).sum())
+
+    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and segments of rows, int32 (n, length) each; segments count from 1, and 0 is padding,
+        whose token is 0."""
+        tokens = np.zeros((len(numbers), self.length), np.int32)
+        segments = np.zeros_like(tokens)
+        for row, number in enumerate(numbers):
+            start, stop = int(self.starts[number]), int(self.stops[number])
+            tokens[row, : stop - start] = self.tokens[start:stop]
+            of = np.searchsorted(self.segments, np.arange(start, stop), side="right")
+            segments[row, : stop - start] = of - of[0] + 1
+        return tokens, segments
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """(tokens, segments, how many rows count), all rows in order, the last batch filled up by
+        repetition."""
+        for first in range(0, len(self), size):
+            count = min(size, len(self) - first)
+            yield *self.read(np.resize(np.arange(first, first + count), size)), count
+
+
+def make_rows(tokens: np.ndarray, starts: np.ndarray, length: int, pack: bool) -> Rows:
+    """The rows of documents that begin at starts (D + 1,): one document each, or if `pack` the next ones
+    as long as whole documents fit."""
+    sizes = np.diff(starts)
+    pieces = -(-sizes // length)
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begins = np.repeat(starts[:-1], pieces) + number * length
+    ends = np.append(begins[1:], starts[-1])
+    if not pack:
+        return Rows(tokens, length, begins, ends, begins)
+    first, rows = 0, []
+    while first < len(begins):
+        rows.append(first)
+        first = int(np.searchsorted(ends, begins[first] + length, side="right"))
+    rows = np.array(rows, np.int64)
+    return Rows(tokens, length, begins[rows], ends[np.append(rows[1:], len(begins)) - 1], begins)

@@ -1,0 +1,93 @@
+"""How far guidance goes: python -m experiments.guidance_accuracy --workdir RUN --classifier C --judge J
+
+For each strength (--guidance 0 1 4 16) and label it draws --num samples guided by classifier C, as
+`experiments.sample` does, and reports the share to which another classifier J, trained apart, gives the
+label first, with its standard error; beside it the entropy of the samples' characters, in bits, and what
+J says of validation text. --exact and --guidance-interval as of `experiments.sample`.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("guidance_accuracy", __doc__)
+    options.add_argument("--workdir", required=True, help="the run that is guided")
+    options.add_argument(
+        "--classifier", required=True, help="the run of the classifier that guides"
+    )
+    options.add_argument("--judge", required=True, help="the run of the classifier that judges")
+    options.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0, 4.0, 16.0])
+    options.add_argument("--guidance-interval", type=float, nargs=2, default=[0.0, 1.0])
+    options.add_argument("--exact", action="store_true")
+    options.add_argument("--num", type=cli.positive, default=64, help="samples of each label")
+    options.add_argument("--seed", type=cli.natural, default=0)
+    options.add_argument("--out", help="where to write the figures as JSON")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import json
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from experiments.data.text import prepare
+    from experiments.evaluation import sequences
+    from experiments.files import write_atomically
+    from experiments.runs import load_run
+    from experiments.sampling import sample_run
+    from experiments.wish import make_wish
+
+    run = load_run(given.workdir, overrides=given.set)
+    classifier, judge = load_run(given.classifier), load_run(given.judge)
+    data = judge.experiment.data
+    names = data.label_names
+    known = np.full(run.experiment.data.length, -1, np.int32)
+
+    @jax.jit
+    def laws(params, x):
+        return judge.experiment.model.log_p_labels(params, x, jnp.zeros((len(x), 1)))
+
+    def right(x, label):
+        return np.asarray(laws(judge.params, jnp.asarray(x)).argmax(1)) == label
+
+    tokens, labels = sequences(
+        judge.experiment, prepare(data), "validation", given.num * len(names)
+    )
+    text = tokens[: len(tokens) // data.length * data.length].reshape(-1, data.length)
+    rows = [_row("validation text", text, right(text, labels[: len(text)]))]
+    for strength in given.guidance:
+        x, hits = [], []
+        for number, name in enumerate(names):
+            wish = make_wish(
+                run.experiment, known, (), name, strength, given.guidance_interval, classifier,
+                given.exact,
+            )  # fmt: skip
+            drawn = [s.x0 for _, s, _ in sample_run(run, given.num, given.seed, known, 64, wish)]
+            x.append(np.stack(drawn))
+            hits.append(right(x[-1], number))
+        rows.append(_row(f"guidance {strength:g}", np.concatenate(x), np.concatenate(hits)))
+    if given.out:
+        write_atomically(
+            given.out, json.dumps({"settings": vars(given), "rows": rows}, indent=1) + "\n"
+        )
+    return {"rows": rows}
+
+
+def _row(name, tokens, hits) -> dict:
+    """What is said of tokens (N, L), of which hits (N,) have their label; printed too."""
+    import numpy as np
+
+    share = np.bincount(tokens.reshape(-1)) / tokens.size
+    entropy = float(-sum(p * np.log2(p) for p in share if p > 0))
+    error = float(hits.std() / np.sqrt(len(hits)))
+    print(
+        f"{name:16} label found in {hits.mean():.3f} +- {error:.3f} of {len(hits)}, entropy "
+        f"{entropy:.3f} bits a character",
+        flush=True,
+    )
+    return {"of": name, "accuracy": float(hits.mean()), "error": error, "entropy_bits": entropy}
+
+
+if __name__ == "__main__":
+    cli.run("guidance_accuracy")
