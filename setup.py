@@ -9,7 +9,10 @@ setup(
     packages=find_packages(
         include=["diffusion*", "models*", "samplers*", "configs*", "experiments*"]
     ),
-    package_data={"experiments": ["trace_page.html"], "experiments.data": ["corpora/*"]},
+    package_data={
+        "experiments": ["trace_page.html", "record_schema.json", "published.json"],
+        "experiments.data": ["corpora/*"],
+    },
     install_requires=[
         "jax>=0.10.2",  # arrays, compilation, sharding
         "flax>=0.12.8",  # the modules of the backbone (NNX)
@@ -18,6 +21,7 @@ setup(
         "tensorflow-datasets>=4.9.10",  # LM1B and other published corpora
         "einops>=0.8.2",  # the reshapes of attention, readable
         "grain>=0.2.18",  # the input pipeline: deterministic, position checkpointable
+        "jsonschema>=4.26",  # what an evaluation record must hold
         "numpy>=2.0",  # token arrays on disk, memory-mapped
         "constriction>=0.5.0",  # the entropy coder of experiments.compress
         "zstandard>=0.25",  # what experiments.compress is compared with

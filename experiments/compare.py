@@ -4,6 +4,13 @@ Trains every config on the same budget, evaluates each over a whole split, and p
 sorted table, which is also written as Markdown, beside a plot. The configs may differ in process and
 sampler only; --set applies to all of them. Each run is a run directory in WORKDIR, and what is finished
 there is not done again.
+
+python -m experiments.compare RECORD [RECORD ...]
+
+Compares evaluation records that exist, files that `evaluate` wrote. Those of one protocol (unit, text,
+tokenizer, context, labels) are one sorted table, in which differences below two joint standard errors
+are ties; those of different protocols are not ranked, and what differs is said. Published values stand
+beside a table if the records are of the published protocol.
 """
 
 from experiments import cli
@@ -11,21 +18,43 @@ from experiments import cli
 
 def main(arguments: list[str]) -> None:
     options = cli.parser("compare", __doc__)
-    options.add_argument("--workdir", required=True, help="gets a run directory for each config")
+    options.add_argument("records", nargs="*", metavar="RECORD", help="an evaluation record")
+    options.add_argument("--workdir", help="gets a run directory for each config")
     options.add_argument(
         "--config",
         action="append",
-        required=True,
         help="a Python file that defines get_config(); give at least two",
     )
-    options.add_argument("--split", default="test", help="train, validation or test (default)")
+    options.add_argument("--split", help="train, validation or test (default)")
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
     options.add_argument("--batch-size", type=cli.positive, help="sequences at a time, evaluating")
-    options.add_argument("--table", help="the Markdown file (default: WORKDIR/table.md)")
-    options.add_argument("--plot", help="the image file (default: WORKDIR/plot.png)")
+    options.add_argument(
+        "--table", help="the Markdown file (default: table.md in WORKDIR, or here for records)"
+    )
+    options.add_argument(
+        "--plot", help="the image file (default: plot.png in WORKDIR, or here for records)"
+    )
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
+    training = ("config", "workdir", "split", "num_times", "batch_size", "set")
+    named = ["--" + name.replace("_", "-") for name in training if getattr(given, name)]
+    if given.records and named:
+        options.error(
+            f"records are compared as they are, and {named[0]} is for training from --config; give one "
+            "or the other"
+        )
+    if given.records:
+        _compare_records(given)
+        return
+    missing = [f"--{name}" for name in ("workdir", "config") if not getattr(given, name)]
+    if missing:
+        options.error(
+            f"the following arguments are required: {', '.join(missing)} (or RECORD files alone)"
+        )
+    _train_and_compare(given)
 
+
+def _train_and_compare(given) -> None:
     from pathlib import Path
 
     from experiments.comparison import run_all, table
@@ -38,13 +67,42 @@ def main(arguments: list[str]) -> None:
     plot_path = Path(given.plot or workdir / "plot.png")
     check_figure(plot_path)
     plan = make_plan(
-        workdir, given.config, given.set, given.split, given.num_times, given.batch_size
+        workdir,
+        given.config,
+        given.set,
+        given.split or "test",
+        given.num_times,
+        given.batch_size,
     )
     results = run_all(plan, log=_progress)
     text = f"{budget(plan)}\n\n{table(results)}\n"
     print(f"\n{text}", flush=True)
     write_atomically(table_path, text)
     write_atomically(plot_path, draw(results, budget(plan), plot_path.suffix))
+    print(f"table: {table_path}\nplot: {plot_path}")
+
+
+def _compare_records(given) -> None:
+    from pathlib import Path
+
+    from experiments.figure import check_figure
+    from experiments.files import write_atomically
+    from experiments.protocols import Entry, group, name_records
+    from experiments.published import match
+    from experiments.record_figure import draw_records
+    from experiments.record_table import report
+    from experiments.records import read_record
+
+    table_path, plot_path = Path(given.table or "table.md"), Path(given.plot or "plot.png")
+    check_figure(plot_path)
+    paths = list(dict.fromkeys(given.records))  # a file named twice is one record
+    names = name_records(paths)
+    groups = group([Entry(n, read_record(p)) for n, p in zip(names, paths, strict=True)])
+    matches = [match(g.entries) for g in groups]
+    text = report(groups, matches) + "\n"
+    print(text, flush=True)
+    write_atomically(table_path, text)
+    write_atomically(plot_path, draw_records(groups, matches, plot_path.suffix))
     print(f"table: {table_path}\nplot: {plot_path}")
 
 

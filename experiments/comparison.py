@@ -15,7 +15,7 @@ from experiments.errors import Diverged
 from experiments.evaluation import evaluate_run
 from experiments.labels import gives_labels
 from experiments.metrics import read_metric
-from experiments.records import read_record, record_path, write_record
+from experiments.records import record_path, stored_record, write_record
 from experiments.runs import restore_run
 from experiments.trainer import train
 from experiments.units import bits_per_character
@@ -72,7 +72,7 @@ def _evaluate(plan: Plan, method: Method, log: Log) -> dict:
     directory, step = plan.workdir / method.name, method.experiment.train.num_steps
     path = record_path(directory, plan.split, step)
     experiment = replace(method.resolved, evaluation=plan.evaluation)
-    record = {"labels": "none"} | read_record(path)  # which old records do not say
+    record = {"labels": "none"} | stored_record(path)  # which old records do not say
     identity = {
         "checkpoint_fingerprint": Checkpoints(directory / "checkpoints").fingerprint(step),
         "checkpoint_step": step,

@@ -1,13 +1,18 @@
 """The figure of a comparison: how the validation bound fell, and where each method ended."""
 
+from __future__ import annotations  # the type of a Result is not imported, and no jax with it
+
 import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
-from experiments.comparison import Result
 from experiments.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.comparison import Result
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -118,6 +118,15 @@ def test_records_are_those_of_the_evaluate_command(done, tmp_path):
         assert same == ours
 
 
+def test_records_compared_by_themselves_are_in_the_same_order(done, tmp_path):
+    paths = [str(done.workdir / name / "records" / "test-4.json") for name in ("smoke", "other")]
+    out = ["--table", str(tmp_path / "t.md"), "--plot", str(tmp_path / "p.png")]
+    assert cli.guarded("compare", [*paths, *out]) == 0
+    again = cells((tmp_path / "t.md").read_text())[1:]
+    trained = cells((done.workdir / "table.md").read_text())[1:3]
+    assert [row[1:4] for row in again] == [[row[0], *row[2:4]] for row in trained]
+
+
 def test_figure_is_a_png(done):
     assert (done.workdir / "plot.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 

@@ -1,0 +1,104 @@
+"""What makes the numbers of evaluation records comparable, and their order where they are.
+
+A protocol is all that a number depends on beside the model: what is measured, over which tokens, cut and
+conditioned how. Two numbers are ranked only if every field of their protocols is equal; what one record
+says and another does not is a difference, since nobody knows.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# What holds of records from before these fields, of which there was one kind.
+OLD_CONTEXT = {"protocol": "wrap", "length_given": False, "added_tokens": []}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record under the name it has in a table."""
+
+    name: str
+    record: dict
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entries of one protocol, the lowest value first; places: (best, worst) of each, from 1."""
+
+    protocol: dict[str, object]
+    entries: list[Entry]
+    places: list[tuple[int, int]]
+
+
+def protocol(record: dict) -> dict[str, object]:
+    """The fields on which numbers must agree to be comparable; values as a record holds them."""
+    context = OLD_CONTEXT | record["context"]
+    return {
+        "unit": record["unit"],
+        "tokenizer": record["tokenizer"],
+        "tokenizer_sha256": record["tokenizer_sha256"],
+        "split_sha256": record["split_sha256"],
+        "labels": record.get("labels", "none"),
+        **{f"context.{name}": context[name] for name in sorted(context)},
+    }
+
+
+def quantities(record: dict) -> dict[str, tuple[float, float]]:
+    """(value, standard error) by unit, the unit of `value` first."""
+    found = {record["unit"]: (record["value"], record["standard_error"])}
+    for unit in ("perplexity per token", "perplexity per word"):
+        field = unit.replace(" ", "_")
+        if field in record:
+            error = record.get(f"{field}_standard_error", math.nan)
+            found.setdefault(unit, (record[field], error))
+    return found
+
+
+def places(values: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
+    """The (best, worst) place, from 1, that each of (value, standard error) may have; lower is better.
+
+    Two are in order where they differ by two joint standard errors at least; an unknown error (NaN)
+    orders nothing. The errors are joined as of independent texts, which is cautious for the same text.
+    """
+
+    def before(a, b):
+        return b[0] - a[0] >= 2 * math.hypot(a[1], b[1]) and b[0] > a[0]
+
+    n = len(values)
+    return [
+        (1 + sum(before(b, a) for b in values), n - sum(before(a, b) for b in values))
+        for a in values
+    ]
+
+
+def group(entries: Sequence[Entry]) -> list[Group]:
+    """The entries by protocol, the protocol of the first entry first."""
+    by_key: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_key.setdefault(json.dumps(protocol(entry.record)), []).append(entry)
+    groups = []
+    for members in by_key.values():
+        ordered = sorted(members, key=lambda e: (math.isnan(e.record["value"]), e.record["value"]))
+        values = [quantities(e.record)[e.record["unit"]] for e in ordered]
+        groups.append(Group(protocol(ordered[0].record), ordered, places(values)))
+    return groups
+
+
+def differences(groups: Sequence[Group]) -> dict[str, list[object]]:
+    """The fields in which the groups' protocols are not all equal, with the value of each group; None
+    where a record does not say."""
+    names = dict.fromkeys(name for g in groups for name in g.protocol)
+    columns = {name: [g.protocol.get(name) for g in groups] for name in names}
+    return {name: values for name, values in columns.items() if any(v != values[0] for v in values)}
+
+
+def name_records(paths: Sequence[str]) -> list[str]:
+    """A short name for each path: the run directory of a record in its records/, else the file's stem;
+    the whole path where two would be one."""
+    short = []
+    for path in map(Path, paths):
+        run = path.parent.parent if path.parent.name == "records" else None
+        short.append(run.name if run and run.name else path.stem)
+    return [s if short.count(s) == 1 else str(p) for s, p in zip(short, paths, strict=True)]

@@ -1,0 +1,374 @@
+"""Records as users name them: what a file must hold, what is ranked, what is tied, what is published."""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+from experiments.errors import UserError
+from experiments.protocols import Entry, differences, group, name_records, places
+from experiments.published import match, published
+from experiments.records import read_record, stored_record, write_record
+
+ROOT = Path(__file__).parent.parent
+SCHEMA = json.loads((ROOT / "experiments" / "record_schema.json").read_text())
+# A record of the published text8 protocol, as `evaluate` wrote them before the optional fields.
+TEXT8 = {
+    "process": "MDLM", "process_settings": {"vocab_size": 27}, "kind": "bound", "value": 1.4,
+    "unit": "bits per character", "standard_error": 0.01, "standard_error_over_times": 0.005,
+    "nats_per_token": 0.97, "nats_per_token_standard_error": 0.007, "perplexity_per_token": 2.64,
+    "perplexity_per_token_standard_error": 0.02, "terms_nats_per_token": {"diffusion": 0.97},
+    "estimator": "mean over 2 stratified times per sequence", "num_times": 2, "seed": 0,
+    "sequences": 19532, "tokens": 5_000_000, "characters": 5_000_000,
+    "context": {"length": 256, "chunks": "fixed", "packed": True, "bos_or_eos_counted": False},
+    "tokenizer": "Letters27", "tokenizer_sha256": "a" * 64, "source": "text8", "split": "test",
+    "split_points": [90_000_000, 95_000_000, 100_000_000], "split_sha256": "b" * 64, "ema": True,
+    "precision": "float32", "checkpoint_step": 1000, "checkpoint_fingerprint": "c" * 16,
+    "device": "1 x cpu", "seconds": 1.0, "version": "0.1.0", "time": "2026-01-01T00:00:00Z",
+    "sequences_in_split": 19532,
+}  # fmt: skip
+LM1B = {
+    "dataset": "lm1b", "source": "lm1b", "tokenizer": "WordPiece", "split_points": None, "words": 7,
+    "nats_per_word": 4.0, "perplexity_per_word": 54.6, "perplexity_per_word_standard_error": 0.5,
+    "process_settings": {"base": {"vocab_size": 30522}}, "perplexity_per_token": 27.5,
+    "context.length": 128, "context.protocol": "sentence", "context.length_given": True,
+    "context.added_tokens": ["[CLS]", "[SEP]"],
+}  # fmt: skip
+
+
+def changed(changes, record=TEXT8):
+    """The record with fields, dotted within others, set to other values."""
+    record = copy.deepcopy(record)
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        inner = record
+        for part in path:
+            inner = inner[part]
+        inner[last] = value
+    return record
+
+
+def without(name):
+    record = copy.deepcopy(TEXT8)
+    *path, last = name.split(".")
+    del (record[path[0]] if path else record)[last]
+    return record
+
+
+def save(path, record):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(record if isinstance(record, str) else json.dumps(record))
+    return str(path)
+
+
+def mistake(path):
+    with pytest.raises(UserError) as error:
+        read_record(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def cells(text):
+    """The rows of each Markdown table in a text, the header first, without the line below it."""
+    tables = []
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            rows = [[c.strip() for c in row.strip("|").split("|")] for row in block.splitlines()]
+            tables.append([rows[0], *rows[2:]])
+    return tables
+
+
+REQUIRED = [*SCHEMA["required"], *(f"context.{n}" for n in TEXT8["context"])]
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_record_without_a_field_is_refused_by_the_name_of_the_field(name, tmp_path):
+    path = save(tmp_path / "r.json", without(name))
+    assert f"the field {name} is missing" in mistake(path)
+    assert stored_record(path) == {}
+
+
+@pytest.mark.parametrize(
+    "name, value, must",
+    [
+        ("value", "1.4", "type number"), ("value", None, "type number"), ("unit", 1, "type string"),
+        ("kind", "guess", "exact or bound or estimate"), ("standard_error", -0.1, "at least 0"),
+        ("tokens", 2.5, "type integer"), ("tokens", 0, "at least 1"), ("ema", "yes", "type boolean"),
+        ("split_points", "90", "type array or null"), ("context", [], "type object"),
+        ("terms_nats_per_token.diffusion", [], "type number"), ("labels", "some", "given or none"),
+        ("context.length", "256", "type integer"), ("context.length_given", 1, "type boolean"),
+        ("context.added_tokens", "[CLS]", "type array"), ("context.protocol", 1, "type string"),
+        ("checkpoint_step", True, "type integer"), ("words", "many", "type integer"),
+        ("perplexity_per_word", [2.0], "type number"), ("dataset", 8, "type string"),
+    ],
+)  # fmt: skip
+def test_a_field_of_the_wrong_type_is_named_with_what_it_must_be(name, value, must, tmp_path):
+    said = mistake(save(tmp_path / "r.json", changed({name: value})))
+    assert f"the field {name} is {json.dumps(value)} and must be" in said and must in said
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [("{", "is not JSON"), ("", "is not JSON"), ("[1]", "must be of type object"), ("[" * 9999, "JSON")],
+)  # fmt: skip
+def test_a_file_that_is_no_record_is_one_line(content, words, tmp_path):
+    assert words in mistake(save(tmp_path / "r.json", content))
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path):
+    assert "No such file" in mistake(tmp_path / "none.json")
+    assert "Is a directory" in mistake(tmp_path)
+    (tmp_path / "r.json").write_bytes(b"\xff\xfe\xff")
+    assert "is not JSON" in mistake(tmp_path / "r.json")
+    assert stored_record(tmp_path / "none.json") == {}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, LM1B, {"of_a_later_version": [1]}, {"standard_error": math.nan}]
+)
+def test_what_is_written_is_read_back_unchanged(more, tmp_path):
+    record = changed(more)
+    assert f"record: {tmp_path / 'r.json'}" in write_record(tmp_path / "r.json", record)
+    assert repr(read_record(tmp_path / "r.json")) == repr(record)
+
+
+def test_what_is_no_record_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="the field split_sha256 is missing"):
+        write_record(tmp_path / "r.json", without("split_sha256"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_are_ties_below_two_joint_standard_errors():
+    assert places([(1.0, 0.3), (2.0, 0.4)]) == [(1, 1), (2, 2)]  # 2 joint errors: exactly 1
+    assert places([(1.0, 0.3), (1.999, 0.4)]) == [(1, 2), (1, 2)]
+    # Neighbours are ties and the ends are not: no order of three can say that, a range of places can.
+    assert places([(0.0, 1.0), (2.0, 1.0), (4.0, 1.0)]) == [(1, 2), (1, 3), (2, 3)]
+    assert places([(1.0, 0.0), (1.0, 0.0), (1.1, 0.0)]) == [(1, 2), (1, 2), (3, 3)]
+    assert places([(1.0, math.nan), (9.0, 0.1), (math.nan, 0.1)]) == [(1, 3)] * 3
+
+
+OF_A_PROTOCOL = {
+    "unit": "nats", "tokenizer": "Bytes", "tokenizer_sha256": "0", "split_sha256": "0",
+    "labels": "given", "context.length": 128, "context.packed": False, "context.chunks": "sliding",
+    "context.protocol": "sentence", "context.length_given": True, "context.added_tokens": ["[CLS]"],
+    "context.of_a_later_version": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_A_PROTOCOL)
+def test_numbers_of_different_protocols_are_in_different_groups(name):
+    other = changed({name: OF_A_PROTOCOL[name]})
+    groups = group([Entry("a", TEXT8), Entry("b", other), Entry("c", TEXT8)])
+    assert [[e.name for e in g.entries] for g in groups] == [["a", "c"], ["b"]]
+    (field,) = differences(groups)
+    assert field == name and differences(groups)[name][1] == OF_A_PROTOCOL[name]
+
+
+def test_what_belongs_to_the_model_does_not_separate_and_old_records_compare_with_new_ones():
+    own = {
+        "process": "UDLM",
+        "value": 1.2,
+        "ema": False,
+        "checkpoint_step": 3,
+        "estimator": "other",
+    }
+    new = {"context.protocol": "wrap", "context.length_given": False, "context.added_tokens": []}
+    files = {"source": "elsewhere.xz", "dataset": "text8", "labels": "none", "kind": "exact"}
+    (members,) = group([Entry("a", TEXT8), Entry("b", changed(own | new | files))])
+    assert [e.name for e in members.entries] == ["b", "a"]
+    assert members.places == [(1, 1), (2, 2)]
+
+
+def test_a_value_that_is_not_a_number_comes_last():
+    (members,) = group([Entry("a", changed({"value": math.nan})), Entry("b", TEXT8)])
+    assert [e.name for e in members.entries] == ["b", "a"]
+
+
+def test_names_are_those_of_run_directories_unless_two_would_be_one():
+    paths = ["x/one/records/test-1.json", "x/two/records/test-1.json", "three.json"]
+    assert name_records(paths) == ["one", "two", "three"]
+    assert name_records([*paths, "y/one/records/test-1.json"])[0] == paths[0]
+
+
+def run(tmp_path, paths, plot="p.png"):
+    """The table that the command writes."""
+    out = ["--table", str(tmp_path / "o" / "t.md"), "--plot", str(tmp_path / "o" / plot)]
+    assert cli.guarded("compare", [*paths, *out]) == 0
+    return (tmp_path / "o" / "t.md").read_text()
+
+
+def test_the_command_ranks_within_protocols_and_says_how_they_differ(tmp_path, capsys):
+    records = {
+        "worse": {"value": 1.5}, "better": {"value": 1.4}, "tied": {"value": 1.401, "ema": False},
+        "short": {"context.length": 64, "value": 9.0},
+        "part": {"context.length": 64, "value": 9.5, "sequences": 4883, "labels": "none"},
+    }  # fmt: skip
+    paths = [save(tmp_path / n / "records" / "r.json", changed(c)) for n, c in records.items()]
+    text = run(tmp_path, paths)
+    assert text in capsys.readouterr().out
+    long, _, short, differ = cells(text)
+    assert [row[:3] for row in long[1:]] == [
+        ["1-2", "better (MDLM)", "1.4000"],
+        ["1-2", "tied (MDLM)", "1.4010"],
+        ["3", "worse (MDLM)", "1.5000"],
+    ]
+    assert [row[-1] for row in long[1:]] == [f"1,000 {x}, cccccccc" for x in ("EMA", "raw", "EMA")]
+    assert [row[:3] for row in short[1:]] == [
+        ["1", "short (MDLM)", "9.0000"],
+        ["2", "part (MDLM)", "9.5000"],
+    ]
+    assert short[2][-2] == "5,000,000 (25.0% of the split)"
+    assert differ == [["differs", "1.", "2."], ["context.length", "256", "64"]]
+    assert "length 256, wrap" in text and "length 64, wrap" in text
+    assert (tmp_path / "o" / "p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_figure_has_a_panel_a_protocol_with_its_published_values(tmp_path):
+    paths = [save(tmp_path / "a.json", TEXT8), save(tmp_path / "b.json", changed(LM1B))]
+    paths += [save(tmp_path / "c.json", changed({"context.length": 64}))]
+    run(tmp_path, paths, "p.svg")
+    image = (tmp_path / "o" / "p.svg").read_text()
+    assert image.count("<!-- published: MD4 (bound) -->") == 1
+    assert all(f"<!-- {name} (bound) -->" in image for name in "abc")
+    assert all(f"axes_{n}" in image for n in (1, 2, 3)) and "axes_4" not in image
+    assert "perplexity per token, records" in image
+
+
+def test_published_values_stand_beside_records_of_their_protocol(tmp_path):
+    text = run(tmp_path, [save(tmp_path / "a.json", TEXT8)])
+    _, beside = cells(text)
+    assert beside[0][:2] == ["published", "bits per character"]
+    assert ["MD4", "1.37", "-", "bound", "MD4 T2", "-"] in beside
+    assert ["D3PM uniform, 1000 steps", "1.61", "0.02", "bound", "D3PM T1, T5", "-"] in beside
+    values = [float(row[1]) for row in beside[1:]]
+    assert values == sorted(values)
+    assert "EDLM" not in [row[0] for row in beside]
+    assert "Left out, of another quantity: EDLM 1.24" in text and "MD4 2406.04329" in text
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (
+            {"source": "text8_first74M.xz", "split_points": [64, 69, 74]},
+            "split_points is [64, 69, 74] (published: [90000000, 95000000, 100000000])",
+        ),
+        ({"context.length": 128}, "context.length is 128 (published: 256)"),
+        ({"context.protocol": "sentence"}, "context.protocol is sentence (published: wrap)"),
+        ({"context.added_tokens": ["[SEP]"]}, 'context.added_tokens is ["[SEP]"] (published: [])'),
+        ({"tokens": 512}, "tokens is 512 (published: 5,000,000)"),
+        ({"characters": 6_000_000}, "characters is 6,000,000 (published: 5,000,000)"),
+        ({"split": "validation"}, "split is validation (published: test)"),
+        ({"labels": "given"}, "labels is given (published: none)"),
+        ({"tokenizer": "Bytes"}, "tokenizer is Bytes (published: Letters27)"),
+        ({"unit": "nats"}, "there is no bits per character"),
+        ({"source": "mytext8.txt"}, "No published values are kept for mytext8.txt."),
+    ],
+)
+def test_published_values_of_another_protocol_are_not_shown_and_the_reason_is(changes, words):
+    found = match([Entry("a", changed(changes))])
+    assert found.protocol is None and found.values == []
+    (why,) = found.why
+    assert words in why and why.count("(published") <= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split_points": None},
+        {"dataset": "text8", "source": "all.zip"},
+        {"context.protocol": "text8-90-5-5", "context.added_tokens": []},
+    ],
+)
+def test_the_published_text8_is_known_by_what_a_record_says(changes):
+    assert match([Entry("a", changed(changes))]).protocol == "text8"
+
+
+def test_a_part_of_the_published_split_is_named_where_another_record_is_of_it_all():
+    part = changed({"tokens": 512, "characters": 512})
+    found = match([Entry("part", part), Entry("all", TEXT8)])
+    assert found.protocol == "text8"
+    (why,) = found.why
+    assert why.startswith("part is not of the published protocol: tokens is 512")
+
+
+def test_protocols_of_lm1b_are_told_apart():
+    packed = {"context.protocol": "pack", "context.added_tokens": []}
+    words = packed | {"tokenizer": "SentencePiece", "process_settings": {"vocab_size": 8192}}
+    found = {}
+    for changes in ({}, packed, words):
+        one = match([Entry("a", changed(changes, changed(LM1B)))])
+        found[one.protocol] = (one.unit, {v["method"]: v["value"] for v in one.values})
+    assert list(found) == ["lm1b-sentence128", "lm1b-packed128", "lm1b-words-packed"]
+    (b, sentence), (c, packed), (a, words) = found.values()
+    assert [a, b, c] == ["perplexity per word", *["perplexity per token"] * 2]
+    assert sentence["MDLM (33B)"] == 27.04 and packed["MDLM"] == 31.78
+    assert words["D3PM absorbing, 1000 steps"] == 76.9
+    for changes in (
+        {"process_settings": {}},
+        {"tokenizer": "Bytes"},
+        {"sequences_in_split": 20000},
+    ):
+        assert match([Entry("a", changed(changes, changed(LM1B)))]).protocol is None
+
+
+def test_a_table_shows_the_unit_of_what_is_published_too(tmp_path):
+    own, beside = cells(run(tmp_path, [save(tmp_path / "a.json", changed(LM1B))]))
+    units = ["bits per character", "standard error", "perplexity per token", "standard error"]
+    assert own[0][2:6] == units and own[1][2:6] == ["1.4000", "0.0100", "27.5000", "0.0200"]
+    assert beside[0][1] == "perplexity per token"
+
+
+def test_published_values_are_whole_and_each_is_there_once():
+    protocols = published()["protocols"]
+    for value in published()["values"]:
+        assert value["kind"] in ("bound", "exact", None) and value["value"] > 1
+        assert value["source"] and value["method"] and value["dataset"] and value["unit"]
+        assert value.get("comparable", True) or value["note"]
+    where = [(v["protocol"], v["dataset"], v["method"], v["source"]) for v in published()["values"]]
+    assert len(set(where)) == len(where)
+    assert {v["protocol"] for v in published()["values"]} == set(protocols)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["r.json", "--config", "configs/smoke.py"], "--config is for training"),
+        (["r.json", "--workdir", "w"], "--workdir is for training"),
+        (["--set", "data.length=3", "r.json"], "--set is for training"),
+        (["r.json", "--split", "test"], "--split is for training"),
+        (["r.json", "--num-times", "2"], "--num-times is for training"),
+        (["r.json", "none.json"], "none.json: cannot be read"),
+        (["r.json", "--plot", "p.txt"], "must end in one of"),
+        ([], "or RECORD files alone"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "r.json", TEXT8)
+    assert cli.guarded("compare", arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_table_and_plot_lie_here_unless_said_and_jax_is_not_loaded(tmp_path):
+    save(tmp_path / "r.json", TEXT8)
+    code = (
+        "import sys; from experiments import compare; compare.main(sys.argv[1:]); "
+        "print('jax' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "r.json", "r.json"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.endswith("table: table.md\nplot: plot.png\nFalse\n")
+    assert len(cells((tmp_path / "table.md").read_text())[0]) == 2  # named twice is one record
+    assert (tmp_path / "plot.png").is_file()
