@@ -23,7 +23,7 @@ def draw_records(groups: Sequence[Group], matches: Sequence[Match], suffix: str)
     for number, (axes, group, match) in enumerate(zip(panels, groups, matches, strict=True), 1):
         _panel(axes, group, match)
         heading = textwrap.fill(f"{number}. {title(group)}", 60)  # labels may leave half the width
-        axes.set_title(heading, fontsize=9, loc="left")
+        axes.set_title(heading, fontsize=9, loc="left", parse_math=False)
     image = io.BytesIO()
     figure.savefig(image, format=suffix[1:].lower(), dpi=150)
     return image.getvalue()
@@ -43,7 +43,7 @@ def _panel(axes, group: Group, match: Match) -> None:
         )
     names = [f"{e.name} ({e.record['kind']})" for e in group.entries]
     names += [f"published: {v['method']} ({v['kind'] or 'kind not said'})" for v in values]
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)  # a $ is a $
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(f"{unit}, records with 2 standard errors", fontsize=8)
     axes.grid(color="#dddddd", linewidth=0.6)

@@ -45,12 +45,12 @@ def title(group: Group) -> str:
     added = fields["context.added_tokens"]
     words += [f"with {' '.join(map(str, added))}"] if added else []
     words += ["given the labels"] if fields["labels"] == "given" else []
-    return ", ".join(words)
+    return " ".join(", ".join(words).split())
 
 
 def markdown(rows: Sequence[Sequence[str]], left: Sequence[str]) -> str:
     """A Markdown table with aligned columns, the header first; left: the columns not of numbers."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     is_left = [name in left for name in rows[0]]
     line = ["-" * w if l else "-" * (w - 1) + ":" for w, l in zip(widths, is_left, strict=True)]

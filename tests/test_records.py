@@ -229,6 +229,28 @@ def test_the_command_ranks_within_protocols_and_says_how_they_differ(tmp_path, c
     assert (tmp_path / "o" / "p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_a_table_says_where_kinds_differ_and_labels_are_given(tmp_path):
+    bound, exact = changed({"labels": "given"}), changed({"labels": "given", "kind": "exact"})
+    same = run(tmp_path, [save(tmp_path / "a.json", bound)])
+    assert "wrap, given the labels" in same and "The kinds differ" not in same
+    both = run(tmp_path, [save(tmp_path / "a.json", bound), save(tmp_path / "b.json", exact)])
+    assert "The kinds differ" in both
+
+
+def test_names_that_mean_something_to_markdown_or_to_the_plot_are_only_names(tmp_path):
+    odd = changed({"source": "a$b_{$\nc", "split_sha256": "0", "estimator": "one | two"})
+    text = run(tmp_path, [save(tmp_path / "$x_{$.json", odd), save(tmp_path / "b.json", TEXT8)])
+    assert "test split of a$b_{$ c, Letters27" in text
+    assert r"| one \| two " in text and "$x_{$ (MDLM)" in text
+
+
+def test_options_may_stand_between_records(tmp_path):
+    paths = [save(tmp_path / f"{n}.json", TEXT8) for n in "ab"]
+    out = ["--table", str(tmp_path / "t.md"), "--plot", str(tmp_path / "p.png")]
+    assert cli.guarded("compare", [paths[0], *out, paths[1]]) == 0
+    assert len(cells((tmp_path / "t.md").read_text())[0]) == 3
+
+
 def test_figure_has_a_panel_a_protocol_with_its_published_values(tmp_path):
     paths = [save(tmp_path / "a.json", TEXT8), save(tmp_path / "b.json", changed(LM1B))]
     paths += [save(tmp_path / "c.json", changed({"context.length": 64}))]
