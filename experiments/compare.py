@@ -40,8 +40,7 @@ def main(arguments: list[str]) -> None:
     named = ["--" + name.replace("_", "-") for name in training if getattr(given, name)]
     if given.records and named:
         options.error(
-            f"records are compared as they are, and {named[0]} is for training from --config; give one "
-            "or the other"
+            f"{named[0]} is for training, and records are compared as they are; give one or the other"
         )
     if given.records:
         _compare_records(given)

@@ -57,7 +57,8 @@ def match(entries: Sequence[Entry]) -> Match:
     if all(wrong):
         least = min(wrong, key=len)
         line = (
-            f"Published values of {dataset} ({says}) are not shown, since here {'; '.join(least)}."
+            f"Published values of {dataset} are not shown. The closest are of another protocol "
+            f"({says}): here {'; '.join(least)}."
         )
         return Match(None, says, "", [], [], [line])
     here = [v for v in published()["values"] if (v["protocol"], v["dataset"]) == (name, dataset)]
