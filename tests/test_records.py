@@ -34,10 +34,10 @@ TEXT8 = {
     "sequences_in_split": 19532,
 }  # fmt: skip
 LM1B = {
-    "dataset": "lm1b", "source": "lm1b", "tokenizer": "WordPiece", "split_points": None, "words": 7,
+    "dataset": "lm1b", "source": "lm1b", "tokenizer": "Subwords", "split_points": None, "words": 7,
     "nats_per_word": 4.0, "perplexity_per_word": 54.6, "perplexity_per_word_standard_error": 0.5,
     "process_settings": {"base": {"vocab_size": 30522}}, "perplexity_per_token": 27.5,
-    "context.length": 128, "context.protocol": "sentence", "context.length_given": True,
+    "context.length": 128, "context.protocol": "lm1b-sentence128", "context.length_given": True,
     "context.added_tokens": ["[CLS]", "[SEP]"],
 }  # fmt: skip
 
@@ -321,8 +321,9 @@ def test_a_part_of_the_published_split_is_named_where_another_record_is_of_it_al
 
 
 def test_protocols_of_lm1b_are_told_apart():
-    packed = {"context.protocol": "pack", "context.added_tokens": []}
-    words = packed | {"tokenizer": "SentencePiece", "process_settings": {"vocab_size": 8192}}
+    packed = {"context.protocol": "lm1b-wrap128"}
+    words = {"context.protocol": "pack", "context.added_tokens": []}
+    words |= {"process_settings": {"vocab_size": 8192}}
     found = {}
     for changes in ({}, packed, words):
         one = match([Entry("a", changed(changes, changed(LM1B)))])
@@ -333,8 +334,8 @@ def test_protocols_of_lm1b_are_told_apart():
     assert sentence["MDLM (33B)"] == 27.04 and packed["MDLM"] == 31.78
     assert words["D3PM absorbing, 1000 steps"] == 76.9
     for changes in (
-        {"process_settings": {}},
-        {"tokenizer": "Bytes"},
+        {"context.protocol": "sentence"},
+        {"dataset": "other"},
         {"sequences_in_split": 20000},
     ):
         assert match([Entry("a", changed(changes, changed(LM1B)))]).protocol is None
