@@ -182,7 +182,7 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
             yield text
 
     with open(folder / "tokens.bin", "wb") as file:
-        for name, texts, where in _documents(data, parts):
+        for name, texts, where in read_documents(data, parts):
             for tokens in tokenizer.encode(counted(texts), where):
                 whole = np.concatenate([around[0], tokens.astype(dtype), around[1]])
                 file.write(whole.tobytes())
@@ -194,7 +194,7 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
     return sizes, []
 
 
-def _documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
+def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
     """(split, documents that are not empty, where from). In a text that goes on, with no tokens around
     documents, what stands between them belongs to the later one."""
     joined = data.rows == "wrap" and not (data.begin or data.end)

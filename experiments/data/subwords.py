@@ -179,6 +179,14 @@ def _tokenizers(files: list[Path], content: bytes) -> _Coder:
         made = tokenizers.Tokenizer.from_str(parts[0])
         made.no_padding()
         made.no_truncation()
+    numbers = made.get_vocab().values()
+    if sorted(numbers) != list(range(len(numbers))) or (
+        files[0].suffix == ".txt" and len(numbers) != len(parts[0].splitlines())
+    ):
+        raise UserError(
+            f"data.tokenizer.path {files[0]}: tokens are not numbered from 0 on, each once; give a "
+            "whole vocabulary without repetitions"
+        )
     unknown = getattr(made.model, "unk_token", None)
     unknown = None if unknown is None else made.token_to_id(unknown)
     letters = pre_tokenizers.ByteLevel.alphabet()

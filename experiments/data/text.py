@@ -10,12 +10,20 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from experiments.data.corpus import EMBEDDED, SPLITS, Corpus, open_corpus, write_corpus
+from experiments.data.corpus import (
+    EMBEDDED,
+    SPLITS,
+    Corpus,
+    open_corpus,
+    read_documents,
+    write_corpus,
+)
 from experiments.data.labels import PERIODS, folder_names
 from experiments.data.subwords import Subwords
 from experiments.data.tokenizers import Letters27, Tokenizer
@@ -125,6 +133,15 @@ def prepare(data: Text) -> Corpus:
             f"data.cache_dir {folder.parent}: {error.strerror or error}; make room there or choose "
             "another with --set data.cache_dir=DIR"
         ) from error
+
+
+def training_lines(data: Text) -> Iterator[str]:
+    """The lines that are not empty of the files of the training split, or of all where none is."""
+    parts, _ = _parts(data)
+    lines = replace(data, document="line", rows="sentence")
+    found = [(name, paths) for name, paths in parts if name in ("train", "all")]
+    for _, texts, _ in read_documents(lines, found):
+        yield from texts
 
 
 def _cache(data: Text) -> Path:

@@ -1,0 +1,49 @@
+"""Train SentencePiece: python -m experiments.train_sentencepiece --data FILE --out spm.model
+
+Of the lines of a text, or of the training split of a directory with files named after train, valid and
+test; a run takes it with --set data.tokenizer=Subwords --set data.tokenizer.path=spm.model. The 8,192
+tokens of the LM1B protocol of D3PM (arXiv 2107.03006) are the default.
+"""
+
+from experiments import cli
+from experiments.errors import UserError
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("train_sentencepiece", __doc__)
+    options.add_argument("--data", required=True, help="a text file, or a directory of them")
+    options.add_argument("--out", required=True, help="the .model file to write")
+    options.add_argument("--vocab-size", type=cli.positive, default=8192)
+    options.add_argument("--model-type", choices=["unigram", "bpe"], default="unigram")
+    options.add_argument(
+        "--sentences", type=cli.positive, default=2_000_000, help="the first so many lines at most"
+    )
+    given = options.parse_args(arguments)
+
+    import io
+    from itertools import islice
+
+    import sentencepiece
+
+    from experiments.data.text import Text, training_lines
+    from experiments.files import write_atomically
+
+    if not given.out.endswith(".model"):
+        raise UserError(f"--out {given.out} must end with .model, by which it is known")
+    lines = list(islice(training_lines(Text(given.data)), given.sentences))
+    print(f"{len(lines):,} lines, {sum(map(len, lines)):,} characters", flush=True)
+    made = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=made, vocab_size=given.vocab_size,
+            model_type=given.model_type, character_coverage=1.0, minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        said = " ".join(str(error).split()).rpartition("] ")[2]
+        raise UserError(f"--data {given.data}, --vocab-size {given.vocab_size}: {said}") from error
+    write_atomically(given.out, made.getvalue())
+    print(f"vocabulary of {given.vocab_size}: {given.out}")
+
+
+if __name__ == "__main__":
+    cli.run("train_sentencepiece")
