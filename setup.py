@@ -12,13 +12,14 @@ setup(
     package_data={
         "experiments": ["trace_page.html", "record_schema.json", "published.json"],
         "experiments.data": ["corpora/*"],
+        "experiments.data.builders": ["checksums.tsv"],
     },
     install_requires=[
         "jax>=0.10.2",  # arrays, compilation, sharding
         "flax>=0.12.8",  # the modules of the backbone (NNX)
         "optax>=0.2.8",  # AdamW, clipping, learning-rate schedules
         "orbax-checkpoint>=0.12.8",  # asynchronous, sharded checkpoints
-        "tensorflow-datasets>=4.9.10",  # LM1B and other published corpora
+        "tensorflow-datasets>=4.9.10",  # builders of published corpora (without TensorFlow)
         "einops>=0.8.2",  # the reshapes of attention, readable
         "grain>=0.2.18",  # the input pipeline: deterministic, position checkpointable
         "jsonschema>=4.26",  # what an evaluation record must hold

@@ -11,7 +11,7 @@ import sys
 
 from experiments.errors import Diverged, Stopped, UserError
 
-COMMANDS = ("train", "sample", "evaluate", "compare", "compress", "decompress")
+COMMANDS = ("train", "sample", "evaluate", "compare", "compress", "decompress", "prepare")
 _TUNABLE = "glibc.malloc.hugetlb"
 
 

@@ -1,0 +1,203 @@
+"""What the builders share: which files make a corpus, whether they are the published ones, their text.
+
+A corpus gives examples {"text": a line, a document or a piece of text}, in the order of its files.
+`experiments.preparing` writes them as text. As a builder of tensorflow-datasets a corpus can also make
+records of them, `Ptb(source=DIR, data_dir=DIR, file_format="array_record").download_and_prepare()`. None
+of this needs TensorFlow, as long as tfds downloads and does not extract, and the format is that one.
+"""
+
+import hashlib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, ClassVar
+from urllib.error import HTTPError
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from experiments.data.builders.members import CHUNK, is_archive, lines, members, opened, plain
+from experiments.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+_PATIENCE = 20  # seconds for a server to answer
+Files = list[tuple[str, Path]]  # (name as published, where it is)
+
+
+class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """source: a file or folder; None downloads. partial: without what is missing of the published files.
+
+    URLS: the published files; their sizes and sha256 are in checksums.tsv, where tfds looks for them.
+    NAMES: the files of each split, by name, also compressed or in an archive. DIGESTS: of the text of a
+    split, "md5:..."; LINES: of one or several splits together, as published. ENDING: what ends an
+    example in the text. sources: after `_split_generators`, name, bytes and sha256 of the files taken.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    URLS: tuple[str, ...] = ()
+    NAMES: ClassVar[dict[str, tuple[str, ...]]] = {}
+    DIGESTS: ClassVar[dict[str, str]] = {}
+    LINES: ClassVar[dict[tuple[str, ...], int]] = {}
+    ENDING = "\n"
+    HOMEPAGE = ""
+    LICENCE = ""
+    code_path = epath.Path(
+        __file__
+    )  # tfds would look for it with a package that it does not install
+
+    def __init__(self, *, source: str | Path | None = None, partial: bool = False, **tfds_options):
+        self.source = None if source is None else Path(source).expanduser()
+        self.partial = partial
+        self.sources: list[dict] = []
+        super().__init__(**tfds_options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+            homepage=self.HOMEPAGE,
+            license=self.LICENCE,
+            disable_shuffling=True,  # records in the order of the text
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        files = self._files(dl_manager)
+        self.sources = [self._verified(name, path) for name, path in files]
+        self.check(files)
+        return {split: self._generate_examples(files, split) for split in self.splits(files)}
+
+    def _generate_examples(self, files: Files, split: str) -> Iterator[tuple[int, dict[str, str]]]:
+        for number, text in enumerate(self.texts(files, split)):
+            yield number, {"text": text}
+
+    def is_part(self, name: str) -> bool:
+        """Whether a file of a folder belongs to the corpus."""
+        published = {PurePosixPath(url).name for url in self.URLS}
+        return name in published or self.split_of(name) is not None
+
+    def split_of(self, name: str) -> str | None:
+        """The split that a file belongs to, by its name."""
+        base = plain(PurePosixPath(name).name)
+        return next((s for s, names in self.NAMES.items() if base in names), None)
+
+    def check(self, files: Files) -> None:
+        """UserError where the names tell already that a split is missing, or twice there."""
+        if any(self.is_archive(name) for name, _ in files):
+            return  # which names are in it shows when it is read
+        for split, names in self.NAMES.items():
+            self._check_names(split, names, [name for name, _ in files])
+
+    def splits(self, files: Files) -> list[str]:
+        """The splits that the files may hold."""
+        there = {None if self.is_archive(name) else self.split_of(name) for name, _ in files}
+        return [split for split in SPLITS if None in there or split in there]
+
+    def texts(self, files: Files, split: str) -> Iterator[str]:
+        """The examples of a split."""
+        seen = []
+        for name, stream, where in self.streams(files):
+            if self.split_of(name) == split:
+                seen.append(name)
+                self._check_names(split, (), seen)
+                yield from self.read(stream, where)
+        self._check_names(split, self.NAMES[split], seen)
+
+    def read(self, stream: BinaryIO, where: str) -> Iterator[str]:
+        """The examples of a file."""
+        return lines(stream, where)
+
+    def is_archive(self, name: str) -> bool:
+        return is_archive(name) and self.split_of(name) is None
+
+    def streams(self, files: Files) -> Iterator[tuple[str, BinaryIO, str]]:
+        """(name, stream, where for messages) of the files, and of those in archives."""
+        for name, path in files:
+            if self.is_archive(name):
+                for member, stream in members(path):
+                    yield member, stream, f"{path}: {member}"
+            else:
+                for stream in opened(path):
+                    yield name, stream, str(path)
+
+    def refusal(self, found: str) -> UserError:
+        """What to say where a source is not this corpus."""
+        names = [name for names in self.NAMES.values() for name in names[:1]]
+        wanted = [*(PurePosixPath(url).name for url in self.URLS), *names]
+        where = f"; it is published at {self.HOMEPAGE}" if self.HOMEPAGE else ""
+        return UserError(
+            f"--source {self.source}: {found}; {self.name} is made of {', '.join(dict.fromkeys(wanted))}"
+            f"{where}. Your own text is --dataset lines or documents"
+        )
+
+    def _check_names(self, split, wanted, found) -> None:
+        bases = [plain(PurePosixPath(name).name) for name in found]
+        for name, base in zip(found, bases, strict=True):
+            if self.split_of(name) == split and bases.count(base) > 1:
+                raise UserError(
+                    f"--source {self.source}: {base} of the {split} split is there more than once; "
+                    "leave one of them"
+                )
+        missing = [name for name in wanted if name not in bases]
+        if missing and not self.partial:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            refused = self.refusal(f"{missing[0]}{more} of the {split} split is missing")
+            raise UserError(f"{refused}; --partial takes what is there")
+
+    def _files(self, dl_manager) -> Files:
+        if self.source is None:
+            return self._downloaded(dl_manager)
+        if self.source.is_file():
+            files = [(self.source.name, self.source)]
+        elif self.source.is_dir():
+            found = sorted(p for p in self.source.rglob("*") if p.is_file())
+            files = [(p.relative_to(self.source).as_posix(), p) for p in found]
+            files = [(n, p) for n, p in files if self.is_part(p.name) and "/." not in f"/{n}"]
+        else:
+            raise UserError(f"--source {self.source} does not exist; give a file or a folder")
+        if not any(self.is_archive(n) or self.split_of(n) for n, _ in files):
+            raise self.refusal("none of its files is of this dataset")
+        return files
+
+    def _downloaded(self, dl_manager) -> Files:
+        name = self.URLS[0]
+        try:
+            for name in self.URLS:  # without a network, tfds tries for minutes before it gives up
+                with suppress(HTTPError):  # there is a server, tfds asks it in its own way
+                    urllib.request.urlopen(name, timeout=_PATIENCE).close()
+            paths = dl_manager.download({PurePosixPath(url).name: url for url in self.URLS})
+        except Exception as error:  # of urllib, requests, ssl, tfds: whatever ends a download
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise UserError(
+                f"{name}: could not be downloaded ({reason[0]}); download it elsewhere and give it "
+                "with --source FILE_OR_FOLDER"
+            ) from error
+        return [(name, Path(path)) for name, path in paths.items()]
+
+    def _verified(self, name: str, path: Path) -> dict:
+        """Name, bytes and sha256 of a file; UserError where it differs from the published one."""
+        digest, size = hashlib.sha256(), 0
+        for stream in opened_raw(path):
+            while block := stream.read(CHUNK):
+                digest.update(block)
+                size += len(block)
+        if not size:
+            raise UserError(f"{path} is empty; get it again")
+        for url, known in (self.url_infos or {}).items():
+            published = PurePosixPath(url).name == PurePosixPath(name).name and url in self.URLS
+            if published and known.checksum != digest.hexdigest():
+                raise UserError(
+                    f"{path}: not the file published at {url}: {size:,} bytes with sha256 "
+                    f"{digest.hexdigest()[:16]}..., expected {int(known.size):,} with "
+                    f"{known.checksum[:16]}...; get it again"
+                )
+        return {"name": name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def opened_raw(path: Path) -> Iterator[BinaryIO]:
+    """Once, the stream of a file as it is."""
+    try:
+        with open(path, "rb") as stream:
+            yield stream
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error

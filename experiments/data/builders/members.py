@@ -1,0 +1,147 @@
+"""Files of a corpus as streams of bytes: compression taken off, archives walked, nothing extracted.
+
+What is damaged, cut short, not UTF-8 or named so that it would leave its archive is a UserError.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import zstandard
+
+from experiments.errors import UserError
+
+CHUNK = 1 << 20
+_ZIP = re.compile(r"\.zip$")
+_TAR = re.compile(r"\.(tgz|tar|tar\.(gz|xz|bz2|zst))$")
+_DAMAGE = (
+    EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError,
+    zstandard.ZstdError, RuntimeError,  # zipfile: a password, an unknown compression
+)  # fmt: skip
+
+
+class _Zstd(io.RawIOBase):
+    """A .zst file; zstandard's own reader takes a cut file for a short one."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._frame = file, zstandard.ZstdDecompressor().decompressobj()
+        self._ready, self._begun = memoryview(b""), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._ready:
+            rest = self._frame.unused_data if self._frame.eof else b""
+            block = rest or self._file.read(CHUNK)
+            if not block:
+                if self._begun and not self._frame.eof:
+                    raise EOFError("the last frame has no end")
+                return 0
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._begun = True
+            self._ready = memoryview(self._frame.decompress(block))
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+
+def _open_zstd(path: Path, mode: str) -> BinaryIO:
+    return io.BufferedReader(_Zstd(open(path, mode)), CHUNK)
+
+
+_OPENERS = {
+    ".xz": lzma.open,
+    ".gz": gzip.open,
+    ".tgz": gzip.open,
+    ".bz2": bz2.open,
+    ".zst": _open_zstd,
+}
+
+
+def plain(name: str) -> str:
+    """The name of what a compressed file holds: `a.txt.xz` holds `a.txt`."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix in _OPENERS else name
+
+
+def is_archive(name: str) -> bool:
+    return bool(_ZIP.search(name) or _TAR.search(name))
+
+
+@contextmanager
+def _told(path: Path):
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UserError(
+            f"{path}: damaged or cut short ({error or type(error).__name__}); get it again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Once, the stream of a file without its compression; damage found in reading it is a UserError."""
+    with _told(path), _OPENERS.get(path.suffix, open)(path, "rb") as stream:
+        yield stream
+
+
+def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """(name, stream) of the files in an archive, in its order, to be read before the next one. Links and
+    devices are passed over. It is read to its end, where checksums are."""
+    if _ZIP.search(path.name):
+        with _told(path), zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                _check_inside(info.filename, path)
+                if not info.is_dir():
+                    with archive.open(info) as stream:
+                        yield info.filename, stream
+        return
+    for stream in opened(path):
+        yield from tar_members(stream, path)
+
+
+def tar_members(stream: BinaryIO, where: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """(name, stream) of the files in an uncompressed tar, itself read as a stream."""
+    with _told(where), tarfile.open(fileobj=stream, mode="r|") as archive:
+        for info in archive:
+            _check_inside(info.name, where)
+            if info.isfile():
+                yield info.name, archive.extractfile(info)
+        while stream.read(CHUNK):
+            pass
+
+
+def _check_inside(name: str, path: Path) -> None:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if (parts and (parts[0] == "/" or parts[0].endswith(":"))) or ".." in parts:
+        raise UserError(
+            f"{path}: its member {name!r} would leave the archive; this is not the published file"
+        )
+
+
+def lines(stream: BinaryIO, where: str) -> Iterator[str]:
+    """The lines of a stream, without their ends; only the line feed ends a line."""
+    for number, line in enumerate(stream, 1):
+        yield decode(line.removesuffix(b"\n"), f"{where}, line {number}")
+
+
+def decode(content: bytes, where: str) -> str:
+    """UTF-8 text; UserError where it is another encoding."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+        ) from error

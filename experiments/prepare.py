@@ -1,0 +1,50 @@
+"""Prepare: python -m experiments.prepare --dataset NAME [--source FILE_OR_FOLDER] --out DIR
+
+Makes a folder of plain text of a published corpus, or of text of your own: DIR/train.txt, valid.txt and
+test.txt, and DIR/dataset.json with what they are made of. Train on it with --set data.path=DIR. What is
+published is checked against its checksums. After a kill, the same command goes on where it was.
+
+Datasets:
+"""
+
+from experiments import cli
+from experiments.data.builders import DATASETS
+
+_LIST = "".join(f"  {name:<12} {what}\n" for name, (_, _, what) in DATASETS.items())
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("prepare", __doc__ + _LIST)
+    options.add_argument("--dataset", required=True, metavar="NAME", help="one of those above")
+    options.add_argument(
+        "--source",
+        help="the files as published, packed or not (default: downloaded to DIR/.downloads)",
+    )
+    options.add_argument("--out", required=True, metavar="DIR", help="the folder to be written")
+    options.add_argument(
+        "--partial", action="store_true", help="take what is there of a corpus, such as test alone"
+    )
+    given = options.parse_args(arguments)
+
+    from pathlib import Path
+
+    from experiments.data.builders import builder_class
+    from experiments.preparing import prepare
+
+    kind = builder_class(given.dataset)
+    out = Path(given.out).expanduser()
+    described = prepare(
+        kind, given.source, out, given.partial, lambda line: print(line, flush=True)
+    )
+    if len(described["splits"]) == 3:
+        print(f"train on it: ddlm train --config CONFIG --workdir RUN --set data.path={out}")
+    else:
+        there = " and ".join(described["splits"])
+        print(
+            f"{out} has {there} alone: give a file of it, such as --set data.path={out}/"
+            f"{next(iter(described['splits']))}.txt"
+        )
+
+
+if __name__ == "__main__":
+    cli.run("prepare")

@@ -1,0 +1,245 @@
+"""A corpus written as plain text: a file a split, each complete or absent, and dataset.json at the end.
+
+The files depend on the source's bytes alone. A finished split leaves `.SPLIT.json`, what it is and what
+it was made of, so that a killed preparation goes on at the next one; dataset.json takes their place.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from experiments.data.builders.corpus import SPLITS, Corpus
+from experiments.errors import UserError
+from experiments.files import write_atomically
+
+_BLOCK = 1 << 20  # characters, counted and written at a time
+_OFTEN = 5  # seconds between lines of progress
+_LOCK, _DOWNLOADS, _DATASET = ".lock", ".downloads", "dataset.json"
+Log = Callable[[str], None]
+
+
+def prepare(kind: type[Corpus], source: str | None, out: Path, partial: bool, log: Log) -> dict:
+    """What dataset.json holds, after the files are there. UserError leaves nothing behind."""
+    if source is None and not kind.URLS:
+        raise UserError(f"--dataset {kind.name} is of your own files; give --source FILE_OR_FOLDER")
+    if source is not None and out.resolve().is_relative_to(Path(source).expanduser().resolve()):
+        raise UserError(f"--out {out} is inside --source {source}; choose a folder outside")
+    new = not out.exists()
+    try:
+        with _held(out):
+            _check_own(out)
+            return _prepare(kind, source, out, partial, log)
+    except BaseException:
+        if new:
+            for folder in (out / _DOWNLOADS / "extracted", out / _DOWNLOADS, out):
+                with suppress(OSError):
+                    folder.rmdir()  # where nothing is in it
+        raise
+
+
+def _prepare(kind, source, out, partial, log) -> dict:
+    # tfds looks for prepared records in data_dir, and there are none
+    builder = kind(
+        source=source, partial=partial, data_dir=out / _DOWNLOADS, file_format="array_record"
+    )
+    log(f"{builder.name}: checking {source or 'what is downloaded from ' + ', '.join(kind.URLS)}")
+    generators = builder._split_generators(None if source else _download_manager(builder, out))
+    about = {
+        "name": builder.name,
+        "version": str(builder.version),
+        "partial": partial,
+        "homepage": builder.HOMEPAGE,
+        "licence": builder.LICENCE,
+        "sources": builder.sources,
+    }
+    finished = _finished(out, about)
+    splits = {}
+    try:
+        for split, examples in generators.items():
+            record = _still_there(out, split, finished)
+            if record:
+                log(f"{split}: was finished before, {_told(record)}")
+            else:
+                record = _write(builder, split, examples, out, about, log)
+            if record:
+                splits[split] = record
+        _check_lines(builder, splits)
+    except UserError:
+        _remove(out, [_DATASET, *(f"{split}.txt" for split in SPLITS)])
+        raise
+    described = about | {"splits": splits}
+    write_atomically(out / _DATASET, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    _remove(out, [])
+    log(f"{out / _DATASET}: {builder.name} {builder.version} from {len(builder.sources)} files")
+    return described
+
+
+def _download_manager(builder: Corpus, out: Path) -> tfds.download.DownloadManager:
+    return tfds.download.DownloadManager(
+        download_dir=out / _DOWNLOADS, url_infos=builder.url_infos, dataset_name=builder.name
+    )
+
+
+def _write(
+    builder, split: str, examples: Iterator, out: Path, about: dict, log: Log
+) -> dict | None:
+    """The record of a split, written now; None where it is empty and may be."""
+    temporary, path = out / f".{split}.txt", out / f"{split}.txt"
+    algorithm, _, published = builder.DIGESTS.get(split, "sha256:").partition(":")
+    digest = hashlib.new(algorithm)
+    blocks = _blocks((example["text"] for _, example in examples), builder.ENDING)
+    try:
+        record = {"file": path.name, **_counted(blocks, temporary, digest, split, log)}
+        if not record["characters"]:
+            if builder.partial:
+                temporary.unlink()
+                return None
+            raise UserError(
+                f"--source {builder.source}: the {split} split has no text; {builder.name} needs more"
+            )
+        if published and published != digest.hexdigest():
+            raise UserError(
+                f"--source {builder.source}: its {split} is not that of {builder.name}, {algorithm} "
+                f"{digest.hexdigest()[:16]}..., published {published[:16]}...; get it again from {builder.HOMEPAGE}"
+            )
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    write_atomically(out / f".{split}.json", json.dumps({"about": about, "record": record}))
+    temporary.replace(path)
+    log(f"{split}: {_told(record)}")
+    return record
+
+
+def _counted(blocks: Iterator[str], path: Path, digest, split: str, log: Log) -> dict:
+    """The sha256 and the counts of blocks of text, after they are in the file; digest is updated too.
+    Words are what white space separates, as `wc` counts them."""
+    sha256, in_word, last = hashlib.sha256(), False, time.monotonic()
+    count = {"characters": 0, "bytes": 0, "lines": 0, "words": 0}
+    with open(path, "wb") as file:
+        for block in blocks:
+            content = block.encode()
+            file.write(content)
+            sha256.update(content)
+            digest.update(content)
+            count["characters"] += len(block)
+            count["bytes"] += len(content)
+            count["lines"] += content.count(b"\n")
+            count["words"] += len(content.split()) - (in_word and not content[:1].isspace())
+            in_word = not content[-1:].isspace()
+            if time.monotonic() - last > _OFTEN:
+                log(f"{split}: {count['lines']:,} lines, {count['bytes'] / 1e6:,.0f} MB so far")
+                last = time.monotonic()
+        file.flush()
+        os.fsync(file.fileno())
+    return {"sha256": sha256.hexdigest(), **count}
+
+
+def _blocks(texts: Iterator[str], ending: str) -> Iterator[str]:
+    """The texts, each with the ending, joined to blocks."""
+    waiting, size = [], 0
+    for text in texts:
+        waiting += (text, ending)
+        size += len(text) + len(ending)
+        if size >= _BLOCK:
+            yield "".join(waiting)
+            waiting, size = [], 0
+    if size:
+        yield "".join(waiting)
+
+
+def _told(record: dict) -> str:
+    return (
+        f"{record['lines']:,} lines, {record['words']:,} words, {record['characters']:,} characters, "
+        f"{record['bytes']:,} bytes"
+    )
+
+
+def _check_lines(builder: Corpus, splits: dict) -> None:
+    for names, published in builder.LINES.items():
+        found = sum(splits[name]["lines"] for name in names if name in splits)
+        if found != published and not builder.partial:
+            raise UserError(
+                f"--source {builder.source}: {' and '.join(names)} have {found:,} lines, and those of "
+                f"{builder.name} {published:,}; get it again from {builder.HOMEPAGE}"
+            )
+
+
+def _finished(out: Path, about: dict) -> dict:
+    """The records of splits that were finished before; UserError where they are of something else."""
+    records = {}
+    try:
+        for split in SPLITS:
+            if (out / f".{split}.json").exists():
+                state = json.loads((out / f".{split}.json").read_text())
+                if state["about"] == about:
+                    records[split] = state["record"]
+        if (out / _DATASET).exists():
+            described = json.loads((out / _DATASET).read_text())
+            records |= described.pop("splits")
+            if described != about:
+                differs = [key for key in about if described.get(key) != about[key]]
+                raise UserError(
+                    f"--out {out} holds a dataset prepared before from something else (other "
+                    f"{', '.join(differs)}); choose another folder, or delete it"
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--out {out}: its dataset.json is damaged; choose another folder"
+        ) from error
+    return records
+
+
+def _still_there(out: Path, split: str, finished: dict) -> dict | None:
+    """The record of a finished split whose file is what the record says."""
+    path = out / f"{split}.txt"
+    if split not in finished or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        same = hashlib.file_digest(file, "sha256").hexdigest() == finished[split].get("sha256")
+    return finished[split] if same else None
+
+
+def _check_own(out: Path) -> None:
+    """UserError where the folder has files that no preparation wrote."""
+    ours = {_LOCK, _DOWNLOADS, _DATASET}
+    for split in SPLITS:
+        ours |= {f".{split}.json", f".{split}.txt"}
+        if (out / f".{split}.json").exists() or (out / _DATASET).exists():
+            ours.add(f"{split}.txt")
+    others = sorted({path.name for path in out.iterdir()} - ours)
+    if others:
+        raise UserError(
+            f"--out {out} holds other files ({others[0]}); choose an empty folder, since all text in a "
+            "folder is trained on"
+        )
+
+
+def _remove(out: Path, names: list[str]) -> None:
+    for name in [*names, *(f".{split}.{end}" for split in SPLITS for end in ("json", "txt"))]:
+        (out / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(out: Path):
+    """Holds the folder, so that one process at a time prepares it. The lock ends with the process."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / _LOCK, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--out {out} is being prepared by another process") from None
+            try:
+                yield
+            finally:
+                (out / _LOCK).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}; choose another folder") from error
