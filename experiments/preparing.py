@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -82,6 +83,8 @@ def _prepare(kind, source, out, partial, log) -> dict:
 
 
 def _download_manager(builder: Corpus, out: Path) -> tfds.download.DownloadManager:
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     return tfds.download.DownloadManager(
         download_dir=out / _DOWNLOADS, url_infos=builder.url_infos, dataset_name=builder.name
     )
@@ -107,7 +110,8 @@ def _write(
         if published and published != digest.hexdigest():
             raise UserError(
                 f"--source {builder.source}: its {split} is not that of {builder.name}, {algorithm} "
-                f"{digest.hexdigest()[:16]}..., published {published[:16]}...; get it again from {builder.HOMEPAGE}"
+                f"{digest.hexdigest()[:16]}..., published {published[:16]}...; get it again from "
+                f"{builder.HOMEPAGE}"
             )
     except BaseException:
         temporary.unlink(missing_ok=True)

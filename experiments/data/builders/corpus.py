@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 import tensorflow_datasets as tfds
 from etils import epath
 
-from experiments.data.builders.members import CHUNK, is_archive, lines, members, opened, plain
+from experiments.data.builders.members import CHUNK, is_archive, lines, members, opened, plain, told
 from experiments.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -100,11 +100,12 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if self.split_of(name) == split:
                 seen.append(name)
                 self._check_names(split, (), seen)
-                yield from self.read(stream, where)
+                with told(where):
+                    yield from self.read(name, stream, where)
         self._check_names(split, self.NAMES[split], seen)
 
-    def read(self, stream: BinaryIO, where: str) -> Iterator[str]:
-        """The examples of a file."""
+    def read(self, name: str, stream: BinaryIO, where: str) -> Iterator[str]:
+        """The examples of a file; where is for messages."""
         return lines(stream, where)
 
     def is_archive(self, name: str) -> bool:
@@ -117,7 +118,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 for member, stream in members(path):
                     yield member, stream, f"{path}: {member}"
             else:
-                for stream in opened(path):
+                with opened(path) as stream:
                     yield name, stream, str(path)
 
     def refusal(self, found: str) -> UserError:
@@ -155,7 +156,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             files = [(n, p) for n, p in files if self.is_part(p.name) and "/." not in f"/{n}"]
         else:
             raise UserError(f"--source {self.source} does not exist; give a file or a folder")
-        if not any(self.is_archive(n) or self.split_of(n) for n, _ in files):
+        if not any(self.is_archive(n) or self.split_of(n) is not None for n, _ in files):
             raise self.refusal("none of its files is of this dataset")
         return files
 
@@ -177,7 +178,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _verified(self, name: str, path: Path) -> dict:
         """Name, bytes and sha256 of a file; UserError where it differs from the published one."""
         digest, size = hashlib.sha256(), 0
-        for stream in opened_raw(path):
+        with told(path), open(path, "rb") as stream:
             while block := stream.read(CHUNK):
                 digest.update(block)
                 size += len(block)
@@ -192,12 +193,3 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     f"{known.checksum[:16]}...; get it again"
                 )
         return {"name": name, "bytes": size, "sha256": digest.hexdigest()}
-
-
-def opened_raw(path: Path) -> Iterator[BinaryIO]:
-    """Once, the stream of a file as it is."""
-    try:
-        with open(path, "rb") as stream:
-            yield stream
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error

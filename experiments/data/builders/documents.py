@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from experiments.data.builders.corpus import SPLITS, Corpus, Files
-from experiments.data.builders.members import decode, is_archive, lines, plain
+from experiments.data.builders.members import decode, is_archive, lines, plain, told
 from experiments.errors import UserError
 
 _WORDS = {"train": "train", "test": "test"} | dict.fromkeys(
@@ -37,35 +37,34 @@ class Documents(Corpus, skip_registration=True):
         path = PurePosixPath(plain(PurePosixPath(name).name))
         if path.suffix not in self.KINDS:
             return None
-        told = {_WORDS[w] for w in re.split("[^a-z]+", path.stem.lower()) if w in _WORDS}
-        return told.pop() if len(told) == 1 else ""
+        named = {_WORDS[w] for w in re.split("[^a-z]+", path.stem.lower()) if w in _WORDS}
+        return named.pop() if len(named) == 1 else ""
 
     def check(self, files: Files) -> None:
         """UserError where the names of the files tell some splits and not others."""
-        told = self._told(files)
-        missing = [split for split in SPLITS if split not in told]
-        if told and missing and not self.partial:
+        named = self._named(files)
+        missing = [split for split in SPLITS if split not in named]
+        if named and missing and not self.partial:
             raise UserError(
-                f"--source {self.source}: its files are named after {' and '.join(sorted(told))}, and "
+                f"--source {self.source}: its files are named after {' and '.join(sorted(named))}, and "
                 f"{missing[0]} is missing; add it, rename them, or take what is there: --partial"
             )
 
     def splits(self, files: Files) -> list[str]:
-        told = self._told(files)
-        return [split for split in SPLITS if not told or split in told]
+        named = self._named(files)
+        return [split for split in SPLITS if not named or split in named]
 
     def texts(self, files: Files, split: str) -> Iterator[str]:
-        told, seen = self._told(files), 0
+        named, seen = self._named(files), 0
         for name, stream, where in self.streams(files):
             its = self.split_of(name)
-            if its is None or (told and its != split):
+            if its is None or (named and its != split):
                 continue
-            for content, place in self.units(name, stream, where):
-                chosen = told or _TWENTIETH.get(seen % 20, "train") == split
-                seen += 1
-                if chosen:
-                    text = self.text_of(name, content, place)
-                    if text:
+            with told(where):
+                for content, place in self.units(name, stream, where):
+                    chosen = named or _TWENTIETH.get(seen % 20, "train") == split
+                    seen += 1
+                    if chosen and (text := self.text_of(name, content, place)):
                         yield text
 
     def units(self, name: str, stream, where: str) -> Iterator[tuple[bytes, str]]:
@@ -90,9 +89,10 @@ class Documents(Corpus, skip_registration=True):
                 ) from error
         return re.sub(r"\s*[\r\n]\s*", " ", text.strip())
 
-    def _told(self, files: Files) -> set[str]:
-        told = {"" if is_archive(name) else self.split_of(name) for name, _ in files}
-        return set() if "" in told or len(told) < 2 else told
+    def _named(self, files: Files) -> set[str]:
+        """The splits that the names of the files tell, if they do."""
+        named = {"" if is_archive(name) else self.split_of(name) for name, _ in files}
+        return set() if "" in named or len(named) < 2 else named
 
 
 class Lines(Documents, skip_registration=True):

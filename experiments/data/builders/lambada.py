@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, ClassVar
 
 from experiments.data.builders.corpus import Corpus
-from experiments.data.builders.members import lines, tar_members
+from experiments.data.builders.members import lines, plain, tar_members
 
 _NOVELS = "train-novels.tar"
 
@@ -27,10 +27,10 @@ class Lambada(Corpus, skip_registration=True):
     HOMEPAGE = "https://zenodo.org/record/2630551"
     LICENCE = "CC BY 4.0"
 
-    def read(self, stream: BinaryIO, where: str) -> Iterator[str]:
-        if not where.endswith(_NOVELS):
+    def read(self, name: str, stream: BinaryIO, where: str) -> Iterator[str]:
+        if plain(PurePosixPath(name).name) != _NOVELS:
             yield from lines(stream, where)
             return
-        for name, novel in tar_members(stream, where):
-            if PurePosixPath(name).match("train-novels/*/*.txt"):
-                yield from lines(novel, f"{where}: {name}")
+        for path, novel in tar_members(stream, where):
+            if PurePosixPath(path).match("train-novels/*/*.txt"):
+                yield from lines(novel, f"{where}: {path}")

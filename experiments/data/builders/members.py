@@ -21,6 +21,7 @@ import zstandard
 from experiments.errors import UserError
 
 CHUNK = 1 << 20
+_BLOCK = 512  # of a tar
 _ZIP = re.compile(r"\.zip$")
 _TAR = re.compile(r"\.(tgz|tar|tar\.(gz|xz|bz2|zst))$")
 _DAMAGE = (
@@ -56,6 +57,19 @@ class _Zstd(io.RawIOBase):
         return size
 
 
+class _Ending:
+    """A stream that knows its last block. A tar ends with a block of zeros, and tarfile takes one that
+    was cut between two members for a whole one."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream, self.last = stream, b""
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self.last = (self.last + content)[-_BLOCK:]
+        return content
+
+
 def _open_zstd(path: Path, mode: str) -> BinaryIO:
     return io.BufferedReader(_Zstd(open(path, mode)), CHUNK)
 
@@ -80,7 +94,9 @@ def is_archive(name: str) -> bool:
 
 
 @contextmanager
-def _told(path: Path):
+def told(path: Path | str):
+    """Nothing; what shows inside as damage to the file is a UserError that names it. A stream of a
+    generator below is read by another frame, which this then has to be around."""
     try:
         yield
     except _DAMAGE as error:
@@ -91,9 +107,10 @@ def _told(path: Path):
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+@contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Once, the stream of a file without its compression; damage found in reading it is a UserError."""
-    with _told(path), _OPENERS.get(path.suffix, open)(path, "rb") as stream:
+    """The stream of a file without its compression."""
+    with told(path), _OPENERS.get(path.suffix, open)(path, "rb") as stream:
         yield stream
 
 
@@ -101,29 +118,32 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
     """(name, stream) of the files in an archive, in its order, to be read before the next one. Links and
     devices are passed over. It is read to its end, where checksums are."""
     if _ZIP.search(path.name):
-        with _told(path), zipfile.ZipFile(path) as archive:
+        with told(path), zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 _check_inside(info.filename, path)
                 if not info.is_dir():
                     with archive.open(info) as stream:
                         yield info.filename, stream
         return
-    for stream in opened(path):
+    with opened(path) as stream:
         yield from tar_members(stream, path)
 
 
-def tar_members(stream: BinaryIO, where: Path) -> Iterator[tuple[str, BinaryIO]]:
+def tar_members(stream: BinaryIO, where: Path | str) -> Iterator[tuple[str, BinaryIO]]:
     """(name, stream) of the files in an uncompressed tar, itself read as a stream."""
-    with _told(where), tarfile.open(fileobj=stream, mode="r|") as archive:
+    ending = _Ending(stream)
+    with told(where), tarfile.open(fileobj=ending, mode="r|") as archive:
         for info in archive:
             _check_inside(info.name, where)
             if info.isfile():
                 yield info.name, archive.extractfile(info)
-        while stream.read(CHUNK):
+        while ending.read(CHUNK):
             pass
+        if ending.last != bytes(_BLOCK):
+            raise EOFError("the archive has no end")
 
 
-def _check_inside(name: str, path: Path) -> None:
+def _check_inside(name: str, path: Path | str) -> None:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if (parts and (parts[0] == "/" or parts[0].endswith(":"))) or ".." in parts:
         raise UserError(

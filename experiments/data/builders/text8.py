@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from experiments.data.builders.corpus import Corpus, Files
-from experiments.data.builders.members import CHUNK, is_archive
+from experiments.data.builders.members import CHUNK, is_archive, told
 from experiments.errors import UserError
 
 
@@ -61,14 +61,15 @@ class Text8(Corpus, skip_registration=True):
     def _blocks(self, files: Files) -> Iterator[bytes]:
         """The bytes of the one text; each is a character, which the sha256 makes sure of."""
         seen = []
-        for name, stream, _ in self.streams(files):
+        for name, stream, where in self.streams(files):
             if self.split_of(name):
                 seen.append(Path(name).name)
                 if len(seen) > 1:
                     raise UserError(
                         f"--source {self.source}: text8 is there more than once; leave one of them"
                     )
-                while block := stream.read(CHUNK):
-                    yield block
+                with told(where):
+                    while block := stream.read(CHUNK):
+                        yield block
         if not seen:
             raise self.refusal("text8 is not in it")
