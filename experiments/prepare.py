@@ -36,13 +36,15 @@ def main(arguments: list[str]) -> None:
     described = prepare(
         kind, given.source, out, given.partial, lambda line: print(line, flush=True)
     )
+    alphabet = "" if kind.name == "text8" else " --set data.tokenizer=Characters"
     if len(described["splits"]) == 3:
-        print(f"train on it: ddlm train --config CONFIG --workdir RUN --set data.path={out}")
-    else:
-        there = " and ".join(described["splits"])
         print(
-            f"{out} has {there} alone: give a file of it, such as --set data.path={out}/"
-            f"{next(iter(described['splits']))}.txt"
+            f"train on it: ddlm train --config FILE --workdir RUN --set data.path={out}{alphabet}"
+        )
+    else:
+        there = list(described["splits"])
+        print(
+            f"{' and '.join(there)} alone: take a file, --set data.path={out / there[0]}.txt{alphabet}"
         )
 
 

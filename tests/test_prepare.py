@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +89,9 @@ def as_published(name):
             f"{folder[s]}/{n}": text for s, all_of in of.items() for n, text in all_of.items()
         }
         return contents | {"training/.svn": "no"}, {s: "".join(of[s].values()) for s in SPLITS}
-    return {kind.NAMES[split][0]: texts[split] for split in SPLITS}, texts
+    contents = {f"{name}/{kind.NAMES[split][0]}": texts[split] for split in SPLITS}
+    others = (".copy/{}", "__MACOSX/._{}", "{}.old")  # a folder and archives have more in them
+    return contents | {o.format(kind.NAMES["train"][0]): "no" for o in others}, texts
 
 
 @pytest.fixture
@@ -133,7 +136,7 @@ def run(capsys, tmp_path):
         arguments = ["--dataset", name, *given, "--out", str(out), *options]
         assert cli.guarded("prepare", arguments) == code
         printed, err = capsys.readouterr()
-        if code:
+        if code == 2:
             assert err.startswith("error: ") and err.count("\n") == 1, err
         return err if code else printed
 
@@ -177,7 +180,7 @@ def test_the_files_are_the_text_of_the_corpus(name, packing, corpus, run, tmp_pa
             "words": len(re.findall(r"[^ \n\r\t\v\f]+", text)),
         }
     paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
-    paths = [path for path in paths if not path.name.startswith(".")]
+    paths = [p for p in paths if not re.search(r"/\.|__MACOSX|\.old", str(p.relative_to(tmp_path)))]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     assert {Path(s["name"]).name: s["sha256"] for s in described["sources"]} == hashes
 
@@ -266,6 +269,26 @@ def test_a_killed_preparation_goes_on_with_the_split_it_was_at(run, tmp_path):
     assert read(out) == read(tmp_path / "at once")
 
 
+def test_an_interrupted_preparation_is_of_its_source_alone(corpus, run, tmp_path, monkeypatch):
+    source, _ = corpus("lm1b")
+    kind, out = builder_class("lm1b"), tmp_path / "out"
+    texts = kind.texts
+
+    def interrupted(self, files, split):
+        yield from texts(self, files, split)
+        if split == "valid":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "texts", interrupted)
+        run("lm1b", source, code=130)
+    assert {path.name for path in out.iterdir()} == {"train.txt", ".train.json"}
+    (source / "training" / "news.en-00003-of-00100").write_text("other\n")
+    run("lm1b", source)
+    run("lm1b", source, out=tmp_path / "at once")
+    assert read(out) == read(tmp_path / "at once")
+
+
 def test_a_folder_is_prepared_once_and_mended(corpus, run, tmp_path):
     source, _ = corpus("ptb")
     run("ptb", source)
@@ -282,12 +305,12 @@ def test_a_folder_of_another_dataset_or_other_files_is_refused(corpus, run, tmp_
     source, _ = corpus("ptb")
     run("ptb", source)
     before = read(tmp_path / "out")
-    (source / "ptb.test.txt").rename(source / "ptb.test.txt.old")
-    (source / "ptb.test.txt.gz").write_bytes(
-        gzip.compress((source / "ptb.test.txt.old").read_bytes())
+    (source / "ptb" / "ptb.test.txt").rename(source / "ptb" / "ptb.test.txt.old")
+    (source / "ptb" / "ptb.test.txt.gz").write_bytes(
+        gzip.compress((source / "ptb" / "ptb.test.txt.old").read_bytes())
     )
     assert "other sources" in run("ptb", source, code=2)
-    assert "other name" in run("lines", source / "ptb.test.txt.gz", code=2)
+    assert "other name" in run("lines", source / "ptb" / "ptb.test.txt.gz", code=2)
     assert read(tmp_path / "out") == before
     for file in ("notes.txt", "train.txt"):
         (tmp_path / file / "out").mkdir(parents=True)
@@ -296,6 +319,7 @@ def test_a_folder_of_another_dataset_or_other_files_is_refused(corpus, run, tmp_
         assert read(tmp_path / file / "out") == {file: b"mine"}
     (tmp_path / "out" / "dataset.json").write_text("{")
     assert "damaged" in run("ptb", source, code=2)
+    assert "File exists" in run("ptb", source, out=source / "../out/train.txt", code=2)
     assert "inside" in run("ptb", source, out=source / "out", code=2)
 
 
@@ -341,7 +365,7 @@ def twice(name):
         ("lambada", put("train-novels.tar", tar({"../b.txt": ""})), "leave the archive"),
         ("lambada", put("train-novels.tar", tar(NOVEL)[:-9000]), "train-novels.tar: damaged or cut"),
         ("lambada", drop("lambada_dev*"), "lambada_development_plain_text.txt of the valid"),
-        ("ptb", lambda source: [path.unlink() for path in source.iterdir()], "none of its files"),
+        ("ptb", lambda source: shutil.rmtree(source / "ptb"), "none of its files"),
         ("documents", lambda source: None, "none of its files"),
     ],
 )  # fmt: skip
@@ -363,7 +387,7 @@ def test_what_is_not_the_corpus_is_one_line_and_no_file(
 )
 def test_a_file_cut_anywhere_is_one_line_and_no_file(packing, corpus, run, tmp_path):
     source, _ = corpus("ptb", packing)
-    path = source if source.is_file() else source / f"ptb.valid.txt{packing}"
+    path = source if source.is_file() else source / f"ptb/ptb.valid.txt{packing}"
     whole = path.read_bytes()
     for size in (0, 1, 10, len(whole) // 2, len(whole) - 30, len(whole) - 1):
         path.write_bytes(whole[:size])
@@ -385,6 +409,17 @@ def test_a_member_that_leaves_its_archive_is_refused(pack, name, run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
+def test_a_file_that_is_in_an_archive_and_beside_it_is_refused(corpus, run, tmp_path):
+    source, texts = corpus("wikitext2", "zip")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    source.rename(whole / "wikitext-2-v1.zip")
+    run("wikitext2", whole)
+    (whole / "wiki.valid.tokens").write_text(texts["valid"])
+    message = run("wikitext2", whole, out=tmp_path / "again", code=2)
+    assert "wiki.valid.tokens of the valid split is there more than once" in message
+
+
 def test_links_in_an_archive_are_not_followed(run, tmp_path):
     (tmp_path / "secret").write_text("secret")
     with tarfile.open(tmp_path / "source.tar", "w") as archive:
@@ -403,7 +438,13 @@ def test_part_of_a_corpus_is_taken_when_asked_for(corpus, run, tmp_path):
     assert "news.en-00001-of-00100 and 97 more of the train split is missing" in run(
         "lm1b", source, code=2
     )
-    assert "data.path=" in run("lm1b", source, "--partial")
+    assert f"data.path={tmp_path}/out/test.txt" in run("lm1b", source, "--partial")
+    packed = tmp_path / "part.tar"
+    packed.write_bytes(
+        tar({path.name: path.read_text() for path in sorted(source.glob("heldout/*"))})
+    )
+    run("lm1b", packed, "--partial", out=tmp_path / "packed")
+    assert {path.name for path in (tmp_path / "packed").iterdir()} == {"test.txt", "dataset.json"}
     files = read(tmp_path / "out")
     assert (
         set(files) == {"test.txt", "dataset.json"} and files["test.txt"].decode() == texts["test"]
@@ -452,6 +493,18 @@ def test_a_record_that_is_none_is_one_line(record, message, run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_blank_lines_are_no_documents(run, tmp_path):
+    (tmp_path / "source.txt").write_text("".join(f"{n}\n\n  \n" for n in range(40)))
+    run("lines", tmp_path / "source.txt")
+    assert (tmp_path / "out" / "valid.txt").read_text() == "9\n29\n"
+
+
+def test_records_in_a_file_cut_short_are_one_line(run, tmp_path):
+    records = "".join(f'{{"text": "document {n}"}}\n' for n in range(400))
+    (tmp_path / "source.jsonl.gz").write_bytes(gzip.compress(records.encode())[:-4])
+    assert "damaged or cut short" in run("documents", tmp_path / "source.jsonl.gz", code=2)
+
+
 def test_too_few_documents_for_three_splits_are_refused(run, tmp_path):
     (tmp_path / "source.txt").write_text("one\ntwo\n\nthree\n")
     assert "the valid split has no text" in run("lines", tmp_path / "source.txt", code=2)
@@ -479,6 +532,7 @@ def test_files_named_after_splits_are_those_splits(run, tmp_path):
     [
         ("wikitxt2", "x", "did you mean wikitext2?"),
         ("imagenet", "x", "expected one of text8, lm1b"),
+        ("wikitext2", "archive.zip", "damaged or cut short"),
         ("ptb", "nowhere", "nowhere does not exist"),
         ("documents", None, "give --source"),
         ("ptb", "ptb.test.txt", "not the file published at https"),
@@ -486,7 +540,7 @@ def test_files_named_after_splits_are_those_splits(run, tmp_path):
     ],
 )
 def test_what_cannot_be_prepared_is_one_line(name, source, message, run, tmp_path):
-    if message.startswith("not the file"):
+    if "." in str(source):
         source = tmp_path / source
         source.write_text("another file of that name")
     assert message in run(name, source, code=2)

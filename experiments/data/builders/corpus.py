@@ -17,7 +17,16 @@ from urllib.error import HTTPError
 import tensorflow_datasets as tfds
 from etils import epath
 
-from experiments.data.builders.members import CHUNK, is_archive, lines, members, opened, plain, told
+from experiments.data.builders.members import (
+    CHUNK,
+    hidden,
+    is_archive,
+    lines,
+    members,
+    opened,
+    plain,
+    told,
+)
 from experiments.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -116,7 +125,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, path in files:
             if self.is_archive(name):
                 for member, stream in members(path):
-                    yield member, stream, f"{path}: {member}"
+                    if not hidden(member):
+                        yield member, stream, f"{path}: {member}"
             else:
                 with opened(path) as stream:
                     yield name, stream, str(path)
@@ -153,7 +163,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         elif self.source.is_dir():
             found = sorted(p for p in self.source.rglob("*") if p.is_file())
             files = [(p.relative_to(self.source).as_posix(), p) for p in found]
-            files = [(n, p) for n, p in files if self.is_part(p.name) and "/." not in f"/{n}"]
+            files = [(n, p) for n, p in files if self.is_part(p.name) and not hidden(n)]
         else:
             raise UserError(f"--source {self.source} does not exist; give a file or a folder")
         if not any(self.is_archive(n) or self.split_of(n) is not None for n, _ in files):

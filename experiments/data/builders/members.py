@@ -89,6 +89,11 @@ def plain(name: str) -> str:
     return str(path.with_suffix("")) if path.suffix in _OPENERS else name
 
 
+def hidden(name: str) -> bool:
+    """Whether a file is none of the user's making, such as those that some systems add to archives."""
+    return any(part[0] == "." or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
 def is_archive(name: str) -> bool:
     return bool(_ZIP.search(name) or _TAR.search(name))
 
