@@ -27,9 +27,8 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from experiments import cli, preparing
 from experiments.data.builders import DATASETS, builder_class, members
-from experiments.data.text import Text
 from experiments.data.text import prepare as tokens_of
-from experiments.data.tokenizers import Characters
+from experiments.settings import load
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "valid", "test")
@@ -218,12 +217,12 @@ def test_two_preparations_are_the_same_bytes(corpus, run, tmp_path):
     assert read(tmp_path / "out") == read(tmp_path / "again")
 
 
-def test_training_takes_the_splits_as_they_are(corpus, run, tmp_path):
-    source, texts = corpus("ptb")
-    run("ptb", source)
-    tokenizer = Characters()
-    data = Text(str(tmp_path / "out"), tokenizer, 8, cache_dir=str(tmp_path / "cache"))
-    prepared = tokens_of(data)
+@pytest.mark.parametrize("name, config", [("ptb", "sotu"), ("text8", "text8")])
+def test_training_takes_the_splits_as_they_are(name, config, corpus, run, tmp_path):
+    source, texts = corpus(name)
+    said = run(name, source).split("data.path=")[1].split()
+    settings = [f"data.path={said[0]}", *said[2::2], f"data.cache_dir={tmp_path / 'cache'}"]
+    prepared = tokens_of(load(f"configs/{config}/mdlm.py", settings).data)
     for split, name in zip(SPLITS, ("train", "validation", "test"), strict=True):
         assert prepared.tokenizer.decode(prepared.split(name, 1)) == texts[split]
 

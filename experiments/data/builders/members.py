@@ -91,7 +91,7 @@ def plain(name: str) -> str:
 
 def hidden(name: str) -> bool:
     """Whether a file is none of the user's making, such as those that some systems add to archives."""
-    return any(part[0] == "." or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return any(part[0] == "." for part in PurePosixPath(name).parts)
 
 
 def is_archive(name: str) -> bool:
