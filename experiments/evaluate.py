@@ -1,10 +1,12 @@
 """Evaluate: python -m experiments.evaluate --workdir runs/a --split test [--num-times 8]
 
 Streams the split and writes the evaluation record, by default to records/ in the run directory.
-Needs a checkpoint and the data, not the config file.
+Needs a checkpoint and the data, not the config file. --text takes other text than the run's, for
+instance what `ddlm prepare` made of WikiText-2 or PTB, and may be repeated: zero-shot evaluation.
 """
 
 from experiments import cli
+from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> dict:
@@ -12,6 +14,11 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
         "--split", default="validation", help="train, validation (default) or test"
+    )
+    options.add_argument(
+        "--text",
+        action="append",
+        help="other text: a folder with splits, or a file, taken whole; may be repeated",
     )
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
     options.add_argument("--batch-size", type=cli.positive, help="sequences at a time")
@@ -34,11 +41,13 @@ def main(arguments: list[str]) -> dict:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
+    from dataclasses import replace
     from pathlib import Path
 
     from experiments.evaluation import evaluate_run
     from experiments.records import record_path, write_record
     from experiments.runs import load_run
+    from experiments.settings import override
 
     overrides = list(given.set)
     if given.num_times:
@@ -46,17 +55,35 @@ def main(arguments: list[str]) -> dict:
     if given.batch_size:
         overrides.append(f"evaluation.batch_size={given.batch_size}")
     run = load_run(given.workdir, given.step, overrides, given.config, ema=not given.raw)
-    record = evaluate_run(
-        run,
-        given.split,
-        given.seed,
-        ema=not given.raw,
-        log=_progress,
-        max_sequences=given.max_sequences,
-    )
-    out = Path(given.out or record_path(given.workdir, given.split, run.step, given.set))
-    print(write_record(out, record))
-    return record
+    if given.text and given.out:
+        raise UserError(
+            "--out is for the record of one text; with --text they are in the run's records/"
+        )
+    records = []
+    for text in given.text or [None]:
+        changes = given.set if text is None else [f"data.path={text}", *given.set]
+        here, whole = run, False
+        if text is not None:
+            print(f"{text}:", flush=True)
+            path = [f"data.path={text}", "data.split_points=None"]
+            here, whole = (
+                replace(run, experiment=override(run.experiment, path)),
+                Path(text).is_file(),
+            )
+        records.append(
+            evaluate_run(
+                here,
+                given.split,
+                given.seed,
+                ema=not given.raw,
+                log=_progress,
+                max_sequences=given.max_sequences,
+                whole=whole,
+            )
+        )
+        out = Path(given.out or record_path(given.workdir, given.split, run.step, changes))
+        print(write_record(out, records[-1]))
+    return records[0]
 
 
 def _progress(line: str) -> None:

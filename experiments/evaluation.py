@@ -169,15 +169,17 @@ def evaluate_run(
     ema: bool,
     log: Callable[[str], None],
     max_sequences: int | None = None,
+    whole: bool = False,
 ) -> dict:
     """The evaluation record of a trained model over a whole split, or over at most `max_sequences`
-    whole sequences at equal distances in it."""
+    whole sequences at equal distances in it. whole: the split is all of the text."""
     experiment = run.experiment
     check_bound(experiment)
     check_labels(experiment)
     check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
     corpus = prepare(experiment.data)
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
+    corpus = corpus.whole(split) if whole else corpus
     every, _ = sequences(experiment, corpus, split)
     length = experiment.data.length
     in_split = len(every) if isinstance(every, Rows) else -(-len(every) // length)
@@ -235,9 +237,11 @@ def check_bound(experiment: Experiment) -> None:
 
 def per_word(result: Estimate, words: int) -> dict:
     """What a record says of words, parted by white space in the text."""
-    nats = result.nats_per_token * result.tokens.sum() / words if words else math.nan
-    error = result.standard_error() * result.tokens.sum() / words if words else math.nan
-    perplexity = math.exp(min(nats, 700))
+    if words == 0:
+        return {"words": 0}
+    nats = result.nats_per_token * result.tokens.sum() / words
+    error = result.standard_error() * result.tokens.sum() / words
+    perplexity = math.exp(min(nats, 700))  # of untrained networks it may be no number
     return {
         "words": words,
         "nats_per_word": nats,
@@ -311,6 +315,7 @@ def make_record(
         "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
         "unknown_tokens": corpus.unknown.get(split, 0),
         "source": corpus.source,
+        **({"dataset": corpus.dataset} if corpus.dataset else {}),
         "split": split,
         "split_points": experiment.data.split_points,
         "split_sha256": corpus.sha256[split],

@@ -36,18 +36,14 @@ def main(arguments: list[str]) -> None:
     described = prepare(
         kind, given.source, out, given.partial, lambda line: print(line, flush=True)
     )
-    # the configs of text8 cut a single file, and the others are in more than text8's alphabet
-    split, alphabet = " --set data.split_points=None", " --set data.tokenizer=Characters"
-    settings = split if kind.name == "text8" else alphabet
+    settings = "" if kind.name == "text8" else " --set data.tokenizer=Characters"
     if len(described["splits"]) == 3:
         print(
             f"train on it: ddlm train --config FILE --workdir RUN --set data.path={out}{settings}"
         )
     else:
         there = list(described["splits"])
-        print(
-            f"{' and '.join(there)} alone: take a file, --set data.path={out / there[0]}.txt{settings}"
-        )
+        print(f"evaluate on it: ddlm evaluate --workdir RUN --text {out} --split {there[-1]}")
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ def write_record(path: Path, record: dict) -> str:
         raise ValueError(f"not an evaluation record: {wrong}")
     write_atomically(path, content)
     given = ", given the labels" if record.get("labels") == "given" else ""
+    per_word = f", {record['perplexity_per_word']:.4g} a word" if record.get("words") else ""
     return (
         f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- "
         f"{record['standard_error']:.4f} {record['unit']} ({record['nats_per_token']:.4f} nats per "
         f"token, perplexity {record['perplexity_per_token']:.3f} +- "
-        f"{record['perplexity_per_token_standard_error']:.3f}) over {record['characters']:,} "
+        f"{record['perplexity_per_token_standard_error']:.3f}{per_word}) over {record['characters']:,} "
         f"characters, checkpoint {record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
     )
 

@@ -94,6 +94,30 @@ def test_directory_with_named_splits(text, tmp_path):
         assert corpus.tokenizer.decode(corpus.split(name, 16)) == letter * 40
 
 
+def test_named_splits_are_those_that_split_points_say_or_it_is_told(text, tmp_path):
+    for name, count in (("test", 20), ("train", 60), ("valid", 30)):
+        text(LINE * count, f"corpus/{name}.txt")
+    sizes = [len(LINE) * n for n in (60, 90, 110)]
+    data = text(path=str(tmp_path / "corpus"), split_points=tuple(sizes))
+    assert [stop for _, stop in prepare(data).bounds.values()] == sizes
+    with pytest.raises(UserError, match=r"end at \[2640, 3960, 4840\]; leave it out"):
+        prepare(text(path=str(tmp_path / "corpus"), split_points=(1000, 1100, 1200)))
+
+
+def test_a_prepared_folder_says_what_it_is_and_may_lack_splits(text, tmp_path):
+    text(LINE * 20, "corpus/test.txt")
+    (tmp_path / "corpus" / "dataset.json").write_text('{"name": "ptb"}')
+    corpus = prepare(text(path=str(tmp_path / "corpus")))
+    assert corpus.dataset == "ptb" and corpus.bounds["test"] == (0, 20 * len(LINE))
+    with pytest.raises(UserError, match="the train split has 0 tokens"):
+        corpus.split("train", 1)
+    assert prepare(text()).dataset is None
+    for broken in ("{", "[]", "{}"):
+        (tmp_path / "corpus" / "dataset.json").write_text(broken)
+        with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+            prepare(text(path=str(tmp_path / "corpus")))
+
+
 def test_directory_of_plain_files_is_joined_in_order(text, tmp_path):
     text("aa", "d/1.txt")
     data = text("bb", "d/2.txt", path=str(tmp_path / "d"), tokenizer=Characters())

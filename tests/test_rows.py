@@ -247,6 +247,28 @@ def test_a_sentence_has_one_loss_in_a_row_of_its_own_and_among_others(lines, tmp
     assert abs(alone["value"] / packed["value"] - 1) < 1e-5
 
 
+def test_other_texts_are_evaluated_by_one_command(lines, tmp_path, capsys):
+    """A file as a whole, a folder by its split; the record says which text it was."""
+    assert train("mdlm", tmp_path / "w", lines) == 0
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    (folder / "test.txt").write_text("we the people\nof this land\n" * 4)
+    (folder / "dataset.json").write_text('{"name": "ptb"}')
+    where = ["--workdir", str(tmp_path / "w"), "--split", "test", "--num-times", "1"]
+    texts = ["--text", str(lines), "--text", str(folder)]
+    capsys.readouterr()
+    assert cli.guarded("evaluate", [*where, *texts]) == 0
+    records = [json.loads(p.read_text()) for p in sorted((tmp_path / "w" / "records").iterdir())]
+    by_source = {record["source"]: record for record in records}
+    whole, prepared = by_source["lines.txt"], by_source["prepared"]
+    assert whole["words"] == len(lines.read_text().split())
+    assert prepared["words"] == 24 and prepared["dataset"] == "ptb" and "dataset" not in whole
+    assert capsys.readouterr().out.count("record: ") == 2
+    assert cli.guarded("evaluate", [*where, *texts, "--out", "x.json"]) == 2
+    assert cli.guarded("evaluate", [*where, "--text", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "config, settings, word",
     [

@@ -27,7 +27,8 @@ EMBEDDED = "State of the Union addresses 1790-2021 (embedded)"
 class Corpus:
     """tokens: (N,) memory-mapped; bounds and sha256 by the name of the split; source: for records;
     labels: of all tokens, or None; documents, of all tokens, where the text was read by documents;
-    unknown: how many tokens of a split stand for what the vocabulary lacks."""
+    unknown: how many tokens of a split stand for what the vocabulary lacks; dataset: the published
+    corpus that it is, where that is known."""
 
     tokens: np.ndarray
     tokenizer: Tokenizer
@@ -37,6 +38,7 @@ class Corpus:
     labels: Labels | None = None
     documents: Documents | None = None
     unknown: dict[str, int] = field(default_factory=dict)
+    dataset: str | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -60,6 +62,14 @@ class Corpus:
             return self.split(name, length)
         tokens = self.split(name, 1)
         return make_rows(tokens, self.split_documents(name).starts, length, rows == "pack")
+
+    def whole(self, name: str) -> "Corpus":
+        """The same with all of it in the one split."""
+        size = len(self.tokens)
+        unknown = {name: sum(self.unknown.values())}
+        return replace(
+            self, bounds={name: (0, size)}, sha256={name: _sha256(self.tokens)}, unknown=unknown
+        )
 
     def split_documents(self, name: str) -> Documents | None:
         """The documents of a split, None where the text was not read by documents."""
@@ -115,6 +125,11 @@ def write_corpus(folder: Path, data, parts, source: str, names: tuple[str, ...])
         if data.by_documents:
             starts = np.load(folder / "documents.npy", "r")[0]
             points = [int(starts[np.searchsorted(starts, point)]) for point in points]
+    elif data.split_points and tuple(points) != data.split_points:
+        raise UserError(
+            f"data.split_points = {data.split_points}, but the files of {source} named after splits end "
+            f"at {points}; leave it out: --set data.split_points=None"
+        )
     if points[-1] > total:
         raise UserError(
             f"data.split_points end at {points[-1]}, but {source} has {total} tokens; "

@@ -50,7 +50,7 @@ def protocol(name: str, **settings) -> Text:
 
 def protocol_of(data: Text, bounds: dict[str, tuple[int, int]]) -> str | None:
     """The name of the protocol that the data, whose splits have these bounds, follows; None for none."""
-    sizes = tuple(bounds[name][1] for name in SPLITS)
+    sizes = tuple(bounds.get(name, (0, 0))[1] for name in SPLITS)
     for name, known in PROTOCOLS.items():
         same = known.split_points in (None, sizes) and all(
             getattr(data, f.name) == getattr(known, f.name)

@@ -6,6 +6,7 @@ tokenizer, splits). It is written under a temporary name and renamed when comple
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from experiments.data.subwords import Subwords
 from experiments.data.tokenizers import Letters27, Tokenizer
 from experiments.errors import UserError
 
+DATASET = "dataset.json"  # what experiments.prepare says of a folder
 _NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
@@ -39,7 +41,8 @@ class Text:
     path: a UTF-8 file, also .xz, .gz, .bz2 or .zip, or a directory of such; None is the embedded
     corpus. A directory with files named after train, valid(ation) and test gives those splits; any
     other text is cut at `split_points`, the ends of train, validation and test in tokens, or into 90,
-    5 and 5 %. cache_dir: by default $DDLM_CACHE, $XDG_CACHE_HOME/ddlm or ~/.cache/ddlm.
+    5 and 5 %. What `experiments.prepare` wrote is known by its dataset.json. cache_dir: by default
+    $DDLM_CACHE, $XDG_CACHE_HOME/ddlm or ~/.cache/ddlm.
 
     rows: what a sequence is. "wrap": `length` tokens of the text as it goes on, which random crops are
     trained and chunks evaluated on. "sentence": a document, padded. "pack": as many whole documents as
@@ -117,8 +120,9 @@ def prepare(data: Text) -> Corpus:
     key = repr((3, identity, data.tokenizer, data.split_points, *more))
     name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
+    dataset = _dataset(data)
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
-        return open_corpus(folder, data, source)
+        return replace(open_corpus(folder, data, source), dataset=dataset)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
@@ -127,11 +131,24 @@ def prepare(data: Text) -> Corpus:
                 shutil.rmtree(folder)  # it did not open: broken, or of another version
             with contextlib.suppress(FileExistsError):  # another process was first
                 (Path(temporary) / "corpus").rename(folder)
-        return open_corpus(folder, data, source)
+        return replace(open_corpus(folder, data, source), dataset=dataset)
     except OSError as error:
         raise UserError(
             f"data.cache_dir {folder.parent}: {error.strerror or error}; make room there or choose "
             "another with --set data.cache_dir=DIR"
+        ) from error
+
+
+def _dataset(data: Text) -> str | None:
+    """The name of the published corpus that `data.path` was prepared of; None where it does not say."""
+    file = Path(data.path).expanduser() / DATASET if data.path else None
+    if file is None or not file.is_file():
+        return None
+    try:
+        return str(json.loads(file.read_text("utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"data.path {data.path}: {DATASET} is damaged ({error}); prepare the folder again"
         ) from error
 
 
@@ -169,7 +186,9 @@ def _parts(data: Text) -> tuple[list[tuple[str, list[Path]]], str]:
     files = sorted(
         p
         for p in path.rglob("*")
-        if p.is_file() and not p.relative_to(path).as_posix().startswith(".")
+        if p.is_file()
+        and not p.relative_to(path).as_posix().startswith(".")
+        and p != path / DATASET
     )
     if not files:
         raise UserError(f"data.path {data.path} is a directory without files")
@@ -177,7 +196,7 @@ def _parts(data: Text) -> tuple[list[tuple[str, list[Path]]], str]:
     for file in files:
         for word in re.split("[^a-z]+", file.name.lower()):
             found.get(_NAMES.get(word, word), []).append(file)
-    if all(found.values()) and data.split_points is None:
+    if all(found.values()) or ((path / DATASET).is_file() and any(found.values())):
         return list(found.items()), path.resolve().name
     return [("all", files)], path.resolve().name
 
