@@ -16,7 +16,7 @@ from experiments.config import Evaluation, Experiment
 from experiments.data.corpus import Corpus
 from experiments.data.text import prepare
 from experiments.errors import UserError
-from experiments.evaluation import check_bound
+from experiments.estimators import check_bound
 from experiments.settings import differences, leaves, load, override, resolve
 from experiments.trainer import check_workdir
 from models.transformer import num_parameters

@@ -98,22 +98,34 @@ class Train:
 class Evaluation:
     """How bounds are estimated; `max_sequences` limits the evaluations during training only.
 
-    estimator "times" is the bound of the process itself, at `num_times` stratified times a sequence.
-    "any_order" is for masked processes: the likelihood in random order, `group` tokens at a time, at as
-    many stratified numbers of known tokens. With group 1 and a network without time both have one mean.
+    estimator, at `num_times` calls of the network a sequence:
+    "times": the bound of the process itself, at stratified times, each sequence for itself.
+    "low_discrepancy": the same, and neighbouring sequences take times apart from each other.
+    "quadrature": the same integral by Gauss and Legendre's nodes of time: no bound but an estimate, of
+    an error that its standard error does not know.
+    "any_order" is for masked processes: the likelihood in random order, `group` tokens at a time, with
+    an exact number of tokens known, at stratified numbers. With group 1 and a network without time its
+    mean is that of "times".
+    "orders" is for the same: the likelihood of whole random orders, `orders` of them a sequence, with
+    the logarithm outside of their mean, a tighter bound at ceil(L / group) calls for each.
+    "auto" is the one of least noise (docs/measurements.md): "any_order" with group 1 where its mean is
+    that of "times", else "low_discrepancy".
 
     labels: whether a network that was trained with labels is given them.
     """
 
     num_times: int = 8
-    estimator: Literal["times", "any_order"] = "times"
+    estimator: Literal["auto", "times", "low_discrepancy", "quadrature", "any_order", "orders"] = (
+        "auto"
+    )
     group: int = 1
+    orders: int = 4
     batch_size: int = 32
     max_sequences: int = 512
     labels: bool = True
 
     def __post_init__(self):
-        _at_least(self, 1, "num_times", "group", "batch_size", "max_sequences")
+        _at_least(self, 1, "num_times", "group", "orders", "batch_size", "max_sequences")
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,8 @@ from experiments.data.pipeline import training_batches
 from experiments.data.subwords import Subwords
 from experiments.data.text import prepare
 from experiments.errors import Diverged, Stopped, UserError
-from experiments.evaluation import (
-    check_bound,
-    estimate,
-    make_bound,
-    sequences,
-    spelled,
-    times_per_sequence,
-)
+from experiments.estimators import check_bound, make_bound, times_per_sequence
+from experiments.evaluation import estimate, sequences, spelled
 from experiments.files import write_atomically
 from experiments.initial import load_initial
 from experiments.labels import check_labels

@@ -1,5 +1,7 @@
 """The any-order likelihood of a masked model against exact numbers, and against the other bound."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from conftest import reference
 from oracle import Toy
 
-from diffusion.any_order import AnyOrder
+from diffusion.any_order import AnyOrder, RandomOrders
 from diffusion.genmd4 import GenMD4
 from diffusion.mdlm import MDLM
 from diffusion.schedules import Cosine, Linear, MDLMCosine, Polynomial, time_of
@@ -109,3 +111,54 @@ def test_time_of_inverts_the_schedule(schedule):
 def test_other_processes_are_refused(process):
     with pytest.raises(ValueError, match="any-order"):
         AnyOrder(process)
+
+
+def law_of_orders(toy, model, process):
+    """-log of the mean over all orders of p(x in that order), of every sequence, by single calls."""
+    log_p = []
+    for order in itertools.permutations(range(toy.length)):
+        total, known = 0, []
+        for place in order:
+            shown = np.isin(np.arange(toy.length), known)[None]
+            z = jnp.where(shown, jnp.asarray(toy.states), 3)
+            share = 1 - len(known) / toy.length
+            t = jnp.full((len(z), 1), time_of(process.schedule, jnp.log(share)))
+            law = np.asarray(process.predict(model(z, t), z, t))[:, place]
+            total = total + law[np.arange(len(z)), toy.states[:, place]]
+            known.append(place)
+        log_p.append(total)
+    return np.log(len(log_p)) - np.logaddexp.reduce(log_p, axis=0)
+
+
+def test_more_orders_tighten_the_bound_to_the_law_of_the_random_order_sampler(toy):
+    """Of a network that is no consistent model, so that orders differ."""
+    table = 2 * jax.random.normal(jax.random.key(1), (4, 4, 4, 3, 3))
+
+    def network(z, t):
+        return table[z[:, 0], z[:, 1], z[:, 2]]
+
+    base, x0 = MDLM(3), jnp.asarray(toy.states)
+    exact = law_of_orders(toy, network, base)
+    assert abs(np.exp(-exact).sum() - 1) < 1e-4  # a law over all sequences
+    means, errors = {}, {}
+    for orders in (1, 2, 64):
+        nats = totals(RandomOrders(base, orders=orders), network, x0, 300 if orders < 64 else 10)
+        means[orders] = nats.mean(1)
+        errors[orders] = error = nats.std(1) / np.sqrt(nats.shape[1])
+        assert np.all(nats.mean(1) > exact - 5 * error - 1e-4)
+    plain = totals(AnyOrder(base), network, x0, 900)
+    both = np.concatenate([errors[1], plain.std(1) / np.sqrt(900)])
+    assert abs(means[1].mean() - plain.mean()) < 5 * np.sqrt((both**2).sum()) / len(exact)
+    gaps = {orders: (mean - exact).mean() for orders, mean in means.items()}
+    assert gaps[1] > 1.5 * gaps[2] > 10 * gaps[64]
+
+
+def test_orders_of_groups_with_the_exact_denoiser_bound_the_likelihood_of_their_sampler(toy):
+    """A group of all tokens needs no order: every order is the product of what each token has alone."""
+    process = RandomOrders(MDLM(3), group=3, orders=2)
+    nats = totals(process, toy.denoiser(process.base), jnp.asarray(toy.states), 2)
+    joint = np.zeros((3, 3, 3))
+    joint[tuple(toy.states.T)] = toy.p
+    single = [np.log(joint.sum(tuple(a for a in range(3) if a != i))) for i in range(3)]
+    alone = [-sum(single[i][x[i]] for i in range(3)) for x in toy.states]
+    np.testing.assert_allclose(nats.mean(1), alone, rtol=1e-4)

@@ -1,0 +1,79 @@
+"""What estimators of a bound cost in noise: python -m experiments.estimator_noise --workdir RUN
+
+Evaluates the same sequences of a split --repeats times by each estimator at each of --num-times calls
+of the network a sequence, with other times and noise, and reports the mean over all repetitions and the
+standard deviation between them: the noise of the estimate alone, at equal cost. The spread between
+sequences, which a standard error also holds, is not in it. Estimators that do not go with the process
+are left out.
+"""
+
+from experiments import cli
+from experiments.errors import UserError
+
+ESTIMATORS = ("times", "low_discrepancy", "quadrature", "any_order")
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("estimator_noise", __doc__)
+    options.add_argument("--workdir", required=True, help="the run directory")
+    options.add_argument("--split", default="validation")
+    options.add_argument("--num-times", type=cli.positive, nargs="+", default=[1, 2, 4, 8])
+    options.add_argument("--repeats", type=cli.positive, default=16)
+    options.add_argument("--max-sequences", type=cli.positive, default=128)
+    options.add_argument("--out", help="where to write the figures as JSON")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import json
+    import math
+    from dataclasses import replace
+
+    import numpy as np
+
+    from experiments.data.pipeline import evaluation_batches
+    from experiments.data.text import prepare
+    from experiments.estimators import check_bound, make_bound
+    from experiments.evaluation import sequences
+    from experiments.files import write_atomically
+    from experiments.runs import load_run
+
+    run = load_run(given.workdir, overrides=given.set)
+    check_bound(run.experiment)
+    data, size = run.experiment.data, run.experiment.evaluation.batch_size
+    text, labels = sequences(run.experiment, prepare(data), given.split, given.max_sequences)
+    rows = []
+    for name in ESTIMATORS:
+        evaluation = replace(run.experiment.evaluation, estimator=name)
+        experiment = replace(run.experiment, evaluation=evaluation)
+        try:
+            check_bound(experiment)
+        except UserError:
+            continue
+        for times in given.num_times:
+            bound, values = make_bound(experiment, times, 0, run.mesh), []
+            for repeat in range(given.repeats):
+                nats, tokens, first = 0.0, 0, repeat * 1_000_003
+                for x, known, count in evaluation_batches(text, data.length, size, labels):
+                    terms = bound(run.params, x, first, None, known)
+                    nats += sum(
+                        np.asarray(t, np.float64)[:count].mean(1).sum() for t in terms.values()
+                    )
+                    tokens += (known.get("segments", x + 1) > 0)[:count].sum()
+                    first += count
+                values.append(nats / tokens)
+            noise, mean = float(np.std(values, ddof=1)), float(np.mean(values))
+            row = {"estimator": name, "num_times": times, "nats_per_token": mean, "noise": noise}
+            rows.append(row | {"error_of_mean": noise / math.sqrt(given.repeats)})
+            print(
+                f"{name:16} {times:3} calls: {mean:.4f} +- {rows[-1]['error_of_mean']:.4f} nats a "
+                f"token, noise of one evaluation {noise:.4f}",
+                flush=True,
+            )
+    record = {"settings": vars(given), "rows": rows}
+    if given.out:
+        write_atomically(given.out, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+if __name__ == "__main__":
+    cli.run("estimator_noise")
