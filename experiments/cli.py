@@ -11,7 +11,9 @@ import sys
 
 from experiments.errors import Diverged, Stopped, UserError
 
-COMMANDS = ("train", "sample", "evaluate", "compare", "compress", "decompress", "prepare")
+COMMANDS = (
+    "train", "sample", "evaluate", "compare", "quality", "compress", "decompress", "prepare",
+)  # fmt: skip
 _TUNABLE = "glibc.malloc.hugetlb"
 
 

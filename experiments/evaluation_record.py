@@ -53,6 +53,13 @@ def context_of(data: Text, corpus: Corpus) -> dict:
     }
 
 
+def precision(experiment: Experiment) -> str:
+    """The type in which the network computes on this machine."""
+    if experiment.model.dtype != "auto":
+        return experiment.model.dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
 def make_record(
     run: Run,
     corpus: Corpus,
@@ -104,9 +111,7 @@ def make_record(
         "split_points": experiment.data.split_points,
         "split_sha256": corpus.sha256[split],
         "ema": ema,
-        "precision": experiment.model.dtype
-        if experiment.model.dtype != "auto"
-        else ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
+        "precision": precision(experiment),
         "checkpoint_step": run.step,
         "checkpoint_fingerprint": run.fingerprint,
         "device": f"{jax.device_count()} x {device.device_kind}",

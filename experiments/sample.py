@@ -66,11 +66,13 @@ def main(arguments: list[str]) -> None:
 
     import json
 
+    from experiments.evaluation import precision
     from experiments.files import write_atomically
     from experiments.given import check_given, given_tokens
     from experiments.runs import load_run
     from experiments.sampling import check_writes, chosen, sample_run
     from experiments.sampling_trace import trace_record
+    from experiments.stored import encode
     from experiments.trace_page import page
     from experiments.wish import make_wish
 
@@ -100,6 +102,11 @@ def main(arguments: list[str]) -> None:
         print(f"[{number}] {text}", flush=True)
         line = {"number": number, "text": text, "seed": given.seed}
         line |= {"network_calls": int(sampled.calls), "checkpoint_step": run.step}
+        line |= {"checkpoint_fingerprint": run.fingerprint, "precision": precision(experiment)}
+        line |= {
+            "process": type(experiment.process).__name__,
+            "sampler": encode(experiment.sampler),
+        }
         lines.append(json.dumps(line, ensure_ascii=False))
         traced.append((number, sampled, fixed))
     if given.out:

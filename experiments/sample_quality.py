@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffusion.autoregressive import Autoregressive
 from experiments.config import Experiment
 from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.evaluation import spread
 from experiments.runs import Run, load_run
 from experiments.sampling import make_sample, with_steps
+from experiments.scorers import autoregressive_run, run_log_p
 from experiments.settings import leaves, named, override
-from experiments.units import bits_per_character
+from experiments.text_measures import entropy_bits, inner_words
+from experiments.units import Estimate
 from samplers.sampler import Sampler
 
 _TIMED = 2  # rounds, of which the fastest counts
@@ -27,12 +27,7 @@ _WORDS_FROM = 20_000_000  # tokens of the training text that tell which words ar
 
 def measure(given: Namespace, log: Callable[[str], None]) -> dict:
     """The record of `experiments.few_steps`: the settings, the scorer's text, and a row per program."""
-    scorer = load_run(given.scorer)
-    if not isinstance(scorer.experiment.process, Autoregressive):
-        found = type(scorer.experiment.process).__name__
-        raise UserError(
-            f"--scorer {given.scorer} holds process {found}; a scorer is Autoregressive"
-        )
+    scorer = autoregressive_run(given.scorer)
     runs = {Path(workdir).name: load_run(workdir) for workdir in given.workdir}
     for name, run in runs.items():
         if run.experiment.data.tokenizer != scorer.experiment.data.tokenizer:
@@ -90,29 +85,17 @@ def _stepped(experiment: Experiment, spec: str) -> bool:
 def judge(scorer: Run, tokens: np.ndarray, words: frozenset[str]) -> dict[str, float]:
     """What the scorer and counts say of tokens (B, L): bits and entropy of a character, and the share of
     words, those that the ends may have cut left out, which are among `words`."""
-    experiment = scorer.experiment
-
-    @jax.jit
-    def log_p(params, tokens):
-        return experiment.process.log_p(experiment.network(params), tokens).sum(1)
-
-    nats = -np.asarray(log_p(scorer.params, jnp.asarray(tokens)))
-    count = scorer.experiment.data.tokenizer.count_characters(tokens.reshape(-1))
-    share = np.bincount(tokens.reshape(-1)) / tokens.size
-    share = share[share > 0]
-    mean = nats.sum() / tokens.size
-    error = nats.std(ddof=1) / np.sqrt(len(nats)) / tokens.shape[1] if len(nats) > 1 else np.nan
+    tokenizer = scorer.experiment.data.tokenizer
+    nats = -run_log_p(scorer)(tokens).sum(1)
+    count = tokenizer.count_characters(tokens.reshape(-1))
+    result = Estimate(nats[:, None], np.full(len(tokens), tokens.shape[1]), count)
+    found = [word for row in tokens for word in inner_words(tokenizer.decode(row))]
     return {
-        "scorer_bits_per_char": bits_per_character(mean, tokens.size, count),
-        "standard_error": bits_per_character(error, tokens.size, count),
-        "real_words": _real_words(scorer.experiment.data.tokenizer, tokens, words),
-        "entropy_bits": float(-(share * np.log2(share)).sum()),
+        "scorer_bits_per_char": result.bits_per_character,
+        "standard_error": result.to_bits_per_character(result.standard_error()),
+        "real_words": sum(word in words for word in found) / max(len(found), 1),
+        "entropy_bits": entropy_bits(np.bincount(tokens.reshape(-1))),
     }
-
-
-def _real_words(tokenizer, tokens, words) -> float:
-    found = [word for row in tokens for word in tokenizer.decode(row).split()[1:-1]]
-    return sum(word in words for word in found) / max(len(found), 1)
 
 
 def _row(run: Run, scorer: Run, words: frozenset[str], num: int, seed: int) -> dict:

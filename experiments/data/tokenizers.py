@@ -57,7 +57,7 @@ class Letters27:
         return _encode(chunks, LETTERS, where, "27 letters (a-z and space)", advice)
 
     def decode(self, tokens):
-        return "".join(LETTERS[t] for t in tokens)
+        return _decode(LETTERS, tokens)
 
     def count_characters(self, tokens):
         return len(tokens)
@@ -86,7 +86,7 @@ class Characters:
         return _encode(chunks, self.symbols, where, f"{len(self.symbols)} symbols", advice)
 
     def decode(self, tokens):
-        return "".join(self.symbols[t] for t in tokens)
+        return _decode(self.symbols, tokens)
 
     def count_characters(self, tokens):
         return len(tokens)
@@ -131,6 +131,11 @@ def _normalized(chunks: Iterable[str]) -> Iterator[str]:
             text = text[1:]
         after_space = text.endswith(" ") if text else after_space
         yield text
+
+
+def _decode(symbols: str, tokens) -> str:
+    codes = np.array([ord(c) for c in symbols], "<u4")  # a table, since texts are read back whole
+    return codes[np.asarray(tokens, np.intp)].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def _encode(chunks, symbols: str, where: str, alphabet: str, advice: str) -> Iterator[np.ndarray]:

@@ -1,0 +1,58 @@
+"""Sample quality: python -m experiments.quality --samples s.jsonl --scorer AR_RUN
+
+Sets beside one another, for the samples of a file that `sample --out` wrote and for as much real text,
+
+    bits per character and perplexity per token under a scorer, with the standard error over samples
+    entropy of characters and of their 2- and 3-grams, and distinct 1-, 2- and 3-grams of words
+    the shares of words and of word n-grams that occur in the training text, and the longest match in it
+    MAUVE, with --mauve
+
+None of them alone is quality: text that repeats itself or copies has a low perplexity, and noise a high
+entropy and novelty. Real text is the validation split of --workdir, a run; by default the scorer.
+Prints a table and writes a record.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("quality", __doc__)
+    options.add_argument("--samples", required=True, help="the .jsonl file")
+    options.add_argument(
+        "--scorer", required=True,
+        help="the run of an autoregressive model, or a local folder of a causal language model in the "
+        'format of the transformers library (pip install "ddlm[transformers]")',
+    )  # fmt: skip
+    options.add_argument(
+        "--workdir",
+        help="the run whose training and validation text is compared with (default: the scorer)",
+    )
+    options.add_argument(
+        "--train", metavar="TEXT", help="another training text, a file or directory, all of it"
+    )
+    options.add_argument(
+        "--ngram", type=cli.positive, default=4, help="words of an n-gram for novelty (default 4)"
+    )
+    options.add_argument(
+        "--mauve", action="store_true", help='MAUVE by the scorer (pip install "ddlm[mauve]")'
+    )
+    options.add_argument("--out", help="where to write the record (default: SAMPLES.quality.json)")
+    given = options.parse_args(arguments)
+
+    import json
+    from pathlib import Path
+
+    from experiments.files import write_atomically
+    from experiments.quality_record import measure
+    from experiments.quality_table import table
+
+    record = measure(given, lambda line: print(line, flush=True))
+    print("\n" + table(record))
+    out = Path(given.out or Path(given.samples).with_suffix(".quality.json"))
+    write_atomically(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    print(f"record: {out}")
+    return record
+
+
+if __name__ == "__main__":
+    cli.run("quality")

@@ -1,0 +1,74 @@
+"""The record of `experiments.quality` as a table: a line for each measure, a column for each text."""
+
+LINES = (
+    ("number of texts", "{num:,}"),
+    ("characters", "{characters:,}"),
+    ("network evaluations a sample", "{network_calls:.4g}"),
+    ("scorer, bits per character",
+     "{scorer_bits_per_character:.3f}{scorer_bits_per_character_standard_error}"),
+    ("scorer, perplexity per token",
+     "{scorer_perplexity_per_token:.3f}{scorer_perplexity_per_token_standard_error}"),
+    ("entropy of a character, bits", "{entropy_1gram_bits:.3f}"),
+    ("   of 2 characters", "{entropy_2gram_bits:.3f}"),
+    ("   of 3 characters", "{entropy_3gram_bits:.3f}"),
+    ("   of a character, within a text", "{entropy_within_text_bits:.3f}"),
+    ("distinct words", "{distinct_1:.3f}"),
+    ("   2-grams of words", "{distinct_2:.3f}"),
+    ("   3-grams of words", "{distinct_3:.3f}"),
+    ("words that training text has", "{words_in_training_text:.3f}"),
+    ("   {ngram}-grams of words", "{ngrams_in_training_text:.3f}"),
+    ("longest match there, characters", "{longest_match_characters}"),
+    ("   mean over texts", "{mean_longest_match_characters:.1f}"),
+    ("MAUVE", "{mauve:.3f}"),
+)  # fmt: skip
+
+
+def table(record: dict) -> str:
+    """The table, and below it what it depends on."""
+    rows = {
+        name: {"num": record["num"]}
+        | {k: _error(v) if k.endswith("error") else v for k, v in row.items()}
+        for name, row in record["rows"].items()
+    }
+    lines = [f"{'':34}" + "".join(f"{name:>18}" for name in rows)]
+    for name, form in LINES:
+        cells = [_cell(form, row) for row in rows.values()]
+        if any(cells):
+            lines.append(f"{name.format(**record):34}" + "".join(f"{cell:>18}" for cell in cells))
+    scorer, training, reference = (record[k] for k in ("scorer", "training_text", "reference"))
+    return "\n".join(
+        [
+            *lines,
+            f"samples: {_known(record['process'])}, {_sampler(record)}, seed {_known(record['seed'])}, "
+            f"{_known(record['precision'])}, checkpoint {_known(record['checkpoint_step'])}",
+            f"scorer: {scorer['scorer']} ({scorer['kind']}); no context before a text, pieces of "
+            f"{scorer['room']} tokens, first token {scorer['first_token']}",
+            f"real text: {reference['split']} split of {reference['source']}; training text: "
+            f"{training['source']}, {training['split']}, {training['characters']:,} characters",
+        ]
+    )
+
+
+def _cell(form: str, row: dict) -> str:
+    """The formatted measure, or "" where the row does not have it."""
+    try:
+        return form.format(**row)
+    except (KeyError, TypeError):
+        return ""
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f" +- {value:.3f}"
+
+
+def _known(value) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _sampler(record: dict) -> str:
+    """The name of the sampler and its steps, where the samples say it."""
+    sampler = record["sampler"]
+    if not isinstance(sampler, dict) or "_type" not in sampler:
+        return "sampler unknown" if sampler is None else "several samplers"
+    name, steps = str(sampler["_type"]).rpartition(".")[2], sampler.get("steps")
+    return name if steps is None else f"{name} of {steps} steps"

@@ -1,0 +1,54 @@
+"""The samples that `ddlm sample --out` writes, read back: a JSON object on each line of a file."""
+
+import json
+from pathlib import Path
+
+from experiments.errors import UserError
+
+
+def read_samples(path: Path) -> dict[str, dict]:
+    """The objects of the file by where they stand ("FILE:LINE"), each with a "text" that is not empty;
+    UserError names the line that is none. Blank lines are passed over."""
+    try:
+        lines = path.read_text("utf-8").split("\n")  # text may hold what splitlines cuts at
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(
+            f"--samples {path}: cannot be read ({said}); give a .jsonl file that ddlm sample --out wrote"
+        ) from error
+    numbered = {f"{path}:{n}": line for n, line in enumerate(lines, 1) if line.strip()}
+    samples = {where: _sample(line, where) for where, line in numbered.items()}
+    if not samples:
+        raise UserError(f"--samples {path}: holds no samples")
+    return samples
+
+
+def _sample(line: str, where: str) -> dict:
+    try:
+        sample = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        said = getattr(error, "msg", type(error).__name__)
+        raise UserError(f"{where}: not a line of JSON ({said})") from error
+    if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
+        raise UserError(f'{where}: has no "text"; each line is an object such as {{"text": "..."}}')
+    if not sample["text"]:
+        raise UserError(f"{where}: its text is empty, and nothing can be measured of it")
+    return sample
+
+
+def common(samples: list[dict], name: str):
+    """The value that the samples have under `name`: the list of them where they differ, None where no
+    sample says."""
+    values = []
+    for sample in samples:
+        if sample.get(name) not in values:
+            values.append(sample.get(name))
+    return values[0] if len(values) == 1 else values
+
+
+def network_calls(samples: list[dict]) -> float | None:
+    """Evaluations of the network a sample, the mean; None where not every line has a number of them."""
+    calls = [sample.get("network_calls") for sample in samples]
+    if not all(type(call) in (int, float) for call in calls):
+        return None
+    return sum(calls) / len(calls)
