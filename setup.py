@@ -32,6 +32,12 @@ setup(
     ],
     extras_require={
         "build": ["setuptools>=77"],  # builds this package without a second, unpinned download
+        "mauve": ["mauve-text>=0.4.0"],  # MAUVE of experiments.quality
+        "transformers": [  # a scorer of experiments.quality from a local folder
+            "safetensors>=0.8",  # its weights
+            "torch>=2.9",  # its network
+            "transformers>=5.0",  # its architecture and tokenizer
+        ],
         "plot": ["matplotlib>=3.10"],  # the figure of experiments.compare
         "test": [
             "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test

@@ -27,7 +27,7 @@ def table(record: dict) -> str:
     """The table, and below it what it depends on."""
     rows = {
         name: {"num": record["num"]}
-        | {k: _error(v) if k.endswith("error") else v for k, v in row.items()}
+        | {key: _error(value) if key.endswith("error") else value for key, value in row.items()}
         for name, row in record["rows"].items()
     }
     lines = [f"{'':34}" + "".join(f"{name:>18}" for name in rows)]

@@ -30,7 +30,7 @@ class Scorer(Protocol):
         """The nats of each text, its tokens and the characters of all, as far as they are scored."""
 
     def features(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, D): the hidden state at the end of each text, of its last piece where it has several."""
+        """(N, D): each text as a point, from the hidden states of its last piece."""
 
 
 def load_scorer(path: str) -> Scorer:
@@ -112,6 +112,8 @@ class RunScorer:
             "checkpoint_fingerprint": self.run.fingerprint,
             "room": self.run.experiment.data.length,
             "first_token": "scored, after the start token",
+            # The last state of a model of characters says little but what the last word was.
+            "features": "mean of the last layer's states",
         }
 
     def tokens(self, text, where):
@@ -142,5 +144,5 @@ class RunScorer:
         rows = [self.tokens(text, "text") for text in texts]
         points = {}
         for i, size, states in self._pieces(rows, lambda z: features(params, jnp.asarray(z))):
-            points[i] = states[size - 1].astype(np.float32)
+            points[i] = states[:size].astype(np.float32).mean(0)
         return np.stack([points[i] for i in range(len(rows))])
