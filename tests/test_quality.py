@@ -255,12 +255,12 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("folders")
     vocabulary = {c: i for i, c in enumerate([*LETTERS, "<s>", "<unk>"])}
     letters = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
-    every = tokenizers.Regex("(?s).")
+    every = tokenizers.Regex(".")
     letters.pre_tokenizer = tokenizers.pre_tokenizers.Split(every, "isolated")
     torch.manual_seed(0)
     sizes = {"vocab_size": 29, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 12}
     for name, special in (("bos", {"bos_token": "<s>"}), ("plain", {})):
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, initializer_range=1))
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, initializer_range=1.0))
         model.save_pretrained(root / name)
         tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_object=letters, unk_token="<unk>", **special
