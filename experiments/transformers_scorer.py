@@ -119,12 +119,8 @@ class FolderScorer:
 
     def score(self, texts: Sequence[str]) -> Estimate:
         rows = [self.tokens(text, "text") for text in texts]
-        unscored = 0 if self._start else 1
-        nats, sizes, characters = (
-            np.zeros(len(rows)),
-            np.zeros(len(rows), int),
-            sum(map(len, texts)),
-        )
+        unscored, characters = 0 if self._start else 1, sum(map(len, texts))
+        nats, sizes = np.zeros(len(rows)), np.zeros(len(rows), int)
 
         def log_p(out, z):  # of each token but the first of all
             law = self.torch.log_softmax(out.logits[:, :-1], -1)

@@ -120,7 +120,8 @@ def write(path, *texts):
 def test_scores_are_those_of_each_piece_alone(files):
     run = load_run(str(files / "autoregressive"))
     texts = ["the state", "the union and the people ", "the people of th"]
-    result = RunScorer(run, "").score(texts)
+    scorer = RunScorer(run, "")
+    result = scorer.score(texts)
     process, network = run.experiment.process, run.experiment.network(run.params)
 
     log_p = jax.jit(lambda tokens: process.log_p(network, tokens))
@@ -131,6 +132,8 @@ def test_scores_are_those_of_each_piece_alone(files):
     expected = [nats(texts[0]), nats(texts[1][:LENGTH]) + nats(texts[1][LENGTH:]), nats(texts[2])]
     np.testing.assert_allclose(result.nats[:, 0], expected, rtol=1e-5)
     assert result.tokens.tolist() == [9, 25, 16] and result.characters == 50
+    alone = scorer.features(texts[:1])
+    np.testing.assert_allclose(scorer.features(texts)[0], alone[0], rtol=1e-4, atol=1e-5)
 
 
 def test_record_and_table_hold_samples_beside_real_text(files, tmp_path, capsys):
@@ -260,7 +263,9 @@ def folders(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"vocab_size": 29, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 12}
     for name, special in (("bos", {"bos_token": "<s>"}), ("plain", {})):
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, initializer_range=1.0))
+        model = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(**sizes, initializer_range=1.0)
+        )
         model.save_pretrained(root / name)
         tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_object=letters, unk_token="<unk>", **special
