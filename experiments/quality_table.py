@@ -1,5 +1,8 @@
 """The record of `experiments.quality` as a table: a line for each measure, a column for each text."""
 
+from experiments.stored import encode
+from samplers.transform import Transform
+
 LINES = (
     ("number of texts", "{num:,}"),
     ("characters", "{characters:,}"),
@@ -66,9 +69,13 @@ def _known(value) -> str:
 
 
 def _sampler(record: dict) -> str:
-    """The name of the sampler and its steps, where the samples say it."""
+    """The name of the sampler, its steps, and what was done to the laws, where the samples say it."""
     sampler = record["sampler"]
     if not isinstance(sampler, dict) or "_type" not in sampler:
         return "sampler unknown" if sampler is None else "several samplers"
     name, steps = str(sampler["_type"]).rpartition(".")[2], sampler.get("steps")
-    return name if steps is None else f"{name} of {steps} steps"
+    said = [name if steps is None else f"{name} of {steps} steps"]
+    usual, transform = encode(Transform()), sampler.get("transform")
+    if isinstance(transform, dict):
+        said += [f"{k} {v}" for k, v in transform.items() if k not in usual or v != usual[k]]
+    return ", ".join(said)

@@ -95,10 +95,8 @@ class FolderScorer:
 
     def tokens(self, text, where):
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        unknown = self.tokenizer.unk_token_id
-        if not ids or (
-            unknown in ids and unknown != self.tokenizer.bos_token_id
-        ):  # GPT-2: one token
+        outside = {self.tokenizer.unk_token_id} - {self.tokenizer.bos_token_id}  # GPT-2: one token
+        if not ids or outside & set(ids):
             raise UserError(
                 f"{where}: not all of its text is in the alphabet of the scorer {self.path}; take a "
                 "scorer of the samples' alphabet"

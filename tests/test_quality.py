@@ -102,7 +102,16 @@ def files(tmp_path_factory):
     for name in ("mdlm", "autoregressive"):
         assert train(name, root / name, root / "text.txt") == 0
     out = root / "s.jsonl"
-    drawn = ["--workdir", str(root / "autoregressive"), "--num", "20", "--seed", "3"]
+    drawn = [
+        "--workdir",
+        str(root / "autoregressive"),
+        "--num",
+        "20",
+        "--seed",
+        "3",
+        "--top-p",
+        "0.9",
+    ]
     assert cli.guarded("sample", [*drawn, "--out", str(out)]) == 0
     return root
 
@@ -153,7 +162,7 @@ def test_record_and_table_hold_samples_beside_real_text(files, tmp_path, capsys)
         perplexity = row["scorer_perplexity_per_token"]
         assert f"{bits:.3f} +- {error:.3f}" in printed and f"{perplexity:.3f} +- " in printed
         assert perplexity == pytest.approx(2**bits)  # a token is a character
-    assert "LeftToRight, seed 3, float32, checkpoint 2" in printed
+    assert "LeftToRight, top_p 0.9, seed 3, float32, checkpoint 2" in printed
 
 
 def test_copies_of_the_training_text_are_found(files, tmp_path):
