@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import jax
 
+from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.data.protocols import protocol_of
 from experiments.data.text import Text

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
 
     import json
 
-    from experiments.evaluation import precision
+    from experiments.evaluation_record import precision
     from experiments.files import write_atomically
     from experiments.given import check_given, given_tokens
     from experiments.runs import load_run
