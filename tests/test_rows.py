@@ -1,16 +1,19 @@
 """Documents in rows: what a row holds, that nothing leaks between its texts, and what is counted."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, on_devices
 from test_models import SMALL as MODEL
 from test_models import params_of
 
+from configs.smoke import get_config
 from diffusion.any_order import AnyOrder
 from diffusion.autoregressive import Autoregressive
 from diffusion.bfn import BFN
@@ -22,7 +25,9 @@ from experiments.data.rows import make_rows
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes
 from experiments.errors import UserError
+from experiments.train_step import init_state, make_train_step
 from models.transformer import Network
+from samplers.autoregressive import LeftToRight
 
 SIZES = [3, 5, 4, 1, 12, 7, 2, 2, 30, 6]
 STARTS = np.cumsum([0, *SIZES])
@@ -105,6 +110,23 @@ def test_no_neighbour_and_no_padding_changes_a_loss(name):
     assert np.abs(other[:3] - one[:3]).max() > 1e-3  # of its own text it does
     if name == "any-order":
         assert one[5] == 0
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_training_takes_the_mean_over_tokens_that_are_no_padding(accumulation):
+    """Rows of 6 and of 1 token in two microbatches: for a uniform law the mean is log V."""
+    base = get_config()
+    config = replace(
+        base,
+        process=Autoregressive(7),
+        sampler=LeftToRight(),
+        model=replace(MODEL, block_length=1),
+        train=replace(base.train, batch_size=2, accumulation=accumulation),
+    )
+    x0 = jnp.array([[1, 2, 3, 4, 5, 0], [1, 0, 0, 0, 0, 0]]).reshape(accumulation, -1, 6)
+    segments = jnp.array([[1] * 6, [1, 0, 0, 0, 0, 0]]).reshape(x0.shape)
+    _, loss = make_train_step(config)(init_state(config), x0, {"segments": segments})
+    np.testing.assert_allclose(loss, np.log(7), rtol=1e-5)  # the head is 0 at first
 
 
 def test_packed_likelihoods_are_those_of_the_texts_apart():
@@ -245,6 +267,24 @@ def test_a_sentence_has_one_loss_in_a_row_of_its_own_and_among_others(lines, tmp
     alone = evaluate(tmp_path / "w", "--set", "data.rows=sentence")
     assert alone["tokens"] == packed["tokens"] and alone["sequences"] > packed["sequences"]
     assert abs(alone["value"] / packed["value"] - 1) < 1e-5
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_change_no_number(devices, lines, tmp_path):
+    assert train("mdlm", tmp_path / "w", lines, "data.rows=pack") == 0
+    alone = evaluate(tmp_path / "w")
+    code = (
+        "import sys; from experiments import cli; sys.exit(cli.guarded('evaluate', sys.argv[1:]))"
+    )
+    arguments = ["--workdir", str(tmp_path / "w"), "--split", "test", "--num-times", "2"]
+    subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=on_devices(devices), timeout=300, check=True
+    )
+    (path,) = (tmp_path / "w" / "records").glob("test-*.json")
+    record = json.loads(path.read_text())
+    assert record["device"].startswith(f"{devices} x ") and record["tokens"] == alone["tokens"]
+    for field in ("value", "standard_error", "perplexity_per_word"):
+        assert abs(record[field] / alone[field] - 1) < 1e-5
 
 
 def test_other_texts_are_evaluated_by_one_command(lines, tmp_path, capsys):
