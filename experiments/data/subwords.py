@@ -5,10 +5,11 @@ The files are vocabularies, merges and tables of pieces: data, from which nothin
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,18 +37,12 @@ class Subwords:
 
     def read(self) -> "Subwords":
         """The same, with its digest and size; UserError where the file is missing, broken or another."""
-        content = _content(self.path)
-        sha256 = hashlib.sha256(content).hexdigest()
-        if self.sha256 not in ("", sha256):
-            raise UserError(
-                f"data.tokenizer.path {self.path}: its vocabulary is another (sha256 {sha256[:12]}) "
-                f"than that of the run ({self.sha256[:12]}); give the file it was trained with"
-            )
-        return replace(self, sha256=sha256, vocab_size=_coder(self.path, content).size)
+        _, sha256 = _content(self.path, self.sha256)
+        return replace(self, sha256=sha256, vocab_size=_coder(self.path, sha256).size)
 
     @property
     def _loaded(self) -> "_Coder":
-        return _coder(self.path, _content(self.path))
+        return _coder(self.path, self.sha256)
 
     def copy(self, folder: Path) -> None:
         """Writes into the folder what `path` has to be given for the same tokenizer."""
@@ -111,24 +106,34 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-class _Coder:
+class _Coder(NamedTuple):
     """What the libraries have in common."""
 
-    def __init__(self, size, encode, decode, number, unknown):
-        self.size, self.encode, self.decode = size, encode, decode
-        self.number, self.unknown = number, unknown
+    size: int
+    encode: Callable[[list[str]], list[list[int]]]
+    decode: Callable[[list[int]], str]
+    number: Callable[[str], int | None]
+    unknown: int | None
 
 
-def _content(path: str) -> bytes:
-    """What the tokenizer is, in bytes: the files in order."""
+def _content(path: str, sha256: str) -> tuple[bytes, str]:
+    """What the tokenizer is, its files in order, and the digest; UserError where that is not `sha256`,
+    unless "" is given."""
     if not path:
         raise UserError(f"data.tokenizer.path is missing; give {_KINDS}")
     try:
-        return b"\0".join(file.read_bytes() for file in _files(Path(path).expanduser()))
+        content = b"\0".join(file.read_bytes() for file in _files(Path(path).expanduser()))
     except OSError as error:
         raise UserError(
             f"data.tokenizer.path {path}: {error.strerror or error}; give {_KINDS}"
         ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 not in ("", found):
+        raise UserError(
+            f"data.tokenizer.path {path}: its vocabulary is another (sha256 {found[:12]}) than that of "
+            f"the run ({sha256[:12]}); give the file it was trained with"
+        )
+    return content, found
 
 
 def _files(path: Path) -> list[Path]:
@@ -143,8 +148,9 @@ def _files(path: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=4)
-def _coder(path: str, content: bytes) -> _Coder:
-    """The tokenizer that the content makes; UserError where it makes none."""
+def _coder(path: str, sha256: str) -> _Coder:
+    """The tokenizer at `path`; UserError where there is none, or another than the one of the digest."""
+    content, _ = _content(path, sha256)
     files = _files(Path(path).expanduser())
     try:
         if files[0].suffix == ".model":
