@@ -31,11 +31,10 @@ def normalisation(kind: Literal["rms", "layer"], width: int, dtype, rngs: nnx.Rn
 
 
 def rotary(x: Array, positions: Array) -> Array:
-    """x (B, H, L, C) rotated by position, (L,) or (B, L), in split halves (RoPE, arXiv 2104.09864)."""
+    """x (B, H, L, C) rotated by position, in split halves (RoPE, arXiv 2104.09864)."""
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    positions = jnp.atleast_2d(positions).astype(jnp.float32)
-    angles = positions[:, None, :, None] * frequencies[None, None, None]
+    angles = (positions.astype(jnp.float32)[:, None] * frequencies[None])[None, None]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -82,11 +81,10 @@ class Attention(nnx.Module):
         self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
 
     def __call__(self, x: Array, positions: Array, mask: Array | None, cache: Cache | None = None):
-        """(mixed, cache), from x of the positions, (L,) or (B, L). cache: keys and values
-        (B, H, N, C) of the first N positions, into which those of `positions`, consecutive and (L,), are
-        written before attending."""
+        """(mixed, cache), from x of the L positions (L,). cache: keys and values (B, H, N, C) of the
+        first N positions, into which those of `positions`, consecutive, are written before attending."""
         heads = rearrange(
-            self.qkv(x), "(b l) (n h c) -> n b h l c", l=positions.shape[-1], n=3, h=self.num_heads
+            self.qkv(x), "(b l) (n h c) -> n b h l c", l=len(positions), n=3, h=self.num_heads
         )
         q, k, v = heads
         if self.q_norm is not None:
@@ -163,7 +161,7 @@ class Block(nnx.Module):
 
     def __call__(self, x, positions, mask, condition, keys=None, cache=None):
         """(x, cache): the activations (B*L, D) after this layer, and what `Attention` cached."""
-        length = positions.shape[-1]
+        length = len(positions)
         rows = x.shape[0] // length
         first, second = (None, None) if keys is None else jnp.moveaxis(keys, 1, 0)
         if self.modulation is None:

@@ -108,8 +108,8 @@ class Transformer:
         num_labels where a row has none; None where no row has one. context: clean tokens (B, L), with
         block_length n: then a position of z sees its own block of z and the blocks of the context before
         it, as when the text is made block by block (arXiv 2503.09573), all blocks in one pass. segments:
-        int (B, L), equal for the neighbouring positions of one text: positions see those of their own
-        segment alone and count from its beginning, so that what is packed into a row beside a text, or
+        int (B, L), equal for the positions of one text: they see those of their own segment alone, and
+        since rotary positions are relative, what is packed into a row beside a text, before it too, or
         pads it, changes nothing of it.
         """
         x = self.features(params, z, t, dropout_keys, label, context, segments)
@@ -141,7 +141,7 @@ class Transformer:
             t = jnp.broadcast_to(t, (rows, length))
             t = jnp.concatenate([t, jnp.zeros_like(t)], axis=1)
         if segments is not None:
-            positions, within = _within(segments)
+            within = segments[:, :, None] == segments[:, None]
             mask = within if mask is None else within & mask[None]
         condition = ends.condition(t, label)
 
@@ -160,8 +160,8 @@ class Transformer:
         else:
             for n in range(self.num_layers):
                 x = layer(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
-        seen = positions.shape[-1]
-        return ends.normed(x, seen, condition).reshape(rows, seen, -1)[:, :length]
+        x = ends.normed(x, len(positions), condition)
+        return x.reshape(rows, len(positions), -1)[:, :length]
 
     def cache(self, rows: int, length: int) -> list[Cache]:
         """What `decode` fills: room for keys and values of `length` positions, per layer."""
@@ -229,14 +229,6 @@ class Transformer:
 
     def _ends(self, rngs) -> Ends:
         return Ends(self, self._dtype, rngs)
-
-
-def _within(segments: Array) -> tuple[Array, Array]:
-    """The position of each place in its segment, (B, L), and who sees whom, (B, L, L)."""
-    same = segments[:, :, None] == segments[:, None]
-    place = jnp.arange(segments.shape[1])
-    first = jnp.argmax(same, axis=2)  # of the same segment
-    return place[None] - first, same
 
 
 def _beside(a: Array, b: Array, rows: int) -> Array:

@@ -46,9 +46,9 @@ class Text:
 
     rows: what a sequence is. "wrap": `length` tokens of the text as it goes on, which random crops are
     trained and chunks evaluated on. "sentence": a document, padded. "pack": as many whole documents as
-    fit, padded, each seen alone and counted from its own beginning. A document is a file, or a "line" of
-    one; `begin` and `end` are the tokens of the vocabulary put around each, such as "[CLS]" and "[SEP]",
-    which count as tokens. Padding counts as nothing. Splits by share are then cut between documents.
+    fit, padded, each seen alone. A document is a file, or a "line" of one; `begin` and `end` are tokens
+    of the vocabulary put around each, such as "[CLS]" and "[SEP]", which count as tokens. Padding counts
+    as nothing. Splits by share are then cut between documents.
 
     labels: what sequences are labelled by, a condition of the network (experiments.data.labels).
     "period" is for the embedded corpus: the quarter of its addresses, in order of date. "folder" is for
