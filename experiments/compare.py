@@ -86,9 +86,9 @@ def _compare_records(given) -> None:
 
     from experiments.figure import check_figure
     from experiments.files import write_atomically
-    from experiments.protocols import Entry, group, name_records
     from experiments.published import match
     from experiments.record_figure import draw_records
+    from experiments.record_groups import Entry, group, name_records
     from experiments.record_table import report
     from experiments.records import read_record
 

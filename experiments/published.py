@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from experiments.protocols import OLD_CONTEXT, Entry, quantities
+from experiments.record_groups import OLD_CONTEXT, Entry, quantities
 
 
 @dataclass(frozen=True)

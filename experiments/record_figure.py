@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Sequence
 
 from experiments.figure import COLOURS
-from experiments.protocols import Group, quantities
 from experiments.published import Match
+from experiments.record_groups import Group, quantities
 from experiments.record_table import title
 
 

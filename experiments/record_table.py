@@ -3,8 +3,8 @@ in what the protocols differ."""
 
 from collections.abc import Sequence
 
-from experiments.protocols import Entry, Group, differences, quantities
 from experiments.published import Match, published
+from experiments.record_groups import Entry, Group, differences, quantities
 
 TIES = (
     "Lower is better. Places like 1-2 are ties: less than two joint standard errors from another. (The "

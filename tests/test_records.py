@@ -12,8 +12,8 @@ import pytest
 
 from experiments import cli
 from experiments.errors import UserError
-from experiments.protocols import Entry, differences, group, name_records, places
 from experiments.published import match, published
+from experiments.record_groups import Entry, differences, group, name_records, places
 from experiments.records import read_record, stored_record, write_record
 
 ROOT = Path(__file__).parent.parent
