@@ -7,7 +7,9 @@ certain, with neighbours that tell of each other. What begins and ends a documen
     lm1b-sentence128 bert-base-uncased, [CLS] sentence [SEP], one a row of 128, padded (MDLM)
     lm1b-wrap128     the same sentences end to end, cut every 128 tokens (BD3-LM, Duo)
     lm1b-pack128     as many whole sentences as fit into 128, none seeing another
-    owt-1024         GPT-2's tokens, documents end to end with <|endoftext|> between, 1024 at a time
+    owt-1024         GPT-2's tokens, documents, a line each, end to end with <|endoftext|> after each,
+                     1024 at a time (MDLM, SEDD); `prepare` makes lines of documents, whose own line
+                     breaks become spaces, unlike in the published text
 
 In lm1b-sentence128 and lm1b-pack128 the bound is given the length of each sentence, since padding is
 neither predicted nor seen; a longer sentence goes on in another row, where the published code drops its
@@ -35,7 +37,11 @@ PROTOCOLS = {
     "lm1b-wrap128": _LM1B,
     "lm1b-pack128": replace(_LM1B, rows="pack"),
     "owt-1024": Text(
-        path="openwebtext", tokenizer=Subwords("gpt2", GPT2), length=1024, end="<|endoftext|>"
+        path="openwebtext",
+        tokenizer=Subwords("gpt2", GPT2),
+        length=1024,
+        document="line",
+        end="<|endoftext|>",
     ),
 }
 _FREE = ("path", "cache_dir", "tokenizer", "split_points", "labels", "label_names")
