@@ -16,7 +16,7 @@ from diffusion.mdlm import MDLM
 from diffusion.schedules import Linear
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
-from experiments import cli
+from experiments import cli, estimators
 from experiments.config import Evaluation
 from experiments.estimators import estimator, make_bound
 from experiments.sharding import make_mesh
@@ -94,15 +94,28 @@ def test_estimators_have_one_mean_and_the_default_the_least_noise():
     assert found["any_order"][1] < 0.8 * found["times"][1]
 
 
-def test_times_of_low_discrepancy_cover_the_interval_over_neighbours():
-    from experiments.estimators import _places
+def test_quadrature_weighs_its_nodes(monkeypatch):
+    base = experiment("quadrature")
+    params, mesh = base.init_params(jax.random.key(0)), make_mesh(base.mesh)
+    x0 = jax.random.randint(jax.random.key(3), (32, 12), 0, 27)
 
+    def nats():
+        return np.asarray(sum(make_bound(base, 3, 0, mesh)(params, x0, 0).values()))
+
+    weighted, places = nats(), estimators._places
+    monkeypatch.setattr(
+        estimators, "_places", lambda *given: (places(*given)[0], jnp.ones(given[1]))
+    )
+    np.testing.assert_allclose(weighted, nats() * np.array([5, 8, 5]) / 6, rtol=1e-5)
+
+
+def test_times_of_low_discrepancy_cover_the_interval_over_neighbours():
     numbers = jnp.arange(100)
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0), n))(numbers)
-    apart = np.sort(np.asarray(_places("low_discrepancy", 1, keys, 0, numbers)[0][0]))
-    by_chance = np.sort(np.asarray(_places("times", 1, keys, 0, numbers)[0][0]))
+    apart = np.sort(np.asarray(estimators._places("low_discrepancy", 1, keys, 0, numbers)[0][0]))
+    by_chance = np.sort(np.asarray(estimators._places("times", 1, keys, 0, numbers)[0][0]))
     assert np.diff(apart).max() < 0.02 < np.diff(by_chance).max()
-    places, weights = _places("quadrature", 5, keys, 0, numbers)
+    places, weights = estimators._places("quadrature", 5, keys, 0, numbers)
     np.testing.assert_allclose((weights * places[:, 0] ** 9).mean(), 0.1, rtol=1e-5)
     assert (places == places[:, :1]).all()
 
