@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> dict:
         changes = given.set if text is None else [f"data.path={text}", *given.set]
         here, whole = run, False
         if text is not None:
+            if not Path(text).exists():
+                raise UserError(f"--text {text} does not exist; give a file or a folder")
             print(f"{text}:", flush=True)
             path = [f"data.path={text}", "data.split_points=None"]
             here, whole = (
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> dict:
         records.append(
             evaluate_run(
                 here,
-                given.split,
+                "all" if whole else given.split,
                 given.seed,
                 ema=not given.raw,
                 log=_progress,
@@ -81,7 +83,7 @@ def main(arguments: list[str]) -> dict:
                 whole=whole,
             )
         )
-        out = Path(given.out or record_path(given.workdir, given.split, run.step, changes))
+        out = Path(given.out or record_path(given.workdir, records[-1]["split"], run.step, changes))
         print(write_record(out, records[-1]))
     return records[0]
 

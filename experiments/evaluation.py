@@ -11,6 +11,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
+from experiments.errors import UserError
 from experiments.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation_record import make_record, per_word
 from experiments.labels import check_labels, gives_labels
@@ -127,7 +128,15 @@ def evaluate_run(
     check_bound(experiment)
     check_labels(experiment)
     check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
-    corpus = prepare(experiment.data)
+    try:
+        corpus = prepare(experiment.data)
+    except UserError as error:
+        said, other, _ = str(error).partition("; --set data.tokenizer.normalize=True")
+        if not other:
+            raise
+        raise UserError(
+            f"{said}; a run keeps the alphabet it was trained with, to which {other[2:]} maps text"
+        ) from error
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
     corpus = corpus.whole(split) if whole else corpus
     every, _ = sequences(experiment, corpus, split)

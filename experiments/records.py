@@ -2,6 +2,7 @@
 written and read, and their one line."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -29,14 +30,21 @@ def write_record(path: Path, record: dict) -> str:
         raise ValueError(f"not an evaluation record: {wrong}")
     write_atomically(path, content)
     given = ", given the labels" if record.get("labels") == "given" else ""
-    per_word = f", {record['perplexity_per_word']:.4g} a word" if record.get("words") else ""
+    said = [f"perplexity {_perplexity(record, 'token')}"]
+    said += [f"{_perplexity(record, 'word')} a word"] if record.get("words") else []
     return (
         f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- "
         f"{record['standard_error']:.4f} {record['unit']} ({record['nats_per_token']:.4f} nats per "
-        f"token, perplexity {record['perplexity_per_token']:.3f} +- "
-        f"{record['perplexity_per_token_standard_error']:.3f}{per_word}) over {record['characters']:,} "
-        f"characters, checkpoint {record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
+        f"token, {', '.join(said)}) over {record['characters']:,} characters, checkpoint "
+        f"{record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
     )
+
+
+def _perplexity(record: dict, unit: str) -> str:
+    """The perplexity and its standard error, to two digits of the error."""
+    value, error = (record[f"perplexity_per_{unit}{end}"] for end in ("", "_standard_error"))
+    digits = 1 - math.floor(math.log10(error)) if 0 < error < math.inf else 3
+    return f"{value:,.{min(max(digits, 0), 4)}f} +- {error:,.{min(max(digits, 0), 4)}f}"
 
 
 def read_record(path: Path) -> dict:

@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> None:
 
     import io
     from itertools import islice
+    from pathlib import Path
 
     import sentencepiece
 
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> None:
 
     if not given.out.endswith(".model"):
         raise UserError(f"--out {given.out} must end with .model, by which it is known")
+    if not Path(given.data).expanduser().exists():
+        raise UserError(f"--data {given.data} does not exist; give a text file or a directory")
     lines = list(islice(training_lines(Text(given.data)), given.sentences))
     print(f"{len(lines):,} lines, {sum(map(len, lines)):,} characters", flush=True)
     made = io.BytesIO()

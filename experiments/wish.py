@@ -13,7 +13,7 @@ from experiments.errors import UserError
 from experiments.given import encode
 from experiments.labels import label_number
 from experiments.runs import Run
-from experiments.settings import leaves
+from experiments.settings import differences
 from samplers import guidance
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors
 from samplers.posterior import Posterior
@@ -153,13 +153,11 @@ def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> Non
     if classifier.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError("--classifier was trained on another alphabet")
     if its.base != ours:
-        mine, other = leaves(ours), leaves(its.base)
-        apart = [path for path in mine if path in other and mine[path] != other[path]]
         same = type(its.base) is type(ours)
-        what = f"other {', '.join(apart)}" if same else type(its.base).__name__
+        what = "; ".join(differences(its.base, ours)) if same else type(its.base).__name__
         raise UserError(
             f"--classifier was trained on other noise ({what}) than the run's {name}; train one with "
-            "the run's process as process.base"
+            "the run's process and its settings as process.base"
         )
     if exact and isinstance(ours, SimplexProcess):
         raise UserError(f"--exact: states of {name} are not tokens; leave it out, for the gradient")

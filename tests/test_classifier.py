@@ -119,7 +119,7 @@ def runs(tmp_path_factory):
         "classifier": ("classifier", *labels, *learn),
         "bfn": ("bfn", *text, *learn),
         "bfn-classifier": ("classifier", "process.base=BFN", *labels, *learn),
-        "labels": ("mdlm_labels", *labels),
+        "labels": ("mdlm_labels", "process.schedule=Linear", *labels),
     }
     for name, (config, *settings) in made.items():
         assert train(config, root / name, *settings) == 0
@@ -166,6 +166,7 @@ WRONG = [
     ("mdlm", ["--classifier", "classifier", "--label", "paris"], "athens, rome"),
     ("mdlm", ["--classifier", "labels", "--label", "rome"], "holds a MDLM, not a classifier"),
     ("mdlm", ["--classifier", "bfn-classifier", "--label", "rome"], "other noise (BFN)"),
+    ("labels", ["--classifier", "classifier", "--label", "rome"], "(schedule: MDLMCosine -> Linear)"),
     ("bfn", ["--classifier", "bfn-classifier", "--label", "rome", "--exact"], "--exact"),
     ("mdlm", ["--label", "rome", "--exact"], "--classifier"),
     ("mdlm", ["--classifier", "nowhere", "--label", "rome"], "nowhere"),

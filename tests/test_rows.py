@@ -307,6 +307,11 @@ def test_other_texts_are_evaluated_by_one_command(lines, tmp_path, capsys):
     assert cli.guarded("evaluate", [*where, *texts, "--out", "x.json"]) == 2
     assert cli.guarded("evaluate", [*where, "--text", str(tmp_path / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
+    lines.write_text("Twelve letters\n" * 20)
+    assert cli.guarded("evaluate", [*where, "--text", str(lines)]) == 2
+    error = capsys.readouterr().err
+    assert "keeps the alphabet" in error and "Characters" not in error
+    assert whole["split"] == "all" and prepared["split"] == "test"
 
 
 @pytest.mark.parametrize(
