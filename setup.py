@@ -38,6 +38,7 @@ setup(
             "torch>=2.9",  # its network
             "transformers>=5.0",  # its architecture and tokenizer
         ],
+        "plan": ["libtpu>=0.0.42"],  # the TPU compiler of experiments.plan; that of the same jax
         "plot": ["matplotlib>=3.10"],  # the figure of experiments.compare
         "test": [
             "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test

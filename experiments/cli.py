@@ -12,7 +12,7 @@ import sys
 from experiments.errors import Diverged, Stopped, UserError
 
 COMMANDS = (
-    "train", "sample", "evaluate", "compare", "quality", "compress", "decompress", "prepare",
+    "train", "sample", "evaluate", "compare", "quality", "compress", "decompress", "prepare", "plan",
 )  # fmt: skip
 _TUNABLE = "glibc.malloc.hugetlb"
 

@@ -12,6 +12,7 @@ from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.sharding import replicated
 from experiments.train_step import without_padding
+from models.layers import over
 
 
 def make_bound(
@@ -30,6 +31,7 @@ def make_bound(
 
     chosen = estimator(experiment) if quantity == "bound" else "low_discrepancy"
 
+    @over(mesh)
     def bound(params, x0, first, frozen=None, given=None):
         process = _estimated(experiment, chosen, experiment.bind(params, frozen))
         given = given or {}

@@ -18,6 +18,7 @@ from experiments.sampling_grid import fitted_information
 from experiments.settings import leaves, override
 from experiments.sharding import batch_shards, global_batch, replicated
 from experiments.wish import NOTHING, Wish
+from models.layers import over
 from samplers.required import place
 from samplers.sampler import Frames, Sampled
 
@@ -84,6 +85,7 @@ def make_sample(experiment: Experiment, mesh, wish: Wish = NOTHING, trace: bool 
     """sample(params, seed, numbers (B,), given (L,), guide) -> (`Sampled`, given (B, L) with what was
     wished), one compiled program; guide: the parameters of the wish's classifier, None without."""
 
+    @over(mesh)
     def run(params, seed, numbers, given, guide=None):
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         shape = (len(numbers), len(given))

@@ -2,10 +2,12 @@
 
 Rules are derived from a parameter's path and shape, outside the modules. The mesh has three axes: the
 batch is split over data and fsdp; each matrix over fsdp (its input side) and tensor (its output side, or
-the other way round for the matrices that close a branch, so that one reduction serves both).
+the other way round for the matrices that close a branch, so that one reduction serves both). Where a
+side does not divide, as GPT-2's 50257 tokens do not, its part goes to the other side.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -14,14 +16,15 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.config import Mesh
 from experiments.errors import UserError
+from models.layers import BATCH
 
-BATCH = ("data", "fsdp")
 _CLOSING = ("out/kernel", "down/kernel", "head/kernel")
 
 
-def make_mesh(config: Mesh) -> jax.sharding.Mesh:
-    """A mesh over all devices; UserError where the sizes do not multiply to their number."""
-    count = jax.device_count()
+def make_mesh(config: Mesh, devices: Sequence | None = None) -> jax.sharding.Mesh:
+    """A mesh over the devices, by default all of this machine's; UserError where the sizes do not
+    multiply to their number."""
+    count = jax.device_count() if devices is None else len(devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
         sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1) or 1
@@ -30,7 +33,9 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
             f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} for {count} device(s); "
             "set one of them to -1 to take the rest"
         )
-    return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(
+        sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:
@@ -75,4 +80,8 @@ def _spec(mesh, name: str, shape: tuple[int, ...]) -> P:
         axis if size > 1 and n % size == 0 else None
         for axis, size, n in zip(wanted, sizes, shape[-2:], strict=True)
     ]
+    for here, there in ((0, 1), (1, 0)):
+        whole = fits[here] is None and fits[there] is None
+        if whole and sizes[here] > 1 and shape[-2:][there] % sizes[here] == 0:
+            fits[there] = wanted[here]
     return P(*[None] * (len(shape) - 2), *fits)

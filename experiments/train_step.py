@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.config import AdamW, Experiment
+from models.layers import over
 
 
 def learning_rate(config: AdamW) -> optax.Schedule:
@@ -86,12 +87,12 @@ def without_padding(nats: jax.Array, given: dict) -> jax.Array:
     return jnp.where(given["segments"] > 0, nats, 0) if "segments" in given else nats
 
 
-def make_train_step(experiment: Experiment):
+def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = None):
     """step(state, tokens (A, M, L), given, frozen) -> (state, loss), A microbatches of M rows.
 
     given: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or {}, as
     `experiments.data.pipeline` has it; the loss is the mean over tokens that are not padding. frozen:
-    parameters of the teacher, or None.
+    parameters of the teacher, or None. mesh: the devices that the state is spread over.
     """
     model, train = experiment.model, experiment.train
     optimizer = make_optimizer(experiment)
@@ -109,6 +110,7 @@ def make_train_step(experiment: Experiment):
         loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
         return without_padding(loss, given).sum() / total
 
+    @over(mesh)
     def train_step(state, tokens, given=None, frozen=None):
         given = given or {}
         total = train.batch_size * tokens.shape[2]

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from experiments.checkpoints import Checkpoints
-from experiments.config import Experiment
+from experiments.config import Experiment, Train
 from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
 from experiments.data.subwords import Subwords
@@ -59,7 +59,7 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     experiment, frozen = load_teacher(experiment)
     experiment, begin = load_initial(experiment, workdir, log)
     mesh = make_mesh(experiment.mesh)
-    _check_batch(config, mesh)
+    check_batch(config, mesh)
     rows = config.batch_size // config.accumulation
     check_memory(experiment, rows, mesh, "train.batch_size / train.accumulation")
     if frozen is not None:
@@ -79,7 +79,7 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
             log(f"already at step {start}{more}")
             return
         step_function = jax.jit(
-            make_train_step(experiment),
+            make_train_step(experiment, mesh),
             donate_argnums=0,
             out_shardings=(shardings, replicated(mesh)),
         )
@@ -256,7 +256,8 @@ def _duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
-def _check_batch(config, mesh) -> None:
+def check_batch(config: Train, mesh) -> None:
+    """Nothing; UserError where a microbatch cannot be spread over the mesh."""
     microbatch, shards = config.batch_size // config.accumulation, batch_shards(mesh)
     if microbatch % shards:
         raise UserError(

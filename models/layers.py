@@ -4,6 +4,8 @@ Activations travel as (B*L, D): on CPU a dense layer and above all its weight gr
 faster so than on (B, L, D), and elsewhere it makes no difference. Attention alone sees (B, L).
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Literal
 
 import jax
@@ -11,9 +13,38 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array
+from jax.sharding import PartitionSpec as P
 
+BATCH = ("data", "fsdp")  # the axes of a mesh over which the rows of a batch are spread
 AttentionBackend = Literal["auto", "transposed", "xla", "cudnn"]
 Cache = tuple[Array, Array]
+
+
+def over(mesh: jax.sharding.Mesh | None) -> Callable[[Callable], Callable]:
+    """A decorator of functions that are compiled for the mesh: networks in them keep the split of the
+    batch. None changes nothing."""
+
+    def decorator(function):
+        @wraps(function)
+        def within(*arguments, **options):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*arguments, **options)
+
+        return function if mesh is None else within
+
+    return decorator
+
+
+def split_batch(x: Array) -> Array:
+    """x (B*L, D), its rows spread over the batch axes of the mesh that it is compiled for, if any.
+
+    Left to itself, the compiler follows the split of the matrices, which fsdp spreads too: it cuts the
+    width of the activations and keeps the whole batch on every device, up to the head's (B, L, V).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH))
 
 
 def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, scale: float = 1.0, bias=False):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from models.functional import bind, init
-from models.layers import AttentionBackend, Block, Cache, Ends
+from models.layers import AttentionBackend, Block, Cache, Ends, split_batch
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,12 @@ class Transformer:
         if segments is not None:
             within = segments[:, :, None] == segments[:, None]
             mask = within if mask is None else within & mask[None]
-        condition = ends.condition(t, label)
+        condition, x = ends.condition(t, label), split_batch(x)
 
         def layer(x, params_and_keys):
             params, keys = params_and_keys
-            return bind(self._block, params)(x, positions, mask, condition, keys)[0]
+            x = bind(self._block, params)(x, positions, mask, condition, keys)[0]
+            return split_batch(x)
 
         if self.remat:
             layer = jax.checkpoint(layer)

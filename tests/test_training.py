@@ -132,7 +132,8 @@ for mesh_set in meshes:
     mesh = make_mesh(e.mesh)
     shardings = tree_shardings(mesh, jax.eval_shape(lambda: init_state(e)))
     state = jax.jit(lambda: init_state(e), out_shardings=shardings)()
-    step = jax.jit(make_train_step(e), donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    outputs = shardings, replicated(mesh)
+    step = jax.jit(make_train_step(e, mesh), donate_argnums=0, out_shardings=outputs)
     losses = []
     for n in range(3):
         state, loss = step(state, global_batch(mesh, np.asarray(batch(e, n)), axis=1))

@@ -24,6 +24,7 @@ from experiments.data.text import Text
 
 BERT = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"  # bert-base-uncased
 GPT2 = "e8796d364601214f3e2afee838bc084526de5e8d17c4032104d5905fcb8c7e3d"  # encoder.json, vocab.bpe
+SIZES = {BERT: 30522, GPT2: 50257}  # tokens of these vocabularies
 
 _LM1B = Text(
     path="lm1b", tokenizer=Subwords("vocab.txt", BERT), length=128, document="line",

@@ -1,0 +1,27 @@
+"""What a program asks for before it is compiled: its matrix products, over all devices."""
+
+import math
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+def program_flops(jaxpr) -> int:
+    """Multiplications and additions of all matrix products, loops as often as they run, of branches the
+    larger one; a loop of unknown length counts once."""
+    total = 0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if equation.primitive.name == "dot_general":
+            (over, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2 * math.prod(out) * math.prod(left[d] for d in over)
+            continue
+        inner = [
+            program_flops(each)
+            for value in equation.params.values()
+            for each in (value if isinstance(value, tuple | list) else [value])
+            if isinstance(each, ClosedJaxpr | Jaxpr)
+        ]
+        if equation.primitive.name == "cond":
+            inner = [max(inner)]
+        total += equation.params.get("length", 1) * sum(inner) if inner else 0
+    return total

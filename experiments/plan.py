@@ -1,0 +1,62 @@
+"""Plan: python -m experiments.plan --config CONFIG --topology v5e:16x16 [--set ...] [--out plan.json]
+
+Compiles the training step and the sampler of a config for a slice of TPUs, on a machine without one,
+and prints what a chip will hold, compute and send, and the least time that this takes: the largest of
+compute at the stated peak, memory traffic and interconnect, each alone. Needs libtpu
+(pip install "ddlm[plan]"), no data and no accelerator. Where the program does not fit, settings are
+tried that take less memory. docs/pods.md has plans, and how to read one.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("plan", __doc__)
+    options.add_argument("--config", required=True, help="the config file")
+    options.add_argument(
+        "--topology", required=True, help="a slice, such as v5e:16x16 or v5p:8x8x8"
+    )
+    options.add_argument(
+        "--vocab-size", type=cli.positive, help="tokens of the data (default: its tokenizer's)"
+    )
+    options.add_argument(
+        "--sample-batch", type=cli.natural,
+        help="sequences sampled together (default: one for each part of a batch; 0: no sampler)",
+    )  # fmt: skip
+    options.add_argument(
+        "--tries", type=cli.natural, default=4,
+        help="settings to compile where it does not fit (default 4)",
+    )  # fmt: skip
+    options.add_argument("--out", help="where to write the plan as JSON")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import json
+    import os
+
+    # libtpu asks the cloud which TPU it runs on, and says so at length where there is none.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+    from experiments.files import write_atomically
+    from experiments.plan_report import report
+    from experiments.planning import plan
+    from experiments.settings import load
+
+    found = {"config": given.config, "set": given.set} | plan(
+        load(given.config, given.set), given.topology, given.vocab_size, given.sample_batch,
+        given.tries, lambda line: print(line, flush=True),
+    )  # fmt: skip
+    print(report(found))
+    if given.out:
+        write_atomically(given.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return found
+
+
+if __name__ == "__main__":
+    cli.run("plan")
