@@ -37,9 +37,8 @@ class Instruction:
 
     def called(self, *kinds: str) -> list[str]:
         """The computations it names by attributes of these kinds, such as body."""
-        found = re.findall(
-            rf"\b(?:{'|'.join(kinds)})=\{{?(%?[\w.\-]+(?:, %[\w.\-]+)*)", self.attributes
-        )
+        pattern = rf"\b(?:{'|'.join(kinds)})=\{{?(%?[\w.\-]+(?:, %[\w.\-]+)*)"
+        found = re.findall(pattern, self.attributes)
         return [name.strip().lstrip("%") for names in found for name in names.split(",")]
 
 
@@ -115,7 +114,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _trips(module: Module, loop: Instruction) -> int:
-    """How often the loop runs: what the compiler says, or the bound that its counter is compared with."""
+    """How often the loop runs: as the compiler says, or the bound that its counter is compared with."""
     known = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', loop.attributes)
     if known:
         return int(known[1])

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments import hlo
@@ -26,13 +26,20 @@ from experiments.errors import UserError
 from experiments.flops import program_flops
 from experiments.sampling import make_sample
 from experiments.settings import override, resolve
-from experiments.sharding import BATCH, batch_shards, make_mesh, replicated, tree_shardings
+from experiments.sharding import (
+    AXES,
+    BATCH,
+    batch_shards,
+    make_mesh,
+    mesh_sizes,
+    replicated,
+    tree_shardings,
+)
 from experiments.train_step import init_state, make_train_step
 from experiments.trainer import check_batch
 from models.transformer import num_parameters
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-_SPARE = 0.5  # of a chip's memory, for activations, when fsdp is suggested for the state
 
 
 def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
@@ -111,6 +118,16 @@ def _placed(tree, shardings):
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )
+
+
+def exhausted(message: str) -> dict | None:
+    """{"total", "available"} in bytes, from what the compiler says of a program that does not fit; None
+    for another error."""
+    used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", message)
+    if used is None:
+        return None
+    total, available = (int(float(used[n]) * _UNITS[used[n + 1]]) for n in (1, 3))
+    return {"total": total, "available": available}
 
 
 def measure(traced, chip: Chip) -> dict:
@@ -197,8 +214,9 @@ def plan(
 
 
 def suggest(experiment: Experiment, devices, chip: Chip, tries: int, log) -> dict | None:
-    """{"set": settings with which it fits, and its figures}, the first of `tries` attempts; or None."""
-    for _, settings in zip(range(tries), candidates(experiment, devices, chip), strict=False):
+    """{"set": settings with which it fits} and its figures, the first of `tries` attempts; or None."""
+    attempts = candidates(experiment, len(devices), chip)
+    for _, settings in zip(range(tries), attempts, strict=False):
         log(f"does not fit; trying --set {' --set '.join(settings)}")
         changed = override(experiment, settings)
         figures = measure(trace_train(changed, make_mesh(changed.mesh, devices)), chip)
@@ -207,40 +225,35 @@ def suggest(experiment: Experiment, devices, chip: Chip, tries: int, log) -> dic
     return None
 
 
-def candidates(experiment: Experiment, devices, chip: Chip) -> Iterator[list[str]]:
-    """Settings that take less memory, the cheapest in time first: the state spread over more chips,
-    layers computed again in the backward pass, then smaller microbatches."""
-    settings, count = [], len(devices)
-    mesh, model = make_mesh(experiment.mesh, devices).shape, experiment.model
-    fsdp = mesh["fsdp"]
-    if state_bytes(experiment, devices) > _SPARE * chip.memory:
-        while (
-            fsdp * mesh["tensor"] < count
-            and state_bytes(override(experiment, [f"mesh.fsdp={fsdp}", "mesh.data=-1"]), devices)
-            > (1 - _SPARE) / 2 * chip.memory
-        ):
-            fsdp *= 2
+def candidates(experiment: Experiment, count: int, chip: Chip) -> Iterator[list[str]]:
+    """Settings that take less of the chips' memory, what costs least time first: the state spread over
+    more of them, layers computed again in the backward pass, smaller microbatches."""
+    _, fsdp, tensor = mesh_sizes(experiment.mesh, count)
+    whole = count // tensor
+    settings, changed = [], experiment
+    while state_bytes(changed, count) > chip.memory // 4 and fsdp < whole:
+        fsdp = next(n for n in range(fsdp + 1, whole + 1) if whole % n == 0)
         settings = ["mesh.data=-1", f"mesh.fsdp={fsdp}"]
+        changed = override(experiment, settings)
+    if settings:
         yield settings
-    if not (getattr(model, "remat", True) and model.scan):
+    if hasattr(experiment.model, "remat") and not experiment.model.remat:
         settings = [*settings, "model.scan=True", "model.remat=True"]
         yield settings
-    least = experiment.train.batch_size // (mesh["data"] * mesh["fsdp"])
+    rows = experiment.train.batch_size // whole
     accumulation = 2 * experiment.train.accumulation
-    while accumulation <= least and least % accumulation == 0:
+    while accumulation <= rows and rows % accumulation == 0:
         yield [*settings, f"train.accumulation={accumulation}"]
         accumulation *= 2
-    if fsdp * mesh["tensor"] < count:
-        yield [*settings, "mesh.data=1", f"mesh.fsdp={count // mesh['tensor']}"]
 
 
-def state_bytes(experiment: Experiment, devices) -> int:
-    """Bytes of the training state on one chip."""
+def state_bytes(experiment: Experiment, count: int) -> int:
+    """Bytes of the training state on each of so many chips."""
+    mesh = AbstractMesh(tuple(mesh_sizes(experiment.mesh, count)), AXES)
     state = jax.eval_shape(lambda: init_state(experiment))
-    shardings = tree_shardings(make_mesh(experiment.mesh, devices), state)
     sizes = jax.tree.map(
         lambda x, s: jnp.dtype(x.dtype).itemsize * math.prod(s.shard_shape(x.shape)),
         state,
-        shardings,
+        tree_shardings(mesh, state),
     )
     return sum(jax.tree.leaves(sizes))

@@ -18,13 +18,18 @@ from experiments.config import Mesh
 from experiments.errors import UserError
 from models.layers import BATCH
 
+AXES = ("data", "fsdp", "tensor")
 _CLOSING = ("out/kernel", "down/kernel", "head/kernel")
 
 
 def make_mesh(config: Mesh, devices: Sequence | None = None) -> jax.sharding.Mesh:
-    """A mesh over the devices, by default all of this machine's; UserError where the sizes do not
-    multiply to their number."""
-    count = jax.device_count() if devices is None else len(devices)
+    """A mesh over the devices, by default all of this machine's; UserError as `mesh_sizes`."""
+    sizes = mesh_sizes(config, jax.device_count() if devices is None else len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def mesh_sizes(config: Mesh, count: int) -> list[int]:
+    """Devices along each of AXES; UserError where the sizes do not multiply to their number."""
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
         sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1) or 1
@@ -33,9 +38,7 @@ def make_mesh(config: Mesh, devices: Sequence | None = None) -> jax.sharding.Mes
             f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} for {count} device(s); "
             "set one of them to -1 to take the rest"
         )
-    return jax.make_mesh(
-        sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices
-    )
+    return sizes
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:

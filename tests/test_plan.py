@@ -1,6 +1,7 @@
 """Plans: what is read from a compiled program, its FLOPs against counting by hand, and every mistake."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,17 +11,23 @@ from importlib.util import find_spec
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import SMALL, on_devices
+from conftest import on_devices
+from jax.sharding import AbstractMesh
 
-from experiments import cli, hlo
+from experiments import cli, hlo, planning
 from experiments.chips import CHIPS
 from experiments.config import Mesh
+from experiments.data.protocols import protocol_of
 from experiments.errors import UserError
 from experiments.flops import program_flops
-from experiments.plan_report import report
-from experiments.planning import candidates, measure, state_bytes, trace_train, without_data
+from experiments.planning import candidates, exhausted, state_bytes, trace_train, without_data
 from experiments.settings import load, override
-from experiments.sharding import make_mesh, tree_shardings
+from experiments.sharding import AXES, make_mesh, tree_shardings
+from experiments.train_step import init_state
+from experiments.trainer import check_batch
+from models.transformer import num_parameters
+
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 # Four layers in a loop; a gather of their matrices made asynchronous in two ways, a reduce-scatter as
 # the TPU compiler writes it, groups in all notations; S(1) is the chip's fast memory.
@@ -84,7 +91,7 @@ ENTRY %main (p: bf16[128,1536], /*index=1*/q: f32[512,64]) -> f32[] {
   %loss = f32[] constant(1)
   ROOT %mean = f32[] all-reduce(%loss), channel_id=9, replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
 }
-"""
+"""  # noqa: E501
 
 
 def test_collectives_are_counted_once_each_and_as_often_as_their_loop_runs():
@@ -119,12 +126,12 @@ def test_products_and_traffic_of_a_loop_count_every_time():
 @pytest.mark.parametrize(
     "line, flops",
     [
-        ("%y = f32[8,32] dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}", 2 * 8 * 16 * 32),
+        ("%y = f32[8,32] dot(%a, %b), lhs_contracting_dims={1}", 2 * 8 * 16 * 32),
         ("%y = f32[8,32] convolution(%a, %b), dim_labels=bf_io->bf", 2 * 8 * 16 * 32),
         # (16, 8) heads of (1024, 64) times (64, 1024): scores of attention, as a TPU has them.
         (
-            "%y = f32[16,8,1024,1024] convolution(%q, %k), window={size=16x8 stride=15x7 lhs_dilate=16x8}, "
-            "dim_labels=01bf_01oi->01bf",
+            "%y = f32[16,8,1024,1024] convolution(%q, %k), window={size=16x8 stride=15x7 "
+            "lhs_dilate=16x8}, dim_labels=01bf_01oi->01bf",
             2 * 16 * 8 * 1024 * 1024 * 64,
         ),
         # (16, 1024, 512) times (512, 3, 8, 64), the heads as output positions.
@@ -149,17 +156,188 @@ def test_flops_of_products_and_of_what_tpu_programs_make_of_them(line, flops):
     assert hlo.matmul_flops(module) == flops
 
 
-def experiment(*settings):
-    return without_data(override(load("configs/smoke.py"), list(settings)), 27)
+def experiment(*settings, config="configs/smoke.py"):
+    return without_data(override(load(config), list(settings)), None)
 
 
-@pytest.mark.parametrize("scan", [True, False])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("scan, accumulation", [(True, 1), (False, 2)])
 def test_flops_of_a_step_are_three_forward_passes(scan, accumulation):
     e = experiment(f"model.scan={scan}", f"train.accumulation={accumulation}", "model.num_layers=3")
     traced = trace_train(e, make_mesh(Mesh(), jax.devices()[:1]))
     tokens = e.train.batch_size * e.data.length
     assert program_flops(traced.jaxpr) == 3 * e.model.flops_per_token(e.data.length) * tokens
+
+
+def test_flops_of_branches_are_those_of_the_larger_one():
+    def branches(x):
+        return jax.lax.cond(x.sum() > 0, lambda: x @ x @ x, lambda: x @ x)
+
+    assert program_flops(jax.make_jaxpr(branches)(jnp.ones((5, 5)))) == 2 * 2 * 5**3
+
+
+SPLIT = """
+import json
+from test_plan import experiment, hlo, make_mesh, program_flops, trace_train
+e = experiment("mesh.fsdp=8", "model.scan=True", "model.dropout=0", "model.dtype=float32")
+traced = trace_train(e, make_mesh(e.mesh))
+module = hlo.parse(traced.lower().compile().as_text())
+print(json.dumps([program_flops(traced.jaxpr), hlo.matmul_flops(module), hlo.collectives(module)]))
+"""
+
+
+def test_eight_devices_share_the_work_of_a_step_when_parameters_are_spread():
+    done = subprocess.run(
+        [sys.executable, "-c", SPLIT], capture_output=True, text=True,
+        env=on_devices(8) | {"PYTHONPATH": os.pathsep.join([HERE, os.path.dirname(HERE)])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    whole, each, sent = json.loads(done.stdout.splitlines()[-1])
+    assert whole / 8 == each
+    assert sent["all-gather"]["count"] > 0
+
+
+@pytest.mark.parametrize("config", ["mdlm_1b", "mdlm_8b"])
+def test_all_large_arrays_of_a_state_are_spread_over_fsdp(config):
+    e = experiment(config=f"configs/scale/{config}.py")
+    mesh = AbstractMesh((1, 256, 1), AXES)
+    state = jax.eval_shape(lambda: init_state(e))
+    shardings = tree_shardings(mesh, state)
+    for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert x.size < 1e6 or math.prod(s.shard_shape(x.shape)) == x.size / 256
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    spread = state_bytes(replace(e, mesh=Mesh(fsdp=256)), 256)
+    assert whole / 256 <= spread < 1.1 * whole / 256
+
+
+@pytest.mark.parametrize(
+    "config, billions, steps", [("100m", 0.162, 1e6), ("1b", 1.01, 1e5), ("8b", 7.93, 5e5)]
+)
+def test_configs_of_scale_have_the_size_and_data_they_say(config, billions, steps):
+    e = experiment(config=f"configs/scale/mdlm_{config}.py")
+    params = jax.eval_shape(lambda: e.init_params(jax.random.key(0)))
+    assert round(num_parameters(params) / 1e9, 3 if billions < 1 else 2) == billions
+    assert (e.train.num_steps, e.model.scan, e.model.remat) == (steps, True, True)
+    assert (e.model.vocab_size, e.model.dtype, e.model.attention) == (50257, "bfloat16", "xla")
+    assert protocol_of(e.data, {}) == "owt-1024"
+
+
+@pytest.fixture
+def plan(monkeypatch, capsys):
+    """The plan command, its TPU played by one CPU device; figures and what is printed."""
+
+    def run(*options, code=0, memory=2**30, count=1):
+        monkeypatch.setattr(planning, "tpu_devices", lambda topology: jax.devices()[:1] * count)
+        monkeypatch.setattr(planning, "version", lambda name: "0")
+        monkeypatch.setitem(CHIPS, "v5e", replace(CHIPS["v5e"], memory=memory))
+        small = ["--set", "model.dropout=0"] if "--config" not in options else []
+        words = ["--config", "configs/smoke.py", "--topology", "v5e:2x2", *small, *options]
+        assert cli.guarded("plan", words) == code
+        out, err = capsys.readouterr()
+        assert not code or (err.startswith("error: ") and err.count("\n") == 1)
+        return err if code else out
+
+    return run
+
+
+def test_a_plan_says_what_its_program_takes(plan, tmp_path):
+    out = plan("--out", str(tmp_path / "plan.json"))
+    found = json.loads((tmp_path / "plan.json").read_text())
+    e = experiment()
+    train = found["train"]
+    assert train["flops_per_chip"] == train["flops"]
+    least = {
+        "compute": train["flops"] / 197e12,
+        "memory": train["memory_traffic_bytes_per_chip"] / 819e9,
+        "interconnect": 0,
+    }
+    assert train["least_seconds"] == least
     assert (
-        program_flops(jax.make_jaxpr(jnp.dot)(jnp.ones((3, 5)), jnp.ones((5, 7)))) == 2 * 3 * 5 * 7
+        train["seconds"] == max(least.values()) and least[train["limited_by"]] == train["seconds"]
     )
+    tokens = e.train.num_steps * e.train.batch_size * e.data.length
+    assert found["run"]["tokens"] == tokens
+    assert found["run"]["hours"] == pytest.approx(e.train.num_steps * train["seconds"] / 3600)
+    assert found["sample"]["rows"] == 1
+    calls = e.sampler.steps * e.model.flops_per_token(e.data.length) * e.data.length
+    assert found["sample"]["flops"] == calls
+    assert "training step: fits" in out and "sampler of 1 sequences: fits" in out
+    assert "sampler" not in plan("--sample-batch", "0")
+
+
+def test_what_does_not_fit_is_planned_with_less(plan, tmp_path):
+    path = tmp_path / "plan.json"
+    options = ["--sample-batch", "0", "--out", str(path), "--set", "model.num_layers=1"]
+    plan(*options)
+    total = json.loads(path.read_text())["train"]["bytes_per_chip"]["total"]
+    out = plan(*options, memory=total - 1)
+    found = json.loads(path.read_text())
+    assert "DOES NOT FIT" in out and "run" not in found
+    better = found["suggestion"]
+    assert f"it fits with --set {' --set '.join(better['set'])}" in out
+    assert better["bytes_per_chip"]["total"] < total
+    assert "nothing that was tried fits" in plan(*options, "--tries", "0", memory=10**5)
+
+
+def test_less_is_the_state_spread_then_layers_again_then_smaller_microbatches():
+    e = experiment(
+        "mesh.fsdp=2",
+        "model.remat=False",
+        "train.batch_size=1024",
+        config="configs/scale/mdlm_1b.py",
+    )
+    less = list(candidates(e, 256, CHIPS["v5e"]))
+    spread = ["mesh.data=-1", "mesh.fsdp=4"]
+    assert less == [
+        spread,
+        [*spread, "model.scan=True", "model.remat=True"],
+        [*spread, "model.scan=True", "model.remat=True", "train.accumulation=2"],
+        [*spread, "model.scan=True", "model.remat=True", "train.accumulation=4"],
+    ]
+    for settings in less:
+        check_batch(override(e, settings).train, AbstractMesh((64, 4, 1), AXES))
+
+
+def test_the_compiler_is_understood_when_it_says_that_memory_ran_out():
+    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
+    assert exhausted(said) == {"total": 20.5 * 2**30, "available": 15.75 * 2**30}
+    assert exhausted("INTERNAL: another error") is None
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--topology", "v9:2x2"], "chips are v5e, v5p, v6e"),
+        (["--topology", "v5e:3x3"], "v5e:16x16"),
+        (["--topology", "v5p"], "v5p:8x8x8"),
+        (["--set", "mesh.fsdp=3"], "mesh"),
+        (["--set", "data.tokenizer=Subwords"], "--vocab-size"),
+        (["--set", "data.labels=period"], "data.label_names"),
+        (["--config", "configs/sotu/dirichlet_one_step.py"], "another run"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(options, said, plan):
+    settings = ["--set", "model.time_conditioning=True"] if "data.labels=period" in options else []
+    assert said in plan(*settings, *options, code=2)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(UserError, match=r"16 sequences cannot be divided over 6 devices"):
+        trace_train(experiment(), AbstractMesh((3, 2, 1), AXES))
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(planning, "find_spec", lambda name: None)
+    assert cli.guarded("plan", ["--config", "configs/smoke.py", "--topology", "v5e:2x2"]) == 2
+    assert 'pip install "ddlm[plan]"' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_tiny_model_is_planned_by_the_compiler_of_tpus(tmp_path):
+    path, small = tmp_path / "plan.json", ["--set", "model.num_layers=1", "--sample-batch", "0"]
+    words = ["--config", "configs/smoke.py", "--topology", "v5e:2x2", "--out", str(path), *small]
+    done = subprocess.run([sys.executable, "-m", "experiments.plan", *words], capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(path.read_text())
+    assert found["chips"] == 4 and found["train"]["fits"]
+    assert found["train"]["flops_per_chip"] == found["train"]["flops"] / 4
+    assert found["train"]["collectives_per_chip"]["all-reduce"]["bytes"] > 0
