@@ -17,13 +17,14 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments import hlo
+from experiments import hlo_costs
 from experiments.chips import Chip, chip_of
 from experiments.config import Experiment
 from experiments.data.protocols import SIZES
 from experiments.data.subwords import Subwords
 from experiments.errors import UserError
 from experiments.flops import program_flops
+from experiments.hlo import parse
 from experiments.sampling import make_sample
 from experiments.settings import override, resolve
 from experiments.sharding import (
@@ -155,14 +156,14 @@ def measure(traced, chip: Chip) -> dict:
         "program": memory.generated_code_size_in_bytes,
     }
     size |= {"total": sum(size.values()), "available": chip.memory}
-    module = hlo.parse(compiled.as_text())
+    module = parse(compiled.as_text())
     figures = {
         "fits": size["total"] <= chip.memory,
         "bytes_per_chip": size,
         "flops": flops,
-        "flops_per_chip": hlo.matmul_flops(module),
-        "memory_traffic_bytes_per_chip": hlo.traffic(module),
-        "collectives_per_chip": hlo.collectives(module),
+        "flops_per_chip": hlo_costs.matmul_flops(module),
+        "memory_traffic_bytes_per_chip": hlo_costs.traffic(module),
+        "collectives_per_chip": hlo_costs.collectives(module),
         "compile_seconds": round(seconds, 1),
     }
     sent = sum(kind["bytes"] for kind in figures["collectives_per_chip"].values())

@@ -14,12 +14,13 @@ import pytest
 from conftest import on_devices
 from jax.sharding import AbstractMesh
 
-from experiments import cli, hlo, planning
+from experiments import cli, hlo_costs, planning
 from experiments.chips import CHIPS
 from experiments.config import Mesh
 from experiments.data.protocols import protocol_of
 from experiments.errors import UserError
 from experiments.flops import program_flops
+from experiments.hlo import parse
 from experiments.planning import candidates, exhausted, state_bytes, trace_train, without_data
 from experiments.settings import load, override
 from experiments.sharding import AXES, make_mesh, tree_shardings
@@ -95,7 +96,7 @@ ENTRY %main (p: bf16[128,1536], /*index=1*/q: f32[512,64]) -> f32[] {
 
 
 def test_collectives_are_counted_once_each_and_as_often_as_their_loop_runs():
-    found = hlo.collectives(hlo.parse(TEXT))
+    found = hlo_costs.collectives(parse(TEXT))
     gathered, reduced = 2 * 512 * 1536, 4 * 512 * 64
     assert found == {
         "all-gather": {"count": 4, "bytes": 4 * gathered * 3 // 4},
@@ -108,19 +109,19 @@ def test_collectives_are_counted_once_each_and_as_often_as_their_loop_runs():
 
 def test_known_trip_counts_go_before_the_condition():
     known = 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'
-    module = hlo.parse(TEXT.replace("body=%body\n", known + "\n"))
+    module = parse(TEXT.replace("body=%body\n", known + "\n"))
     assert module.times["body"] == module.times["fused_start"] == 3
     assert module.times["main"] == 1
 
 
 def test_products_and_traffic_of_a_loop_count_every_time():
-    module = hlo.parse(TEXT)
-    assert hlo.matmul_flops(module) == 4 * 2 * 4096 * 512 * 1536
-    sent = sum(kind["bytes"] for kind in hlo.collectives(module).values())
+    module = parse(TEXT)
+    assert hlo_costs.matmul_flops(module) == 4 * 2 * 4096 * 512 * 1536
+    sent = sum(kind["bytes"] for kind in hlo_costs.collectives(module).values())
     # x is in fast memory; the product reads the gathered matrix and writes y. The reduce-scatter
     # writes its part.
     inside = 4 * (2 * 512 * 1536 + 2 * 4096 * 1536 + 4 * 128 * 64)
-    assert hlo.traffic(module) == 2 * sent + inside
+    assert hlo_costs.traffic(module) == 2 * sent + inside
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_products_and_traffic_of_a_loop_count_every_time():
     ],
 )  # fmt: skip
 def test_flops_of_products_and_of_what_tpu_programs_make_of_them(line, flops):
-    module = hlo.parse(
+    module = parse(
         "ENTRY %main (a: f32[8,16]) -> f32[8,32] {\n"
         "  %a = f32[8,16]{1,0} parameter(0)\n"
         "  %b = f32[16,32]{1,0} parameter(1)\n"
@@ -153,7 +154,7 @@ def test_flops_of_products_and_of_what_tpu_programs_make_of_them(line, flops):
         "  %w = bf16[3,8,64,512,1]{4,3,2,1,0} parameter(5)\n"
         f"  ROOT {line}\n}}\n"
     )
-    assert hlo.matmul_flops(module) == flops
+    assert hlo_costs.matmul_flops(module) == flops
 
 
 def experiment(*settings, config="configs/smoke.py"):
@@ -177,11 +178,12 @@ def test_flops_of_branches_are_those_of_the_larger_one():
 
 SPLIT = """
 import json
-from test_plan import experiment, hlo, make_mesh, program_flops, trace_train
+from test_plan import experiment, hlo_costs, make_mesh, parse, program_flops, trace_train
 e = experiment("mesh.fsdp=8", "model.scan=True", "model.dropout=0", "model.dtype=float32")
 traced = trace_train(e, make_mesh(e.mesh))
-module = hlo.parse(traced.lower().compile().as_text())
-print(json.dumps([program_flops(traced.jaxpr), hlo.matmul_flops(module), hlo.collectives(module)]))
+module = parse(traced.lower().compile().as_text())
+found = program_flops(traced.jaxpr), hlo_costs.matmul_flops(module), hlo_costs.collectives(module)
+print(json.dumps(found))
 """
 
 
