@@ -124,7 +124,10 @@ def _placed(tree, shardings):
 def exhausted(message: str) -> dict | None:
     """{"total", "available"} in bytes, from what the compiler says of a program that does not fit; None
     for another error."""
-    used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", message)
+    size = r"\(?([\d.]+)([KMG]?)\)?"
+    used = re.search(rf"Used {size} of {size} hbm", message) or re.search(
+        rf"{size} exceeds available HBM {size}", message
+    )
     if used is None:
         return None
     total, available = (int(float(used[n]) * _UNITS[used[n + 1]]) for n in (1, 3))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,8 +25,11 @@ _CLOSING = ("out/kernel", "down/kernel", "head/kernel")
 
 def make_mesh(config: Mesh, devices: Sequence | None = None) -> jax.sharding.Mesh:
     """A mesh over the devices, by default all of this machine's; UserError as `mesh_sizes`."""
-    sizes = mesh_sizes(config, jax.device_count() if devices is None else len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(config, len(devices))
+    # Without the last, 16 chips of a torus of 8 x 8 x 8 cannot be an axis.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def mesh_sizes(config: Mesh, count: int) -> list[int]:

@@ -300,8 +300,13 @@ def test_less_is_the_state_spread_then_layers_again_then_smaller_microbatches():
 
 
 def test_the_compiler_is_understood_when_it_says_that_memory_ran_out():
-    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
-    assert exhausted(said) == {"total": 20.5 * 2**30, "available": 15.75 * 2**30}
+    for said in (
+        "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity",
+        "Ran out of memory on HBM, the total memory required for HLO temporaries (20.50G) exceeds "
+        "available HBM (15.75G).",
+    ):
+        size = exhausted(f"RESOURCE_EXHAUSTED: {said}")
+        assert size == {"total": 20.5 * 2**30, "available": 15.75 * 2**30}
     assert exhausted("INTERNAL: another error") is None
 
 
@@ -333,7 +338,25 @@ def test_without_libtpu_the_extra_is_named(monkeypatch, capsys):
     assert 'pip install "ddlm[plan]"' in capsys.readouterr().err
 
 
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed")
+TORUS = """
+import jax
+jax.config.update("jax_platforms", "cpu")
+from experiments.config import Mesh
+from experiments.planning import tpu_devices
+from experiments.sharding import make_mesh
+print(dict(make_mesh(Mesh(fsdp=16), tpu_devices("v5p:8x8x8")).shape))
+"""
+on_tpus = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed")
+
+
+@on_tpus
+def test_an_axis_may_be_part_of_a_side_of_the_torus():
+    env = os.environ | {"TPU_SKIP_MDS_QUERY": "1"}
+    done = subprocess.run([sys.executable, "-c", TORUS], env=env, capture_output=True, text=True)
+    assert "{'data': 32, 'fsdp': 16, 'tensor': 1}" in done.stdout, done.stderr[-2000:]
+
+
+@on_tpus
 def test_a_tiny_model_is_planned_by_the_compiler_of_tpus(tmp_path):
     path, small = tmp_path / "plan.json", ["--set", "model.num_layers=1", "--sample-batch", "0"]
     words = ["--config", "configs/smoke.py", "--topology", "v5e:2x2", "--out", str(path), *small]
