@@ -34,7 +34,9 @@ def main(arguments: list[str]) -> dict:
     import json
     import os
 
-    # libtpu asks the cloud which TPU it runs on, and says so at length where there is none.
+    # libtpu asks the cloud which TPU it runs on, says so at length where there is none, and lets one
+    # process alone use it, although none is used here.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

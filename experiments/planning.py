@@ -73,14 +73,18 @@ def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
 
 
 def tpu_devices(topology: str) -> list:
-    """The devices of a slice; UserError where libtpu is missing."""
+    """The devices of a slice; UserError where libtpu is missing or does not know it."""
     if find_spec("libtpu") is None:
         raise UserError(
             'plan compiles with libtpu, which is not installed: pip install "ddlm[plan]"'
         )
     from jax.experimental import topologies
 
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except jax.errors.JaxRuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"--topology {topology}: libtpu {version('libtpu')}: {said}") from error
 
 
 def trace_train(experiment: Experiment, mesh):
