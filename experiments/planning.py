@@ -145,15 +145,10 @@ def measure(traced, chip: Chip) -> dict:
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or not used:
+        size = exhausted(str(error))
+        if size is None:
             raise
-        taken, there = (int(float(used[n]) * _UNITS[used[n + 1]]) for n in (1, 3))
-        return {
-            "fits": False,
-            "bytes_per_chip": {"total": taken, "available": there},
-            "flops": flops,
-        }
+        return {"fits": False, "bytes_per_chip": size, "flops": flops}
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     size = {

@@ -21,7 +21,7 @@ from experiments.data.protocols import protocol_of
 from experiments.errors import UserError
 from experiments.flops import program_flops
 from experiments.hlo import parse
-from experiments.planning import candidates, exhausted, state_bytes, trace_train, without_data
+from experiments.planning import candidates, measure, state_bytes, trace_train, without_data
 from experiments.settings import load, override
 from experiments.sharding import AXES, make_mesh, tree_shardings
 from experiments.train_step import init_state
@@ -299,15 +299,26 @@ def test_less_is_the_state_spread_then_layers_again_then_smaller_microbatches():
         check_batch(override(e, settings).train, AbstractMesh((64, 4, 1), AXES))
 
 
-def test_the_compiler_is_understood_when_it_says_that_memory_ran_out():
-    for said in (
+@pytest.mark.parametrize(
+    "said",
+    [
         "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity",
         "Ran out of memory on HBM, the total memory required for HLO temporaries (20.50G) exceeds "
         "available HBM (15.75G).",
-    ):
-        size = exhausted(f"RESOURCE_EXHAUSTED: {said}")
-        assert size == {"total": 20.5 * 2**30, "available": 15.75 * 2**30}
-    assert exhausted("INTERNAL: another error") is None
+    ],
+)
+def test_the_compiler_is_understood_when_it_says_that_memory_ran_out(said):
+    class Traced:
+        jaxpr = jax.make_jaxpr(jnp.dot)(jnp.ones((3, 5)), jnp.ones((5, 7)))
+
+        def lower(self):
+            raise jax.errors.JaxRuntimeError(f"{said}")
+
+    size = {"total": 20.5 * 2**30, "available": 15.75 * 2**30}
+    assert measure(Traced(), CHIPS["v5e"]) == {"fits": False, "bytes_per_chip": size, "flops": 210}
+    said = "INTERNAL: another error"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
+        measure(Traced(), CHIPS["v5e"])
 
 
 @pytest.mark.parametrize(
