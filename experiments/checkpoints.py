@@ -2,7 +2,8 @@
 
 A directory holds one folder per step, named by the number alone. Orbax writes a step under a
 temporary name and renames it when complete, so a killed run leaves no half step; it does not notice
-a flipped byte, so a digest of every array is stored beside the arrays and compared at each load.
+a flipped byte, so a digest of every array is stored beside the arrays and compared at each load. What
+is found damaged is never deleted: `set_aside` gives it another name, under which it is no step.
 Reading (`steps`, `latest`, `best`, `meta`, `restore`, `restore_partial`) writes nothing; one run at
 a time may save into a directory. It must be on a file system with atomic renames, local or shared.
 
@@ -19,7 +20,7 @@ import json
 import logging
 import math
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -28,11 +29,21 @@ import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 
 from experiments.errors import UserError
+from experiments.files import write_atomically
 
 RECORD = "_CHECKPOINT_METADATA"  # orbax's JSON file; our record is its custom_metadata
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETED = ".deleted"
+SET_ASIDE = ".damaged"
 SEEDS = (0x9E3779B9, 0x7F4A7C15)
+
+
+class Damaged(UserError):
+    """A checkpoint of which something is missing or changed; `what`, without its path."""
+
+    def __init__(self, message, what):
+        super().__init__(message)
+        self.what = what
 
 
 def _words(x):
@@ -224,6 +235,10 @@ class Checkpoints:
         """16 hexadecimal digits of a hash over the meta and the digest of every array."""
         return _hash(self._record(step))[:16]
 
+    def digests(self, step):
+        """The digest of each array as it was saved, by its path."""
+        return {name: bits for name, (_, _, bits) in self._record(step)["arrays"].items()}
+
     def restore(self, step, like):
         """The state of a step, bit for bit as saved.
 
@@ -238,6 +253,49 @@ class Checkpoints:
         arrays = self._record(step)["arrays"]
         arrays = {n: a for n, a in arrays.items() if n == key or n.startswith(f"{key}/")}
         return self._load(step, {key: like}, arrays, partial=True)[key]
+
+    def has(self, step, key):
+        """Whether the state of a step has the top-level entry `key`."""
+        return any(name.split("/")[0] == key for name in self._record(step)["arrays"])
+
+    def intact(self, key):
+        """The steps of which the record and the entry `key`, a dict, are as they were saved."""
+        good = []
+        for step in self.steps():
+            like = {}
+            try:
+                for name, (dtype, shape, _) in self._record(step)["arrays"].items():
+                    *parents, last = name.split("/")
+                    if parents and parents[0] == key:
+                        where = like
+                        for parent in parents[1:]:
+                            where = where.setdefault(parent, {})
+                        where[last] = jax.ShapeDtypeStruct(shape, dtype)
+                self.restore_partial(step, key, like)
+                good.append(step)
+            except Damaged:
+                continue
+        return good
+
+    def set_aside(self, step):
+        """The new path of a step that is damaged, under which it is kept and never counted."""
+        path = self.directory / str(step)
+        count, aside = 1, path.with_name(f"{step}{SET_ASIDE}")
+        while aside.exists():
+            count, aside = count + 1, path.with_name(f"{step}{SET_ASIDE}.{count}")
+        if jax.process_index() == 0:
+            with self._failing(step):
+                path.rename(aside)
+        return aside
+
+    def complete(self, step, meta, metric):
+        """Nothing; the record of a saved step has this meta and metric from now on."""
+        path = self.directory / str(step) / RECORD
+        record = self._record(step) | {"meta": meta, "metric": metric}
+        if jax.process_index() == 0:
+            whole = json.loads(path.read_text())
+            whole["custom_metadata"] = {**record, "sha256": _hash(record)}
+            write_atomically(path, json.dumps(whole))
 
     def _load(self, step, like, arrays, partial):
         local = SingleDeviceSharding(jax.local_devices()[0])
@@ -277,7 +335,10 @@ class Checkpoints:
 
     def _ranked(self):
         """The steps that have a metric, the best first."""
-        metrics = {step: self._record(step)["metric"] for step in self.steps()}
+        metrics = {}
+        for step in self.steps():
+            with suppress(Damaged):
+                metrics[step] = self._record(step)["metric"]
         return sorted(
             (s for s in metrics if metrics[s] is not None), key=lambda s: (metrics[s], -s)
         )
@@ -288,6 +349,11 @@ class Checkpoints:
             return
         keep = self.steps()[-self.keep_last :] + self._ranked()[: self.keep_best]
         for step in set(self.steps()) - set(keep):
+            try:
+                self._record(step)
+            except Damaged:
+                self.set_aside(step)
+                continue
             path = self.directory / str(step)
             # A deletion cut short must not leave a step with half its files.
             path.rename(path.with_name(path.name + DELETED))
@@ -311,7 +377,7 @@ class Checkpoints:
 
     def _damaged(self, step, what):
         path = self.directory / str(step)
-        return UserError(f"checkpoint {path} is damaged: {what}; {self._others(step)}")
+        return Damaged(f"checkpoint {path} is damaged: {what}; {self._others(step)}", what)
 
     def _mismatch(self, step, asked, saved):
         both = [n for n in asked if n in saved and asked[n] != saved[n]]

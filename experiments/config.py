@@ -64,6 +64,10 @@ class Train:
     num_steps 0 saves the initial state and ends.
 
     label_dropout: where sequences have labels, the share that is trained without.
+    skip_bad: a step whose loss or gradient norm is not finite changes no parameters, and after
+    `rollback_after` of them in a row the run goes back to its newest checkpoint with another order of
+    the data, at most `max_rollbacks` times. max_grad_ratio: so too a gradient norm of more than so many
+    times its running mean (over some 100 steps).
     """
 
     num_steps: int = 1_000_000
@@ -77,13 +81,22 @@ class Train:
     checkpoint_every: int = 5_000
     keep_last: int = 2
     keep_best: int = 1
+    skip_bad: bool = True
+    max_grad_ratio: float | None = None
+    rollback_after: int = 10
+    max_rollbacks: int = 3
 
     def __post_init__(self):
         _at_least(
             self, 1, "batch_size", "accumulation", "log_every", "eval_every",
-            "checkpoint_every", "keep_last",
+            "checkpoint_every", "keep_last", "rollback_after",
         )  # fmt: skip
-        _at_least(self, 0, "num_steps", "seed", "keep_best")
+        _at_least(self, 0, "num_steps", "seed", "keep_best", "max_rollbacks")
+        if self.max_grad_ratio is not None and not (self.skip_bad and self.max_grad_ratio > 1):
+            raise ValueError(
+                f"Train.max_grad_ratio = {self.max_grad_ratio} must exceed 1 and asks for "
+                "skip_bad = True; None compares no norms"
+            )
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"Train.{name} = {getattr(self, name)} is outside [0, 1)")

@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class Diverged(Exception):
-    """A loss or gradient that is not finite; exit code 1."""
+    """A loss or gradient that is not finite, or bad steps that rollbacks did not help; exit code 1."""
 
 
 class Stopped(Exception):

@@ -1,12 +1,13 @@
 """A trained model for reading: its config and its averaged parameters, from a checkpoint alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 
-from experiments.checkpoints import Checkpoints
+from experiments.checkpoints import Checkpoints, Damaged
 from experiments.config import Experiment, Mesh
 from experiments.data.subwords import Subwords
 from experiments.data.text import prepare
@@ -46,7 +47,8 @@ def load_run(
             f"workdir {workdir} holds no checkpoint; train first: "
             f"python -m experiments.train --config CONFIG --workdir {workdir}"
         )
-    meta = checkpoints.meta(step)
+    with _naming_good_steps(checkpoints, step):
+        meta = checkpoints.meta(step)
     stored = load(config) if config else decode(meta["config"], f"checkpoint {step}")
     if config:
         data = decode(meta["config"]["data"])
@@ -71,5 +73,19 @@ def restore_run(workdir: str | Path, step: int, experiment: Experiment, ema: boo
         abstract,
         tree_shardings(mesh, abstract),
     )
-    params = checkpoints.restore_partial(step, "ema" if ema else "params", like)
-    return Run(experiment, params, step, checkpoints.fingerprint(step), mesh)
+    with _naming_good_steps(checkpoints, step):
+        params = checkpoints.restore_partial(step, "ema" if ema else "params", like)
+        return Run(experiment, params, step, checkpoints.fingerprint(step), mesh)
+
+
+@contextmanager
+def _naming_good_steps(checkpoints: Checkpoints, step: int) -> Iterator[None]:
+    """Damage becomes a UserError that names the steps whose parameters were read and found good."""
+    try:
+        yield
+    except Damaged as error:
+        good = ", ".join(map(str, checkpoints.intact("ema"))) or "none"
+        raise UserError(
+            f"checkpoint {checkpoints.directory / str(step)} is damaged: {error.what}; good steps: "
+            f"{good}; choose one with --step, or continue the training, which sets the damaged one aside"
+        ) from error

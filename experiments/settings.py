@@ -23,7 +23,8 @@ from experiments.stored import describe, fit
 # What may differ between a run and its continuation: it changes how long, how often and where, not what.
 RESUMABLE = (
     "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
-    "train.keep_last", "train.keep_best", "train.accumulation", "evaluation", "sampler", "mesh",
+    "train.keep_last", "train.keep_best", "train.accumulation", "train.max_rollbacks",
+    "evaluation", "sampler", "mesh",
     "data.cache_dir", "data.path", "data.tokenizer.path", "teacher.workdir",
 )  # fmt: skip
 

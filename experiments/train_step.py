@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.config import AdamW, Experiment
+from experiments.recovery import judged, run_key, zero_health
 from models.layers import over
 
 
@@ -55,8 +56,8 @@ def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
 
 
 def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
-    """{params, ema, optimizer, step, totals}: all that training carries from step to step. It begins
-    with the parameters of `begin`, which may lack some, and others drawn by the run's seed."""
+    """{params, ema, optimizer, step, totals, health}: all that training carries from step to step. It
+    begins with the parameters of `begin`, which may lack some, and others drawn by the run's seed."""
     params = experiment.init_params(jax.random.key(experiment.train.seed))
     params = jax.tree.map(jnp.copy, _merged(params, begin or {}))
     return {
@@ -65,6 +66,7 @@ def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
         "optimizer": make_optimizer(experiment).init(params),
         "step": jnp.zeros((), jnp.int32),
         "totals": zero_totals(),
+        "health": zero_health(),
     }
 
 
@@ -117,7 +119,7 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
         if "segments" in given:
             total = jnp.maximum((given["segments"] > 0).sum(), 1)
         key_offset, key = jax.random.split(
-            jax.random.fold_in(jax.random.key(train.seed), state["step"])
+            jax.random.fold_in(run_key(train.seed, state["health"]["retry"]), state["step"])
         )
         offset = jax.random.uniform(key_offset, minval=1e-6, maxval=1 - 1e-6)
         rows = jnp.arange(train.batch_size).reshape(tokens.shape[:2])
@@ -136,18 +138,23 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
         else:
             zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))
             (loss, grads), _ = jax.lax.scan(accumulate, zero, microbatches)
+        grad_norm = optax.global_norm(grads)
+        keep, health = judged(train, state, loss, grad_norm)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        params = keep(state["params"], optax.apply_updates(state["params"], updates))
         step = state["step"] + 1
         # A young average follows the parameters more closely, as in score_sde.
         decay = jnp.minimum(train.ema_decay, (1 + step) / (10 + step))
-        measured = {"steps": 1.0, "loss": loss, "grad_norm": optax.global_norm(grads)}
+        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params)
+        measured = {"steps": 1.0, "loss": loss, "grad_norm": grad_norm}
+        totals = jax.tree.map(jnp.add, state["totals"], measured)
         new_state = {
             "params": params,
-            "ema": jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params),
-            "optimizer": optimizer_state,
+            "ema": keep(state["ema"], ema),
+            "optimizer": keep(state["optimizer"], optimizer_state),
             "step": step,
-            "totals": jax.tree.map(jnp.add, state["totals"], measured),
+            "totals": keep(state["totals"], totals),
+            "health": health,
         }
         return new_state, loss
 

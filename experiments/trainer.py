@@ -5,15 +5,13 @@ devices too, and gives what it would have given uninterrupted (bit for bit on th
 """
 
 import json
-import math
-import signal
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.checkpoints import Checkpoints
@@ -22,20 +20,23 @@ from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
 from experiments.data.subwords import Subwords
 from experiments.data.text import prepare
-from experiments.errors import Diverged, Stopped, UserError
+from experiments.errors import Stopped, UserError
 from experiments.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation import estimate, sequences, spelled
 from experiments.files import write_atomically
 from experiments.initial import load_initial
 from experiments.labels import check_labels
 from experiments.memory import check_memory
+from experiments.meter import Meter
 from experiments.metrics import Metrics
+from experiments.recovery import Rollback, data_seed, newest_state
 from experiments.runs import TOKENIZER
 from experiments.settings import differences, resolve
 from experiments.sharding import batch_shards, global_batch, make_mesh, replicated, tree_shardings
+from experiments.signals import Interrupted, Signals
 from experiments.stored import decode, encode
 from experiments.teacher import load_teacher
-from experiments.train_step import init_state, learning_rate, make_train_step, zero_totals
+from experiments.train_step import init_state, make_train_step, zero_totals
 from models.transformer import num_parameters
 
 Log = Callable[[str], None]
@@ -45,8 +46,13 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
 
     Raises UserError for what the user can put right (nothing in `workdir` changes then), Diverged for
-    a loss that is not finite, Stopped after a signal, once the state is saved.
+    a loss that is not finite and stays so, Stopped after a signal, once the state is saved.
     """
+    with Signals() as signals:
+        _train(experiment, workdir, log, signals)
+
+
+def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) -> None:
     config = experiment.train
     corpus = prepare(experiment.data)
     least = experiment.data.length if experiment.data.rows == "wrap" else 1
@@ -66,15 +72,21 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
         frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
     _claim(workdir, experiment)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
-    with checkpoints, _Signals() as signals:
+    with checkpoints:
         begin = frozen if experiment.teacher and experiment.teacher.start_from else begin
-        state, shardings, start = _state(experiment, checkpoints, corpus, mesh, begin)
+        like, check = _like(experiment, mesh), partial(_check_text, checkpoints, corpus)
+        shardings = jax.tree.map(lambda x: x.sharding, like)
+        state, start = newest_state(checkpoints, like, check, log) or (
+            jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin), 0
+        )  # fmt: skip
+        del begin
         log(_summary(experiment, corpus, state, start))
         if config.num_steps == 0 and checkpoints.latest() is None:
             checkpoints.save(0, state, _meta(experiment, corpus, 0))
             log(f"saved as step 0; now: {_next(experiment, workdir)}")
             return
-        if start >= config.num_steps:
+        pending = start and checkpoints.meta(start).get("evaluation_pending")
+        if start >= config.num_steps and not pending:
             more = "; continue with --set train.num_steps=N above it" if config.num_steps else ""
             log(f"already at step {start}{more}")
             return
@@ -83,23 +95,24 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
             donate_argnums=0,
             out_shardings=(shardings, replicated(mesh)),
         )
-        evaluate = _evaluator(experiment, corpus, mesh, frozen)
+        evaluate = _evaluator(experiment, corpus, mesh, frozen, signals)
         step_function = partial(step_function, frozen=frozen)
-        batches = training_batches(
-            corpus.sequences("train", experiment.data.length, experiment.data.rows),
-            experiment.data.length,
-            config.batch_size // config.accumulation,
-            config.seed,
-            labels=corpus.split_labels("train"),
-            start=start * config.accumulation,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
         with Metrics(workdir, start) as metrics:
-            _loop(
-                experiment, state, start, step_function, batches, evaluate, checkpoints, metrics,
-                corpus, mesh, signals, log,
-            )  # fmt: skip
+            if pending:
+                value = _evaluate(evaluate, state, start, experiment, metrics, log)
+                checkpoints.complete(start, _meta(experiment, corpus, start), value)
+            again = start < config.num_steps
+            while again:
+                again = _loop(
+                    experiment, state, start, step_function, evaluate, checkpoints, metrics, corpus,
+                    mesh, signals, log,
+                )  # fmt: skip
+                if again:
+                    retry = again.due(config, checkpoints, log)
+                    state, start = newest_state(checkpoints, like, check, log)
+                    placed = jax.device_put(np.int32(retry), replicated(mesh))
+                    state["health"] = {**state["health"], "retry": placed}
+                    metrics.rewind(start)
     log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir)}")
 
 
@@ -111,16 +124,20 @@ def _next(experiment: Experiment, workdir: Path) -> str:
 
 
 def _loop(
-    experiment, state, start, step_function, batches, evaluate, checkpoints, metrics, corpus, mesh,
-    signals, log,
-):  # fmt: skip
+    experiment, state, start, step_function, evaluate, checkpoints, metrics, corpus, mesh, signals, log
+) -> Rollback | None:  # fmt: skip
+    """Trains from step `start` to the end: None, or the Rollback that is due."""
     config = experiment.train
-    meter = _Meter(experiment, start, log)
-    previous = waiting = None  # of the step before: its loss, and its totals where they are logged
+    meter = Meter(experiment, start, log)
+    batches = _batches(experiment, corpus, start, int(state["health"]["retry"]))
+    previous = waiting = None  # of the step before: its loss, and what is logged of it
 
-    def save(step, metric):
-        meter.check(step, jax.device_get(state["totals"]))
-        checkpoints.save(step, state, _meta(experiment, corpus, step), metric)
+    def read(step, totals, health):
+        """The Rollback that is due according to what is now written."""
+        totals, health = jax.device_get((totals, health))
+        metrics.write(*meter.read(step, totals, health))
+        bad = int(health["bad"])
+        return Rollback(step, bad, int(health["retry"])) if bad >= config.rollback_after else None
 
     for step in range(start + 1, config.num_steps + 1):
         microbatches = [next(batches) for _ in range(config.accumulation)]
@@ -128,132 +145,76 @@ def _loop(
             lambda *rows: global_batch(mesh, np.stack(rows), axis=1), *microbatches
         )
         state, loss = step_function(state, *batch)
+        signals.idle = False
         # This step runs; now read what the one before measured, and wait for it, so that the host
         # is one step ahead and no more.
-        if waiting is not None:
-            metrics.write(*meter.read(*waiting))
-            waiting = None
+        if waiting is not None and (rollback := read(*waiting)):
+            return rollback
+        waiting = None
         if previous is not None:
             previous.block_until_ready()
         previous = loss
         if step % config.log_every == 0:
-            waiting = step, state["totals"]
+            waiting = step, state["totals"], jax.tree.map(jnp.copy, state["health"])
             state = {**state, "totals": jax.device_put(zero_totals(), replicated(mesh))}
         evaluating = step % config.eval_every == 0
         last = step == config.num_steps
         if not (evaluating or last or signals.received or step % config.checkpoint_every == 0):
             continue
-        if waiting is not None:
-            metrics.write(*meter.read(*waiting))
-            waiting = None
-        value = None
+        if waiting is not None and (rollback := read(*waiting)):
+            return rollback
+        waiting = None
+        totals, health = jax.device_get((state["totals"], state["health"]))
+        meter.check(step, totals)
+        if health["bad"] >= config.rollback_after or (health["bad"] and last):
+            return Rollback(step, int(health["bad"]), int(health["retry"]))
+        if health["bad"]:
+            continue  # a rollback must find what it would have found without this save
+        value = pending = None
         with meter.paused():
             if evaluating:
-                values = evaluate(state["ema"])
-                metrics.write(step, values)
-                name, value = next(iter(values.items()))
-                error = values[f"{name}_se"]
-                what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
-                if experiment.process.likelihood == "exact":
-                    what = "exact likelihood"
-                log(
-                    f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a "
-                    "sample)"
-                )
-            save(step, value)
-        if signals.received and not last:
+                try:
+                    value = _evaluate(evaluate, state, step, experiment, metrics, log)
+                except Interrupted:
+                    pending = True
+            checkpoints.save(step, state, _meta(experiment, corpus, step, pending), value)
+        if signals.received and (pending or not last):
             checkpoints.wait()
             raise Stopped(
                 f"stopped by {signals.received.name} after step {step}, which is saved; "
                 "the same command continues it",
                 signals.received,
             )
+    return None
 
 
-class _Signals:
-    """Notes SIGINT and SIGTERM, so that the loop can save first; a second one acts at once."""
-
-    def __init__(self):
-        self.received = None
-
-    def __enter__(self):
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        self.received = signal.Signals(number)
-        for s in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(s, signal.SIG_DFL)
+def _batches(experiment: Experiment, corpus: Corpus, start: int, retry: int):
+    config = experiment.train
+    return training_batches(
+        corpus.sequences("train", experiment.data.length, experiment.data.rows),
+        experiment.data.length,
+        config.batch_size // config.accumulation,
+        data_seed(config.seed, retry),
+        labels=corpus.split_labels("train"),
+        start=start * config.accumulation,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
-class _Meter:
-    """Turns the totals of an interval into metrics and a line of progress."""
-
-    def __init__(self, experiment, start, log):
-        self.config, self.log = experiment.train, log
-        self.tokens_per_step = experiment.train.batch_size * experiment.data.length
-        self.rate = learning_rate(experiment.optimizer)
-        self.read_at, self.since, self.steps_since = start, None, 0
-
-    def paused(self):
-        return _Paused(self)
-
-    def check(self, step, totals):
-        if not math.isfinite(totals["loss"] + totals["grad_norm"]):
-            what = "loss" if not math.isfinite(totals["loss"]) else "gradient norm"
-            first = step - int(totals["steps"]) + 1
-            raise Diverged(
-                f"the {what} is not finite somewhere in steps {first} to {step}; nothing of it is "
-                "saved; lower optimizer.peak_lr or raise optimizer.warmup_steps and run again"
-            )
-
-    def read(self, step, totals):
-        """(step, metrics) from the totals at the end of the interval."""
-        totals = jax.device_get(totals)
-        self.check(step, totals)
-        now, count = time.perf_counter(), float(totals["steps"])
-        steps = step - self.read_at
-        values = {
-            "train/loss_nats_per_token": float(totals["loss"]) / count,
-            "train/grad_norm": float(totals["grad_norm"]) / count,
-            "train/learning_rate": float(self.rate(step - 1)),
-            "train/tokens": step * self.tokens_per_step,
-        }
-        line = (
-            f"step {step}/{self.config.num_steps}  loss {values['train/loss_nats_per_token']:.4f}"
-        )
-        if self.since is not None and steps > 0:
-            speed = steps / (now - self.since)
-            values["perf/tokens_per_s"] = speed * self.tokens_per_step
-            left = (self.config.num_steps - step) / speed
-            line += f"  {values['perf/tokens_per_s']:,.0f} tokens/s  {_duration(left)} left"
-        self.read_at, self.since = step, now
-        self.log(line)
-        return step, values
-
-
-class _Paused:
-    """Takes the time inside out of the meter's clock."""
-
-    def __init__(self, meter):
-        self.meter = meter
-
-    def __enter__(self):
-        self.start = time.perf_counter()
-
-    def __exit__(self, *error):
-        if self.meter.since is not None:
-            self.meter.since += time.perf_counter() - self.start
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+def _evaluate(
+    evaluate, state, step: int, experiment: Experiment, metrics: Metrics, log: Log
+) -> float:
+    """What the checkpoint of this step is ranked by; it is written and said."""
+    values = evaluate(state["ema"])
+    metrics.write(step, values)
+    name, value = next(iter(values.items()))
+    error = values[f"{name}_se"]
+    what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
+    if experiment.process.likelihood == "exact":
+        what = "exact likelihood"
+    log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a sample)")
+    return value
 
 
 def check_batch(config: Train, mesh) -> None:
@@ -295,28 +256,26 @@ def _claim(workdir: Path, experiment: Experiment) -> None:
         write_atomically(workdir / "config.json", text)
 
 
-def _state(experiment, checkpoints, corpus: Corpus, mesh, begin: dict | None):
-    """(state, its shardings, step), fresh (with the parameters of `begin` where it has some) or of the
-    newest checkpoint."""
+def _like(experiment: Experiment, mesh) -> dict:
+    """The state as it is to be placed, without its values."""
     abstract = jax.eval_shape(lambda: init_state(experiment))
-    shardings = tree_shardings(mesh, abstract)
-    step = checkpoints.latest()
-    if step is None:
-        fresh = jax.jit(lambda begin: init_state(experiment, begin), out_shardings=shardings)(begin)
-        return fresh, shardings, 0
-    data = checkpoints.meta(step)["data"]
-    if data["train_sha256"] != corpus.sha256["train"]:
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        tree_shardings(mesh, abstract),
+    )
+
+
+def _check_text(checkpoints: Checkpoints, corpus: Corpus, meta: dict) -> None:
+    if meta["data"]["train_sha256"] != corpus.sha256["train"]:
         raise UserError(
             f"the run in {checkpoints.directory.parent} was trained on other text than {corpus.source} "
             "now gives; give it the same data, or another --workdir"
         )
-    like = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-    )
-    return checkpoints.restore(step, like), shardings, step
 
 
-def _meta(experiment: Experiment, corpus: Corpus, step: int) -> dict:
+def _meta(experiment: Experiment, corpus: Corpus, step: int, pending: bool | None = None) -> dict:
+    """pending: whether the evaluation at this step was left for the continuation."""
     return {
         "config": encode(experiment),
         "data": {
@@ -325,12 +284,13 @@ def _meta(experiment: Experiment, corpus: Corpus, step: int) -> dict:
             "train_sha256": corpus.sha256["train"],
         },
         "version": version("ddlm"),
-    }
+    } | ({"evaluation_pending": True} if pending else {})
 
 
-def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None):
+def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None, signals: Signals):
     """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
     the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
+    Interrupted after a signal.
     """
     text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
     characters, _ = spelled(corpus, "validation", text)
@@ -341,7 +301,7 @@ def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None
 
     def evaluate(params):
         result, _ = estimate(
-            experiment, bound, params, text, mesh, characters, frozen=frozen, labels=labels
+            experiment, bound, params, text, mesh, characters, signals.check, frozen, labels
         )
         if quantity == "loss":
             error = result.standard_error()

@@ -1,0 +1,44 @@
+"""Kills training over and over and shows that nothing is lost: python -m experiments.faults --kills 50
+
+Starts `experiments.train` of a tiny run in a process of its own, kills it by SIGKILL, and again, in the
+same run directory, until so many are killed: every second one while a checkpoint is being written, the
+others at a random moment of training. Then the run goes on to its end and is compared, bit for bit, with
+one that was never killed. Exit code 1 where a checkpoint was lost or the end differs.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> dict:
+    options = cli.parser("faults", __doc__)
+    options.add_argument("--workdir", required=True, help="an empty or new directory for both runs")
+    options.add_argument("--config", default="configs/smoke.py")
+    options.add_argument("--kills", type=cli.positive, default=50)
+    options.add_argument("--seed", type=cli.natural, default=0, help="of the moments (default 0)")
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    from pathlib import Path
+
+    from experiments.errors import Diverged
+    from experiments.killing import compared, kill_often
+
+    settings = ["train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100", *given.set]
+    workdir = Path(given.workdir)
+    counts = kill_often(given.config, workdir, settings, given.kills, given.seed, _say)
+    counts |= compared(given.config, workdir, settings, counts["last committed step"] + 5)
+    print("\n".join(["| | |", "|---|---|", *(f"| {name} | {n} |" for name, n in counts.items())]))
+    if (
+        counts["committed checkpoints lost"]
+        or not counts["end bit-identical to the uninterrupted run"]
+    ):
+        raise Diverged(f"something was lost by the kills; see {workdir}")
+    return counts
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run("faults")

@@ -1,0 +1,128 @@
+"""A training run that is killed over and over, and what was lost by it."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.checkpoints import TEMPORARY, Checkpoints
+from experiments.errors import UserError
+from experiments.settings import load
+from experiments.trainer import train
+
+_FOREVER = 10**9
+
+
+def kill_often(
+    config: str,
+    workdir: Path,
+    settings: Sequence[str],
+    kills: int,
+    seed: int,
+    log: Callable[[str], None],
+) -> dict[str, int]:
+    """Counts by name, of a run in workdir/killed whose process was killed so many times."""
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"workdir {workdir} is not empty; give a new one")
+    rng, killed = random.Random(seed), workdir / "killed"
+    counts = dict.fromkeys(
+        ("kills", "kills that left a half-written save", "resumes", "checkpoints found damaged",
+         "committed checkpoints lost", "most steps to be made again", "last committed step"), 0
+    )  # fmt: skip
+    expected = made = 0
+    while counts["kills"] < kills:
+        process = _start(config, killed, settings)
+        start, lines = _started(process)
+        counts["resumes"] += start > 0
+        counts["committed checkpoints lost"] += start < expected
+        counts["checkpoints found damaged"] += sum("is damaged" in line for line in lines)
+        again = max(0, made - start)
+        counts["most steps to be made again"] = max(counts["most steps to be made again"], again)
+        _moment(process, killed, rng, amid_save=counts["kills"] % 2 == 0)
+        process.kill()
+        made = max([start, *_steps_said(process.communicate()[0])])
+        counts["kills"] += 1
+        counts["kills that left a half-written save"] += bool(_half_written(killed))
+        expected = counts["last committed step"] = Checkpoints(killed / "checkpoints").latest() or 0
+        log(f"kill {counts['kills']}: started at {start}, reached {made}, committed {expected}")
+    return counts
+
+
+def compared(config: str, workdir: Path, settings: Sequence[str], end: int) -> dict[str, bool]:
+    """Whether the killed run, continued to step `end`, is what one is that was never killed."""
+    experiment = load(config, [*settings, f"train.num_steps={end}"])
+    for name in ("killed", "uninterrupted"):
+        train(experiment, workdir / name, log=lambda line: None)
+    arrays, metrics = zip(
+        *(_outcome(workdir / n, end) for n in ("killed", "uninterrupted")), strict=True
+    )
+    return {
+        "steps of the whole run": end,
+        "end bit-identical to the uninterrupted run": arrays[0] == arrays[1],
+        "metrics equal, but for times": metrics[0] == metrics[1],
+    }
+
+
+def _outcome(workdir: Path, end: int) -> tuple[dict, list[dict]]:
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    metrics = [{k: v for k, v in x.items() if not k.startswith("perf/")} for x in lines]
+    return Checkpoints(workdir / "checkpoints").digests(end), metrics
+
+
+def _start(config: str, workdir: Path, settings: Sequence[str]) -> subprocess.Popen:
+    line = [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        "--config",
+        config,
+        "--workdir",
+        str(workdir),
+    ]
+    for setting in [*settings, f"train.num_steps={_FOREVER}"]:
+        line += ["--set", setting]
+    # Most of the time of so short a process goes into compiling what the last one has compiled.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return subprocess.Popen(
+        line, env=cache | os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _started(process: subprocess.Popen) -> tuple[int, list[str]]:
+    """(the step that the process goes on from, the lines it said before it made its first one)."""
+    start, lines = 0, []
+    for line in process.stdout:
+        if line.startswith("step "):
+            return start, lines
+        lines.append(line)
+        if line.startswith("continuing after step"):
+            start = int(line.split()[-1])
+    raise UserError(f"the training ended by itself: {process.communicate()[1].strip()}")
+
+
+def _moment(process: subprocess.Popen, workdir: Path, rng: random.Random, amid_save: bool) -> None:
+    """Waits for the moment of the kill: up to half a second, then where asked for a save under way."""
+    time.sleep(rng.uniform(0, 0.5))
+    end = time.monotonic() + 10
+    while amid_save and not _half_written(workdir) and time.monotonic() < end:
+        if process.poll() is not None:
+            raise UserError(f"the training ended by itself: {process.communicate()[1].strip()}")
+    if amid_save:
+        time.sleep(rng.uniform(0, 0.02))
+
+
+def _half_written(workdir: Path) -> list[Path]:
+    return list((workdir / "checkpoints").glob(f"*{TEMPORARY}"))
+
+
+def _steps_said(output: str) -> list[int]:
+    lines = [line for line in output.splitlines()[:-1] if line.startswith("step ") and "/" in line]
+    return [int(line[5:].partition("/")[0]) for line in lines if "validation" not in line]
