@@ -282,7 +282,8 @@ class Checkpoints:
         path = self.directory / str(step)
         count, aside = 1, path.with_name(f"{step}{SET_ASIDE}")
         while aside.exists():
-            count, aside = count + 1, path.with_name(f"{step}{SET_ASIDE}.{count}")
+            count += 1
+            aside = path.with_name(f"{step}{SET_ASIDE}.{count}")
         if jax.process_index() == 0:
             with self._failing(step):
                 path.rename(aside)

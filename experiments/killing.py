@@ -109,14 +109,17 @@ def _started(process: subprocess.Popen) -> tuple[int, list[str]]:
 
 
 def _moment(process: subprocess.Popen, workdir: Path, rng: random.Random, amid_save: bool) -> None:
-    """Waits for the moment of the kill: up to half a second, then where asked for a save under way."""
-    time.sleep(rng.uniform(0, 0.5))
-    end = time.monotonic() + 10
-    while amid_save and not _half_written(workdir) and time.monotonic() < end:
+    """Waits for the moment of the kill: after none to three more checkpoints, at random, and where asked
+    for until the next one is being written."""
+    checkpoints, more = Checkpoints(workdir / "checkpoints"), rng.randint(0, 3)
+    seen = checkpoints.latest()
+    while more or (amid_save and not _half_written(workdir)):
         if process.poll() is not None:
             raise UserError(f"the training ended by itself: {process.communicate()[1].strip()}")
-    if amid_save:
-        time.sleep(rng.uniform(0, 0.02))
+        if more and checkpoints.latest() != seen:
+            seen, more = checkpoints.latest(), more - 1
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.03 if amid_save else 0.3))
 
 
 def _half_written(workdir: Path) -> list[Path]:

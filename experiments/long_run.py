@@ -1,0 +1,67 @@
+"""Memory, time of a step and compilations over a long run: python -m experiments.long_run --workdir DIR
+
+Trains --config for --steps steps in this process, with evaluations and checkpoints, and prints a table of
+ten rows: up to which step, resident memory, milliseconds a step, compilations so far.
+"""
+
+from experiments import cli
+
+ROWS = 10
+
+
+def main(arguments: list[str]) -> list[dict]:
+    options = cli.parser("long_run", __doc__)
+    options.add_argument("--workdir", required=True, help="the run directory, new")
+    options.add_argument("--config", default="configs/smoke.py")
+    options.add_argument("--steps", type=cli.positive, default=20_000)
+    cli.add_set(options)
+    given = options.parse_args(arguments)
+
+    import os
+    import time
+    from pathlib import Path
+
+    from jax import monitoring
+
+    from experiments.settings import load
+    from experiments.trainer import train
+
+    compilations, rows = [], []
+    every = max(1, given.steps // ROWS)
+    settings = [
+        f"train.num_steps={given.steps}", f"train.log_every={every}",
+        f"train.eval_every={every}", f"train.checkpoint_every={max(1, every // 4)}",
+    ]  # fmt: skip
+    experiment = load(given.config, [*settings, *given.set])
+
+    def compiled(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(seconds)
+
+    def resident():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def measured(line):
+        print(line, flush=True)
+        if line.startswith("step ") and "/" in line.split()[1]:
+            now, step = time.perf_counter(), int(line.split()[1].partition("/")[0])
+            before, then = (rows[-1]["step"], rows[-1]["at"]) if rows else (0, start)
+            row = {"step": step, "at": now, "mib": resident(), "compilations": len(compilations)}
+            rows.append(row | {"milliseconds": 1000 * (now - then) / (step - before)})
+
+    monitoring.register_event_duration_secs_listener(compiled)
+    start = time.perf_counter()
+    try:
+        train(experiment, Path(given.workdir), log=measured)
+    finally:
+        monitoring.unregister_event_duration_listener(compiled)
+    print("| up to step | memory, MiB | ms a step, evaluation and saves included | compilations |")
+    print("|---:|---:|---:|---:|")
+    for row in rows:
+        print("| {step:,} | {mib:.0f} | {milliseconds:.2f} | {compilations} |".format(**row))
+    return rows
+
+
+if __name__ == "__main__":
+    cli.run("long_run")
