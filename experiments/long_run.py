@@ -1,7 +1,7 @@
 """Memory, time of a step and compilations over a long run: python -m experiments.long_run --workdir DIR
 
-Trains --config for --steps steps in this process, with evaluations and checkpoints, and prints a table of
-ten rows: up to which step, resident memory, milliseconds a step, compilations so far.
+Trains --config for --steps steps in this process, with evaluations and checkpoints, and prints a table
+of ten rows: up to which step, resident memory, milliseconds a step, compilations so far.
 """
 
 from experiments import cli
