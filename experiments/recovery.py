@@ -92,7 +92,7 @@ class Rollback:
         if newest is None or self.retry >= config.max_rollbacks:
             why = (
                 f"{self.retry} rollbacks did not help"
-                if newest
+                if newest is not None
                 else "there is no checkpoint before"
             )
             raise Diverged(

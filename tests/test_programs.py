@@ -219,10 +219,13 @@ def test_damaged_checkpoint_is_told(straight, tmp_path, capsys):
     assert cli.guarded("sample", ["--workdir", str(copy), "--step", "30", "--num", "1"]) == 0
 
 
-def test_a_loss_that_is_not_finite_names_the_steps_and_is_not_saved(tmp_path, capsys):
-    assert train(tmp_path / "w", "optimizer.peak_lr=1e30", "optimizer.clip_norm=None") == 1
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_loss_that_is_not_finite_names_the_steps_and_is_not_saved(tmp_path, capsys, skip):
+    rate = ["optimizer.peak_lr=1e30", "optimizer.clip_norm=None"]
+    assert train(tmp_path / "w", *rate, f"train.skip_bad={skip}", "train.rollback_after=5") == 1
     error = one_line(capsys)
-    assert re.search(r"not finite somewhere in steps \d+ to \d+", error)
+    assert re.search(r"not finite (somewhere )?in steps \d+ to \d+", error)
+    assert ("no checkpoint before" in error) == skip
     assert Checkpoints(tmp_path / "w" / "checkpoints").steps() == []
 
 
