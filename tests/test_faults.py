@@ -193,7 +193,10 @@ def test_sigterm_while_compiling_ends_at_once(tmp_path):
             assert process.poll() is None, process.stderr.read()
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        error = process.communicate()[1]
+        try:
+            error = process.communicate(timeout=10)[1]
+        finally:
+            process.kill()
     assert process.returncode == 128 + 15 and time.monotonic() - start < 5
     assert error == "stopped by SIGTERM before a step was made; there was nothing to save\n"
     assert Checkpoints(tmp_path / "w" / "checkpoints").steps() == []
