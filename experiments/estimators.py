@@ -71,7 +71,7 @@ def estimator(experiment: Experiment) -> str:
     return "any_order" if boundless and not timed and group == 1 else "low_discrepancy"
 
 
-_GOLDEN = (5**0.5 - 1) / 2
+_GOLDEN = 2654435769  # the golden ratio, less 1, of 2^32
 
 
 def _estimated(experiment: Experiment, chosen: str, process):
@@ -92,9 +92,10 @@ def _places(chosen: str, count: int, keys, seed: int, numbers) -> tuple[jax.Arra
         return jnp.broadcast_to(places[:, None], (count, len(numbers))), jnp.asarray(
             weights / 2 * count, jnp.float32
         )
-    if chosen == "low_discrepancy":
+    if chosen in ("low_discrepancy", "any_order"):
         start = jax.random.uniform(jax.random.key(seed))
-        offset = jnp.clip((start + (numbers % 2**20) * _GOLDEN) % 1, 1e-6, 1 - 1e-6)
+        turned = numbers.astype(jnp.uint32) * jnp.uint32(_GOLDEN)  # modulo 2^32, exactly
+        offset = jnp.clip((start + turned * 2.0**-32) % 1, 1e-6, 1 - 1e-6)
     else:
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
     return (jnp.arange(count)[:, None] + offset[None]) / count, jnp.ones(count)

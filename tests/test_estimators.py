@@ -109,8 +109,9 @@ def test_quadrature_weighs_its_nodes(monkeypatch):
     np.testing.assert_allclose(weighted, nats() * np.array([5, 8, 5]) / 6, rtol=1e-5)
 
 
-def test_times_of_low_discrepancy_cover_the_interval_over_neighbours():
-    numbers = jnp.arange(100)
+@pytest.mark.parametrize("first", [0, 123_456_789])
+def test_times_of_low_discrepancy_cover_the_interval_over_neighbours(first):
+    numbers = first + jnp.arange(100)
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0), n))(numbers)
     apart = np.sort(np.asarray(estimators._places("low_discrepancy", 1, keys, 0, numbers)[0][0]))
     by_chance = np.sort(np.asarray(estimators._places("times", 1, keys, 0, numbers)[0][0]))

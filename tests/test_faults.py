@@ -178,7 +178,7 @@ def test_sigterm_during_a_save_ends_with_a_save(straight, tmp_path, monkeypatch)
 COMPILING = """
 import hashlib, sys
 from experiments import cli, trainer
-def slow(experiment):
+def slow(experiment, mesh=None):
     print("compiling", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # as compilation, it hears no signal
 trainer.make_train_step = slow
