@@ -117,8 +117,8 @@ class Evaluation:
     "quadrature": the same integral by Gauss and Legendre's nodes of time: no bound but an estimate, of
     an error that its standard error does not know.
     "any_order" is for masked processes: the likelihood in random order, `group` tokens at a time, with
-    an exact number of tokens known, at numbers of low discrepancy. With group 1 and a network without time its
-    mean is that of "times".
+    an exact number of tokens known, at numbers of low discrepancy. With group 1 and a network without
+    time its mean is that of "times".
     "orders" is for the same: the likelihood of whole random orders, `orders` of them a sequence, with
     the logarithm outside of their mean, a tighter bound at ceil(L / group) calls for each.
     "auto" is the one of least noise (docs/measurements.md): "any_order" with group 1 where its mean is
