@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partialmethod
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from diffusion.bfn import BFN
 from diffusion.mdlm import MDLM
 from diffusion.udlm import UDLM
 from experiments import cli
+from experiments.data import documents
 from experiments.data.pipeline import training_batches
 from experiments.data.rows import make_rows
 from experiments.data.text import Text, prepare
@@ -204,6 +206,45 @@ def test_lines_of_a_text_that_goes_on_are_the_text_itself(lines):
     crlf.write_bytes(lines.read_bytes().replace(b"\n", b"\r\n"))
     again = read(crlf, tokenizer=corpus.tokenizer)
     np.testing.assert_array_equal(again.tokens, corpus.tokens)
+
+
+def test_a_killed_preparation_goes_on_where_it_was(lines, monkeypatch):
+    monkeypatch.setattr(documents, "_EVERY", 500)
+    straight = read(
+        lines, rows="sentence", tokenizer=Bytes(), cache_dir=str(lines.parent / "other")
+    )
+    encode, encoded = Bytes.encode, []
+
+    def counting(self, chunks, where, most=10**9):
+        for tokens in encode(self, chunks, where):
+            if len(encoded) == most:
+                raise KeyboardInterrupt
+            encoded.append(tokens)
+            yield tokens
+
+    monkeypatch.setattr(Bytes, "encode", partialmethod(counting, most=150))
+    with pytest.raises(KeyboardInterrupt):
+        read(lines, rows="sentence", tokenizer=Bytes())
+    encoded.clear()
+    monkeypatch.setattr(Bytes, "encode", counting)
+    corpus = read(lines, rows="sentence", tokenizer=Bytes())
+    assert 250 <= len(encoded) < 300  # of 400, those after the last place that was kept
+    np.testing.assert_array_equal(corpus.tokens, straight.tokens)
+    for field in ("starts", "characters", "words"):
+        np.testing.assert_array_equal(
+            getattr(corpus.documents, field), getattr(straight.documents, field)
+        )
+    (folder,) = (lines.parent / "cache").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "corpus.json", "documents.npy", "tokens.bin",
+    ]  # fmt: skip
+
+
+def test_after_a_mistake_nothing_is_left_of_a_preparation(lines):
+    with pytest.raises(UserError, match="outside the 27 letters"):
+        lines.write_text("fine\nNot fine\n")
+        read(lines, rows="sentence")
+    assert not list((lines.parent / "cache").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """A prepared text: token numbers on disk, memory-mapped, with its splits, labels and documents.
 
-Written in full into a folder that its maker then gives its name; opened from there.
+Written into a folder that its maker then gives its name; opened from there. What is read by documents,
+which subword tokenizers make slow, is written so that a killed preparation goes on.
 """
 
 import hashlib
 import json
-from array import array
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.data.documents import Documents, DocumentWriter, forget_progress
 from experiments.data.labels import Labels, cut_each, folder_of, from_runs, period
 from experiments.data.reading import CHUNK, read
-from experiments.data.rows import Documents, Rows, make_rows
+from experiments.data.rows import Rows, make_rows
 from experiments.data.tokenizers import Characters, Letters27, Tokenizer
 from experiments.errors import UserError
 
@@ -111,7 +113,7 @@ def write_corpus(folder: Path, data, parts, source: str, names: tuple[str, ...])
     tokenizer = data.tokenizer
     if isinstance(tokenizer, Characters) and not tokenizer.symbols:
         tokenizer = _with_symbols(data, parts, source)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     size = tokenizer.vocab_size or 0
     dtype = "uint8" if size <= 256 else "uint16" if size <= 65536 else "uint32"
     write = _write_documents if data.by_documents else _write_stream
@@ -157,6 +159,7 @@ def write_corpus(folder: Path, data, parts, source: str, names: tuple[str, ...])
         np.save(folder / "labels.npy", np.stack([labels.starts, labels.ids]), allow_pickle=False)
         described["label_names"] = names
     (folder / "corpus.json").write_text(json.dumps(described))
+    forget_progress(folder)
 
 
 def _with_symbols(data, parts, source: str) -> Characters:
@@ -182,31 +185,28 @@ def _write_stream(folder, data, tokenizer, parts, dtype):
 
 
 def _write_documents(folder, data, tokenizer, parts, dtype):
-    """As `_write_stream`, of text document by document, of which documents.npy, (3, D + 1), tells."""
-    sizes: dict[str, int] = {}
-    starts, characters, words = array("q", [0]), array("q"), array("q")
+    """As `_write_stream`, of text document by document; after a kill from where it was."""
     around = [
         np.array([tokenizer.number(token)] if token else [], dtype)
         for token in (data.begin, data.end)
     ]
+    waiting = deque()  # characters and words of documents that are being encoded
 
     def counted(texts):
         for text in texts:
-            characters.append(len(text))
-            words.append(len(text.split()))
+            waiting.append((len(text), len(text.split())))
             yield text
 
-    with open(folder / "tokens.bin", "wb") as file:
+    with DocumentWriter(folder, dtype) as writer:
+        written = writer.count
         for name, texts, where in read_documents(data, parts):
+            while written and next(texts, None) is not None:
+                written -= 1
             for tokens in tokenizer.encode(counted(texts), where):
                 whole = np.concatenate([around[0], tokens.astype(dtype), around[1]])
-                file.write(whole.tobytes())
-                sizes[name] = sizes.get(name, 0) + len(whole)
-                starts.append(starts[-1] + len(whole))
-    table = np.zeros((3, len(starts)), np.int64)
-    table[0], table[1, :-1], table[2, :-1] = starts, characters, words
-    np.save(folder / "documents.npy", table, allow_pickle=False)
-    return sizes, []
+                writer.add(name, whole, *waiting.popleft())
+        writer.finish()
+        return writer.sizes, []
 
 
 def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:

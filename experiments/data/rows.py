@@ -11,25 +11,6 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Of a text in order: starts (D + 1,), where each begins among the tokens and the last ends; how
-    many characters and words each has, (D,), as its text came."""
-
-    starts: np.ndarray
-    characters: np.ndarray
-    words: np.ndarray
-
-    def within(self, start: int, stop: int) -> "Documents":
-        """Those between two tokens at which documents begin or end, counted from the first."""
-        first, last = np.searchsorted(self.starts, (start, stop))
-        return Documents(
-            self.starts[first : last + 1] - start,
-            self.characters[first:last],
-            self.words[first:last],
-        )
-
-
-@dataclass(frozen=True)
 class Rows:
     """Row r holds the tokens starts[r] to stops[r], at most `length`; a segment begins at each of
     `segments` (S,), rising."""

@@ -5,6 +5,7 @@ tokenizer, splits). It is written under a temporary name and renamed when comple
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -120,23 +121,52 @@ def prepare(data: Text) -> Corpus:
     key = repr((3, identity, data.tokenizer, data.split_points, *more))
     name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
-    dataset = _dataset(data)
+    found = _opened(folder, data, source)
+    if found is None:
+        try:
+            with _workplace(folder, data.by_documents) as work:
+                found = _opened(folder, data, source)  # another process was first
+                if found is None:
+                    write_corpus(work, data, parts, source, names)
+                    if folder.exists():
+                        shutil.rmtree(folder)  # it did not open: broken, or of another version
+                    with contextlib.suppress(FileExistsError):
+                        work.rename(folder)
+                    found = open_corpus(folder, data, source)
+        except OSError as error:
+            raise UserError(
+                f"data.cache_dir {folder.parent}: {error.strerror or error}; make room there or choose "
+                "another with --set data.cache_dir=DIR"
+            ) from error
+    return replace(found, dataset=_dataset(data))
+
+
+def _opened(folder: Path, data: Text, source: str) -> Corpus | None:
+    """The corpus in the folder, None where there is none that is whole."""
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
-        return replace(open_corpus(folder, data, source), dataset=dataset)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        return open_corpus(folder, data, source)
+
+
+@contextlib.contextmanager
+def _workplace(folder: Path, stays: bool) -> Iterator[Path]:
+    """A path for what becomes `folder`. If it `stays`, it is one for all processes, which wait for each
+    other, and keeps what an interrupted one has done, but nothing after a UserError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not stays:
         with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
-            write_corpus(Path(temporary) / "corpus", data, parts, source, names)
-            if folder.exists():
-                shutil.rmtree(folder)  # it did not open: broken, or of another version
-            with contextlib.suppress(FileExistsError):  # another process was first
-                (Path(temporary) / "corpus").rename(folder)
-        return replace(open_corpus(folder, data, source), dataset=dataset)
-    except OSError as error:
-        raise UserError(
-            f"data.cache_dir {folder.parent}: {error.strerror or error}; make room there or choose "
-            "another with --set data.cache_dir=DIR"
-        ) from error
+            yield Path(temporary) / "corpus"
+        return
+    work = folder.with_name(f".preparing-{folder.name}")
+    work.mkdir(exist_ok=True)
+    handle = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield work
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    finally:
+        os.close(handle)
 
 
 def _dataset(data: Text) -> str | None:
