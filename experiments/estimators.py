@@ -108,6 +108,7 @@ def times_per_sequence(experiment: Experiment) -> int:
 
 
 def estimator_of(experiment: Experiment) -> str:
+    """The estimator in words, for a record."""
     evaluation, times = experiment.evaluation, times_per_sequence(experiment)
     at_a_time = f"{evaluation.group} token{'s' if evaluation.group > 1 else ''} at a time"
     if experiment.process.likelihood == "exact":

@@ -87,6 +87,10 @@ def make_record(
         "unit": "bits per character",
         "kind": kind_of(experiment),
         "standard_error": result.to_bits_per_character(se),
+        "confidence_interval_95": [
+            result.bits_per_character + side * result.to_bits_per_character(se)
+            for side in (-1.96, 1.96)
+        ],
         "standard_error_over_times": 0.0
         if exact
         else result.to_bits_per_character(result.time_standard_error()),

@@ -296,7 +296,9 @@ def test_runs_on_packed_rows_count_what_wc_counts_whatever_the_batch(config, lin
     assert abs(few["nats_per_word"] - nats / few["words"]) < 1e-6 * nats
     assert abs(few["perplexity_per_word"] / np.exp(few["nats_per_word"]) - 1) < 1e-6
     assert abs(few["value"] / many["value"] - 1) < 1e-5
-    assert few["standard_error"] > 0
+    low, high = few["confidence_interval_95"]
+    assert 0 < few["standard_error"] == pytest.approx((high - low) / 3.92)
+    assert (low + high) / 2 == pytest.approx(few["value"])
 
 
 def test_a_sentence_has_one_loss_in_a_row_of_its_own_and_among_others(lines, tmp_path):
