@@ -43,16 +43,12 @@ def estimate(
     length = experiment.data.length
     shards = batch_shards(mesh)
     batch = -(-experiment.evaluation.batch_size // shards) * shards
-    local = batch // jax.process_count()
-    rows_here = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
     terms: dict[str, list] = {}
     sizes, first = [], 0
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
     for *batch_here, count in evaluation_batches(text, length, batch, labels):
         counted = batch_here[1].get("segments", batch_here[0] + 1) > 0
-        rows, given = jax.tree.map(
-            lambda array: global_batch(mesh, array[rows_here], axis=0), batch_here
-        )
+        rows, given = jax.tree.map(lambda array: global_batch(mesh, array, axis=0), batch_here)
         values = bound(params, rows, first, frozen, given)
         for name, value in values.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])

@@ -165,12 +165,10 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
     compiled = jax.jit(program, out_shardings=replicated(mesh))
     shards = batch_shards(mesh)
     batch = -(-min(experiment.evaluation.batch_size, len(places)) // shards) * shards
-    local = batch // jax.process_count()
-    here = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
     first, last = 0, time.perf_counter()
     for *rows, count in evaluation_batches(tokens, experiment.data.length, batch, labels):
         place = np.resize(places[first : first + count], batch)[:, None]
-        rows = jax.tree.map(lambda a: global_batch(mesh, a[here], axis=0), [*rows, place])
+        rows = jax.tree.map(lambda a: global_batch(mesh, a, axis=0), [*rows, place])
         x0, given, place = rows
         yield np.asarray(compiled(run.params, x0, first, place, given), np.float64)[:, :count]
         first += count

@@ -61,10 +61,27 @@ def tree_shardings(mesh: jax.sharding.Mesh, tree) -> object:
     )
 
 
-def global_batch(mesh: jax.sharding.Mesh, rows: np.ndarray, axis: int) -> jax.Array:
-    """The array of all processes' rows, split over the batch axes along `axis`."""
+def rows_here(mesh: jax.sharding.Mesh, count: int) -> np.ndarray:
+    """The rows of a batch of `count` that devices of this process hold, in rising order. Processes along
+    the tensor axis hold the same."""
+    parts = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((count,)).values()
+    return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
+
+
+def global_batch(
+    mesh: jax.sharding.Mesh, rows: np.ndarray, axis: int, count: int | None = None
+) -> jax.Array:
+    """The array of a batch, split over the batch axes along `axis`. rows: all of the batch; or, of
+    `count` rows, `rows_here`."""
+    here = np.arange(rows.shape[axis]) if count is None else rows_here(mesh, count)
+    shape = list(rows.shape)
+    shape[axis] = count or len(here)
+
+    def part(index):
+        return rows.take(np.searchsorted(here, np.arange(shape[axis])[index[axis]]), axis)
+
     sharding = NamedSharding(mesh, P(*[None] * axis, BATCH))
-    return jax.make_array_from_process_local_data(sharding, rows)
+    return jax.make_array_from_callback(tuple(shape), sharding, part)
 
 
 def _name(path) -> str:

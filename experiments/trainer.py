@@ -32,7 +32,14 @@ from experiments.metrics import Metrics
 from experiments.recovery import Rollback, data_seed, newest_state
 from experiments.runs import TOKENIZER
 from experiments.settings import differences, resolve
-from experiments.sharding import batch_shards, global_batch, make_mesh, replicated, tree_shardings
+from experiments.sharding import (
+    batch_shards,
+    global_batch,
+    make_mesh,
+    replicated,
+    rows_here,
+    tree_shardings,
+)
 from experiments.signals import Interrupted, Signals
 from experiments.stored import decode, encode
 from experiments.teacher import load_teacher
@@ -129,7 +136,8 @@ def _loop(
     """Trains from step `start` to the end: None, or the Rollback that is due."""
     config = experiment.train
     meter = Meter(experiment, start, log)
-    batches = _batches(experiment, corpus, start, int(state["health"]["retry"]))
+    batches = _batches(experiment, corpus, mesh, start, int(state["health"]["retry"]))
+    size = config.batch_size // config.accumulation
     previous = waiting = None  # of the step before: its loss, and what is logged of it
 
     def read(step, totals, health):
@@ -142,7 +150,7 @@ def _loop(
     for step in range(start + 1, config.num_steps + 1):
         microbatches = [next(batches) for _ in range(config.accumulation)]
         batch = jax.tree.map(
-            lambda *rows: global_batch(mesh, np.stack(rows), axis=1), *microbatches
+            lambda *rows: global_batch(mesh, np.stack(rows), axis=1, count=size), *microbatches
         )
         state, loss = step_function(state, *batch)
         signals.idle = False
@@ -188,17 +196,17 @@ def _loop(
     return None
 
 
-def _batches(experiment: Experiment, corpus: Corpus, start: int, retry: int):
+def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: int):
     config = experiment.train
+    size = config.batch_size // config.accumulation
     return training_batches(
         corpus.sequences("train", experiment.data.length, experiment.data.rows),
         experiment.data.length,
-        config.batch_size // config.accumulation,
+        size,
         data_seed(config.seed, retry),
         labels=corpus.split_labels("train"),
         start=start * config.accumulation,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        here=rows_here(mesh, size),
     )
 
 

@@ -8,7 +8,7 @@ documents stand in rows (`experiments.data.rows`), an epoch takes the rows in ra
 Batches come with what the network is given besides: {}, {"label": (B,)} or {"segments": (B, L)}.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -52,15 +52,14 @@ def training_batches(
     *,
     labels: Labels | None = None,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    here: Sequence[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, Given]]:
-    """Batches start, start + 1, ...: this process's rows of the text, tokens (N,) or rows, int32
-    (batch_size / processes, length), and what is given of them.
+    """Batches start, start + 1, ... of the text, tokens (N,) or rows: int32 (rows, length), and what is
+    given of them. here: which rows of a batch, by default all.
 
-    Row r of batch b of all processes together is example b * batch_size + r. Read ahead by a thread.
+    Row r of batch b is example b * batch_size + r. Read ahead by a thread.
     """
-    here = batch_size // process_count
+    here = range(batch_size) if here is None else here
     if isinstance(text, Rows):
         order = grain.MapDataset.range(len(text)).seed(seed).shuffle().repeat()
 
@@ -77,8 +76,7 @@ def training_batches(
             return crops, {} if labels is None else {"label": labels.of(np.array(begin), length)}
 
     def batch(b):
-        first = b * batch_size + process_index * here
-        return rows_of(range(first, first + here))
+        return rows_of([b * batch_size + int(row) for row in here])
 
     batches = grain.MapDataset.range(start, start + 2**40).map(batch)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
