@@ -10,8 +10,8 @@ a time may save into a directory. It must be on a file system with atomic rename
 Loading executes nothing from the files: they are JSON and raw array chunks (zarr within OCDBT, read
 by tensorstore), and the handler names in the metadata only choose among those already registered.
 
-Several hosts: process 0 alone deletes, the digest is a collective over whatever mesh the arrays
-have, and orbax places the barriers of a save. This is untested with more than one process.
+Several processes: all write their parts, and the first alone renames and deletes. The digest is a
+collective over whatever mesh the arrays have, and orbax places the barriers of a save.
 """
 
 import gc
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 
+from experiments.distributed import anywhere
 from experiments.errors import UserError
 from experiments.files import write_atomically
 
@@ -97,7 +98,9 @@ def digest(tree):
     because the mixing is a bijection. It guards against bit rot, not against an attacker.
     """
     leaves = _leaves(tree)
-    sums = jax.device_get({name: _sums(x) for name, x in leaves.items()})
+    # Processes on CPUs confuse the messages of programs that run at the same time.
+    each = jax.device_get if jax.process_count() > 1 else lambda sums: sums
+    sums = jax.device_get({name: each(_sums(x)) for name, x in leaves.items()})
     digests = {}
     for name, x in leaves.items():
         kind = hashlib.sha256(f"{x.dtype}{x.shape}".encode()).digest()[:8]
@@ -189,6 +192,8 @@ class Checkpoints:
                 "lists, strings, numbers, bools and None"
             )
         with self._failing(step), _quiet():
+            # Of a directory that it cannot make, orbax's threads learn after five minutes.
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
             response = ocp.save_checkpointables_async(
                 self.directory / str(step),
@@ -310,11 +315,20 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = partial
         path = self.directory / str(step)
+        alone = jax.process_index()
+        context.multiprocessing.primary_host = alone
+        context.multiprocessing.active_processes = {alone}
+        context.multiprocessing.barrier_sync_key_prefix = f"process{alone}"
+        failed = None
         try:
             with _quiet(), context:
                 state = ocp.load_checkpointables(path, {"state": like})["state"]
         except (ValueError, KeyError, OSError, TypeError) as error:
-            raise self._damaged(step, _line(error)) from error
+            failed = error
+        # What one process cannot read of its part, none takes.
+        if anywhere(failed is not None):
+            what = _line(failed) if failed else "another process cannot read its part"
+            raise self._damaged(step, what) from failed
         found = digest(state)
         bad = [name for name, (_, _, bits) in arrays.items() if found.get(name) != bits]
         if bad:

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 
 from experiments.errors import Diverged, Stopped, UserError
 
@@ -44,6 +45,17 @@ def add_set(options: argparse.ArgumentParser) -> None:
     )
 
 
+def add_distributed(options: argparse.ArgumentParser) -> None:
+    """The option for `experiments.distributed.start`."""
+    options.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar="WHERE",
+        help="this is one of several processes of the command: HOST:PORT of the first, how many there "
+        "are, the number of this one; or nothing, for what the cluster says (docs/pods.md)",
+    )
+
+
 def positive(text: str) -> int:
     """An integer of at least 1, for argparse."""
     try:
@@ -69,7 +81,7 @@ def natural(text: str) -> int:
 def run(name: str) -> None:
     """Runs `experiments.<name>.main` on the command line and exits with its code."""
     _use_huge_pages()
-    sys.exit(guarded(name, sys.argv[1:]))
+    _exit(guarded(name, sys.argv[1:]))
 
 
 def guarded(name: str, arguments: list[str]) -> int:
@@ -88,8 +100,37 @@ def guarded(name: str, arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    print(line, file=sys.stderr)
+    except Exception as error:
+        joined = _joined()
+        if joined is None:
+            raise
+        code, line = 1, traceback.format_exc()
+        if joined.is_lost(error):
+            said = str(error).splitlines()[0]
+            line = (
+                f"error: another process is gone ({said}); its own last lines say why; start all of "
+                "them again, which continues a training from its newest checkpoint"
+            )
+    joined = _joined()
+    print(line if joined is None else f"{joined.me()}{line}", file=sys.stderr)
     return code
+
+
+def _joined():
+    """experiments.distributed where this process is one of several, else None."""
+    module = sys.modules.get("experiments.distributed")
+    return module if module and module.several() else None
+
+
+def _exit(code: int) -> None:
+    if code == 0:
+        sys.exit()
+    joined = _joined()
+    if joined:
+        joined.leave()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of a save that failed would be waited for, and wait for minutes
 
 
 def main() -> None:
@@ -100,7 +141,7 @@ def main() -> None:
         print(usage if asked else f"error: {usage}", file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     _use_huge_pages()
-    sys.exit(guarded(sys.argv[1], sys.argv[2:]))
+    _exit(guarded(sys.argv[1], sys.argv[2:]))
 
 
 def _use_huge_pages() -> None:

@@ -39,16 +39,19 @@ def main(arguments: list[str]) -> dict:
     )
     options.add_argument("--out", help="where to write the record")
     cli.add_set(options)
+    cli.add_distributed(options)
     given = options.parse_args(arguments)
 
     from dataclasses import replace
     from pathlib import Path
 
+    from experiments.distributed import is_first, start
     from experiments.evaluation import evaluate_run
     from experiments.records import record_path, write_record
     from experiments.runs import load_run
     from experiments.settings import override
 
+    start(given.distributed)
     overrides = list(given.set)
     if given.num_times:
         overrides.append(f"evaluation.num_times={given.num_times}")
@@ -84,7 +87,8 @@ def main(arguments: list[str]) -> dict:
             )
         )
         out = Path(given.out or record_path(given.workdir, records[-1]["split"], run.step, changes))
-        print(write_record(out, records[-1]))
+        if is_first():
+            print(write_record(out, records[-1]))
     return records[0]
 
 

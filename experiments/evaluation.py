@@ -11,6 +11,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
+from experiments.distributed import agree, in_turn
 from experiments.errors import UserError
 from experiments.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation_record import make_record, per_word
@@ -125,7 +126,8 @@ def evaluate_run(
     check_labels(experiment)
     check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
     try:
-        corpus = prepare(experiment.data)
+        with in_turn():
+            corpus = prepare(experiment.data)
     except UserError as error:
         said, other, _ = str(error).partition("; --set data.tokenizer.normalize=True")
         if not other:
@@ -135,6 +137,7 @@ def evaluate_run(
         ) from error
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
     corpus = corpus.whole(split) if whole else corpus
+    agree({"the text": corpus.sha256.get(split, "")})
     every, _ = sequences(experiment, corpus, split)
     length = experiment.data.length
     in_split = len(every) if isinstance(every, Rows) else -(-len(every) // length)

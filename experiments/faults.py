@@ -2,8 +2,9 @@
 
 Starts `experiments.train` of a tiny run in a process of its own, kills it by SIGKILL, and again, in the
 same run directory, until so many are killed: every second one while a checkpoint is being written, the
-others at a random moment of training. Then the run goes on to its end and is compared, bit for bit, with
-one that was never killed. Exit code 1 where a checkpoint was lost or the end differs.
+others at a random moment of training; with --processes 2, one of the two and then the other. Then the
+run goes on to its end and is compared, bit for bit, with one that was never killed. Exit code 1 where a
+checkpoint was lost or the end differs.
 """
 
 from experiments import cli
@@ -14,6 +15,10 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--workdir", required=True, help="an empty or new directory for both runs")
     options.add_argument("--config", default="configs/smoke.py")
     options.add_argument("--kills", type=cli.positive, default=50)
+    options.add_argument(
+        "--processes", type=cli.positive, default=1,
+        help="how many train together, on loopback (default 1); one of them is killed, then the others",
+    )  # fmt: skip
     options.add_argument("--seed", type=cli.natural, default=0, help="of the moments (default 0)")
     cli.add_set(options)
     given = options.parse_args(arguments)
@@ -25,8 +30,11 @@ def main(arguments: list[str]) -> dict:
 
     settings = ["train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100", *given.set]
     workdir = Path(given.workdir)
-    counts = kill_often(given.config, workdir, settings, given.kills, given.seed, _say)
-    counts |= compared(given.config, workdir, settings, counts["last committed step"] + 5)
+    counts = kill_often(
+        given.config, workdir, settings, given.kills, given.seed, _say, given.processes
+    )
+    end = counts["last committed step"] + 5
+    counts |= compared(given.config, workdir, settings, end, given.processes)
     print("\n".join(["| | |", "|---|---|", *(f"| {name} | {n} |" for name, n in counts.items())]))
     if (
         counts["committed checkpoints lost"]

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -11,8 +12,6 @@ from pathlib import Path
 
 from experiments.checkpoints import TEMPORARY, Checkpoints
 from experiments.errors import UserError
-from experiments.settings import load
-from experiments.trainer import train
 
 _FOREVER = 10**9
 
@@ -24,8 +23,10 @@ def kill_often(
     kills: int,
     seed: int,
     log: Callable[[str], None],
+    processes: int = 1,
 ) -> dict[str, int]:
-    """Counts by name, of a run in workdir/killed whose process was killed so many times."""
+    """Counts by name, of a run in workdir/killed that was killed so many times. Of several processes one
+    is killed, and within a fifth of a second the others."""
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"workdir {workdir} is not empty; give a new one")
     rng, killed = random.Random(seed), workdir / "killed"
@@ -35,7 +36,8 @@ def kill_often(
     )  # fmt: skip
     expected = made = 0
     while counts["kills"] < kills:
-        process = _start(config, killed, settings)
+        running = _start(config, killed, settings, processes)
+        process = running[0]  # whose log it is
         start, lines = _started(process)
         counts["resumes"] += start > 0
         counts["committed checkpoints lost"] += start < expected
@@ -43,8 +45,12 @@ def kill_often(
         again = max(0, made - start)
         counts["most steps to be made again"] = max(counts["most steps to be made again"], again)
         _moment(process, killed, rng, amid_save=counts["kills"] % 2 == 0)
-        process.kill()
+        for victim in rng.sample(running, len(running)):
+            victim.kill()
+            time.sleep(rng.uniform(0, 0.2) if len(running) > 1 else 0)
         made = max([start, *_steps_said(process.communicate()[0])])
+        for other in running[1:]:
+            other.communicate()
         counts["kills"] += 1
         counts["kills that left a half-written save"] += bool(_half_written(killed))
         expected = counts["last committed step"] = Checkpoints(killed / "checkpoints").latest() or 0
@@ -52,11 +58,15 @@ def kill_often(
     return counts
 
 
-def compared(config: str, workdir: Path, settings: Sequence[str], end: int) -> dict[str, bool]:
+def compared(
+    config: str, workdir: Path, settings: Sequence[str], end: int, processes: int = 1
+) -> dict[str, bool]:
     """Whether the killed run, continued to step `end`, is what one is that was never killed."""
-    experiment = load(config, [*settings, f"train.num_steps={end}"])
     for name in ("killed", "uninterrupted"):
-        train(experiment, workdir / name, log=lambda line: None)
+        running = _start(config, workdir / name, settings, processes, end)
+        ended = [process.communicate()[1] for process in running]
+        if any(process.returncode for process in running):
+            raise UserError(f"the training to step {end} failed: {' '.join(ended).strip()}")
     arrays, metrics = zip(
         *(_outcome(workdir / n, end) for n in ("killed", "uninterrupted")), strict=True
     )
@@ -73,7 +83,9 @@ def _outcome(workdir: Path, end: int) -> tuple[dict, list[dict]]:
     return Checkpoints(workdir / "checkpoints").digests(end), metrics
 
 
-def _start(config: str, workdir: Path, settings: Sequence[str]) -> subprocess.Popen:
+def _start(
+    config: str, workdir: Path, settings: Sequence[str], processes: int, num_steps: int = _FOREVER
+) -> list[subprocess.Popen]:
     line = [
         sys.executable,
         "-m",
@@ -83,7 +95,7 @@ def _start(config: str, workdir: Path, settings: Sequence[str]) -> subprocess.Po
         "--workdir",
         str(workdir),
     ]
-    for setting in [*settings, f"train.num_steps={_FOREVER}"]:
+    for setting in [*settings, f"train.num_steps={num_steps}"]:
         line += ["--set", setting]
     # Most of the time of so short a process goes into compiling what the last one has compiled.
     cache = {
@@ -91,9 +103,17 @@ def _start(config: str, workdir: Path, settings: Sequence[str]) -> subprocess.Po
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    return subprocess.Popen(
-        line, env=cache | os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        subprocess.Popen(
+            [*line, *(["--distributed", address, str(processes), str(n)] if processes > 1 else [])],
+            env=cache | os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for n in range(processes)
+    ]  # fmt: skip
 
 
 def _started(process: subprocess.Popen) -> tuple[int, list[str]]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -72,6 +72,19 @@ class Metrics:
                 f"{self._path}: metrics could not be written ({error.strerror or error}); check space "
                 "and permissions; checkpoints are intact, and the same command continues from the newest"
             ) from error
+
+
+class NoMetrics(AbstractContextManager):
+    """What takes the place of `Metrics` in all processes but the first."""
+
+    def __exit__(self, kind, error, traceback):
+        pass
+
+    def rewind(self, start: int) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        pass
 
 
 def read_metric(workdir: Path, name: str) -> list[tuple[int, float]]:

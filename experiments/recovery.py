@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.checkpoints import Checkpoints, Damaged
 from experiments.config import Train
+from experiments.distributed import first_says
 from experiments.errors import Diverged, UserError
 
 _SETTLED = 100  # good steps before a norm is compared with its mean
@@ -115,7 +116,7 @@ def newest_state(
     UserError where all are damaged; they stay where they are.
     """
     damaged = {}
-    for step in reversed(checkpoints.steps()):
+    for step in reversed(first_says(checkpoints.steps())):
         try:
             check(checkpoints.meta(step))
             state = _restored(checkpoints, step, like)
@@ -142,4 +143,4 @@ def _restored(checkpoints: Checkpoints, step: int, like: dict) -> dict:
     # Versions before this one did not save it.
     state = checkpoints.restore(step, {k: v for k, v in like.items() if k != "health"})
     shardings = jax.tree.map(lambda x: x.sharding, like["health"])
-    return state | {"health": jax.device_put(zero_health(), shardings)}
+    return state | {"health": jax.jit(zero_health, out_shardings=shardings)()}

@@ -62,10 +62,12 @@ def main(arguments: list[str]) -> None:
         help="times within which guidance acts (default: 0 1)",
     )  # fmt: skip
     cli.add_set(options)
+    cli.add_distributed(options)
     given = options.parse_args(arguments)
 
     import json
 
+    from experiments.distributed import is_first, start
     from experiments.evaluation_record import precision
     from experiments.files import write_atomically
     from experiments.given import check_given, given_tokens
@@ -76,6 +78,7 @@ def main(arguments: list[str]) -> None:
     from experiments.trace_page import page
     from experiments.wish import make_wish
 
+    start(given.distributed)
     name, *settings = given.sampler.split() if given.sampler else [""]
     overrides = [f"sampler={name}"] if name else []
     overrides += [f"sampler.{setting}" for setting in settings] + given.set
@@ -109,10 +112,10 @@ def main(arguments: list[str]) -> None:
         }
         lines.append(json.dumps(line, ensure_ascii=False))
         traced.append((number, sampled, fixed))
-    if given.out:
+    if given.out and is_first():
         write_atomically(given.out, "".join(line + "\n" for line in lines))
         print(f"samples: {given.out}")
-    if tracing:
+    if tracing and is_first():
         write_atomically(given.trace, page(trace_record(experiment, given.workdir, traced)))
         print(f"trace: {given.trace}, to be opened in a browser")
 

@@ -5,6 +5,9 @@ import signal
 import sys
 import threading
 
+import jax
+from jax.experimental.multihost_utils import reached_preemption_sync_point
+
 NOTED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -18,12 +21,18 @@ class Signals:
     While `idle`, nothing would be lost: SIGINT is the usual KeyboardInterrupt, and SIGTERM ends the
     process with 128 + 15. A thread does that, since Python's own handlers have to wait until a
     compilation is over, which may take longer than the grace before a SIGKILL.
+
+    Several processes stop after the same step: of one that gets a signal, `agree` tells all.
     """
 
     def __init__(self):
-        self.received, self.idle = None, True
+        self.received, self.idle, self._calls = None, True, 0
 
     def __enter__(self):
+        self._several = jax.process_count() > 1
+        if self._several:  # SIGTERM is noted by jax, for `agree`
+            self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._pass_on)}
+            return self
         self._before = {s: signal.signal(s, self._note) for s in NOTED}
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -35,15 +44,27 @@ class Signals:
     def __exit__(self, *error):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._several:
+            return
         signal.set_wakeup_fd(self._fd_before)
         os.close(self._write)
         self._thread.join()
         os.close(self._read)
 
+    def agree(self) -> None:
+        """Nothing; to be called at every step. One of several processes learns here, at the same call as
+        all others, that any of them got a SIGTERM."""
+        self._calls += 1
+        if self._several and reached_preemption_sync_point(self._calls):
+            self.received = signal.SIGTERM
+
     def check(self, *_) -> None:
         """Nothing; Interrupted after a signal."""
         if self.received:
             raise Interrupted
+
+    def _pass_on(self, number, frame):
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, number, frame):
         if self.idle and number == signal.SIGINT:

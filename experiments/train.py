@@ -14,13 +14,16 @@ def main(arguments: list[str]) -> None:
         "--workdir", required=True, help="the run directory, new or to be continued"
     )
     cli.add_set(options)
+    cli.add_distributed(options)
     given = options.parse_args(arguments)
 
     from pathlib import Path
 
+    from experiments.distributed import start
     from experiments.settings import load
     from experiments.trainer import train
 
+    start(given.distributed)
     experiment = load(given.config, given.set)
     train(experiment, Path(given.workdir), log=lambda line: print(line, flush=True))
 

@@ -20,6 +20,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
 from experiments.data.subwords import Subwords
 from experiments.data.text import prepare
+from experiments.distributed import agree, in_turn, is_first, wait_for_all
 from experiments.errors import Stopped, UserError
 from experiments.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation import estimate, sequences, spelled
@@ -28,7 +29,7 @@ from experiments.initial import load_initial
 from experiments.labels import check_labels
 from experiments.memory import check_memory
 from experiments.meter import Meter
-from experiments.metrics import Metrics
+from experiments.metrics import Metrics, NoMetrics
 from experiments.recovery import Rollback, data_seed, newest_state
 from experiments.runs import TOKENIZER
 from experiments.settings import differences, resolve
@@ -61,11 +62,19 @@ def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
 
 def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) -> None:
     config = experiment.train
-    corpus = prepare(experiment.data)
+    with in_turn():
+        corpus = prepare(experiment.data)
     least = experiment.data.length if experiment.data.rows == "wrap" else 1
     tokens = corpus.split("train", least)
     experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
     corpus.split("validation", least)
+    agree(
+        {
+            "the settings": json.dumps(encode(experiment)),
+            "the text": corpus.sha256["train"] + corpus.sha256["validation"],
+            "the version of ddlm or jax": f"{version('ddlm')} {jax.__version__}",
+        }
+    )
     check_labels(experiment)
     if experiment.process.monitor == "bound":
         check_bound(experiment)
@@ -104,7 +113,7 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
         )
         evaluate = _evaluator(experiment, corpus, mesh, frozen, signals)
         step_function = partial(step_function, frozen=frozen)
-        with Metrics(workdir, start) as metrics:
+        with Metrics(workdir, start) if is_first() else NoMetrics() as metrics:
             if pending:
                 value = _evaluate(evaluate, state, start, experiment, metrics, log)
                 checkpoints.complete(start, _meta(experiment, corpus, start), value)
@@ -138,6 +147,7 @@ def _loop(
     meter = Meter(experiment, start, log)
     batches = _batches(experiment, corpus, mesh, start, int(state["health"]["retry"]))
     size = config.batch_size // config.accumulation
+    cleared = jax.jit(zero_totals, out_shardings=replicated(mesh))
     previous = waiting = None  # of the step before: its loss, and what is logged of it
 
     def read(step, totals, health):
@@ -154,6 +164,7 @@ def _loop(
         )
         state, loss = step_function(state, *batch)
         signals.idle = False
+        signals.agree()
         # This step runs; now read what the one before measured, and wait for it, so that the host
         # is one step ahead and no more.
         if waiting is not None and (rollback := read(*waiting)):
@@ -164,7 +175,7 @@ def _loop(
         previous = loss
         if step % config.log_every == 0:
             waiting = step, state["totals"], jax.tree.map(jnp.copy, state["health"])
-            state = {**state, "totals": jax.device_put(zero_totals(), replicated(mesh))}
+            state = {**state, "totals": cleared()}
         evaluating = step % config.eval_every == 0
         last = step == config.num_steps
         if not (evaluating or last or signals.received or step % config.checkpoint_every == 0):
@@ -257,11 +268,17 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 def _claim(workdir: Path, experiment: Experiment) -> None:
     """Writes config.json; UserError where `workdir` holds a run of another config."""
     check_workdir(workdir, experiment)
-    if jax.process_index() == 0:
+    if is_first():
         if isinstance(experiment.data.tokenizer, Subwords):
             experiment.data.tokenizer.copy(workdir / TOKENIZER)
         text = json.dumps(encode(experiment), indent=1) + "\n"
         write_atomically(workdir / "config.json", text)
+    wait_for_all("config.json is written")
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"workdir {workdir}: what the first process wrote is not there; give a directory on a file "
+            "system that all processes share"
+        )
 
 
 def _like(experiment: Experiment, mesh) -> dict:

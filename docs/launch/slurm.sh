@@ -1,0 +1,29 @@
+#!/bin/bash
+# Trains on several nodes of a Slurm cluster, a process for each GPU:
+#   mkdir -p runs && sbatch docs/launch/slurm.sh
+# To be edited: the values of the next two paragraphs. The directory that it is started in holds the
+# installation (.venv) and, like WORKDIR, is on a file system that all nodes share.
+
+#SBATCH --job-name=ddlm
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --output=runs/%x-%j.out
+
+CONFIG=configs/openwebtext/mdlm.py
+WORKDIR=runs/owt
+SETTINGS=(--set data.path=data/owt --set mesh.fsdp=8)
+
+# Two minutes before its time is over every process gets SIGTERM, and they save after the same step. The
+# job then goes back into the queue and continues there.
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+srun --kill-on-bad-exit=1 .venv/bin/ddlm train \
+    --config "$CONFIG" --workdir "$WORKDIR" "${SETTINGS[@]}" --distributed
+code=$?
+if [ $code = 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit $code

@@ -1,0 +1,137 @@
+"""One run in several processes, on hosts of their own or not: what they agree on, and how they end.
+
+Every process runs the same command, which `--distributed` tells where the others are. Arrays are spread
+over the devices of all of them; files and the log are written by the first, checkpoints by all.
+"""
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from experiments.errors import UserError
+
+_GRACE = 10  # seconds that a process which fails waits for the others
+_LOST = ("gloo", "nccl", "connection", "unavailable", "coordination", "heartbeat", "barrier")
+
+
+def start(given: Sequence[str] | None) -> None:
+    """Nothing, once all processes are there. given: the first one's HOST:PORT, how many there are, and
+    the number of this one; or nothing, for what the cluster says (TPU slices, Slurm, Open MPI,
+    Kubernetes); None for a process that is alone. To be called before anything is computed.
+
+    From here on the standard output of all but the first is dropped. UserError where the others cannot
+    be found.
+    """
+    if given is None:
+        return
+    try:
+        jax.distributed.initialize(**_places(given))
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        option = " ".join(["--distributed", *given])
+        raise UserError(
+            f"{option}: the processes do not find each other ({said}); give "
+            "HOST:PORT of the first, how many there are, and the number of this one, from 0"
+        ) from error
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for good
+
+
+def _places(given: Sequence[str]) -> dict:
+    if not given:
+        return {}
+    try:
+        address, count, number = given
+        host, port = address.rsplit(":", 1)
+        count, number, port = int(count), int(number), int(port)
+        if not (host and 0 < port < 2**16 and 0 <= number < count):
+            raise ValueError
+    except ValueError as error:
+        raise UserError(
+            f"--distributed {' '.join(given)}: expected HOST:PORT of the first process, how many there "
+            "are, and the number of this one, from 0; or nothing, for what the cluster says"
+        ) from error
+    # Of the cluster nothing is asked then; every process has the devices that it sees.
+    places = {"coordinator_address": address, "num_processes": count, "process_id": number}
+    return places | {"cluster_detection_method": "deactivate"}
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def me() -> str:
+    """What the errors of this process begin with."""
+    return "" if is_first() else f"process {jax.process_index()}: "
+
+
+def is_first() -> bool:
+    """Whether this process writes files and the log."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Nothing, once all processes have come here."""
+    multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """The first process does what is inside, then all others do: they find what it left, if they share
+    its files."""
+    if not is_first():
+        wait_for_all("the first is done")
+    try:
+        yield
+    finally:
+        if is_first():
+            wait_for_all("the first is done")
+
+
+def anywhere(what: bool) -> bool:
+    """Whether it is so in any process."""
+    return bool(np.any(multihost_utils.process_allgather(np.array(what))))
+
+
+def first_says(numbers: Sequence[int]) -> list[int]:
+    """The numbers of the first process."""
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+    mine = np.array(numbers if is_first() else [0] * count, np.int32)
+    return [int(n) for n in multihost_utils.broadcast_one_to_all(mine)]
+
+
+def agree(values: Mapping[str, str]) -> None:
+    """Nothing; UserError, in every process, that names what is not the same in all."""
+    digests = [hashlib.sha256(value.encode()).digest() for value in values.values()]
+    mine = np.stack([np.frombuffer(digest, np.uint32) for digest in digests])
+    of_all = multihost_utils.process_allgather(mine).reshape(jax.process_count(), *mine.shape)
+    for name, column in zip(values, np.moveaxis(of_all, 1, 0), strict=True):
+        other = [str(p) for p in range(len(column)) if (column[p] != column[0]).any()]
+        if other:
+            many = "s" if len(other) > 1 else ""
+            raise UserError(
+                f"{name}: process{many} {', '.join(other)} of {len(column)} have another than the "
+                "first; give all processes the same command, files and versions"
+            )
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the error says that another process is gone."""
+    said = str(error).lower()
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in said for word in _LOST)
+
+
+def leave() -> None:
+    """Nothing, once the others leave too, or after a moment: they may fail of the same as this process,
+    or wait for it."""
+    ending = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    ending.start()
+    ending.join(_GRACE)
