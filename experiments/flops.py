@@ -23,5 +23,10 @@ def program_flops(jaxpr) -> int:
         ]
         if equation.primitive.name == "cond":
             inner = [max(inner)]
-        total += equation.params.get("length", 1) * sum(inner) if inner else 0
+        times = equation.params.get("length", 1)
+        if equation.primitive.name == "pallas_call":  # what it does at each place of a grid
+            times = math.prod(equation.params["grid_mapping"].grid)
+        elif equation.primitive.name == "shard_map":  # what one device does
+            times = equation.params["mesh"].size
+        total += times * sum(inner) if inner else 0
     return total

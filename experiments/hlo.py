@@ -61,7 +61,8 @@ class Module:
 def parse(text: str) -> Module:
     """The module of compiled.as_text(); ValueError for a text without an entry computation."""
     computations, current, entry = {}, None, None
-    for line in text.splitlines():
+    # The attributes of a kernel go over several lines, of which one begins with a brace.
+    for line in re.sub(r"=\{\n(.*)\n\}\}", r"={\1}}", text).splitlines():
         if current is None:
             header = _HEADER.match(line)
             if header:

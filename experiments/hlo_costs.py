@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 
 from experiments.hlo import Instruction, Module, arrays, num_bytes
+from experiments.kernel_costs import is_kernel, kernel_flops, kernel_traffic
 
 COLLECTIVES = (
     "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute",
@@ -87,6 +88,8 @@ def matmul_flops(module: Module) -> int:
                 total += count * _dot_flops(one, computation)
             elif one.opcode == "convolution":
                 total += count * _convolution_flops(one, computation)
+            elif is_kernel(one):
+                total += count * kernel_flops(one, computation)
     return total
 
 
@@ -156,6 +159,8 @@ def traffic(module: Module) -> int:
 
 
 def _moved(module: Module, one: Instruction, computation) -> int:
+    if is_kernel(one):
+        return kernel_traffic(one, computation)
     if one.opcode.endswith("-start"):  # source and destination, of which one may be a slice
         both = [(math.prod(dims) * bits // 8, outside) for bits, dims, outside in arrays(one.shape)
                 if dims]  # fmt: skip

@@ -67,9 +67,8 @@ def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
         )
     resolved = resolve(experiment, tokenizer, label_names=experiment.data.label_names)
     model = resolved.model
-    on_tpu = {"attention": "xla", "dtype": "bfloat16"}
-    chosen = {name: value for name, value in on_tpu.items() if getattr(model, name) == "auto"}
-    return replace(resolved, model=replace(model, **chosen))
+    dtype = "bfloat16" if model.dtype == "auto" else model.dtype
+    return replace(resolved, model=replace(model, dtype=dtype))
 
 
 def tpu_devices(topology: str) -> list:

@@ -15,8 +15,9 @@ from flax import nnx
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
+from models.attention import attend
+
 BATCH = ("data", "fsdp")  # the axes of a mesh over which the rows of a batch are spread
-AttentionBackend = Literal["auto", "transposed", "xla", "cudnn"]
 Cache = tuple[Array, Array]
 
 
@@ -71,35 +72,6 @@ def rotary(x: Array, positions: Array) -> Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None, backend: AttentionBackend) -> Array:
-    """softmax(q k^T / sqrt(C)) v: q (B, H, L, C), k, v (B, H, N, C); mask, (L, N) or (B, L, N), is
-    True where allowed.
-
-    "transposed" multiplies in this layout, and divides by the softmax's denominator last: the fastest
-    form on CPU. "cudnn" is the flash kernel of NVIDIA GPUs (half precision, no mask). "auto" takes
-    them where they apply and XLA's own form elsewhere.
-    """
-    if backend == "auto":
-        platform = jax.default_backend()
-        half_precision = q.dtype in (jnp.bfloat16, jnp.float16)
-        flash = platform == "gpu" and half_precision and mask is None and q.shape[-1] % 8 == 0
-        backend = "cudnn" if flash else "transposed" if platform == "cpu" else "xla"
-    if mask is not None:
-        mask = mask.reshape(-1, 1, *mask.shape[-2:])
-    if backend == "transposed":
-        q = q * q.shape[-1] ** -0.5
-        scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32)
-        if mask is not None:
-            scores = jnp.where(mask, scores, -jnp.inf)
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-        total = weights.sum(-1, keepdims=True)
-        mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        return (mixed / total).astype(v.dtype)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=backend)
-    return jnp.swapaxes(mixed, 1, 2)
-
-
 class Attention(nnx.Module):
     """Multi-head self-attention with rotary positions on activations (B*L, D)."""
 
@@ -127,7 +99,7 @@ class Attention(nnx.Module):
                 jax.lax.dynamic_update_slice(old, new, at)
                 for old, new in zip(cache, (k, v), strict=True)
             )
-        mixed = attend(q, k, v, mask, self.backend)
+        mixed = attend(q, k, v, mask, self.backend, BATCH)
         return self.out(rearrange(mixed, "b h l c -> (b l) (h c)")), cache
 
 

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from models.attention import AttentionBackend
 from models.functional import bind, init
-from models.layers import AttentionBackend, Block, Cache, Ends, split_batch
+from models.layers import Block, Cache, Ends, split_batch
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Transformer:
     norm "layer" with mlp_bias is the form of the published MDLM, SEDD and BD3-LM networks.
 
     block_length None lets every position see every other; 1 is causal; n lets position i see j where
-    j // n <= i // n. dtype "auto" computes in bfloat16 on accelerators and float32 on CPU;
-    parameters, normalisation statistics, softmax and logits are float32 throughout.
+    j // n <= i // n. attention: the forms of `models.attention.attend`. dtype "auto" computes in
+    bfloat16 on accelerators and float32 on CPU; parameters, normalisation statistics, softmax and logits
+    are float32 throughout.
     """
 
     vocab_size: int | None = None

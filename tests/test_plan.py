@@ -219,7 +219,7 @@ def test_configs_of_scale_have_the_size_and_data_they_say(config, billions, step
     params = jax.eval_shape(lambda: e.init_params(jax.random.key(0)))
     assert round(num_parameters(params) / 1e9, 3 if billions < 1 else 2) == billions
     assert (e.train.num_steps, e.model.scan, e.model.remat) == (steps, True, True)
-    assert (e.model.vocab_size, e.model.dtype, e.model.attention) == (50257, "bfloat16", "xla")
+    assert (e.model.vocab_size, e.model.dtype, e.model.attention) == (50257, "bfloat16", "auto")
     assert protocol_of(e.data, {}) == "owt-1024"
 
 
@@ -368,12 +368,18 @@ def test_an_axis_may_be_part_of_a_side_of_the_torus():
 
 
 @on_tpus
-def test_a_tiny_model_is_planned_by_the_compiler_of_tpus(tmp_path):
+@pytest.mark.parametrize("attention", ["auto", "splash"])
+def test_a_tiny_model_is_planned_by_the_compiler_of_tpus(attention, tmp_path):
     path, small = tmp_path / "plan.json", ["--set", "model.num_layers=1", "--sample-batch", "0"]
+    small += ["--set", f"model.attention={attention}", "--set", "data.length=128"]
     words = ["--config", "configs/smoke.py", "--topology", "v5e:2x2", "--out", str(path), *small]
     done = subprocess.run([sys.executable, "-m", "experiments.plan", *words], capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(path.read_text())
     assert found["chips"] == 4 and found["train"]["fits"]
-    assert found["train"]["flops_per_chip"] == found["train"]["flops"] / 4
+    plain = experiment("model.num_layers=1").model.flops_per_token(128) * 3 * 16 * 128
+    assert (found["train"]["flops"] > plain) == (attention == "splash")
+    # The kernel's gradient has a product of rows that the compiler makes a sum.
+    bound = 0 if attention == "auto" else 1e-3
+    assert found["train"]["flops_per_chip"] == pytest.approx(found["train"]["flops"] / 4, rel=bound)
     assert found["train"]["collectives_per_chip"]["all-reduce"]["bytes"] > 0
