@@ -17,7 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 AttentionBackend = Literal["auto", "transposed", "xla", "cudnn", "splash"]
 BLOCKS = (512, 256, 128)  # positions that the kernel takes together: the largest that divides L
-LONG = 2048  # positions from which on "auto" is "splash" on TPUs
+# Positions from which on "auto" is "splash" on TPUs. In plans of mdlm_1b for v5e (docs/pods.md) XLA's
+# form is limited by memory from here on: at least 838 ms to the kernel's 665; at 1024, 587 to 604.
+LONG = 2048
 
 
 def attend(

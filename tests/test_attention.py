@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import on_devices
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from experiments import hlo_costs
 from experiments.flops import program_flops
@@ -43,27 +43,31 @@ def plain(q, k, v):
 
 
 def trace_auto(length):
-    jax.eval_shape(lambda q: attend(q, q, q, None, "auto"), jnp.zeros((1, 1, length, 8)))
+    q = jax.ShapeDtypeStruct((1, 1, length, 8), jnp.float32)
+    jax.eval_shape(lambda q: attend(q, q, q, None, "auto"), q)
 
 
 # 384 is three blocks of 128, 512 one of 512.
 @pytest.mark.parametrize(
     "length, dtype, bound",
-    [(384, "float32", 1e-5), (512, "float32", 1e-5), (256, "bfloat16", 0.02)],
+    [(384, "float32", 1e-5), (512, "float32", 1e-5), (256, "bfloat16", 0.005)],
 )
 def test_the_kernel_agrees_with_xla_forward_and_backward(length, dtype, bound):
     given = inputs((2, 2, length, 16), dtype)
     got = jax.jit(lambda *a: both_ways(interpreted, *a))(*given)
-    expected = jax.jit(lambda *a: both_ways(plain, *a))(*given)
+    # In float32, since XLA's own form in bfloat16 is the less precise of the two.
+    exact = [x.astype(jnp.float32) for x in given]
+    expected = jax.jit(lambda *a: both_ways(plain, *a))(*exact)
     for a, b in zip(got, expected, strict=True):
-        assert a.dtype == b.dtype == dtype
-        np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (a, b)), atol=bound)
+        assert a.dtype == dtype
+        np.testing.assert_allclose(np.asarray(a, np.float32), b, atol=bound)
 
 
 SPLIT = """
 import jax
 import numpy as np
 from experiments.config import Mesh
+from experiments.flops import program_flops
 from experiments.sharding import make_mesh, replicated
 from models.layers import BATCH, over
 from test_attention import both_ways, inputs, interpreted, plain
@@ -76,6 +80,8 @@ for shape in ((4, 2, 256, 8), (3, 3, 128, 8)):
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, atol=1e-5)
     print(sorted({s.data.shape[:2] for s in got[0].addressable_shards}))
+    alone = jax.make_jaxpr(lambda *a: both_ways(interpreted, *a))(*given)
+    print(program_flops(jax.make_jaxpr(split)(*given)) / program_flops(alone))
 """
 
 
@@ -85,8 +91,8 @@ def test_over_a_mesh_each_device_has_its_rows_and_heads():
         env=on_devices(8) | {"PYTHONPATH": os.pathsep.join([HERE, os.path.dirname(HERE)])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    # 3 rows do not divide over 4 devices, nor 3 heads over 2.
-    assert done.stdout.split("\n")[:2] == ["[(1, 1)]", "[(3, 3)]"]
+    # 3 rows do not divide over 4 devices, nor 3 heads over 2: each device does all of them.
+    assert done.stdout.split("\n")[:4] == ["[(1, 1)]", "1.0", "[(3, 3)]", "8.0"]
 
 
 @pytest.fixture
@@ -125,7 +131,9 @@ def test_auto_on_a_tpu_is_the_kernel_from_the_length_on_that_pays(forms, monkeyp
 def test_auto_is_that_of_the_devices_that_are_compiled_for(platform, forms, monkeypatch):
     monkeypatch.setattr(attention, "LONG", 128)
     device = AbstractDevice("some", 1, platform)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), AXES, abstract_device=device)):
+    axes = (AxisType.Auto,) * 3
+    mesh = AbstractMesh((1, 1, 1), AXES, axis_types=axes, abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
         trace_auto(128)
     assert forms == {"splash": [128] * (platform == "tpu"), "xla": []}
 
