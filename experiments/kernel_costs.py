@@ -24,8 +24,8 @@ def is_kernel(one: Instruction) -> bool:
 
 def kernel_flops(one: Instruction, computation) -> int:
     """Multiplications and additions of its matrix products; ValueError as `_phase`."""
-    rows, heads, length, width = _operands(one, computation)[0][1]
-    return 2 * _PRODUCTS[_phase(one)] * rows * heads * length**2 * width
+    *rows_heads, length, width = _operands(one, computation)[0][1]
+    return 2 * _PRODUCTS[_phase(one)] * math.prod(rows_heads) * length**2 * width
 
 
 def kernel_traffic(one: Instruction, computation) -> int:
@@ -33,7 +33,7 @@ def kernel_traffic(one: Instruction, computation) -> int:
     phase, (q, k, v, *others) = _phase(one), _operands(one, computation)
     once, again = ([q, *others], [k, v]) if phase in ("fwd", "dq") else ([k, v], [q, *others])
     block = re.search(rf'"{_OUTER[phase]}\\?": (\d+)', one.attributes)
-    again *= k[1][2] // int(block[1])
+    again *= k[1][-2] // int(block[1])
     return sum(map(_bytes, [*once, *again, *arrays(one.shape)]))
 
 
@@ -48,9 +48,10 @@ def _phase(one: Instruction) -> str:
 
 
 def _operands(one: Instruction, computation) -> list:
-    """Its arrays of all heads: q, k, v and in the gradients what the forward pass left, as `arrays`."""
-    found = [arrays(computation[name].shape)[0] for name in one.operands]
-    return [array for array in found if len(array[1]) == 4]
+    """q, k, v and in the gradients what the forward pass left, each (B, H, ...) or of one row (H, ...),
+    as `arrays`; not the integers that say which blocks there are."""
+    shapes = [computation[name].shape for name in one.operands]
+    return [arrays(shape)[0] for shape in shapes if shape.startswith(("bf16", "f32"))]
 
 
 def _bytes(array) -> int:

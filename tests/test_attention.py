@@ -157,20 +157,20 @@ def test_what_the_kernel_does_not_do_is_done_by_xla(forms):
 
 
 # The three calls of a forward and a backward pass as libtpu 0.0.42 prints them, for 2 rows of 3 heads of
-# 1024 positions by 128 (64 in the first), less what is not read. S(1) is fast memory.
+# 1024 positions by 128, less what is not read. S(1) is fast memory.
 CALL = """  %{name} = {out} custom-call({operands}), custom_call_target="tpu_custom_call", frontend_attributes={{kernel_metadata={{
 "xprof_metadata":"{{\\"block_q\\": 512, \\"block_kv\\": 512, \\"block_q_dkv\\": 512, \\"block_kv_dkv\\": 256, \\"block_q_dq\\": 128}}"
 }}}}, metadata={{op_name="jit(f)/shard_map/{kernel}/pallas_call"}}
 """  # noqa: E501
 
 
-def program(width=128, kernel="splash_mha"):
-    big, small = f"bf16[2,3,1024,{width}]{{3,2,1,0}}", "f32[2,3,1,1024]{3,2,1,0}"
-    fast = f"bf16[2,3,1024,{width}]{{3,2,1,0:T(8,128)S(1)}}"
+def program(width=128, kernel="splash_mha", heads="2,3"):
+    big, small = f"bf16[{heads},1024,{width}]{{3,2,1,0}}", f"f32[{heads},1,1024]{{3,2,1,0}}"
+    fast = f"bf16[{heads},1024,{width}]{{3,2,1,0:T(8,128)S(1)}}"
     calls = [
         (
             "a",
-            f"({big}, f32[2,3,1024,128]{{3,2,1,0}})",
+            f"({big}, f32[{heads},1024,128]{{3,2,1,0}})",
             "%n, %q, %k, %v",
             f"{kernel}_fwd_residuals",
         ),
@@ -203,6 +203,11 @@ def test_work_and_traffic_of_the_kernel_follow_from_its_shapes_and_blocks():
     dq = array + 2 * row + 8 * 2 * array + array  # k and v for each of 8 blocks of queries
     rest = 4 * (8 * 16 + 16 * 4 + 8 * 4)
     assert hlo_costs.traffic(module) == forward + dkv + dq + rest
+
+
+def test_one_row_has_no_axis_of_its_own():
+    for count in (hlo_costs.matmul_flops, hlo_costs.traffic):
+        assert count(parse(program(heads="6"))) == count(parse(program()))
 
 
 def test_narrow_heads_are_read_as_wide_as_a_kernel_takes_them():
