@@ -1,16 +1,11 @@
 """The compiled step: accumulation, devices, stratified times, EMA, schedule of the rate."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from conftest import on_devices
 
 from configs.smoke import get_config
 from diffusion.process import TimeIntegral
@@ -112,54 +107,6 @@ def test_gradients_are_clipped_and_decay_spares_all_but_matrices():
     moments = optax.tree_utils.tree_get(state, "mu")
     for m, g in zip(jax.tree.leaves(moments), jax.tree.leaves(clipped), strict=True):
         np.testing.assert_allclose(m, 0.1 * g, rtol=1e-5)
-
-
-DEVICES = """
-import json, sys
-import jax, numpy as np
-sys.path.insert(0, sys.argv[1])
-from test_training import batch, experiment
-from experiments.sharding import global_batch, make_mesh, replicated, tree_shardings
-from experiments.train_step import init_state, make_train_step
-out = {}
-meshes = (
-    ["mesh.data=8"],
-    ["mesh.data=2", "mesh.fsdp=4"],
-    ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"],
-)
-for mesh_set in meshes:
-    e = experiment(*mesh_set)
-    mesh = make_mesh(e.mesh)
-    shardings = tree_shardings(mesh, jax.eval_shape(lambda: init_state(e)))
-    state = jax.jit(lambda: init_state(e), out_shardings=shardings)()
-    outputs = shardings, replicated(mesh)
-    step = jax.jit(make_train_step(e, mesh), donate_argnums=0, out_shardings=outputs)
-    losses = []
-    for n in range(3):
-        state, loss = step(state, global_batch(mesh, np.asarray(batch(e, n)), axis=1))
-        losses.append(float(loss))
-    split = sum(not s.is_fully_replicated for s in jax.tree.leaves(shardings))
-    leaves = [np.asarray(x, np.float64).ravel().tolist() for x in jax.tree.leaves(state["params"])]
-    out[" ".join(mesh_set)] = [losses, leaves, split]
-print(json.dumps(out))
-"""
-
-
-def test_eight_devices_give_the_loss_and_parameters_of_one():
-    here = os.path.dirname(__file__)
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES, here], env=on_devices(8), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    state, losses = run(experiment())
-    single = [np.asarray(x).ravel() for x in jax.tree.leaves(state["params"])]
-    results = json.loads(done.stdout.splitlines()[-1])
-    assert len(results) == 3
-    for name, (others, leaves, split) in results.items():
-        np.testing.assert_allclose(others, losses, rtol=1e-5, err_msg=name)
-        for a, b in zip(leaves, single, strict=True):
-            np.testing.assert_allclose(a, b, atol=3e-4, err_msg=name)
-        assert (split > 0) == ("fsdp" in name)
 
 
 def test_units_and_standard_errors():

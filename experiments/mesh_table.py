@@ -1,0 +1,169 @@
+"""Devices x mesh: do the losses of every objective depend on where the arrays live?
+
+    python -m experiments.mesh_table --out meshes.md
+
+For each config of configs/sotu (or of --configs), made small, the same --steps training steps on one
+device and on meshes of 2, 4 and 8 virtual CPU devices: losses, parameters, the running mean of gradients
+and the evaluated bound (the validation loss where there is none) are compared with those of one device.
+A config is a file, or "FILE SETTING=VALUE ..."; accumulation, scan and remat among the settings are
+those of the meshes alone, one device goes without. --meshes are DATAxFSDPxTENSOR. Ends with exit code 1
+where a difference exceeds what the order of sums explains, or an array is not split that should be.
+
+It compiles some 1,000 programs, faster with JAX_DISABLE_MOST_OPTIMIZATIONS=1 in the environment.
+JAX_PLATFORMS=cuda takes the GPUs of a machine that has as many.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from experiments import cli
+
+FOLDER = "configs/sotu"
+MESHES = (
+    "2x1x1", "4x1x1", "8x1x1", "1x2x1", "1x4x1", "1x8x1", "1x1x2", "1x1x4", "1x1x8",
+    "2x2x2", "4x2x1", "2x1x4",
+)  # fmt: skip
+# Beside the configs as they are: each way to save memory, which changes no result either.
+BESIDES = (
+    f"{FOLDER}/mdlm_labels.py train.batch_size=16 train.accumulation=2",
+    f"{FOLDER}/d3pm_uniform.py model.num_layers=2 model.scan=True model.remat=True",
+)
+SAVING = ("train.accumulation", "model.scan", "model.remat")
+LIMITS = {"loss": 1e-5, "evaluation": 1e-5, "params": 1e-4, "gradients": 1e-4, "drawn": 0.0}
+_DEVICES = "xla_force_host_platform_device_count"
+
+
+def main(arguments: list[str]) -> list:
+    options = cli.parser("mesh_table", __doc__)
+    options.add_argument("--out", help="the Markdown file to write (default: the standard output)")
+    options.add_argument("--configs", nargs="+", help="default: all of configs/sotu, and two more")
+    options.add_argument("--meshes", nargs="+", default=MESHES, help="default: all twelve")
+    options.add_argument("--steps", type=cli.positive, default=3)
+    given = options.parse_args(arguments)
+    if "jax" not in sys.modules:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        flags = os.environ.get("XLA_FLAGS", "")
+        if _DEVICES not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --{_DEVICES}=8".strip()
+
+    import jax
+
+    from experiments.errors import UserError
+    from experiments.files import write_atomically
+    from experiments.mesh_losses import Row, measure, mesh_of
+
+    for name in given.meshes:
+        mesh_of(name)  # before anything is measured
+    configs = given.configs or [*_configs(), *BESIDES]
+    if not configs:
+        raise UserError(
+            f"{FOLDER} holds no configs; run in the project's folder, or give --configs"
+        )
+    rows = []
+    for case in configs:
+        path, *settings = case.split() or [case]
+        there = [s for s in settings if s.partition("=")[0] in SAVING]
+        shared = [s for s in settings if s not in there]
+        meshes = [("1x1x1", ()), *((name, there) for name in given.meshes)]
+        row = Row(
+            " ".join([Path(path).stem, *settings]), measure(path, shared, meshes, given.steps)
+        )
+        rows.append(row)
+        print(f"{row.name}: {_said(row)}", file=sys.stderr, flush=True)
+        jax.clear_caches()
+    faults = [f"{row.name}: {fault}" for row in rows for fault in row.faults(given.meshes, LIMITS)]
+    text = page(rows, given.meshes, given.steps)
+    if given.out:
+        write_atomically(given.out, text)
+    else:
+        print(text, end="")
+    if faults:
+        print("\n".join(faults), file=sys.stderr)
+        raise SystemExit(1)
+    return rows
+
+
+def _configs() -> list[str]:
+    return [str(p) for p in sorted(Path(FOLDER).glob("*.py")) if p.name != "__init__.py"]
+
+
+def _said(row) -> str:
+    return ", ".join(f"{name} {row.greatest(name):.1e}" for name in LIMITS)
+
+
+def kind(mesh: str) -> str:
+    """data, fsdp or tensor, the one axis that is larger than 1, or mixed."""
+    larger = [
+        axis
+        for axis, size in zip(("data", "fsdp", "tensor"), mesh.split("x"), strict=True)
+        if size != "1"
+    ]
+    return larger[0] if len(larger) == 1 else "mixed"
+
+
+def page(rows: list, meshes, steps: int) -> str:
+    """The three tables, Markdown."""
+    import jax
+
+    kinds = list(dict.fromkeys(kind(mesh) for mesh in meshes))
+    lines = [
+        f"jax {jax.__version__}, {jax.device_count()} x {jax.devices()[0].device_kind}, {steps} steps. "
+        "Meshes are data x fsdp x tensor.",
+        "",
+        "Greatest difference from one device over the meshes, relative: of the loss of any step, by "
+        "kind of mesh; of the evaluation of a sequence; of an array of gradients (their running mean) "
+        "and of parameters, in norm.",
+        "",
+        f"| config | loss of step {steps} | evaluation | {' | '.join(f'loss, {k}' for k in kinds)} "
+        "| evaluation | gradients | parameters |",
+        f"|---|{'---:|' * (5 + len(kinds))}",
+    ]
+    for row in rows:
+        trained = row.found[0].losses.size > 0
+        cells = [f"{row.found[0].losses[-1]:.4f}" if trained else "-", f"{row.evaluation:.4f}"]
+        for k in kinds:
+            of_kind = [d.loss for d, m in zip(row.differences, meshes, strict=True) if kind(m) == k]
+            cells.append(_small(max(of_kind)) if trained else "-")
+        cells.append(_small(row.greatest("evaluation")))
+        for name in ("gradients", "params"):
+            cells.append(_small(row.greatest(name)) if trained else "-")
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Of a device, in parts of what one device alone has: bytes of the state after training, and "
+        "FLOPs of a step as compiled (least and greatest over the configs as they are).",
+        "",
+        "| mesh | state | FLOPs |",
+        "|---|---:|---:|",
+    ]
+    for n, mesh in enumerate(meshes, 1):
+        shares = [row.found[n].share for row in rows]
+        flops = [r.found[n].flops / r.found[0].flops for r in rows if r.alike and r.found[0].flops]
+        lines.append(f"| {mesh} | {_range(shares)} | {_range(flops)} |")
+    lines += [
+        "",
+        f"Loss of step {steps}, nats per token (classifier and edlm: per sequence):",
+        "",
+        f"| config | 1x1x1 | {' | '.join(meshes)} |",
+        f"|---|{'---:|' * (1 + len(meshes))}",
+    ]
+    for row in rows:
+        losses = [f"{f.losses[-1]:.7f}" if f.losses.size else "-" for f in row.found]
+        lines.append(f"| {row.name} | {' | '.join(losses)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _small(value: float) -> str:
+    return f"{value:.0e}" if value else "0"
+
+
+def _range(values: list[float]) -> str:
+    if not values:
+        return "-"
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+if __name__ == "__main__":
+    cli.run("mesh_table")

@@ -1,0 +1,102 @@
+"""Losses, gradients and bounds are those of one device on every mesh: the table of `mesh_table`."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import on_devices
+
+from experiments import cli, mesh_losses, mesh_table
+from experiments.mesh_losses import Found, Row
+
+# Labels and accumulation; a state on the simplex; two copies of the text beside
+# each other, scanned and rematerialised; parameters of the process, whose gradient sums over rows.
+CASES = [
+    "configs/sotu/mdlm_labels.py train.batch_size=16 train.accumulation=2",
+    "configs/sotu/bfn.py",
+    "configs/sotu/block4.py model.scan=True model.remat=True",
+    "configs/sotu/genmd4.py",
+]
+
+
+def test_every_mesh_gives_the_losses_of_one_device(tmp_path):
+    """Draws, losses, gradients, parameters and bounds, and every device holds its part of the state."""
+    out, meshes = tmp_path / "meshes.md", ["2x2x2"]
+    program = [sys.executable, "-m", "experiments.mesh_table", "--steps", "2", "--out", str(out)]
+    done = subprocess.run(
+        [*program, "--configs", *CASES, "--meshes", *meshes],
+        env=on_devices(8), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [
+        line.strip("| ").split(" | ") for line in out.read_text().splitlines() if line[:1] == "|"
+    ]
+    losses = rows[-len(CASES) :]
+    for case, (name, *values) in zip(CASES, losses, strict=True):
+        assert case.startswith(f"configs/sotu/{name.split()[0]}.py")
+        assert len(values) == 1 + len(meshes) and all(1 < float(v) < 10 for v in values), name
+    (share,) = (row[1] for row in rows if row[0] == "2x2x2")
+    assert float(share.split()[-1]) < 0.35
+
+
+ONE = Found(
+    losses=np.array([3.0, 2.0]), nats=np.full((4, 2), 48.0), drawn={"a": np.ones(3)},
+    params={"a": np.ones(3), "b": np.zeros(2)}, moments=[np.ones(3)], share=1.0, flops=8.0, whole=(),
+    length=16,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({}, None),
+        ({"losses": np.array([3.0, 2.00001])}, None),
+        ({"losses": np.array([3.0001, 2.0])}, "loss differs by 3.3e-05, more than 1e-05"),
+        ({"losses": np.array([3.0, np.nan])}, "loss differs by nan"),
+        ({"nats": np.full((4, 2), 48.1)}, "evaluation differs by 0.0021"),
+        ({"drawn": {"a": np.array([1, 1, 1.0001])}}, "drawn differs by 0.0001, more than 0"),
+        ({"params": {"a": np.ones(3), "b": np.ones(2)}}, "params differs by 1.4"),
+        ({"moments": [np.array([1, 1, 1.1])]}, "gradients differs by 0.058"),
+        ({"whole": ("params/head/kernel",)}, "params/head/kernel is not split as it should be"),
+    ],
+)
+def test_a_difference_beyond_its_limit_is_said_and_ends_the_program(
+    changes, said, monkeypatch, capsys
+):
+    found = [ONE, ONE, replace(ONE, **changes)]
+    meshes = ["1x1x1", "1x1x1"]
+    monkeypatch.setattr(mesh_losses, "measure", lambda *given: found)
+    arguments = ["--configs", "some.py", "--meshes", *meshes]
+    if said is None:
+        assert [row.name for row in mesh_table.main(arguments)] == ["some"]
+        return
+    with pytest.raises(SystemExit, match="1"):
+        mesh_table.main(arguments)
+    faults = [line for line in capsys.readouterr().err.splitlines() if "mesh 1x1x1" in line]
+    assert len(faults) == 1 and said in faults[0]
+
+
+def test_kinds_of_meshes():
+    assert [mesh_table.kind(m) for m in ("2x1x1", "1x8x1", "1x1x2", "2x2x1")] == [
+        "data", "fsdp", "tensor", "mixed",
+    ]  # fmt: skip
+    assert Row("a", [ONE, replace(ONE, losses=np.array([3.3, 2.0]))]).greatest(
+        "loss"
+    ) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "mesh, said",
+    [
+        ("2x2", "DATAxFSDPxTENSOR"),
+        ("axbxc", "DATAxFSDPxTENSOR"),
+        ("0x1x1", "at least 1"),
+        ("99x1x1", "99 devices, but there are"),
+    ],
+)
+def test_what_is_no_mesh_is_one_line(mesh, said, capsys):
+    assert cli.guarded("mesh_table", ["--meshes", mesh]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: mesh ") and said in line
