@@ -30,7 +30,7 @@ BESIDES = (
     f"{FOLDER}/d3pm_uniform.py model.num_layers=2 model.scan=True model.remat=True",
 )
 SAVING = ("train.accumulation", "model.scan", "model.remat")
-LIMITS = {"loss": 1e-5, "evaluation": 1e-5, "params": 1e-4, "gradients": 1e-4, "drawn": 0.0}
+LIMITS = {"loss": 1e-5, "evaluation": 1e-5, "params": 1e-5, "gradients": 1e-5, "drawn": 0.0}
 _DEVICES = "xla_force_host_platform_device_count"
 
 
