@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.plain_json import parse
 
 MAGIC = b"ddlm compressed text 1\n"
 _LONGEST = 1 << 16  # of the line of JSON, in bytes
@@ -53,7 +54,7 @@ def unpack(content: bytes, path: Path) -> tuple[Header, np.ndarray]:
         raise UserError(f"{path}: not a file that `ddlm compress` of this version has made")
     line, _, body = content[len(MAGIC) :].partition(b"\n")
     try:
-        stored = json.loads(line[:_LONGEST])
+        stored = parse(line[:_LONGEST])
         wanted = {f.name: f.type for f in fields(Header)}
         if set(stored) != set(wanted):
             raise ValueError("other fields")

@@ -20,6 +20,8 @@ import json
 import logging
 import math
 import shutil
+import sys
+import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from jax.sharding import SingleDeviceSharding
 from experiments.distributed import anywhere
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.plain_json import parse
 
 RECORD = "_CHECKPOINT_METADATA"  # orbax's JSON file; our record is its custom_metadata
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -109,8 +112,19 @@ def digest(tree):
     return digests
 
 
-def _hash(record):
+def record_hash(record):
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _is_record(record):
+    """Whether it has the form of what `save` stores, of which a right hash is no proof."""
+    kinds = {"meta": dict, "metric": (float, int, type(None)), "arrays": dict}
+    return all(isinstance(record.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(array, list)
+        and [type(part) for part in array] == [str, list, str]
+        and all(type(size) is int and size >= 0 for size in array[1])
+        for array in record["arrays"].values()
+    )
 
 
 def _line(error):
@@ -126,19 +140,36 @@ def _some(names):
 
 @contextmanager
 def _quiet():
-    """Keeps orbax's and asyncio's log lines about a failure that we report ourselves to silence."""
+    """Keeps what orbax and asyncio say of a failure that we report ourselves to silence."""
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
-    levels = [logger.level for logger in loggers]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
     try:
-        yield
-    except BaseException:
-        gc.collect()  # abandoned tasks speak when collected: let them do it here
-        raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that nobody awaits now
+            try:
+                yield
+            except BaseException:
+                gc.collect()  # abandoned tasks speak when collected: let them do it here
+                hook = _unraisable_later
+                logging.getLogger("asyncio").addFilter(_is_retrieved)
+                raise
     finally:
+        sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _unraisable_later(event):
+    """The hook once a load has failed: reads that it left end later, in threads whose loop is gone."""
+    if str(event.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(event)
+
+
+def _is_retrieved(record):
+    return "exception was never retrieved" not in record.getMessage()
 
 
 class Checkpoints:
@@ -199,7 +230,7 @@ class Checkpoints:
                 self.directory / str(step),
                 {"state": state},
                 overwrite=True,  # of a folder without a record; a complete one never comes here
-                custom_metadata={**record, "sha256": _hash(record)},
+                custom_metadata={**record, "sha256": record_hash(record)},
             )
         self._pending = step, response
 
@@ -238,7 +269,7 @@ class Checkpoints:
 
     def fingerprint(self, step):
         """16 hexadecimal digits of a hash over the meta and the digest of every array."""
-        return _hash(self._record(step))[:16]
+        return record_hash(self._record(step))[:16]
 
     def digests(self, step):
         """The digest of each array as it was saved, by its path."""
@@ -299,8 +330,8 @@ class Checkpoints:
         path = self.directory / str(step) / RECORD
         record = self._record(step) | {"meta": meta, "metric": metric}
         if jax.process_index() == 0:
-            whole = json.loads(path.read_text())
-            whole["custom_metadata"] = {**record, "sha256": _hash(record)}
+            whole = parse(path.read_bytes())
+            whole["custom_metadata"] = {**record, "sha256": record_hash(record)}
             write_atomically(path, json.dumps(whole))
 
     def _load(self, step, like, arrays, partial):
@@ -339,9 +370,11 @@ class Checkpoints:
         """What save stored beside the arrays: {"meta", "metric", "arrays"}."""
         path = self.directory / str(step) / RECORD
         try:
-            record = json.loads(path.read_text())["custom_metadata"]
-            if record.pop("sha256") != _hash(record):
+            record = parse(path.read_bytes())["custom_metadata"]
+            if record.pop("sha256") != record_hash(record):
                 raise ValueError("its hash differs")
+            if not _is_record(record):
+                raise ValueError("it is of another form")
         except FileNotFoundError as error:
             raise UserError(f"checkpoint {path.parent}: not there; {self._others(step)}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -11,8 +11,10 @@ import numpy as np
 
 from experiments.archive import sha256
 from experiments.coding import Laws
+from experiments.config import Experiment
 from experiments.data.tokenizers import Bytes, Letters27, Tokenizer
 from experiments.errors import UserError
+from experiments.memory import device_memory
 
 
 def read_bytes(path: Path) -> bytes:
@@ -46,6 +48,16 @@ def to_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> bytes:
     if isinstance(tokenizer, Bytes):
         return tokens.astype(np.uint8).tobytes()
     return tokenizer.decode(tokens).encode()
+
+
+def check_rows(rows: int, experiment: Experiment, path: Path) -> None:
+    """UserError where the probabilities of so many sequences at a time do not fit into memory."""
+    needed = 4 * rows * experiment.data.length * experiment.process.vocab_size
+    if needed > device_memory():
+        raise UserError(
+            f"{path}: it asks for {rows:,} sequences at a time, {needed / 1e9:,.0f} GB; make it anew "
+            "with a smaller --batch-size"
+        )
 
 
 def first_law(laws: Laws) -> str:

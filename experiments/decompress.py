@@ -18,7 +18,13 @@ def main(arguments: list[str]) -> None:
 
     from experiments.archive import check_fits, sha256, unpack
     from experiments.coding import decode, make_laws
-    from experiments.compressing import first_law, read_bytes, show_progress, to_bytes
+    from experiments.compressing import (
+        check_rows,
+        first_law,
+        read_bytes,
+        show_progress,
+        to_bytes,
+    )
     from experiments.errors import UserError
     from experiments.files import write_atomically
     from experiments.runs import load_run
@@ -36,6 +42,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             f"{path}: its header is damaged ({header.rows} rows of fewer); make it anew"
         )
+    check_rows(header.rows, run.experiment, path)
     laws = make_laws(run, header.rows, header.group, header.seed)
     elsewhere = (
         f"made on {header.device} with jax {header.jax}, and the probabilities of this machine differ "

@@ -1,8 +1,19 @@
 """What ends a command early, each with one line that says what, where, and what to do."""
 
+_LONGEST = 4000  # characters of a message; what is said first and the advice at its end are kept
+
 
 class UserError(Exception):
-    """A mistake in a config, an option, a path or a file; the command line exits with code 2."""
+    """A mistake in a config, an option, a path or a file; the command line exits with code 2.
+
+    The message is one line of what prints: it may quote a file, and a file may hold line breaks, control
+    sequences of terminals and megabytes.
+    """
+
+    def __init__(self, message: str):
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST - 1000]} ... {message[-990:]}"
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class Diverged(Exception):

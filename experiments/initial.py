@@ -1,6 +1,5 @@
 """What a run begins with from other runs: parameters that fit, or a frozen base and its energy."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from diffusion.autoregressive import Autoregressive
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.runs import Run, load_run
-from experiments.stored import decode
+from experiments.stored import decode, read_stored
 from models.energy import EnergyTransformer
 
 
@@ -79,10 +78,7 @@ def _stored(workdir: Path) -> Experiment | None:
     path = workdir / "config.json"
     if not (path.is_file() and any(workdir.glob("checkpoints/*"))):
         return None
-    try:
-        return decode(json.loads(path.read_text()), str(path))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+    return decode(read_stored(path), str(path), Experiment)
 
 
 def _load(experiment: Experiment, setting: str, workdir: str) -> Run:

@@ -2,7 +2,8 @@
 
 import json
 import time
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -11,6 +12,7 @@ from tensorboardX.summary import scalar
 
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.plain_json import parse
 
 
 class Metrics:
@@ -44,7 +46,7 @@ class Metrics:
         if self._file is not None:
             self._file.close()
         if self._path.exists():
-            kept = [x for x in self._path.read_text().splitlines() if _step(x) <= start]
+            kept = [x for x, line in _lines(self._path) if line["step"] <= start]
             write_atomically(self._path, "".join(line + "\n" for line in kept))
         purge = SessionLog(status=SessionLog.START)
         with self._failing():
@@ -90,13 +92,14 @@ class NoMetrics(AbstractContextManager):
 def read_metric(workdir: Path, name: str) -> list[tuple[int, float]]:
     """(step, value) of every line of the metrics in `workdir` that has `name`; empty without metrics."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines if _step(line) < float("inf")]
-    return [(line["step"], line[name]) for line in found if name in line]
+    lines = [line for _, line in _lines(path)] if path.exists() else []
+    return [(line["step"], line[name]) for line in lines if type(line.get(name)) in (int, float)]
 
 
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")  # a line cut short by a kill
+def _lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """The lines that have a step, as they are and what they hold; another was cut short by a kill."""
+    for content in path.read_bytes().split(b"\n"):
+        with suppress(ValueError):
+            line = parse(content)
+            if isinstance(line, dict) and type(line.get("step")) is int:
+                yield content.decode(), line

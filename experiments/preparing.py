@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from experiments.data.builders.corpus import SPLITS, Corpus
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.plain_json import parse
 
 _BLOCK = 1 << 20  # characters, counted and written at a time
 _OFTEN = 5  # seconds between lines of progress
@@ -182,11 +183,11 @@ def _finished(out: Path, about: dict) -> dict:
     try:
         for split in SPLITS:
             if (out / f".{split}.json").exists():
-                state = json.loads((out / f".{split}.json").read_text())
+                state = parse((out / f".{split}.json").read_bytes())
                 if state["about"] == about:
                     records[split] = state["record"]
         if (out / _DATASET).exists():
-            described = json.loads((out / _DATASET).read_text())
+            described = parse((out / _DATASET).read_bytes())
             records |= described.pop("splits")
             if described != about:
                 differs = [key for key in about if described.get(key) != about[key]]

@@ -13,6 +13,7 @@ import jsonschema
 
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.plain_json import parse
 
 
 def record_path(workdir: str | Path, split: str, step: int, overrides: Sequence[str] = ()) -> Path:
@@ -50,12 +51,12 @@ def _perplexity(record: dict, unit: str) -> str:
 def read_record(path: Path) -> dict:
     """The record in the file `path`; UserError where there is none, or one that is not whole."""
     try:
-        record = json.loads(Path(path).read_bytes())
+        record = parse(Path(path).read_bytes())
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); give a record that ddlm evaluate wrote"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not JSON ({reason}); ddlm evaluate writes it anew") from error
     if wrong := _fault(record):

@@ -10,7 +10,7 @@ import jax
 from experiments.checkpoints import Checkpoints, Damaged
 from experiments.config import Experiment, Mesh
 from experiments.data.subwords import Subwords
-from experiments.data.text import prepare
+from experiments.data.text import Text, prepare
 from experiments.errors import UserError
 from experiments.settings import load, override, resolve
 from experiments.sharding import make_mesh, tree_shardings
@@ -49,12 +49,17 @@ def load_run(
         )
     with _naming_good_steps(checkpoints, step):
         meta = checkpoints.meta(step)
-    stored = load(config) if config else decode(meta["config"], f"checkpoint {step}")
+    plain, where = meta.get("config"), f"checkpoint {step}"
     if config:
-        data = decode(meta["config"]["data"])
+        stored = load(config)
+        data = decode(
+            plain.get("data") if isinstance(plain, dict) else plain, f"{where}.data", Text
+        )
         stored = resolve(
             replace(stored, data=data), data.tokenizer, lambda: prepare(data).split("train", 1)
         )
+    else:
+        stored = decode(plain, where, Experiment)
     here = replace(stored, mesh=Mesh(), model=replace(stored.model, attention="auto"))
     kept = Path(workdir) / TOKENIZER
     if isinstance(here.data.tokenizer, Subwords) and kept.is_dir():

@@ -1,9 +1,9 @@
 """The samples that `ddlm sample --out` writes, read back: a JSON object on each line of a file."""
 
-import json
 from pathlib import Path
 
 from experiments.errors import UserError
+from experiments.plain_json import parse
 
 
 def read_samples(path: Path) -> dict[str, dict]:
@@ -25,9 +25,9 @@ def read_samples(path: Path) -> dict[str, dict]:
 
 def _sample(line: str, where: str) -> dict:
     try:
-        sample = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        said = getattr(error, "msg", type(error).__name__)
+        sample = parse(line, finite=True)
+    except ValueError as error:
+        said = getattr(error, "msg", error)
         raise UserError(f"{where}: not a line of JSON ({said})") from error
     if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
         raise UserError(f'{where}: has no "text"; each line is an object such as {{"text": "..."}}')

@@ -18,7 +18,7 @@ from experiments.config import Experiment
 from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.errors import UserError
 from experiments.labels import fill_labels
-from experiments.stored import describe, fit
+from experiments.stored import describe, fit, methods
 
 # What may differ between a run and its continuation: it changes how long, how often and where, not what.
 RESUMABLE = (
@@ -81,7 +81,7 @@ def _as_far(experiment: Experiment, items: list["_Override"]) -> Experiment:
 def named(hint, like: Any, text: str, path: str) -> Any:
     """What "NAME setting=value ..." says, a dataclass of those that may stand where `like` does; `path`
     is for messages."""
-    name, *settings = text.split()
+    name, *settings = text.split() or [""]
     items = []
     for setting in settings:
         inner, equals, value = setting.partition("=")
@@ -171,14 +171,13 @@ def choices(hint, cls: type) -> list[type]:
     package = cls.__module__.rpartition(".")[0]
     folder = importlib.import_module(package).__path__ if package else []
     modules = [importlib.import_module(f"{package}.{m.name}") for m in pkgutil.iter_modules(folder)]
-    methods = [name for name, value in vars(hint).items() if callable(value) and name[0] != "_"]
     return [
         c
         for module in modules
         for c in vars(module).values()
         if dataclasses.is_dataclass(c)
         and c.__module__ == module.__name__
-        and all(hasattr(c, name) for name in methods)
+        and all(hasattr(c, name) for name in methods(hint))
     ]
 
 
@@ -189,8 +188,8 @@ def _parse(text: str, hint, path: str):
     plain = {"true": True, "false": False, "none": None, "null": None}
     try:
         value = plain[text.lower()] if text.lower() in plain else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = text  # the last three are of literals that are nested too deeply, or no values
     try:
         return fit(value, hint)
     except TypeError:

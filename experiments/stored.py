@@ -1,18 +1,25 @@
 """Settings as plain data: dicts, lists, numbers and strings, as a run stores its config (`encode`).
 
-A "_type" names each dataclass; `decode` constructs dataclasses of this project's packages and nothing
-else, so a checkpoint cannot name code to run.
+A "_type" names each dataclass; `decode` constructs settings, dataclasses of the modules below, each
+where its annotation allows it, and nothing else, so a checkpoint cannot name code to run.
 """
 
 import dataclasses
 import importlib
+import re
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal
 
 from experiments.errors import UserError
+from experiments.plain_json import parse
 
-PACKAGES = ("diffusion", "models", "samplers", "experiments")
+# Where settings are defined: each file of these packages, and these of experiments.
+_MODULES = re.compile(
+    r"(diffusion|models|samplers)\.[a-z0-9_]+"
+    r"|experiments\.(config|data\.text|data\.tokenizers|data\.subwords)"
+)
 
 
 def fit(value, hint):
@@ -35,7 +42,10 @@ def fit(value, hint):
         kinds = [args[0]] * len(value) if args[-1] is ... else args
         return tuple(fit(v, kind) for v, kind in zip(value, kinds, strict=True))
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise TypeError from None
     if hint is int and type(value) is float and value.is_integer():
         return int(value)  # 1e6
     if hint is type(None) and value is None:
@@ -66,25 +76,45 @@ def encode(config: Any) -> Any:
     return [encode(v) for v in config] if isinstance(config, tuple) else config
 
 
-def decode(data: Any, where: str = "config") -> Any:
-    """The object that `encode` made plain; UserError for anything but dataclasses of this project."""
+def read_stored(path: Path) -> Any:
+    """The plain data in the config.json of a run; UserError where it is not whole."""
+    try:
+        return parse(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+
+
+def methods(protocol: type) -> list[str]:
+    """The names of the methods that the protocol asks for."""
+    return [name for name, value in vars(protocol).items() if callable(value) and name[0] != "_"]
+
+
+def may_stand(cls: type, hint) -> bool:
+    """Whether an instance of the dataclass `cls` is one of the annotation `hint`. What has no likelihood
+    has no bound either, though its protocol has (diffusion.noisy_classifier)."""
+    spared = ("bound", "bound_terms") if getattr(cls, "likelihood", None) == "none" else ()
+    return any(
+        all(hasattr(cls, name) for name in methods(option) if name not in spared)
+        if getattr(option, "_is_protocol", False)
+        else isinstance(option, type) and issubclass(cls, option)
+        for option in typing.get_args(hint) or (hint,)
+    )
+
+
+def decode(data: Any, where: str = "config", hint: Any = None) -> Any:
+    """The object that `encode` made plain, of the annotation `hint` if one is given; UserError for
+    anything but settings of this project, each where it may stand."""
     if not isinstance(data, dict):
-        return data
+        raise UserError(f"{where} = {data!r}: expected settings, an object with a _type")
     name = data.get("_type")
-    module_name, _, class_name = str(name).rpartition(".")
-    cls = None
-    if module_name.split(".")[0] in PACKAGES and class_name.isidentifier():
-        try:
-            cls = getattr(importlib.import_module(module_name), class_name, None)
-        except ImportError:
-            cls = None
-    if not (
-        isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module_name
-    ):
+    cls = _setting(name)
+    if cls is None:
         raise UserError(
             f"{where}: {name} is not a setting of this version of ddlm; where it is your own class, "
             "pass the config file that defines it with --config"
         )
+    if hint is not None and not may_stand(cls, hint):
+        raise UserError(f"{where}: {name} cannot stand there; expected {describe(hint)}")
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]
     values = {}
@@ -97,10 +127,24 @@ def decode(data: Any, where: str = "config") -> Any:
             )
         try:
             nested = isinstance(value, dict)
-            values[key] = decode(value, f"{where}.{key}") if nested else fit(value, hints[key])
+            inner = f"{where}.{key}", hints[key]
+            values[key] = decode(value, *inner) if nested else fit(value, hints[key])
         except TypeError:
             raise UserError(f"{where}.{key} = {value!r}: expected {describe(hints[key])}") from None
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def _setting(name: Any) -> type | None:
+    """The dataclass of settings that has the name, such as "diffusion.mdlm.MDLM"; None for another."""
+    module_name, _, class_name = str(name).rpartition(".")
+    if not _MODULES.fullmatch(module_name):
+        return None
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError:
+        return None
+    ours = isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module_name
+    return cls if ours else None

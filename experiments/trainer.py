@@ -42,7 +42,7 @@ from experiments.sharding import (
     tree_shardings,
 )
 from experiments.signals import Interrupted, Signals
-from experiments.stored import decode, encode
+from experiments.stored import decode, encode, read_stored
 from experiments.teacher import load_teacher
 from experiments.train_step import init_state, make_train_step, zero_totals
 from models.transformer import num_parameters
@@ -250,12 +250,9 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Nothing; UserError where `workdir` cannot hold a run of the (resolved) experiment."""
     path = workdir / "config.json"
     if path.exists():
-        try:
-            stored = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+        stored = read_stored(path)
         if stored != encode(experiment):
-            changed = differences(decode(stored, str(path)), experiment)
+            changed = differences(decode(stored, str(path), Experiment), experiment)
             if changed:
                 raise UserError(
                     f"workdir {workdir} holds a run of another config ({'; '.join(changed[:4])}); "
@@ -292,7 +289,8 @@ def _like(experiment: Experiment, mesh) -> dict:
 
 
 def _check_text(checkpoints: Checkpoints, corpus: Corpus, meta: dict) -> None:
-    if meta["data"]["train_sha256"] != corpus.sha256["train"]:
+    data = meta.get("data")
+    if not isinstance(data, dict) or data.get("train_sha256") != corpus.sha256["train"]:
         raise UserError(
             f"the run in {checkpoints.directory.parent} was trained on other text than {corpus.source} "
             "now gives; give it the same data, or another --workdir"

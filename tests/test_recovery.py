@@ -160,7 +160,7 @@ def poison(monkeypatch):
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """A run of this file's process can be read back."""
-    monkeypatch.setattr(stored, "PACKAGES", (*stored.PACKAGES, __name__))
+    monkeypatch.setattr(stored, "_MODULES", re.compile(f"{stored._MODULES.pattern}|{__name__}"))
 
 
 def run(workdir, *settings):

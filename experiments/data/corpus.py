@@ -16,12 +16,14 @@ import numpy as np
 
 from experiments.data.documents import Documents, DocumentWriter, forget_progress
 from experiments.data.labels import Labels, cut_each, folder_of, from_runs, period
+from experiments.data.prepared import SPLITS, checked, table
 from experiments.data.reading import CHUNK, read
 from experiments.data.rows import Rows, make_rows
 from experiments.data.tokenizers import Characters, Letters27, Tokenizer
 from experiments.errors import UserError
+from experiments.plain_json import parse
 
-SPLITS = ("train", "validation", "test")
+_HASHED = 1 << 28  # bytes: a second or less of each start
 EMBEDDED = "State of the Union addresses 1790-2021 (embedded)"
 
 
@@ -252,26 +254,41 @@ def _sha256(tokens: np.ndarray) -> str:
 
 
 def open_corpus(folder: Path, data, source: str) -> Corpus:
-    """The corpus in the folder; OSError, ValueError, KeyError or EOFError where it is not whole."""
-    described = json.loads((folder / "corpus.json").read_text())
+    """The corpus in the folder; OSError or ValueError where it is not whole. More than `_HASHED` bytes
+    of tokens are not compared with their hash, which would read all of them."""
+    described = parse((folder / "corpus.json").read_bytes())
+    described = checked(described, isinstance(data.tokenizer, Characters), bool(data.labels))
     tokens = np.memmap(folder / "tokens.bin", described["dtype"], "r")
     if len(tokens) != described["size"]:
         raise ValueError("cut short")
+    if tokens.nbytes <= _HASHED:
+        for name, (start, stop) in described["bounds"].items():
+            if _sha256(tokens[start:stop]) != described["sha256"][name]:
+                raise ValueError("changed")
     tokenizer = data.tokenizer
     if isinstance(tokenizer, Characters):
         tokenizer = replace(tokenizer, symbols=described["symbols"])
+        if tokens.nbytes <= _HASHED and tokens.max(initial=0) >= len(tokenizer.symbols):
+            raise ValueError("its symbols changed")
     bounds = {name: (a, b) for name, (a, b) in described["bounds"].items()}
     labels = None
     if data.labels:
-        labels = Labels(
-            tuple(described["label_names"]),
-            *np.load(folder / "labels.npy", allow_pickle=False),
-        )
+        names = tuple(described["label_names"])
+        starts, ids = np.array(table(folder / "labels.npy", 2))  # which outlives the file
+        if (
+            starts[0] != 0
+            or (np.diff(starts) <= 0).any()
+            or not 0 <= ids.min() <= ids.max() < len(names)
+        ):
+            raise ValueError("its labels changed")
+        labels = Labels(names, starts, ids)
         if data.label_names:
             labels = labels.numbered_as(data.label_names, source)
     documents = None
     if data.by_documents:
-        starts, characters, words = np.load(folder / "documents.npy", "r", allow_pickle=False)
+        starts, characters, words = table(folder / "documents.npy", 3)
+        if starts[0] != 0 or starts[-1] != len(tokens) or (np.diff(starts) < 0).any():
+            raise ValueError("its documents changed")
         documents = Documents(starts, characters[:-1], words[:-1])
     return Corpus(
         tokens, tokenizer, bounds, described["sha256"], source, labels, documents,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.files import write_atomically
+from experiments.plain_json import parse
 
 _TOKENS, _TABLE, _PROGRESS = "tokens.bin", "documents.bin", "progress.json"
 _EVERY = 1 << 20  # tokens between two places from which a killed preparation goes on
@@ -44,8 +45,13 @@ class DocumentWriter:
         self.folder, self.dtype = folder, np.dtype(dtype)
         self.count, self.sizes = 0, {}
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads((folder / _PROGRESS).read_text())
-            self.count, self.sizes = int(found["documents"]), dict(found["sizes"])
+            found = parse((folder / _PROGRESS).read_bytes())
+            count, sizes = found["documents"], dict(found["sizes"])
+            natural = all(
+                type(number) is int and number >= 0 for number in (count, *sizes.values())
+            )
+            if natural and self._table()[:count, 0].sum() == sum(sizes.values()):
+                self.count, self.sizes = count, sizes
         self._files = [self._open(_TOKENS, self.total * self.dtype.itemsize)]
         self._files.append(self._open(_TABLE, self.count * 24))
         self._saved, self._told = self.total, time.perf_counter()
@@ -85,10 +91,15 @@ class DocumentWriter:
     def finish(self) -> None:
         """Nothing; all that was added is in the files, and documents.npy, (3, D + 1), tells of it."""
         self.save()
-        table = np.fromfile(self.folder / _TABLE, np.int64).reshape(-1, 3)
+        table = self._table()
         told = np.zeros((3, len(table) + 1), np.int64)
         told[0, 1:], told[1, :-1], told[2, :-1] = np.cumsum(table[:, 0]), table[:, 1], table[:, 2]
         np.save(self.folder / "documents.npy", told, allow_pickle=False)
+
+    def _table(self) -> np.ndarray:
+        """Tokens, characters and words (D, 3) of the documents in the file, a row cut short left out."""
+        numbers = np.fromfile(self.folder / _TABLE, np.int64)
+        return numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
 
     def _open(self, name: str, size: int):
         path = self.folder / name

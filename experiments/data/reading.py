@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ from experiments.data.tokenizers import Bytes, Tokenizer
 from experiments.errors import UserError
 
 CHUNK = 1 << 22  # characters, or tokens, at a time
+# What the libraries raise of files that are damaged, cut short, or of a kind that they do not read.
+DAMAGE = (
+    EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error,
+    UnicodeDecodeError,  # zipfile: of a name
+    RuntimeError,  # zipfile: a password, an unknown compression
+)  # fmt: skip
 _OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -21,16 +28,23 @@ def read(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
-                for member in sorted(i.filename for i in archive.infolist() if not i.is_dir()):
+                for member in sorted(info.filename for info in zip_files(archive)):
                     with archive.open(member) as file:
                         yield from _chunks(file, tokenizer, path)
         else:
             with _OPENERS.get(path.suffix, open)(path, "rb") as file:
                 yield from _chunks(file, tokenizer, path)
-    except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: the compressed file is damaged or cut short ({error})") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def zip_files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The members that are files, in the archive's order; BadZipFile for one without a name."""
+    if not all(info.filename for info in archive.infolist()):
+        raise zipfile.BadZipFile("a member without a name")
+    return [info for info in archive.infolist() if not info.is_dir()]
 
 
 def _chunks(file, tokenizer, path) -> Iterator[str]:

@@ -6,6 +6,7 @@
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.files import map_array
 
 _CHUNK = 1 << 24
 _MOST_TOKENS = 4096  # for tables of pairs
@@ -49,11 +50,13 @@ def read_table(path: str, setting: str) -> tuple[tuple[float, ...], ...]:
     if not path:
         raise UserError(f"{setting} is missing; give a .npy file: --set {setting}=FILE")
     try:
-        table = np.load(path, allow_pickle=False)
-        if table.ndim != 2:
+        table = map_array(path)
+        if table.ndim != 2 or not table.size:
             raise ValueError(f"its shape {table.shape} is not that of a matrix")
+        if table.dtype.kind not in "fiub":
+            raise ValueError(f"its values are {table.dtype}, no real numbers")
         return tuple(map(tuple, table.astype(np.float64).tolist()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{setting} = {path}: cannot be read as a .npy file of numbers, rows x columns ({error})"
         ) from error

@@ -215,6 +215,8 @@ def _tokenizers(files: list[Path], content: bytes) -> _Coder:
 def _sentencepiece(content: bytes) -> _Coder:
     import sentencepiece
 
+    if not content:  # which the library takes for no model yet, not for a broken one
+        raise ValueError("it is empty")
     made = sentencepiece.SentencePieceProcessor(model_proto=content)
 
     def number(token):

@@ -7,7 +7,6 @@ tokenizer, splits). It is written under a temporary name and renamed when comple
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from experiments.data.labels import PERIODS, folder_names
 from experiments.data.subwords import Subwords
 from experiments.data.tokenizers import Letters27, Tokenizer
 from experiments.errors import UserError
+from experiments.plain_json import parse
 
 DATASET = "dataset.json"  # what experiments.prepare says of a folder
 _NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
@@ -143,7 +143,7 @@ def prepare(data: Text) -> Corpus:
 
 def _opened(folder: Path, data: Text, source: str) -> Corpus | None:
     """The corpus in the folder, None where there is none that is whole."""
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
+    with contextlib.suppress(OSError, ValueError):
         return open_corpus(folder, data, source)
 
 
@@ -175,7 +175,7 @@ def _dataset(data: Text) -> str | None:
     if file is None or not file.is_file():
         return None
     try:
-        return str(json.loads(file.read_text("utf-8"))["name"])
+        return str(parse(file.read_bytes())["name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"data.path {data.path}: {DATASET} is damaged ({error}); prepare the folder again"

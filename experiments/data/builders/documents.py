@@ -6,7 +6,6 @@ in valid, and every twentieth in test, as in the embedded corpus. So a document 
 twice may be in two splits.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -14,6 +13,7 @@ from pathlib import PurePosixPath
 from experiments.data.builders.corpus import SPLITS, Corpus, Files
 from experiments.data.builders.members import decode, is_archive, lines, plain, told
 from experiments.errors import UserError
+from experiments.plain_json import parse
 
 _WORDS = {"train": "train", "test": "test"} | dict.fromkeys(
     ("valid", "validation", "val", "dev"), "valid"
@@ -81,9 +81,9 @@ class Documents(Corpus, skip_registration=True):
         text = decode(content, where)
         if plain(name).endswith(".jsonl"):
             try:
-                text = json.loads(text)["text"]
+                text = parse(text)["text"]
                 text.encode()  # half of a surrogate pair is no text
-            except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f'{where}: not a JSON record with its text in "text" ({error})'
                 ) from error

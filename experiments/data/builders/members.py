@@ -10,7 +10,6 @@ import lzma
 import re
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -18,16 +17,14 @@ from typing import BinaryIO
 
 import zstandard
 
+from experiments.data.reading import DAMAGE, zip_files
 from experiments.errors import UserError
 
 CHUNK = 1 << 20
 _BLOCK = 512  # of a tar
 _ZIP = re.compile(r"\.zip$")
 _TAR = re.compile(r"\.(tgz|tar|tar\.(gz|xz|bz2|zst))$")
-_DAMAGE = (
-    EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError,
-    zstandard.ZstdError, RuntimeError,  # zipfile: a password, an unknown compression
-)  # fmt: skip
+_DAMAGE = (*DAMAGE, tarfile.TarError, zstandard.ZstdError)
 
 
 class _Zstd(io.RawIOBase):
@@ -126,9 +123,9 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
         with told(path), zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 _check_inside(info.filename, path)
-                if not info.is_dir():
-                    with archive.open(info) as stream:
-                        yield info.filename, stream
+            for info in zip_files(archive):
+                with archive.open(info) as stream:
+                    yield info.filename, stream
         return
     with opened(path) as stream:
         yield from tar_members(stream, path)
@@ -150,7 +147,7 @@ def tar_members(stream: BinaryIO, where: Path | str) -> Iterator[tuple[str, Bina
 
 def _check_inside(name: str, path: Path | str) -> None:
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if (parts and (parts[0] == "/" or parts[0].endswith(":"))) or ".." in parts:
+    if (parts and (parts[0][0] == "/" or parts[0].endswith(":"))) or ".." in parts:
         raise UserError(
             f"{path}: its member {name!r} would leave the archive; this is not the published file"
         )
