@@ -168,14 +168,17 @@ def encode(laws: Laws, tokens: np.ndarray, progress) -> tuple[np.ndarray, float]
 
 
 def decode(laws: Laws, words: np.ndarray, count: int, progress) -> np.ndarray:
-    """The `count` tokens, int32, that `encode` made the words of."""
+    """The `count` tokens, int32, that `encode` made the words of; UserError for words of none."""
     import constriction
 
     coder, family = constriction.stream.queue.RangeDecoder(words), _family()
     tokens = np.zeros(count, np.int32)
 
     def visit(which, p):
-        tokens[which] = coder.decode(family, p)
+        try:
+            tokens[which] = coder.decode(family, p)
+        except AssertionError as error:  # constriction's, of words that no coder writes
+            raise UserError("the coded text is damaged; take another copy of the file") from error
         return tokens[which]
 
     visit_all(laws, count, visit, progress)

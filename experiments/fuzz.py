@@ -1,0 +1,69 @@
+"""Fuzzing: python -m experiments.fuzz [--cases 10000] [--seed 0] [--only NAME]
+
+Gives every reader of files and settings damaged and hostile cases, each of which it has to read or to
+refuse in one line: stored configs, overrides, records, samples, text and archives, prepared tokens,
+tables, tokenizers, compressed text and checkpoints. It prints how many were accepted and refused, and
+the shortest case of each failure: any other exception, a wait, too much memory, a program that was
+started or unpickled, a file written outside of the folder (experiments/fuzzing/engine.py). A config file
+that is given with --config is Python and is run as such; that is not tested.
+"""
+
+from experiments import cli
+
+_TOTAL = 10_000  # cases that the readers' shares add up to
+
+
+def main(arguments: list[str]) -> None:
+    options = cli.parser("fuzz", __doc__)
+    options.add_argument(
+        "--cases", type=cli.positive, default=_TOTAL, help="in all (default 10000)"
+    )
+    options.add_argument(
+        "--seed", type=cli.natural, default=0, help="what cases there are (default 0)"
+    )
+    options.add_argument("--only", help="the readers whose name contains this")
+    given = options.parse_args(arguments)
+
+    import sys
+    import tempfile
+    import time
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from experiments.errors import UserError
+
+    if find_spec("hypothesis") is None:
+        raise UserError('hypothesis is not installed; pip install "ddlm[test]"')
+
+    from experiments.fuzzing.engine import run
+    from experiments.fuzzing.readers import make_readers
+    from experiments.record_table import markdown
+
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="ddlm-fuzz-") as temporary:
+        folder = Path(temporary).resolve()
+        chosen = [r for r in make_readers(folder) if (given.only or "") in r.name]
+        if not chosen:
+            raise UserError(f"--only {given.only}: no reader has that in its name")
+        total, outcomes = sum(reader.share for reader in chosen), {}
+        for reader in chosen:
+            count = max(1, round(given.cases * reader.share / total))
+            outcome = outcomes[reader.name] = run(reader, count, given.seed, folder / "case")
+            print(
+                f"{reader.name}: {outcome.cases:,} cases, {outcome.failed:,} failures", flush=True
+            )
+            for what, (times, case) in outcome.failures.items():
+                print(f"    {times} x {what}\n        {case[:300]}", flush=True)
+    rows = [[name, o.cases, o.accepted, o.refused, o.failed] for name, o in outcomes.items()]
+    rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
+    head = ["reader", "cases", "accepted", "refused", "failures"]
+    print(
+        "\n" + markdown([head, *([row[0], *map("{:,}".format, row[1:])] for row in rows)], head[:1])
+    )
+    print(f"\n{time.perf_counter() - start:.0f} s, seed {given.seed}")
+    if rows[-1][-1]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run("fuzz")

@@ -1,0 +1,240 @@
+"""Cases for what reads text: files and archives, prepared tokens, datasets."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import shutil
+import tarfile
+import warnings
+import zipfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import zstandard
+from hypothesis import strategies as st
+
+from experiments import preparing
+from experiments.data.builders import builder_class
+from experiments.data.reading import read
+from experiments.data.subwords import Subwords
+from experiments.data.text import Text, prepare
+from experiments.data.tokenizers import Bytes, Characters, Letters27
+from experiments.fuzzing.engine import Reader
+from experiments.fuzzing.mutations import TEXT, damaged, damaged_folder, json_text, place
+from experiments.fuzzing.table_readers import write_wordpiece
+
+_NAMES = (
+    "../out.txt", "/out.txt", "//out.txt", "a/../../out.txt", "..\\out.txt", "C:\\out.txt", "a\nb.txt",
+    "", ".", "train.txt", "x" * 300 + ".txt", "train.txt/", "\udcff.txt", "~/out.txt", "-rf.txt",
+)  # fmt: skip
+
+
+def _zip(members: list[tuple[str, bytes]], **options) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, **options) as archive:
+        for name, content in members:
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
+def _tar(members: list[tuple[str, bytes]], kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            info.size = len(content) if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(content) if info.size else None)
+    return made.getvalue()
+
+
+_MEMBERS = [(f"{name}.txt", TEXT.encode()) for name in ("train", "valid", "test")]
+_RECORDS = [
+    ("text.jsonl", b"".join(json.dumps({"text": TEXT}).encode() + b"\n" for _ in range(20)))
+]
+
+
+def _files() -> st.SearchStrategy[tuple[str, bytes]]:
+    """(ending, content) of text files, compressed or not, whole and damaged."""
+    plain = TEXT.encode()
+    whole = {
+        "": plain, ".txt": "Ünïcöde 𝔸 \u2028 text\r\n".encode() * 9, ".gz": gzip.compress(plain),
+        ".bz2": bz2.compress(plain), ".xz": lzma.compress(plain), ".zip": _zip(_MEMBERS),
+    }  # fmt: skip
+    one = st.sampled_from(list(whole.items()))
+    broken = one.flatmap(lambda item: st.tuples(st.just(item[0]), damaged(item[1])))
+    mixed = st.tuples(st.sampled_from(list(whole)), st.sampled_from(list(whole.values())))
+    return st.one_of(broken, broken, broken, mixed)
+
+
+def _read_text(case: tuple[str, bytes], folder: Path) -> None:
+    path = folder / f"text{case[0]}"
+    path.write_bytes(case[1])
+    for tokenizer in (Bytes(), Characters()):
+        for _ in read(path, tokenizer):
+            pass
+    (folder / "cache").mkdir()
+    corpus = prepare(Text(str(path), Bytes(), cache_dir=str(folder / "cache")))
+    corpus.tokenizer.decode(corpus.tokens)
+
+
+def _archives() -> st.SearchStrategy[tuple[str, str, bytes]]:
+    """(dataset, file name, content): archives of documents, with names that lead out of them, links, and
+    damage."""
+    name = st.one_of(st.sampled_from(_NAMES), st.text(max_size=20))
+    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+    link = st.sampled_from(("/etc/passwd", "../../etc/passwd", "train.txt", ""))
+    tars = st.one_of(
+        name.map(lambda n: [*_MEMBERS, (n, TEXT.encode())]).map(_built(_tar)),
+        st.builds(
+            lambda k, l: _tar([("train.txt", b""), ("valid.txt", b"")], k, l),
+            st.sampled_from(kinds),
+            link,
+        ),
+        damaged(_tar(_MEMBERS)),
+        damaged(_tar(_RECORDS)),
+    )
+    zips = st.one_of(
+        name.map(lambda n: [*_MEMBERS, (n, TEXT.encode())]).map(_built(_zip)),
+        damaged(_zip(_MEMBERS)),
+        damaged(_zip(_RECORDS)),
+    )
+    packed = {
+        "a.tar": lambda c: c, "a.tar.gz": gzip.compress, "a.tar.xz": lzma.compress,
+        "a.tar.zst": zstandard.ZstdCompressor().compress,
+    }  # fmt: skip
+    shut = st.builds(
+        lambda content, how: ("documents", how, packed[how](content)),
+        tars,
+        st.sampled_from(list(packed)),
+    )
+    broken = shut.flatmap(lambda case: damaged(case[2]).map(lambda c: (*case[:2], c)))
+    records = st.tuples(
+        st.just("documents"),
+        st.just("text.jsonl"),
+        json_text({"text": TEXT}).map(lambda line: _RECORDS[0][1] + line),
+    )
+    lines = st.tuples(st.just("lines"), st.just("a.txt"), damaged(TEXT.encode()))
+    text8 = st.tuples(
+        st.just("text8"), st.just("text8.zip"), damaged(_zip([("text8", TEXT.encode())]))
+    )
+    return st.one_of(
+        shut, zips.map(lambda c: ("documents", "a.zip", c)), broken, records, lines, text8
+    )
+
+
+def _built(make):
+    def build(members: list[tuple[str, bytes]]) -> bytes:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a name that is there twice
+                return make(members)
+        except (ValueError, UnicodeError):  # a name that the format has no place for
+            return make(_MEMBERS)
+
+    return build
+
+
+def _prepare_dataset(case: tuple[str, str, bytes], folder: Path) -> None:
+    dataset, name, content = case
+    (folder / "in").mkdir()
+    (folder / "in" / name).write_bytes(content)
+    preparing.prepare(
+        builder_class(dataset), str(folder / "in"), folder / "out", True, lambda line: None
+    )
+
+
+def _corpora(folder: Path) -> list[Reader]:
+    """Prepared tokens, of letters, of labelled text and of documents, of which a file was changed."""
+    vocabulary = folder / "vocab.txt"
+    folder.mkdir()
+    write_wordpiece(vocabulary)
+    for name in ("labels/a", "labels/b"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "text.txt").write_text(TEXT)
+    (folder / "text.txt").write_text(TEXT * 5)
+    settings = {
+        "letters": Text(str(folder / "text.txt"), Characters()),
+        "labels": Text(str(folder / "labels"), Bytes(), labels="folder"),
+        "documents": Text(
+            str(folder / "text.txt"),
+            Subwords(str(vocabulary)),
+            rows="pack",
+            document="line",
+            length=8,
+        ),
+    }
+    made = []
+    for name, data in settings.items():
+        cache = folder / f"cache-{name}"
+        prepare(replace(data, cache_dir=str(cache)))
+
+        def open_it(case, folder, data=data, cache=cache):
+            place(cache, folder, case)
+            corpus = prepare(replace(data, cache_dir=str(folder)))
+            for split in corpus.bounds:
+                rows = corpus.sequences(split, 4, data.rows)
+                if data.rows == "wrap":
+                    corpus.tokenizer.decode(rows)
+                    labels = corpus.split_labels(split)
+                    labels and labels.of(np.arange(len(rows) - 4), 4)
+                else:
+                    rows.read(np.arange(len(rows)))
+
+        made.append(Reader(f"prepared tokens, {name}", 200, damaged_folder(cache), open_it))
+    _interrupt(cache, folder / "begun")
+    begun = damaged_folder(folder / "begun", ".preparing*/*")
+    return [
+        *made,
+        Reader(
+            "a preparation that was killed", 200, begun, partial(open_it, cache=folder / "begun")
+        ),
+    ]
+
+
+def _interrupt(cache: Path, begun: Path) -> None:
+    """Makes of a finished cache what a preparation leaves that was killed near its end."""
+    (done,) = cache.iterdir()
+    work = begun / f".preparing-{done.name}"
+    work.mkdir(parents=True)
+    starts, characters, words = np.load(done / "documents.npy")
+    shutil.copy(done / "tokens.bin", work)
+    np.stack([np.diff(starts), characters[:-1], words[:-1]], axis=1).tofile(work / "documents.bin")
+    progress = {"documents": len(starts) - 1, "sizes": {"all": int(starts[-1])}}
+    (work / "progress.json").write_text(json.dumps(progress))
+
+
+def _dataset_notes() -> st.SearchStrategy[tuple[str, bytes]]:
+    known = {"name": "lines", "version": "1.0.0", "splits": {"train": {"sha256": "a" * 64}}}
+    state = {"about": known, "record": {"sha256": "a" * 64, "lines": 1}}
+    return st.one_of(
+        json_text(known).map(lambda c: ("dataset.json", c)),
+        json_text(state).map(lambda c: (".train.json", c)),
+    )
+
+
+def _read_notes(case: tuple[str, bytes], folder: Path) -> None:
+    (folder / "in.txt").write_text(TEXT)
+    (folder / "out").mkdir()
+    (folder / "out" / case[0]).write_bytes(case[1])
+    (folder / "out" / "train.txt").write_text(TEXT)
+    try:
+        prepare(
+            Text(str(folder / "out"), Letters27(normalize=True), cache_dir=str(folder / "cache"))
+        )
+    finally:
+        source = str(folder / "in.txt")
+        preparing.prepare(builder_class("lines"), source, folder / "out", True, lambda line: None)
+
+
+def readers(folder: Path) -> list[Reader]:
+    return [
+        Reader("text files, compressed or not", 700, _files(), _read_text),
+        *_corpora(folder / "corpora"),
+        Reader("datasets and their archives", 500, _archives(), _prepare_dataset),
+        Reader("dataset.json", 300, _dataset_notes(), _read_notes),
+    ]

@@ -1,0 +1,18 @@
+"""All readers that are fuzzed."""
+
+from pathlib import Path
+
+from experiments.fuzzing import (
+    data_readers,
+    record_readers,
+    run_readers,
+    settings_readers,
+    table_readers,
+)
+from experiments.fuzzing.engine import Reader
+
+
+def make_readers(folder: Path) -> list[Reader]:
+    """The readers with their cases, made of valid files below the folder; 10,000 cases in all."""
+    parts = (settings_readers, record_readers, data_readers, table_readers, run_readers)
+    return [reader for part in parts for reader in part.readers(folder)]

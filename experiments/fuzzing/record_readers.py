@@ -1,0 +1,118 @@
+"""Cases for what reads results of other commands: records, samples, metrics, grids."""
+
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from experiments import compare
+from experiments.fuzzing.engine import Reader
+from experiments.fuzzing.mutations import damaged, dumped, json_text
+from experiments.metrics import Metrics, read_metric
+from experiments.published import match
+from experiments.quality_table import table
+from experiments.record_groups import Entry, group
+from experiments.record_table import report
+from experiments.records import read_record, stored_record
+from experiments.samples_file import common, network_calls, read_samples
+from experiments.sampling_grid import FILE, SCHEMA, fitted_information
+from experiments.stored import encode
+from samplers.remask import ReMDM
+
+RECORD = {
+    "process": "MDLM", "process_settings": {"vocab_size": 27}, "kind": "bound", "value": 1.4,
+    "unit": "bits per character", "standard_error": 0.01, "standard_error_over_times": 0.005,
+    "nats_per_token": 0.97, "nats_per_token_standard_error": 0.007, "perplexity_per_token": 2.64,
+    "perplexity_per_token_standard_error": 0.02, "terms_nats_per_token": {"diffusion": 0.97},
+    "estimator": "mean over 2 stratified times per sequence", "num_times": 2, "seed": 0,
+    "sequences": 19532, "tokens": 5_000_000, "characters": 5_000_000,
+    "context": {"length": 256, "chunks": "fixed", "packed": True, "bos_or_eos_counted": False,
+                "protocol": "wrap", "length_given": False, "added_tokens": ["[CLS]"]},
+    "tokenizer": "Letters27", "tokenizer_sha256": "a" * 64, "source": "text8", "split": "test",
+    "split_points": [90_000_000, 95_000_000, 100_000_000], "split_sha256": "b" * 64, "ema": True,
+    "precision": "float32", "checkpoint_step": 1000, "checkpoint_fingerprint": "c" * 16,
+    "device": "1 x cpu", "seconds": 1.0, "version": "0.1.0", "time": "2026-01-01T00:00:00Z",
+    "sequences_in_split": 19532, "labels": "none", "dataset": "text8", "words": 7,
+    "nats_per_word": 4.0, "perplexity_per_word": 54.6, "perplexity_per_word_standard_error": 0.5,
+    "confidence_interval_95": [1.3, 1.5],
+}  # fmt: skip
+_SAMPLE = {
+    "number": 0, "text": "of the people", "seed": 0, "network_calls": 16, "checkpoint_step": 5,
+    "checkpoint_fingerprint": "c" * 16, "precision": "float32", "process": "MDLM",
+    "sampler": encode(ReMDM()),
+}  # fmt: skip
+_GRID = {
+    "schema": SCHEMA, "process": "MDLM", "split": "validation", "sequences": 4, "checkpoint_step": 5,
+    "checkpoint_fingerprint": "c" * 16, "information": [0.5, 1.5], "standard_error": [0.1, 0.2],
+}  # fmt: skip
+_METRICS = [{"step": n, "train/loss": 2.5, "perf/tokens_per_s": 1e5} for n in (1, 2, 3)]
+_ORIGIN = ("seed", "checkpoint_step", "checkpoint_fingerprint", "precision", "process", "sampler")
+
+
+def _record(content: bytes, folder: Path) -> None:
+    (folder / "b.json").write_bytes(content)
+    stored_record(folder / "b.json")
+    entries = [Entry("a", RECORD), Entry("b", read_record(folder / "b.json"))]
+    groups = group(entries)
+    report(groups, [match(one.entries) for one in groups]).encode()
+
+
+def _comparison(content: bytes, folder: Path) -> None:
+    for name, record in (("a", dumped(RECORD)), ("b", content)):
+        (folder / f"{name}.json").write_bytes(record)
+    ends = ["--table", str(folder / "t.md"), "--plot", str(folder / "p.png")]
+    terminal = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        compare.main([str(folder / "a.json"), str(folder / "b.json"), *ends])
+
+
+def _samples(content: bytes, folder: Path) -> None:
+    (folder / "s.jsonl").write_bytes(content)
+    samples = list(read_samples(folder / "s.jsonl").values())
+    origin = {name: common(samples, name) for name in _ORIGIN}
+    rows = {"samples": {"network_calls": network_calls(samples)}}
+    record = origin | {"num": len(samples), "ngram": 4, "rows": rows}
+    record |= {"scorer": dict.fromkeys(("scorer", "kind", "room", "first_token"))}
+    record |= {"reference": {"split": "", "source": ""}}
+    record |= {"training_text": {"source": "", "split": "", "characters": 0}}
+    json.dumps(record, allow_nan=False)
+    table(record).encode()
+
+
+def _metrics(content: bytes, folder: Path) -> None:
+    (folder / "metrics.jsonl").write_bytes(content)
+    for name in ("train/loss", "perf/tokens_per_s"):
+        sum(value for _, value in read_metric(folder, name))
+    with Metrics(folder, 2) as metrics:
+        metrics.write(3, {"train/loss": 1.0})
+
+
+def _grid(content: bytes, folder: Path) -> None:
+    (folder / FILE).write_bytes(content)
+    with redirect_stderr(io.StringIO()):
+        fitted_information(folder)
+
+
+def _lines(values: list[dict]) -> st.SearchStrategy[bytes]:
+    """The bytes of a JSON lines file, of which one line or the whole is damaged."""
+    whole = [dumped(value) for value in values]
+    one = st.builds(
+        lambda line, at: b"\n".join([*whole[:at], line, *whole[at + 1 :]]) + b"\n",
+        json_text(values[0]),
+        st.integers(0, len(whole) - 1),
+    )
+    return st.one_of(one, one, one, damaged(b"\n".join(whole) + b"\n"))
+
+
+def readers(folder: Path) -> list[Reader]:
+    (folder / "figure").mkdir()
+    _comparison(dumped(RECORD), folder / "figure")  # matplotlib keeps what it finds out at first
+    return [
+        Reader("evaluation records", 1000, json_text(RECORD), _record),
+        Reader("compare, with its figure", 60, json_text(RECORD), _comparison),
+        Reader("samples", 800, _lines([_SAMPLE, _SAMPLE | {"seed": 1}]), _samples),
+        Reader("metrics", 440, _lines(_METRICS), _metrics),
+        Reader("sampling grids", 400, json_text(_GRID), _grid),
+    ]

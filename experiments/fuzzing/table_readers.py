@@ -1,0 +1,99 @@
+"""Cases for what reads tables of numbers, and vocabularies."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from hypothesis import strategies as st
+
+from experiments.data.statistics import read_table
+from experiments.data.subwords import Subwords
+from experiments.fuzzing.engine import Reader
+from experiments.fuzzing.mutations import TEXT, damaged, damaged_folder, place
+
+
+def _tables() -> st.SearchStrategy[bytes]:
+    def saved(array, **options) -> bytes:
+        made = io.BytesIO()
+        np.save(made, array, **options)
+        return made.getvalue()
+
+    def header(shape: str, kind: str = "<f8") -> bytes:
+        text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+        text = text.ljust(117) + b"\n"
+        return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64)
+
+    arrays = (
+        np.eye(3), np.arange(6).reshape(2, 3), np.ones((2, 2), np.float16), np.zeros((0, 3)), np.ones(3),
+        np.ones((2, 2), complex), np.array([["a", "b"]]), np.ones((1, 2), "M8[s]"),
+    )  # fmt: skip
+    shapes = (
+        "(10**18, 1)", "(1000000000000000000, 4)", "(3000000000, 1)", "(-1, 2)", "(0, 10000000000)",
+        "(10000000000, 0)", "(2, 2.0)", "2", "(" * 90,
+    )  # fmt: skip
+    whole = [saved(array) for array in arrays]
+    whole += [saved(np.array([[print, {}]], object), allow_pickle=True)]
+    whole += [header(shape) for shape in shapes]
+    whole += [header("(2, 2)", kind) for kind in ("|O", "<U9", "V8", "<f99", "os.system", "f8,f8")]
+    one = st.sampled_from(whole)
+    return st.one_of(one, one.flatmap(damaged), one.flatmap(damaged))
+
+
+def _read_table(content: bytes, folder: Path) -> None:
+    (folder / "table.npy").write_bytes(content)
+    read_table(str(folder / "table.npy"), "process.kernel.embeddings")
+
+
+def write_wordpiece(path: Path) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[UNK]", "[CLS]", "the", "people", *letters, *(f"##{c}" for c in letters)]
+    path.write_text("\n".join(words) + "\n")
+
+
+def _tokenizer_files(folder: Path) -> None:
+    """A vocabulary of each kind, each in a folder of its own."""
+    import sentencepiece
+
+    for name in ("wordpiece", "gpt2", "json", "sentencepiece"):
+        (folder / name).mkdir(parents=True)
+    write_wordpiece(folder / "wordpiece" / "vocab.txt")
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*letters, "th", "the"])}
+    (folder / "gpt2" / "encoder.json").write_text(json.dumps(vocabulary))
+    (folder / "gpt2" / "vocab.bpe").write_text("#version: 0.2\nt h\nth e\n")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("t", "h"), ("th", "e")]))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.normalizer = tokenizers.normalizers.Replace("a", "b")
+    made.save(str(folder / "json" / "tokenizer.json"))
+    with open(folder / "sentencepiece" / "tokenizer.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXT.splitlines()),
+            model_writer=file,
+            vocab_size=15,
+            minloglevel=2,
+        )
+
+
+def _read_tokenizer(case: tuple[str, bytes | None], folder: Path, source: Path) -> None:
+    kind = case[0].split("/")[0]
+    place(source, folder, case)
+    found = Subwords(str(folder / kind)).read()
+    for tokens in found.encode(["the people, by the people", "", "é\n\0 x" * 9], "text"):
+        found.count_words(tokens)
+    found.decode(range(min(found.vocab_size, 300)))
+
+
+def readers(folder: Path) -> list[Reader]:
+    source = folder / "tokenizers"
+    _tokenizer_files(source)
+
+    def read_tokenizer(case, folder):
+        _read_tokenizer(case, folder, source)
+
+    return [
+        Reader("tables (.npy)", 600, _tables(), _read_table),
+        Reader("tokenizers", 500, damaged_folder(source), read_tokenizer),
+    ]
