@@ -14,32 +14,28 @@ Several processes: all write their parts, and the first alone renames and delete
 collective over whatever mesh the arrays have, and orbax places the barriers of a save.
 """
 
-import gc
 import hashlib
 import json
-import logging
 import math
 import shutil
-import sys
-import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 
+from experiments.digests import digest, leaves
 from experiments.distributed import anywhere
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.orbax_noise import quiet
 from experiments.plain_json import parse
 
 RECORD = "_CHECKPOINT_METADATA"  # orbax's JSON file; our record is its custom_metadata
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETED = ".deleted"
 SET_ASIDE = ".damaged"
-SEEDS = (0x9E3779B9, 0x7F4A7C15)
 
 
 class Damaged(UserError):
@@ -48,68 +44,6 @@ class Damaged(UserError):
     def __init__(self, message, what):
         super().__init__(message)
         self.what = what
-
-
-def _words(x):
-    """The bits of x as uint32: x's shape, and a trailing axis of 2 for a dtype of 64 bits."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(x).astype(jnp.uint32)
-    if x.dtype == jnp.bool_:
-        return x.astype(jnp.uint32)
-    bits = jax.dtypes.itemsize_bits(x.dtype)
-    return jax.lax.bitcast_convert_type(x, f"uint{min(bits, 32)}").astype(jnp.uint32)
-
-
-def _mix(h):
-    """The finalizer of MurmurHash3, a bijection of uint32."""
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    return h ^ (h >> 16)
-
-
-@jax.jit
-def _sums(x):
-    """Two sums modulo 2^32 of the words of x, each word mixed with its flat index."""
-    words = _words(x)
-    # Built axis by axis, without a reshape, so that a sharded array stays where it is.
-    index = jnp.zeros((), jnp.uint32)
-    stride = 1
-    for axis in reversed(range(words.ndim)):
-        along = jnp.arange(words.shape[axis], dtype=jnp.uint32) * jnp.uint32(stride % 2**32)
-        index = index + jnp.expand_dims(along, [a for a in range(words.ndim) if a != axis])
-        stride *= words.shape[axis]
-    sums = []
-    for seed in SEEDS:
-        mixed = _mix(words ^ _mix(index + jnp.uint32(seed)))
-        sums.append(jnp.sum(mixed, dtype=jnp.uint32))
-    return sums
-
-
-def _leaves(tree):
-    """The leaves of tree by their path, such as "params/layers/qkv/kernel"."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    named = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
-    assert len(named) == len(leaves), "two leaves share one path: is there a '/' in a key?"
-    return named
-
-
-def digest(tree):
-    """A digest of the bits of each array of tree: {path: 16 hexadecimal digits}.
-
-    It depends on values, shape and dtype, not on sharding or device count, and gathers nothing:
-    integer sums modulo 2^32 are exact in any order. One changed word always changes both sums,
-    because the mixing is a bijection. It guards against bit rot, not against an attacker.
-    """
-    leaves = _leaves(tree)
-    # Processes on CPUs confuse the messages of programs that run at the same time.
-    each = jax.device_get if jax.process_count() > 1 else lambda sums: sums
-    sums = jax.device_get({name: each(_sums(x)) for name, x in leaves.items()})
-    digests = {}
-    for name, x in leaves.items():
-        kind = hashlib.sha256(f"{x.dtype}{x.shape}".encode()).digest()[:8]
-        bits = int(sums[name][0]) << 32 | int(sums[name][1])
-        digests[name] = f"{bits ^ int.from_bytes(kind):016x}"
-    return digests
 
 
 def record_hash(record):
@@ -136,40 +70,6 @@ def _some(names):
     """At most four of the names, and how many more there are."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
-
-
-@contextmanager
-def _quiet():
-    """Keeps what orbax and asyncio say of a failure that we report ourselves to silence."""
-    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = lambda _: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that nobody awaits now
-            try:
-                yield
-            except BaseException:
-                gc.collect()  # abandoned tasks speak when collected: let them do it here
-                hook = _unraisable_later
-                logging.getLogger("asyncio").addFilter(_is_retrieved)
-                raise
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _unraisable_later(event):
-    """The hook once a load has failed: reads that it left end later, in threads whose loop is gone."""
-    if str(event.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(event)
-
-
-def _is_retrieved(record):
-    return "exception was never retrieved" not in record.getMessage()
 
 
 class Checkpoints:
@@ -209,7 +109,7 @@ class Checkpoints:
             return
         arrays = {
             name: [str(x.dtype), list(x.shape), bits]
-            for (name, x), bits in zip(_leaves(state).items(), digest(state).values(), strict=True)
+            for (name, x), bits in zip(leaves(state).items(), digest(state).values(), strict=True)
         }
         metric = None if metric is None or not math.isfinite(metric) else float(metric)
         record = {"meta": meta, "metric": metric, "arrays": arrays}
@@ -222,7 +122,7 @@ class Checkpoints:
                 f"checkpoint {step}: meta changes through JSON: use only dicts with string keys, "
                 "lists, strings, numbers, bools and None"
             )
-        with self._failing(step), _quiet():
+        with self._failing(step), quiet():
             # Of a directory that it cannot make, orbax's threads learn after five minutes.
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -239,7 +139,7 @@ class Checkpoints:
         if self._pending is None:
             return
         (step, response), self._pending = self._pending, None
-        with self._failing(step), _quiet():
+        with self._failing(step), quiet():
             response.result()
             self._sweep()
 
@@ -339,7 +239,7 @@ class Checkpoints:
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or local), like
         )
-        asked = {name: [str(x.dtype), list(x.shape)] for name, x in _leaves(like).items()}
+        asked = {name: [str(x.dtype), list(x.shape)] for name, x in leaves(like).items()}
         saved = {name: [dtype, shape] for name, (dtype, shape, _) in arrays.items()}
         if asked != saved:
             raise self._mismatch(step, asked, saved)
@@ -352,7 +252,7 @@ class Checkpoints:
         context.multiprocessing.barrier_sync_key_prefix = f"process{alone}"
         failed = None
         try:
-            with _quiet(), context:
+            with quiet(), context:
                 state = ocp.load_checkpointables(path, {"state": like})["state"]
         except (ValueError, KeyError, OSError, TypeError) as error:
             failed = error

@@ -18,7 +18,8 @@ from test_training import batch, experiment
 from configs.smoke import get_config
 from diffusion.mdlm import MDLM
 from experiments import recovery, stored, trainer
-from experiments.checkpoints import Checkpoints, digest
+from experiments.checkpoints import Checkpoints
+from experiments.digests import digest
 from experiments.errors import Diverged
 from experiments.settings import override
 from experiments.train_step import init_state, make_train_step
