@@ -18,7 +18,7 @@ from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.estimators import check_bound
 from experiments.settings import differences, leaves, load, override, resolve
-from experiments.trainer import check_workdir
+from experiments.workdir import check_workdir
 from models.transformer import num_parameters
 
 

@@ -18,21 +18,18 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import Experiment, Train
 from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
-from experiments.data.subwords import Subwords
 from experiments.data.text import prepare
-from experiments.distributed import agree, in_turn, is_first, wait_for_all
+from experiments.distributed import agree, in_turn, is_first
 from experiments.errors import Stopped, UserError
-from experiments.estimators import check_bound, make_bound, times_per_sequence
-from experiments.evaluation import estimate, sequences, spelled
-from experiments.files import write_atomically
+from experiments.estimators import check_bound
 from experiments.initial import load_initial
 from experiments.labels import check_labels
 from experiments.memory import check_memory
 from experiments.meter import Meter
 from experiments.metrics import Metrics, NoMetrics
+from experiments.monitor import evaluated, make_evaluate
 from experiments.recovery import Rollback, data_seed, newest_state
-from experiments.runs import TOKENIZER
-from experiments.settings import differences, resolve
+from experiments.settings import resolve
 from experiments.sharding import (
     batch_shards,
     global_batch,
@@ -42,9 +39,10 @@ from experiments.sharding import (
     tree_shardings,
 )
 from experiments.signals import Interrupted, Signals
-from experiments.stored import decode, encode, read_stored
+from experiments.stored import encode
 from experiments.teacher import load_teacher
 from experiments.train_step import init_state, make_train_step, zero_totals
+from experiments.workdir import claim
 from models.transformer import num_parameters
 
 Log = Callable[[str], None]
@@ -86,7 +84,7 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
     check_memory(experiment, rows, mesh, "train.batch_size / train.accumulation")
     if frozen is not None:
         frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
-    _claim(workdir, experiment)
+    claim(workdir, experiment)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
     with checkpoints:
         begin = frozen if experiment.teacher and experiment.teacher.start_from else begin
@@ -111,11 +109,11 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
             donate_argnums=0,
             out_shardings=(shardings, replicated(mesh)),
         )
-        evaluate = _evaluator(experiment, corpus, mesh, frozen, signals)
+        evaluate = make_evaluate(experiment, corpus, mesh, frozen, signals)
         step_function = partial(step_function, frozen=frozen)
         with Metrics(workdir, start) if is_first() else NoMetrics() as metrics:
             if pending:
-                value = _evaluate(evaluate, state, start, experiment, metrics, log)
+                value = evaluated(evaluate, state, start, experiment, metrics, log)
                 checkpoints.complete(start, _meta(experiment, corpus, start), value)
             again = start < config.num_steps
             while again:
@@ -193,7 +191,7 @@ def _loop(
         with meter.paused():
             if evaluating:
                 try:
-                    value = _evaluate(evaluate, state, step, experiment, metrics, log)
+                    value = evaluated(evaluate, state, step, experiment, metrics, log)
                 except Interrupted:
                     pending = True
             checkpoints.save(step, state, _meta(experiment, corpus, step, pending), value)
@@ -221,21 +219,6 @@ def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: in
     )
 
 
-def _evaluate(
-    evaluate, state, step: int, experiment: Experiment, metrics: Metrics, log: Log
-) -> float:
-    """What the checkpoint of this step is ranked by; it is written and said."""
-    values = evaluate(state["ema"])
-    metrics.write(step, values)
-    name, value = next(iter(values.items()))
-    error = values[f"{name}_se"]
-    what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
-    if experiment.process.likelihood == "exact":
-        what = "exact likelihood"
-    log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a sample)")
-    return value
-
-
 def check_batch(config: Train, mesh) -> None:
     """Nothing; UserError where a microbatch cannot be spread over the mesh."""
     microbatch, shards = config.batch_size // config.accumulation, batch_shards(mesh)
@@ -243,38 +226,6 @@ def check_batch(config: Train, mesh) -> None:
         raise UserError(
             f"train.batch_size / train.accumulation = {microbatch} sequences cannot be divided over "
             f"{shards} devices of the batch axes; choose a multiple, or set mesh.data and mesh.fsdp"
-        )
-
-
-def check_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Nothing; UserError where `workdir` cannot hold a run of the (resolved) experiment."""
-    path = workdir / "config.json"
-    if path.exists():
-        stored = read_stored(path)
-        if stored != encode(experiment):
-            changed = differences(decode(stored, str(path), Experiment), experiment)
-            if changed:
-                raise UserError(
-                    f"workdir {workdir} holds a run of another config ({'; '.join(changed[:4])}); "
-                    "give another --workdir, or the settings of the run"
-                )
-    elif workdir.exists() and not workdir.is_dir():
-        raise UserError(f"workdir {workdir} is a file; give a directory")
-
-
-def _claim(workdir: Path, experiment: Experiment) -> None:
-    """Writes config.json; UserError where `workdir` holds a run of another config."""
-    check_workdir(workdir, experiment)
-    if is_first():
-        if isinstance(experiment.data.tokenizer, Subwords):
-            experiment.data.tokenizer.copy(workdir / TOKENIZER)
-        text = json.dumps(encode(experiment), indent=1) + "\n"
-        write_atomically(workdir / "config.json", text)
-    wait_for_all("config.json is written")
-    if not (workdir / "config.json").exists():
-        raise UserError(
-            f"workdir {workdir}: what the first process wrote is not there; give a directory on a file "
-            "system that all processes share"
         )
 
 
@@ -310,42 +261,15 @@ def _meta(experiment: Experiment, corpus: Corpus, step: int, pending: bool | Non
     } | ({"evaluation_pending": True} if pending else {})
 
 
-def _evaluator(experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None, signals: Signals):
-    """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
-    the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
-    Interrupted after a signal.
-    """
-    text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
-    characters, _ = spelled(corpus, "validation", text)
-    quantity = experiment.process.monitor
-    bound = make_bound(
-        experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
-    )
-
-    def evaluate(params):
-        result, _ = estimate(
-            experiment, bound, params, text, mesh, characters, signals.check, frozen, labels
-        )
-        if quantity == "loss":
-            error = result.standard_error()
-            loss = result.nats_per_token
-            return {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
-        return {
-            "eval/bound_bits_per_char": result.bits_per_character,
-            "eval/bound_bits_per_char_se": result.to_bits_per_character(result.standard_error()),
-            "eval/bound_nats_per_token": result.nats_per_token,
-        }
-
-    return evaluate
-
-
 def _summary(experiment: Experiment, corpus: Corpus, state, start: int) -> str:
     sizes = ", ".join(f"{name} {b - a:,}" for name, (a, b) in corpus.bounds.items())
-    name = type(experiment.process).__name__
+    name, data = type(experiment.process).__name__, experiment.data
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return (
         f"{name}, {num_parameters(state['params']):,} parameters, {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}\n{corpus.source}: {sizes} tokens of "
-        f"{experiment.process.vocab_size}\n"
+        f"{jax.devices()[0].device_kind}{processes}\n{corpus.source}: {sizes} tokens of "
+        f"{experiment.process.vocab_size} ({type(data.tokenizer).__name__}), in "
+        f"{'sequences' if data.rows == 'wrap' else f'rows ({data.rows})'} of {data.length}\n"
         + (f"labels: {', '.join(corpus.label_names)}\n" if corpus.labels else "")
         + (f"continuing after step {start}" if start else "starting")
     )

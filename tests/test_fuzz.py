@@ -39,7 +39,7 @@ from experiments.runs import load_run
 from experiments.samples_file import read_samples
 from experiments.settings import named, override
 from experiments.stored import decode, encode
-from experiments.trainer import check_workdir
+from experiments.workdir import check_workdir
 from samplers.sampler import Sampler
 
 DEEP = b"[" * 100_000
