@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax import Array
@@ -62,12 +63,17 @@ def normalisation(kind: Literal["rms", "layer"], width: int, dtype, rngs: nnx.Rn
     return nnx.LayerNorm(width, epsilon=1e-5, use_bias=False, dtype=dtype, rngs=rngs)
 
 
-def rotary(x: Array, positions: Array) -> Array:
-    """x (B, H, L, C) rotated by position, in split halves (RoPE, arXiv 2104.09864)."""
+def rotary(x: Array, positions: Array | np.ndarray) -> Array:
+    """x (B, H, L, C) rotated by position, in split halves (RoPE, arXiv 2104.09864).
+
+    Of positions in numpy the angles' sines are constants of the program; others the compiler may compute
+    anew for every row and head.
+    """
     half = x.shape[-1] // 2
-    frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = (positions.astype(jnp.float32)[:, None] * frequencies[None])[None, None]
-    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    lib = np if isinstance(positions, np.ndarray) else jnp
+    frequencies = 10_000.0 ** (-lib.arange(half, dtype=lib.float32) / half)
+    angles = (positions.astype(lib.float32)[:, None] * frequencies[None])[None, None]
+    cos, sin = jnp.asarray(lib.cos(angles), x.dtype), jnp.asarray(lib.sin(angles), x.dtype)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 

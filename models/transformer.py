@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from models.attention import AttentionBackend
@@ -133,12 +134,12 @@ class Transformer:
         top of the embeddings."""
         ends = bind(self._ends, params["ends"])
         rows, length = z.shape[:2]
-        positions, mask = jnp.arange(length), self._mask(length)
+        positions, mask = np.arange(length), self._mask(length)
         x = ends.embed(z)
         if added is not None:
             x = x + added.astype(x.dtype)
         if context is not None:
-            positions, mask = jnp.tile(positions, 2), self._context_mask(length)
+            positions, mask = np.tile(positions, 2), self._context_mask(length)
             x = _beside(x, ends.embed(context), rows)
             t = jnp.broadcast_to(t, (rows, length))
             t = jnp.concatenate([t, jnp.zeros_like(t)], axis=1)
