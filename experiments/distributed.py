@@ -6,6 +6,8 @@ over the devices of all of them; files and the log are written by the first, che
 
 import hashlib
 import os
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from experiments.errors import UserError
 
+_WAIT = 300  # seconds for all processes to be there
 _GRACE = 10  # seconds that a process which fails waits for the others
 _LOST = ("gloo", "nccl", "connection", "unavailable", "coordination", "heartbeat", "barrier")
 
@@ -31,17 +34,49 @@ def start(given: Sequence[str] | None) -> None:
     """
     if given is None:
         return
+    places, option = _places(given), " ".join(["--distributed", *given])
+    if places.get("process_id") == 0:
+        _check_port(option, places["coordinator_address"])
+        print(f"waiting for {given[1]} processes at {given[0]}", flush=True)
+    # While it waits, jax hears no Ctrl-C, and at its own limit it aborts.
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit = threading.Timer(_WAIT, _give_up, [option])
+    limit.daemon = True
+    limit.start()
     try:
-        jax.distributed.initialize(**_places(given))
+        jax.distributed.initialize(**places, initialization_timeout=_WAIT + 60)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        option = " ".join(["--distributed", *given])
         raise UserError(
             f"{option}: the processes do not find each other ({said}); give "
             "HOST:PORT of the first, how many there are, and the number of this one, from 0"
         ) from error
+    finally:
+        limit.cancel()
+        signal.signal(signal.SIGINT, handler)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for good
+
+
+def _check_port(option: str, address: str) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option}: port {port} of this machine cannot be used ({error.strerror or error}); choose "
+            "another one, the same for all processes"
+        ) from error
+
+
+def _give_up(option: str) -> None:
+    print(
+        f"error: {option}: not all processes are there after {_WAIT} seconds; start all of them, each "
+        "with its own number and the same HOST:PORT, that of the first",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    os._exit(2)
 
 
 def _places(given: Sequence[str]) -> dict:

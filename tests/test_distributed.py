@@ -230,6 +230,29 @@ def test_a_process_that_no_cluster_knows_says_so():
     assert done.stderr.count("\n") == 1
 
 
+ALONE = """
+import sys
+from experiments import distributed
+
+distributed._WAIT = 2
+distributed.start(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_a_process_whose_others_do_not_come_gives_up(number):
+    line = [sys.executable, "-c", ALONE, f"localhost:{free_port()}", "2", number]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=on_devices(1))
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("error: --distributed localhost:") and "after 2 seconds" in last
+
+
+def test_a_port_that_is_taken_is_said(capsys):
+    with socket.create_server(("", 0)) as taken, pytest.raises(UserError, match="cannot be used"):
+        start([f"localhost:{taken.getsockname()[1]}", "2", "0"])
+
+
 SRUN = """#!/bin/sh
 # As Slurm's own: starts the command as often as there are tasks, and tells each which it is.
 shift
