@@ -52,7 +52,7 @@ def add_distributed(options: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="WHERE",
         help="this is one of several processes of the command: HOST:PORT of the first, how many there "
-        "are, the number of this one; or nothing, for what the cluster says (docs/pods.md)",
+        "are, the number of this one; or nothing, for what the cluster says (docs/hosts.md)",
     )
 
 

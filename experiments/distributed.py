@@ -24,16 +24,18 @@ _GRACE = 10  # seconds that a process which fails waits for the others
 _LOST = ("gloo", "nccl", "connection", "unavailable", "coordination", "heartbeat", "barrier")
 
 
-def start(given: Sequence[str] | None) -> None:
+def start(given: Sequence[str] | None, stop_together: bool = False) -> None:
     """Nothing, once all processes are there. given: the first one's HOST:PORT, how many there are, and
     the number of this one; or nothing, for what the cluster says (TPU slices, Slurm, Open MPI,
     Kubernetes); None for a process that is alone. To be called before anything is computed.
 
-    From here on the standard output of all but the first is dropped. UserError where the others cannot
+    stop_together: SIGTERM is noted for `Signals.agree` and ends nothing. From here on the standard
+    output of all but the first is dropped. UserError where the others cannot
     be found.
     """
     if given is None:
         return
+    jax.config.update("jax_enable_preemption_service", stop_together)
     places, option = _places(given), " ".join(["--distributed", *given])
     if places.get("process_id") == 0:
         _check_port(option, places["coordinator_address"])
@@ -76,7 +78,7 @@ def _give_up(option: str) -> None:
         "with its own number and the same HOST:PORT, that of the first",
         file=sys.stderr, flush=True,
     )  # fmt: skip
-    os._exit(2)
+    os._exit(1)
 
 
 def _places(given: Sequence[str]) -> dict:
@@ -153,7 +155,7 @@ def agree(values: Mapping[str, str]) -> None:
         if other:
             many = "s" if len(other) > 1 else ""
             raise UserError(
-                f"{name}: process{many} {', '.join(other)} of {len(column)} have another than the "
+                f"{name}: not the same in process{many} {', '.join(other)} of {len(column)} as in the "
                 "first; give all processes the same command, files and versions"
             )
 

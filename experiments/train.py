@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     from experiments.settings import load
     from experiments.trainer import train
 
-    start(given.distributed)
+    start(given.distributed, stop_together=True)
     experiment = load(given.config, given.set)
     train(experiment, Path(given.workdir), log=lambda line: print(line, flush=True))
 

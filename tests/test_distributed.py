@@ -32,7 +32,7 @@ SEVERAL = """
 import json, sys
 from experiments import cli, distributed
 
-distributed.start(sys.argv[2:])
+distributed.start(sys.argv[2:], stop_together=True)
 for line in json.loads(sys.argv[1]):
     if code := cli.guarded(*line):
         break
@@ -204,13 +204,30 @@ def test_one_signal_stops_both_one_kill_ends_both_and_what_is_lost_of_one_is_set
     assert f"trained to step {last + 1}" in said[0] and said[1] == ""
 
 
+SLEEP = """
+import sys, time
+from experiments import distributed
+
+distributed.start(sys.argv[1:])
+print("there", flush=True)
+time.sleep(100)
+"""
+
+
+def test_what_saves_nothing_ends_at_a_signal():
+    with Pair(*[[sys.executable, "-c", SLEEP]] * 2) as pair:
+        assert any(line == "there\n" for line in pair.processes[0].stdout)
+        pair.processes[0].send_signal(signal.SIGTERM)
+        assert pair.processes[0].wait(timeout=30) == -signal.SIGTERM
+
+
 def test_processes_that_differ_refuse_to_begin(tmp_path):
     codes, said, errors = both(
         training(tmp_path / "run"), second=[training(tmp_path / "run", "train.seed=1")]
     )
     assert codes == [2, 2]
     for said in errors:
-        assert "error: the settings: process 1 of 2 have another than the first" in said
+        assert "error: the settings: not the same in process 1 of 2 as in the first;" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -243,7 +260,7 @@ distributed.start(sys.argv[1:])
 def test_a_process_whose_others_do_not_come_gives_up(number):
     line = [sys.executable, "-c", ALONE, f"localhost:{free_port()}", "2", number]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=on_devices(1))
-    assert done.returncode == 2
+    assert done.returncode == 1
     *_, last = done.stderr.splitlines()
     assert last.startswith("error: --distributed localhost:") and "after 2 seconds" in last
 

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Writes the Job that trains in several pods, a process each with all GPUs of its node:
 #   sh docs/launch/kubernetes.sh | kubectl apply -f -
-#   kubectl logs --follow job/NAME        (the first pod has the log)
-# To be edited: the values of the next paragraph. IMAGE has the repository and its .venv in its working
-# directory; VOLUME is a claim with access mode ReadWriteMany, seen by the pods as /data.
+#   kubectl logs -f -l job-name=NAME,batch.kubernetes.io/job-completion-index=0     the log, of the first
+#   kubectl delete job/NAME                saves and stops; the next apply continues
+# To be edited: the values of the next paragraph, in plain words. IMAGE has the repository and its .venv
+# (with jax[cuda12]: docs/hosts.md) in its working directory; VOLUME is a claim with access mode
+# ReadWriteMany, seen by the pods as /data.
 
 NAME=ddlm
 IMAGE=ddlm:latest
@@ -12,7 +14,7 @@ PROCESSES=2
 GPUS=8
 CONFIG=configs/openwebtext/mdlm.py
 WORKDIR=/data/runs/owt
-SETTINGS="--set data.path=/data/owt --set mesh.fsdp=8"
+SETTINGS="--set data.path=/data/owt --set data.tokenizer.path=/data/gpt2 --set mesh.fsdp=8"
 
 # A pod that is told to go (SIGTERM) makes all save after the same step and end; whatever ends, but for a
 # user's mistake (code 2), all start again and continue.

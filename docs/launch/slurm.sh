@@ -2,7 +2,7 @@
 # Trains on several nodes of a Slurm cluster, a process for each GPU:
 #   mkdir -p runs && sbatch docs/launch/slurm.sh
 # To be edited: the values of the next two paragraphs. The directory that it is started in holds the
-# installation (.venv) and, like WORKDIR, is on a file system that all nodes share.
+# installation (.venv, with jax[cuda12]: docs/hosts.md) and, like WORKDIR, is on a file system that all nodes share.
 
 #SBATCH --job-name=ddlm
 #SBATCH --nodes=2
@@ -14,10 +14,11 @@
 
 CONFIG=configs/openwebtext/mdlm.py
 WORKDIR=runs/owt
-SETTINGS=(--set data.path=data/owt --set mesh.fsdp=8)
+SETTINGS=(--set data.path=data/owt --set data.tokenizer.path=data/gpt2 --set mesh.fsdp=8)
 
 # Two minutes before its time is over every process gets SIGTERM, and they save after the same step. The
-# job then goes back into the queue and continues there.
+# job then goes back into the queue and continues there; so it does, up to 20 times, after all that is no
+# mistake of the user's (code 2).
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -25,5 +26,7 @@ SETTINGS=(--set data.path=data/owt --set mesh.fsdp=8)
 srun --kill-on-bad-exit=1 .venv/bin/ddlm train \
     --config "$CONFIG" --workdir "$WORKDIR" "${SETTINGS[@]}" --distributed
 code=$?
-if [ $code = 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ $code != 0 ] && [ $code != 2 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
 exit $code

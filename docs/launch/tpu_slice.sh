@@ -6,7 +6,8 @@
 #   sh docs/launch/tpu_slice.sh stop       every process saves after the same step and ends
 #   sh docs/launch/tpu_slice.sh delete     the slice
 # To be edited: the values of the next paragraph. SHARE is an NFS export (such as Filestore) for what all
-# hosts share, mounted as /data; a bucket does not do, since checkpoints need atomic renames.
+# hosts share, mounted as /data; a bucket does not do, since checkpoints need atomic renames. All hosts
+# have to reach SOURCE.
 
 NAME=ddlm
 ZONE=us-west4-a
@@ -16,7 +17,7 @@ SHARE=10.0.0.2:/share
 SOURCE=$(git remote get-url origin)
 CONFIG=configs/scale/mdlm_1b.py
 WORKDIR=/data/runs/1b
-SETTINGS="--set data.path=/data/owt"
+SETTINGS="--set data.path=/data/owt --set data.tokenizer.path=/data/gpt2"
 
 tpu() {
     verb=$1
@@ -32,7 +33,7 @@ case $1 in
 create) tpu create --accelerator-type="$TYPE" --version="$IMAGE" ;;
 setup)
     on_all "set -e
-        sudo apt-get install -y nfs-common python3.11 python3.11-venv
+        sudo apt-get install -y git make nfs-common python3.11 python3.11-venv
         sudo mkdir -p /data
         mountpoint -q /data || sudo mount $SHARE /data
         test -d ddlm || git clone $SOURCE ddlm
