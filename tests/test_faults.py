@@ -17,7 +17,7 @@ from test_programs import ROOT, SMOKE, arrays, metrics
 from test_recovery import TINY
 from test_training import experiment
 
-from experiments import cli, recovery, trainer
+from experiments import cli, monitor, recovery, trainer
 from experiments.checkpoints import RECORD, Checkpoints
 from experiments.errors import Stopped, UserError
 from experiments.killing import compared, kill_often
@@ -154,7 +154,7 @@ def signalled(monkeypatch, name, owner, workdir, call=1):
 def test_sigterm_in_an_evaluation_saves_at_once_and_the_continuation_evaluates(
     straight, tmp_path, monkeypatch, call, step
 ):
-    said = signalled(monkeypatch, "estimate", trainer, tmp_path, call)
+    said = signalled(monkeypatch, "estimate", monitor, tmp_path, call)
     assert f"after step {step}, which is saved" in said
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest() == step and checkpoints.meta(step)["evaluation_pending"]

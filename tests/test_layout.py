@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 OURS = {"diffusion", "models", "samplers", "configs", "experiments"}
 TABLE = {  # package: (ours, others beside the standard library; None allows all)
     "diffusion": (set(), {"jax", "numpy"}),
-    "models": (set(), {"jax", "flax", "einops"}),
+    "models": (set(), {"jax", "flax", "einops", "numpy"}),
     "samplers": ({"diffusion"}, {"jax", "numpy"}),
     "configs": ({"diffusion", "models", "samplers", "experiments"}, set()),
     "experiments": ({"diffusion", "models", "samplers", "experiments"}, None),
