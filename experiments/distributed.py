@@ -30,8 +30,8 @@ def start(given: Sequence[str] | None, stop_together: bool = False) -> None:
     Kubernetes); None for a process that is alone. To be called before anything is computed.
 
     stop_together: SIGTERM is noted for `Signals.agree` and ends nothing. From here on the standard
-    output of all but the first is dropped. UserError where the others cannot
-    be found.
+    output of all but the first is dropped. UserError where the others cannot be found; exit code 1 where
+    they do not come.
     """
     if given is None:
         return

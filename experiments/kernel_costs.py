@@ -1,4 +1,4 @@
-"""What the attention kernel of models/splash.py does, from its call in a compiled program.
+"""What the attention kernel of models/attention.py does, from its call in a compiled program.
 
 The compiler's text has a kernel as one call and says nothing of what is inside. Its matrix products
 follow from the shapes, and what it reads from its blocks: the scores of a block of queries and one of
