@@ -56,8 +56,15 @@ def start(given: Sequence[str] | None, stop_together: bool = False) -> None:
     finally:
         limit.cancel()
         signal.signal(signal.SIGINT, handler)
-    if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for good
+    _keep_standard_output()
+
+
+def _keep_standard_output() -> None:
+    """Python's is the first process's own. Libraries write past it, Gloo of every connection: they are
+    sent to standard error."""
+    mine = os.dup(1) if is_first() else os.open(os.devnull, os.O_WRONLY)
+    os.dup2(2, 1)
+    sys.stdout = open(mine, "w", encoding=sys.stdout.encoding)  # noqa: SIM115, for good
 
 
 def _check_port(option: str, address: str) -> None:
