@@ -10,9 +10,11 @@ setup(
         include=["diffusion*", "models*", "samplers*", "configs*", "experiments*"]
     ),
     package_data={
-        "experiments": ["trace_page.html", "record_schema.json", "published.json"],
+        "experiments.comparison": ["published.json"],
         "experiments.data": ["corpora/*"],
         "experiments.data.builders": ["checksums.tsv"],
+        "experiments.evaluation": ["record_schema.json"],
+        "experiments.sampling": ["trace_page.html"],
     },
     install_requires=[
         "jax>=0.10.2",  # arrays, compilation, sharding

@@ -7,7 +7,7 @@ Conventions
 - x0 is data, int (B, L). z is a noisy state: int (B, L), or float (B, L, V) on the simplex.
 - out = model(z, t): float (B, L, V), never a mask column; column v at position i always speaks of
   x0[:, i] == v. log_p0 is a normalised log-probability of the same shape.
-- Losses and bounds are nats per position, (B, L). Only `experiments.units` turns them into others.
+- Losses and bounds are nats per position, (B, L). Only `experiments/evaluation/units.py` has others.
 - A setting that depends on the training data and is None is filled in when the data is read, and stored
   with the run: `vocab_size`, `unigram` (counts of each token), `embeddings` (`experiments.settings`).
 - A key is one key, or one key per row of the batch, shape (B,). The trainer, the evaluator and the

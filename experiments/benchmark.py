@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> None:
     import json
 
     from experiments.files import write_atomically
+    from experiments.measuring.speed import measure
     from experiments.settings import load
-    from experiments.speed import measure
 
     steps = [int(s) for s in given.steps.split(",") if s.strip().isdigit() and int(s)]
     figures = measure(

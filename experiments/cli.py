@@ -46,7 +46,7 @@ def add_set(options: argparse.ArgumentParser) -> None:
 
 
 def add_distributed(options: argparse.ArgumentParser) -> None:
-    """The option for `experiments.distributed.start`."""
+    """The option for `experiments.devices.distributed.start`."""
     options.add_argument(
         "--distributed",
         nargs="*",
@@ -117,8 +117,8 @@ def guarded(name: str, arguments: list[str]) -> int:
 
 
 def _joined():
-    """experiments.distributed where this process is one of several, else None."""
-    module = sys.modules.get("experiments.distributed")
+    """experiments.devices.distributed where this process is one of several, else None."""
+    module = sys.modules.get("experiments.devices.distributed")
     return module if module and module.several() else None
 
 

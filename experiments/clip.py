@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> dict:
     import math
 
     from experiments.files import write_atomically
-    from experiments.gradient_noise import measure
+    from experiments.measuring.gradient_noise import measure
     from experiments.runs import load_run
 
     run = load_run(given.workdir, given.step)

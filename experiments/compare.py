@@ -56,8 +56,8 @@ def main(arguments: list[str]) -> None:
 def _train_and_compare(given) -> None:
     from pathlib import Path
 
-    from experiments.comparison import run_all, table
-    from experiments.comparison_plan import budget, make_plan
+    from experiments.comparison.methods import run_all, table
+    from experiments.comparison.plan import budget, make_plan
     from experiments.figure import check_figure, draw
     from experiments.files import write_atomically
 
@@ -84,13 +84,13 @@ def _train_and_compare(given) -> None:
 def _compare_records(given) -> None:
     from pathlib import Path
 
+    from experiments.comparison.published import match
+    from experiments.comparison.record_figure import draw_records
+    from experiments.comparison.record_groups import Entry, group, name_records
+    from experiments.comparison.record_table import report
+    from experiments.evaluation.record_files import read_record
     from experiments.figure import check_figure
     from experiments.files import write_atomically
-    from experiments.published import match
-    from experiments.record_figure import draw_records
-    from experiments.record_groups import Entry, group, name_records
-    from experiments.record_table import report
-    from experiments.records import read_record
 
     table_path, plot_path = Path(given.table or "table.md"), Path(given.plot or "plot.png")
     check_figure(plot_path)

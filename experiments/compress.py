@@ -1,8 +1,8 @@
 """Compress: python -m experiments.compress --workdir runs/a FILE [--group 4] [--out FILE.ddlm]
 
-Codes a text by the laws of a masked or autoregressive model (experiments/coding.py). Prints the length
-of the file beside the code length that the model promises for it, gzip, xz and zstd. What it writes is
-decompressed with the same checkpoint, by `decompress`.
+Codes a text by the laws of a masked or autoregressive model (experiments/compression/coding.py). Prints
+the length of the file beside the code length that the model promises for it, gzip, xz and zstd. What
+it writes is decompressed with the same checkpoint, by `decompress`.
 """
 
 from experiments import cli
@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> None:
 
     import jax
 
-    from experiments.archive import Header, pack, sha256
-    from experiments.coding import encode, make_laws
-    from experiments.compressing import (
+    from experiments.compression.archive import Header, pack, sha256
+    from experiments.compression.coding import encode, make_laws
+    from experiments.compression.text import (
         compressors,
         first_law,
         read_bytes,

@@ -16,9 +16,9 @@ def main(arguments: list[str]) -> None:
 
     from pathlib import Path
 
-    from experiments.archive import check_fits, sha256, unpack
-    from experiments.coding import decode, make_laws
-    from experiments.compressing import (
+    from experiments.compression.archive import check_fits, sha256, unpack
+    from experiments.compression.coding import decode, make_laws
+    from experiments.compression.text import (
         check_rows,
         first_law,
         read_bytes,

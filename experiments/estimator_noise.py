@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.data.pipeline import evaluation_batches
     from experiments.data.text import prepare
-    from experiments.estimators import check_bound, make_bound
-    from experiments.evaluation import sequences
+    from experiments.evaluation.bound import sequences
+    from experiments.evaluation.estimators import check_bound, make_bound
     from experiments.files import write_atomically
     from experiments.runs import load_run
 

@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> dict:
     from dataclasses import replace
     from pathlib import Path
 
-    from experiments.distributed import is_first, start
-    from experiments.evaluation import evaluate_run
-    from experiments.records import record_path, write_record
+    from experiments.devices.distributed import is_first, start
+    from experiments.evaluation.bound import evaluate_run
+    from experiments.evaluation.record_files import record_path, write_record
     from experiments.runs import load_run
     from experiments.settings import override
 

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> dict:
     from pathlib import Path
 
     from experiments.errors import Diverged
-    from experiments.killing import compared, kill_often
+    from experiments.measuring.killing import compared, kill_often
 
     settings = ["train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100", *given.set]
     workdir = Path(given.workdir)

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
-    from experiments.sample_quality import measure, table
+    from experiments.judging.sample_quality import measure, table
 
     names = [Path(workdir).name for workdir in given.workdir]
     if len(set(names)) < len(names):

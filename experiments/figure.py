@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from experiments.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.comparison import Result
+    from experiments.comparison.methods import Result
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.errors import UserError
     from experiments.runs import load_run
-    from experiments.sampling_grid import FILE, MOST_BINS, measure, table, write_grid
+    from experiments.sampling.grid import FILE, MOST_BINS, measure, table, write_grid
 
     if given.bins > MOST_BINS:
         raise UserError(f"--bins {given.bins} must be at most {MOST_BINS}")

@@ -35,9 +35,9 @@ def main(arguments: list[str]) -> None:
     if find_spec("hypothesis") is None:
         raise UserError('hypothesis is not installed; pip install "ddlm[test]"')
 
+    from experiments.comparison.record_table import markdown
     from experiments.fuzzing.engine import run
     from experiments.fuzzing.readers import make_readers
-    from experiments.record_table import markdown
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ddlm-fuzz-") as temporary:

@@ -32,11 +32,11 @@ def main(arguments: list[str]) -> dict:
     import numpy as np
 
     from experiments.data.text import prepare
-    from experiments.evaluation import sequences
+    from experiments.evaluation.bound import sequences
     from experiments.files import write_atomically
     from experiments.runs import load_run
-    from experiments.sampling import sample_run
-    from experiments.wish import make_wish
+    from experiments.sampling.samples import sample_run
+    from experiments.sampling.wish import make_wish
 
     run = load_run(given.workdir, overrides=given.set)
     classifier, judge = load_run(given.classifier), load_run(given.judge)

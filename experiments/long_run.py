@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> list[dict]:
     from jax import monitoring
 
     from experiments.settings import load
-    from experiments.trainer import train
+    from experiments.training.trainer import train
 
     compilations, rows = [], []
     every = max(1, given.steps // ROWS)

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> list:
 
     from experiments.errors import UserError
     from experiments.files import write_atomically
-    from experiments.mesh_losses import Row, measure, mesh_of
+    from experiments.measuring.mesh_losses import Row, measure, mesh_of
 
     for name in given.meshes:
         mesh_of(name)  # before anything is measured

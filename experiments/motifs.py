@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
-    from experiments.motif_task import BASES, run, table
+    from experiments.measuring.motif_task import BASES, run, table
 
     if given.labels < BASES:
         raise UserError(f"--labels {given.labels} must be at least {BASES}")

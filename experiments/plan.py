@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> dict:
     jax.config.update("jax_platforms", "cpu")
 
     from experiments.files import write_atomically
-    from experiments.plan_report import report
-    from experiments.planning import plan
+    from experiments.planning.compiled import plan
+    from experiments.planning.report import report
     from experiments.settings import load
 
     found = {"config": given.config, "set": given.set} | plan(

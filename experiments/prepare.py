@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     from pathlib import Path
 
     from experiments.data.builders import builder_class
-    from experiments.preparing import prepare
+    from experiments.data.preparing import prepare
 
     kind = builder_class(given.dataset)
     out = Path(given.out).expanduser()

@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> dict:
     from pathlib import Path
 
     from experiments.files import write_atomically
-    from experiments.quality_record import measure
-    from experiments.quality_table import table
+    from experiments.judging.record import measure
+    from experiments.judging.table import table
 
     record = measure(given, lambda line: print(line, flush=True))
     print("\n" + table(record))

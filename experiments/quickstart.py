@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
 def _baselines(workdir: str) -> list[tuple[str, float, float]]:
     """(name, bits per character, standard error) of n-grams, on the same split, cut the same way."""
     from experiments.data.text import prepare
-    from experiments.ngram import ngram_estimate
+    from experiments.evaluation.ngram import ngram_estimate
     from experiments.runs import load_run
 
     data = load_run(workdir).experiment.data

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import jax
 
-from experiments.checkpoints import Checkpoints, Damaged
 from experiments.config import Experiment, Mesh
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
+from experiments.devices.sharding import make_mesh, tree_shardings
 from experiments.errors import UserError
 from experiments.settings import load, override, resolve
-from experiments.sharding import make_mesh, tree_shardings
 from experiments.stored import decode
+from experiments.training.checkpoints import Checkpoints, Damaged
 
 TOKENIZER = "tokenizer"  # the folder of a run's own copy of a vocabulary from a file
 

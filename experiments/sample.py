@@ -67,16 +67,16 @@ def main(arguments: list[str]) -> None:
 
     import json
 
-    from experiments.distributed import is_first, start
-    from experiments.evaluation_record import precision
+    from experiments.devices.distributed import is_first, start
+    from experiments.evaluation.record import precision
     from experiments.files import write_atomically
-    from experiments.given import check_given, given_tokens
     from experiments.runs import load_run
-    from experiments.sampling import check_writes, chosen, sample_run
-    from experiments.sampling_trace import trace_record
+    from experiments.sampling.given import check_given, given_tokens
+    from experiments.sampling.samples import check_writes, chosen, sample_run
+    from experiments.sampling.trace import trace_record
+    from experiments.sampling.trace_page import page
+    from experiments.sampling.wish import make_wish
     from experiments.stored import encode
-    from experiments.trace_page import page
-    from experiments.wish import make_wish
 
     start(given.distributed)
     name, *settings = given.sampler.split() if given.sampler else [""]

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
-    from experiments.sampler_error_toy import measure, table
+    from experiments.measuring.sampler_error_toy import measure, table
 
     plot = Path(given.out) / "sampler-error.png"
     check_figure(plot)

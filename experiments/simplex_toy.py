@@ -30,7 +30,7 @@ from diffusion.random import categorical
 from experiments import cli
 from experiments.config import AdamW, Experiment, Train
 from experiments.errors import UserError
-from experiments.fit import fit
+from experiments.measuring.fit import fit
 from experiments.stored import encode
 from models.transformer import Transformer
 from samplers.ode import ODE

@@ -19,9 +19,9 @@ def main(arguments: list[str]) -> None:
 
     from pathlib import Path
 
-    from experiments.distributed import start
+    from experiments.devices.distributed import start
     from experiments.settings import load
-    from experiments.trainer import train
+    from experiments.training.trainer import train
 
     start(given.distributed, stop_together=True)
     experiment = load(given.config, given.set)

@@ -12,10 +12,10 @@ import pytest
 from conftest import on_devices
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from experiments import hlo_costs
-from experiments.flops import program_flops
-from experiments.hlo import parse
-from experiments.sharding import AXES
+from experiments.devices.sharding import AXES
+from experiments.planning import hlo_costs
+from experiments.planning.flops import program_flops
+from experiments.planning.hlo import parse
 from models import attention
 from models.attention import attend, splash
 from models.transformer import Transformer
@@ -67,8 +67,8 @@ SPLIT = """
 import jax
 import numpy as np
 from experiments.config import Mesh
-from experiments.flops import program_flops
-from experiments.sharding import make_mesh, replicated
+from experiments.planning.flops import program_flops
+from experiments.devices.sharding import make_mesh, replicated
 from models.layers import BATCH, over
 from test_attention import both_ways, inputs, interpreted, plain
 mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))

@@ -16,16 +16,16 @@ import optax
 import pytest
 from conftest import on_devices
 
-from experiments.checkpoints import Checkpoints
-from experiments.digests import digest
 from experiments.errors import UserError
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.digests import digest
 
 STATE = """
 import os, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from experiments.checkpoints import Checkpoints
-from experiments.digests import digest
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.digests import digest
 """
 
 

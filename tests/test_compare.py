@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import cli, comparison
-from experiments.comparison import Result, table
+from experiments import cli
+from experiments.comparison import methods
+from experiments.comparison.methods import Result, table
 from experiments.errors import Stopped
 from experiments.figure import draw
 
@@ -151,7 +152,7 @@ def test_a_record_of_something_else_is_made_anew(done, tmp_path, change, monkeyp
     path = tmp_path / "w" / "smoke" / "records" / "test-4.json"
     right = json.loads(path.read_text())
     path.write_text(json.dumps(right | change) if change else "{")
-    monkeypatch.setattr(comparison, "evaluate_run", lambda *a, **k: right | {"new": True})
+    monkeypatch.setattr(methods, "evaluate_run", lambda *a, **k: right | {"new": True})
     assert compare(tmp_path / "w", done.configs[1:], *done.data, "--num-times", 1) == 0
     assert json.loads(path.read_text()) == right | {"new": True}
     assert "new" not in record_of(tmp_path / "w", "other")
@@ -162,7 +163,7 @@ def test_an_interruption_ends_the_comparison(done, tmp_path, error, code, monkey
     def interrupted(*arguments):
         raise error
 
-    monkeypatch.setattr(comparison, "train", interrupted)
+    monkeypatch.setattr(methods, "train", interrupted)
     assert compare(tmp_path / "w", done.configs, *done.data) == code
     assert not (tmp_path / "w").exists()
 
@@ -208,7 +209,7 @@ def test_a_workdir_that_does_not_fit_is_left_alone(
     (tmp_path / "new.py").write_text(OTHER.format(factor="1.0"))
     configs = [tmp_path / "new.py", done.configs[1]]  # what is wrong is found at the second
     before = states(done.workdir)
-    monkeypatch.setattr(comparison, "train", lambda *a: pytest.fail("trained"))
+    monkeypatch.setattr(methods, "train", lambda *a: pytest.fail("trained"))
     assert compare(done.workdir, configs, *done.data, *arguments, steps=steps) == 2
     assert words in one_line(capsys)
     assert states(done.workdir) == before

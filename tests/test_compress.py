@@ -10,9 +10,11 @@ import pytest
 from conftest import SMALL
 
 from diffusion.any_order import AnyOrder
-from experiments import archive, cli, coding, compressing
-from experiments.archive import Header, pack, unpack
-from experiments.coding import decode, encode, make_laws
+from experiments import cli
+from experiments.compression import archive, coding
+from experiments.compression import text as compressing
+from experiments.compression.archive import Header, pack, unpack
+from experiments.compression.coding import decode, encode, make_laws
 from experiments.errors import UserError
 from experiments.runs import load_run
 

@@ -11,7 +11,7 @@ from experiments.data.pipeline import evaluation_batches, training_batches, trai
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters, Letters27
 from experiments.errors import UserError
-from experiments.ngram import ngram_nats
+from experiments.evaluation.ngram import ngram_nats
 
 LINE = "the quick brown fox jumps over the lazy dog "
 

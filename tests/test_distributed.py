@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from conftest import SMALL, on_devices
 
-from experiments.checkpoints import Checkpoints
 from experiments.cli import guarded
-from experiments.distributed import start
+from experiments.devices.distributed import start
 from experiments.errors import UserError
 from experiments.runs import load_run
+from experiments.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/sotu/mdlm.py"
@@ -30,7 +30,8 @@ TRAIN = (*SMALL, "train.batch_size=8", "train.num_steps=4", "train.eval_every=4"
 # Commands one after the other, in a process that joins but once; it ends with the first code but 0.
 SEVERAL = """
 import json, sys
-from experiments import cli, distributed
+from experiments import cli
+from experiments.devices import distributed
 
 distributed.start(sys.argv[2:], stop_together=True)
 for line in json.loads(sys.argv[1]):
@@ -204,7 +205,7 @@ def test_one_signal_stops_both_one_kill_ends_both_and_what_is_lost_of_one_is_set
 
 SLEEP = """
 import sys, time
-from experiments import distributed
+from experiments.devices import distributed
 
 distributed.start(sys.argv[1:])
 print("there", flush=True)
@@ -247,7 +248,7 @@ def test_a_process_that_no_cluster_knows_says_so():
 
 ALONE = """
 import sys
-from experiments import distributed
+from experiments.devices import distributed
 
 distributed._WAIT = 2
 distributed.start(sys.argv[1:])

@@ -16,11 +16,12 @@ from diffusion.mdlm import MDLM
 from diffusion.schedules import Linear
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
-from experiments import cli, estimators
+from experiments import cli
 from experiments.config import Evaluation
-from experiments.estimators import estimator, make_bound
-from experiments.sharding import make_mesh
-from experiments.units import Estimate
+from experiments.devices.sharding import make_mesh
+from experiments.evaluation.bound import estimators
+from experiments.evaluation.estimators import estimator, make_bound
+from experiments.evaluation.units import Estimate
 
 
 @pytest.mark.parametrize("objective, least", [(AnyOrder(MDLM(3)), 0.905), (MDLM(3), 0.83)])

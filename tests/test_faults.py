@@ -17,14 +17,15 @@ from test_programs import ROOT, SMOKE, arrays, metrics
 from test_recovery import TINY
 from test_training import experiment
 
-from experiments import cli, monitor, recovery, trainer
-from experiments.checkpoints import RECORD, Checkpoints
+from experiments import cli
+from experiments.devices.sharding import make_mesh
 from experiments.errors import Stopped, UserError
-from experiments.killing import compared, kill_often
-from experiments.metrics import Metrics, read_metric
+from experiments.measuring.killing import compared, kill_often
 from experiments.settings import load
-from experiments.sharding import make_mesh
-from experiments.signals import Signals
+from experiments.training import monitor, recovery, trainer
+from experiments.training.checkpoints import RECORD, Checkpoints
+from experiments.training.metrics import Metrics, read_metric
+from experiments.training.signals import Signals
 
 SETTINGS = (*TINY, "train.keep_last=3", "train.log_every=1")
 
@@ -177,7 +178,8 @@ def test_sigterm_during_a_save_ends_with_a_save(straight, tmp_path, monkeypatch)
 
 COMPILING = """
 import hashlib, sys
-from experiments import cli, trainer
+from experiments import cli
+from experiments.training import trainer
 def slow(experiment, mesh=None):
     print("compiling", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # as compilation, it hears no signal
@@ -279,7 +281,7 @@ PART = """
 import json, sys
 from pathlib import Path
 from experiments.settings import load
-from experiments.trainer import train
+from experiments.training.trainer import train
 config, *parts = json.loads(sys.argv[1])
 for workdir, settings in parts:
     train(load(config, settings), Path(workdir))

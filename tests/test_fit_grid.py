@@ -28,7 +28,7 @@ from diffusion.udlm import UDLM
 from experiments import cli
 from experiments.errors import UserError
 from experiments.runs import load_run
-from experiments.sampling_grid import FILE, fitted_information, information
+from experiments.sampling.grid import FILE, fitted_information, information
 from samplers.ancestral import Ancestral
 from samplers.distillation import OneStep
 

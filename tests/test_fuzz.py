@@ -17,11 +17,11 @@ import pytest
 pytest.importorskip("hypothesis")
 from hypothesis import strategies as st
 
-from experiments import cli, preparing
-from experiments.archive import MAGIC, unpack
-from experiments.checkpoints import RECORD, Checkpoints, record_hash
-from experiments.coding import decode as decode_words
-from experiments.compressing import check_rows
+from experiments import cli
+from experiments.compression.archive import MAGIC, unpack
+from experiments.compression.coding import decode as decode_words
+from experiments.compression.text import check_rows
+from experiments.data import preparing
 from experiments.data.builders import builder_class
 from experiments.data.reading import read
 from experiments.data.statistics import read_table
@@ -29,17 +29,18 @@ from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters
 from experiments.errors import UserError
+from experiments.evaluation.record_files import read_record
 from experiments.fuzzing import engine, record_readers, run_readers, settings_readers
 from experiments.fuzzing import readers as all_readers
 from experiments.fuzzing.engine import Reader, judge, run
-from experiments.metrics import Metrics, read_metric
 from experiments.plain_json import parse
-from experiments.records import read_record
 from experiments.runs import load_run
-from experiments.samples_file import read_samples
+from experiments.sampling.samples_file import read_samples
 from experiments.settings import named, override
 from experiments.stored import decode, encode
-from experiments.workdir import check_workdir
+from experiments.training.checkpoints import RECORD, Checkpoints, record_hash
+from experiments.training.metrics import Metrics, read_metric
+from experiments.training.workdir import check_workdir
 from samplers.sampler import Sampler
 
 DEEP = b"[" * 100_000
@@ -197,7 +198,10 @@ def test_config_json_that_is_no_config_is_refused(content, tmp_path, refused):
         ("process", {"_type": "experiments.config.Mesh"}),  # a setting, but of another place
         ("model", {"_type": "diffusion.mdlm.MDLM"}),
         ("data.tokenizer", {"_type": "experiments.config.Train"}),
-        ("sampler", {"_type": "experiments.archive.Header"}),  # a dataclass, but no setting
+        (
+            "sampler",
+            {"_type": "experiments.compression.archive.Header"},
+        ),  # a dataclass, but no setting
         ("sampler", {"_type": "experiments.config.runpy.run_path"}),
         ("sampler", {"_type": "os.system", "command": "true"}),
         ("data.tokenizer", {"_type": "builtins.eval"}),

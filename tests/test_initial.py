@@ -9,8 +9,8 @@ import pytest
 from test_methods import train
 
 from experiments import cli
-from experiments.checkpoints import Checkpoints
 from experiments.runs import load_run
+from experiments.training.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ import pytest
 
 from configs.smoke import get_config
 from experiments import cli
-from experiments.checkpoints import Checkpoints
 from experiments.data import text as text_module
 from experiments.data.pipeline import evaluation_batches, training_batches
 from experiments.data.text import Text, prepare
 from experiments.errors import UserError
-from experiments.evaluation import sequences, spread
+from experiments.evaluation.bound import sequences, spread
 from experiments.labels import label_number
 from experiments.runs import load_run
 from experiments.settings import override, resolve
+from experiments.training.checkpoints import Checkpoints
 from models.transformer import Network, Transformer
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import on_devices
 
-from experiments import cli, mesh_losses, mesh_table
-from experiments.mesh_losses import Found, Row
+from experiments import cli, mesh_table
+from experiments.measuring import mesh_losses
+from experiments.measuring.mesh_losses import Found, Row
 
 # Labels and accumulation; a state on the simplex; two copies of the text beside
 # each other, scanned and rematerialised; parameters of the process, whose gradient sums over rows.

@@ -12,8 +12,8 @@ from conftest import SMALL
 
 from diffusion.dirichlet import DirichletFlow
 from experiments import cli
-from experiments.checkpoints import Checkpoints
 from experiments.runs import load_run
+from experiments.training.checkpoints import Checkpoints
 from samplers.distillation import OneStep
 from samplers.ode import ODE
 
@@ -189,7 +189,7 @@ def test_student_begins_with_the_teachers_parameters(text, teacher, tmp_path):
 
 
 def test_states_that_do_not_fit_are_refused_before_training(text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("experiments.memory.device_memory", lambda: 6 * 4 * 4 * 16 * 27 - 1)
+    monkeypatch.setattr("experiments.devices.memory.device_memory", lambda: 6 * 4 * 4 * 16 * 27 - 1)
     assert train("bfn", tmp_path / "run", text) == 2
     error = capsys.readouterr().err
     assert "train.batch_size" in error and "27 tokens" in error and error.count("\n") == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.motif_task import METHODS, Task
+from experiments.measuring.motif_task import METHODS, Task
 
 
 def test_every_sequence_contains_the_motif_of_its_label():

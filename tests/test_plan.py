@@ -14,18 +14,25 @@ import pytest
 from conftest import on_devices
 from jax.sharding import AbstractMesh
 
-from experiments import cli, hlo_costs, planning
-from experiments.chips import CHIPS
+from experiments import cli
 from experiments.config import Mesh
 from experiments.data.protocols import protocol_of
+from experiments.devices.sharding import AXES, make_mesh, tree_shardings
 from experiments.errors import UserError
-from experiments.flops import program_flops
-from experiments.hlo import parse
-from experiments.planning import candidates, measure, state_bytes, trace_train, without_data
+from experiments.planning import compiled, hlo_costs
+from experiments.planning.chips import CHIPS
+from experiments.planning.compiled import (
+    candidates,
+    measure,
+    state_bytes,
+    trace_train,
+    without_data,
+)
+from experiments.planning.flops import program_flops
+from experiments.planning.hlo import parse
 from experiments.settings import load, override
-from experiments.sharding import AXES, make_mesh, tree_shardings
-from experiments.train_step import init_state
-from experiments.trainer import check_batch
+from experiments.training.train_step import init_state
+from experiments.training.trainer import check_batch
 from models.transformer import num_parameters
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -228,8 +235,8 @@ def plan(monkeypatch, capsys):
     """The plan command, its TPU played by one CPU device; figures and what is printed."""
 
     def run(*options, code=0, memory=2**30, count=1):
-        monkeypatch.setattr(planning, "tpu_devices", lambda topology: jax.devices()[:1] * count)
-        monkeypatch.setattr(planning, "version", lambda name: "0")
+        monkeypatch.setattr(compiled, "tpu_devices", lambda topology: jax.devices()[:1] * count)
+        monkeypatch.setattr(compiled, "version", lambda name: "0")
         monkeypatch.setitem(CHIPS, "v5e", replace(CHIPS["v5e"], memory=memory))
         small = ["--set", "model.dropout=0"] if "--config" not in options else []
         words = ["--config", "configs/smoke.py", "--topology", "v5e:2x2", *small, *options]
@@ -344,7 +351,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(planning, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
     assert cli.guarded("plan", ["--config", "configs/smoke.py", "--topology", "v5e:2x2"]) == 2
     assert 'pip install "ddlm[plan]"' in capsys.readouterr().err
 
@@ -353,8 +360,8 @@ TORUS = """
 import jax
 jax.config.update("jax_platforms", "cpu")
 from experiments.config import Mesh
-from experiments.planning import tpu_devices
-from experiments.sharding import make_mesh
+from experiments.planning.compiled import tpu_devices
+from experiments.devices.sharding import make_mesh
 print(dict(make_mesh(Mesh(fsdp=16), tpu_devices("v5p:8x8x8")).shape))
 """
 on_tpus = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed")

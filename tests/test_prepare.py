@@ -25,7 +25,8 @@ import zstandard
 from conftest import SMALL
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
-from experiments import cli, preparing
+from experiments import cli
+from experiments.data import preparing
 from experiments.data.builders import DATASETS, builder_class, members
 from experiments.data.text import prepare as tokens_of
 from experiments.settings import load
@@ -239,7 +240,7 @@ def slow(self, files, split):
             print("half", flush=True)
             time.sleep(60)
 Lines.texts = slow
-import experiments.preparing as preparing
+import experiments.data.preparing as preparing
 preparing._BLOCK = 1
 sys.exit(cli.guarded("prepare", sys.argv[1:]))
 """

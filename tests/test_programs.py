@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.checkpoints import Checkpoints
+from experiments.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 SMOKE = str(ROOT / "configs" / "smoke.py")

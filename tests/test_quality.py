@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from test_methods import train
 
-from experiments import cli, occurrences
+from experiments import cli
 from experiments.data.tokenizers import LETTERS
-from experiments.occurrences import match_lengths, word_match_lengths
-from experiments.quality_record import overlaps, real_texts
+from experiments.judging import occurrences
+from experiments.judging.occurrences import match_lengths, word_match_lengths
+from experiments.judging.record import overlaps, real_texts
+from experiments.judging.scorers import RunScorer, load_scorer
+from experiments.judging.text_measures import distinct, inner_words, mean_entropy, ngram_entropy
 from experiments.runs import load_run
-from experiments.scorers import RunScorer, load_scorer
-from experiments.text_measures import distinct, inner_words, mean_entropy, ngram_entropy
 
 LENGTH = 16
 

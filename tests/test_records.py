@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from experiments import cli
+from experiments.comparison.published import match, published
+from experiments.comparison.record_groups import Entry, differences, group, name_records, places
 from experiments.errors import UserError
-from experiments.published import match, published
-from experiments.record_groups import Entry, differences, group, name_records, places
-from experiments.records import read_record, stored_record, write_record
+from experiments.evaluation.record_files import read_record, stored_record, write_record
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = json.loads((ROOT / "experiments" / "record_schema.json").read_text())
+SCHEMA = json.loads((ROOT / "experiments/evaluation/record_schema.json").read_text())
 # A record of the published text8 protocol, as `evaluate` wrote them before the optional fields.
 TEXT8 = {
     "process": "MDLM", "process_settings": {"vocab_size": 27}, "kind": "bound", "value": 1.4,

@@ -17,12 +17,13 @@ from test_training import batch, experiment
 
 from configs.smoke import get_config
 from diffusion.mdlm import MDLM
-from experiments import recovery, stored, trainer
-from experiments.checkpoints import Checkpoints
-from experiments.digests import digest
+from experiments import stored
 from experiments.errors import Diverged
 from experiments.settings import override
-from experiments.train_step import init_state, make_train_step
+from experiments.training import recovery, trainer
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.digests import digest
+from experiments.training.train_step import init_state, make_train_step
 
 TINY = (
     "model.num_layers=1", "model.width=16", "train.batch_size=4", "train.num_steps=16",

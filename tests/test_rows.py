@@ -27,7 +27,7 @@ from experiments.data.rows import make_rows
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes
 from experiments.errors import UserError
-from experiments.train_step import init_state, make_train_step
+from experiments.training.train_step import init_state, make_train_step
 from models.transformer import Network
 from samplers.autoregressive import LeftToRight
 

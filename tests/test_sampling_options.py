@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from conftest import SMALL, on_devices
 
-from experiments import cli, sampler_error_toy
+from experiments import cli
+from experiments.measuring import sampler_error_toy
 from experiments.runs import load_run
-from experiments.sampling_trace import trace_record
-from experiments.trace_page import page
+from experiments.sampling.trace import trace_record
+from experiments.sampling.trace_page import page
 from samplers.ancestral import Ancestral
 from samplers.euler import Euler
 from samplers.sampler import Frames, Sampled

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments.trace_page import page
+from experiments.sampling.trace_page import page
 
 HOSTILE = ["</script>", "<!--", "<script>", "]]>", "\u2028\u2029", "\"'\\", "&lt;&", "\x00\x1b\x7f"]
 HOSTILE += ["@RECORD@", "\n", " ", "", "\ud800", "é漢😀", "\u202e", "${x}`", "\\u003c"]

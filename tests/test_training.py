@@ -11,10 +11,15 @@ from configs.smoke import get_config
 from diffusion.process import TimeIntegral
 from experiments.config import AdamW
 from experiments.data.tokenizers import Letters27
-from experiments.evaluation import spread
+from experiments.evaluation.bound import spread
+from experiments.evaluation.units import Estimate
 from experiments.settings import override, resolve
-from experiments.train_step import init_state, learning_rate, make_optimizer, make_train_step
-from experiments.units import Estimate
+from experiments.training.train_step import (
+    init_state,
+    learning_rate,
+    make_optimizer,
+    make_train_step,
+)
 
 
 def experiment(*settings):

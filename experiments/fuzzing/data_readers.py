@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 from hypothesis import strategies as st
 
-from experiments import preparing
+from experiments.data import preparing
 from experiments.data.builders import builder_class
 from experiments.data.reading import read
 from experiments.data.subwords import Subwords

@@ -16,7 +16,7 @@ ODD = (
     "\x1b[2J", "$\\frac{$", "../../etc/passwd", "/etc/passwd", "os.system", "subprocess.Popen",
     "builtins.eval", "experiments.quickstart.main", "x" * 5000, [], {}, [[]], [None], [1, "a"],
     {"": 0}, {"_type": "os.system"}, {"_type": "os.system", "command": "true"},
-    {"_type": "experiments.config.Mesh"}, {"_type": "experiments.archive.Header"},
+    {"_type": "experiments.config.Mesh"}, {"_type": "experiments.compression.archive.Header"},
     {"__class__": "os.system"}, {"__reduce__": ["os.system", ["true"]]},
 )  # fmt: skip
 _OPERATIONS = ("put", "put", "put", "drop", "rename", "double", "nest", "swap", "bend")

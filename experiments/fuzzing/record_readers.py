@@ -8,17 +8,17 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from experiments import compare
+from experiments.comparison.published import match
+from experiments.comparison.record_groups import Entry, group
+from experiments.comparison.record_table import report
+from experiments.evaluation.record_files import read_record, stored_record
 from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import damaged, dumped, json_text
-from experiments.metrics import Metrics, read_metric
-from experiments.published import match
-from experiments.quality_table import table
-from experiments.record_groups import Entry, group
-from experiments.record_table import report
-from experiments.records import read_record, stored_record
-from experiments.samples_file import common, network_calls, read_samples
-from experiments.sampling_grid import FILE, SCHEMA, fitted_information
+from experiments.judging.table import table
+from experiments.sampling.grid import FILE, SCHEMA, fitted_information
+from experiments.sampling.samples_file import common, network_calls, read_samples
 from experiments.stored import encode
+from experiments.training.metrics import Metrics, read_metric
 from samplers.remask import ReMDM
 
 RECORD = {

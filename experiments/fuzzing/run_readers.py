@@ -8,16 +8,16 @@ import numpy as np
 from hypothesis import strategies as st
 
 from diffusion.mdlm import MDLM
-from experiments.archive import MAGIC, Header, pack, sha256, unpack
-from experiments.checkpoints import RECORD, Checkpoints, record_hash
-from experiments.coding import decode
+from experiments.compression.archive import MAGIC, Header, pack, sha256, unpack
+from experiments.compression.coding import decode
 from experiments.config import AdamW, Experiment, Train
 from experiments.data.text import Text
 from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import TEXT, changed, damaged, damaged_folder, dumped, place
 from experiments.fuzzing.settings_readers import SMALL
 from experiments.runs import load_run
-from experiments.trainer import train
+from experiments.training.checkpoints import RECORD, Checkpoints, record_hash
+from experiments.training.trainer import train
 
 
 def make_run(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import ODD, json_text
 from experiments.settings import leaves, named, override, resolve
 from experiments.stored import encode
-from experiments.workdir import check_workdir
+from experiments.training.workdir import check_workdir
 from models.energy import EnergyTransformer
 from models.transformer import Transformer
 from samplers.blocks import BlockByBlock

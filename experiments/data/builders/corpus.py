@@ -1,9 +1,10 @@
 """What the builders share: which files make a corpus, whether they are the published ones, their text.
 
 A corpus gives examples {"text": a line, a document or a piece of text}, in the order of its files.
-`experiments.preparing` writes them as text. As a builder of tensorflow-datasets a corpus can also make
-records of them, `Ptb(source=DIR, data_dir=DIR, file_format="array_record").download_and_prepare()`. None
-of this needs TensorFlow, as long as tfds downloads and does not extract, and the format is that one.
+`experiments.data.preparing` writes them as text. As a builder of tensorflow-datasets a corpus can also
+make records of them, `Ptb(source=DIR, data_dir=DIR, file_format="array_record").download_and_prepare()`.
+None of this needs TensorFlow, as long as tfds downloads and does not extract, and the format is that
+one.
 """
 
 import hashlib

@@ -1,0 +1,101 @@
+"""What `compress` and `decompress` share: files as tokens and back, progress, other compressors."""
+
+import gzip
+import lzma
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from experiments.compression.archive import sha256
+from experiments.compression.coding import Laws
+from experiments.config import Experiment
+from experiments.data.tokenizers import Bytes, Letters27, Tokenizer
+from experiments.devices.memory import device_memory
+from experiments.errors import UserError
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; UserError where it cannot be read or holds nothing."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not content:
+        raise UserError(f"{path} is empty")
+    return content
+
+
+def to_tokens(tokenizer: Tokenizer, content: bytes, path: Path) -> np.ndarray:
+    """The tokens (N,) of a text; UserError for one that they could not give back."""
+    if isinstance(tokenizer, Bytes):
+        return np.frombuffer(content, np.uint8)
+    if isinstance(tokenizer, Letters27):
+        tokenizer = replace(tokenizer, normalize=False)  # which loses what it changes
+    only = "a run compresses text of its own alphabet only, byte for byte"
+    try:
+        return np.concatenate(list(tokenizer.encode([content.decode()], str(path))))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {only}") from error
+    except UserError as error:
+        raise UserError(f"{str(error).rpartition('; ')[0]}; {only}") from error
+
+
+def to_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> bytes:
+    """The text of the tokens."""
+    if isinstance(tokenizer, Bytes):
+        return tokens.astype(np.uint8).tobytes()
+    return tokenizer.decode(tokens).encode()
+
+
+def check_rows(rows: int, experiment: Experiment, path: Path) -> None:
+    """UserError where the probabilities of so many sequences at a time do not fit into memory."""
+    needed = 4 * rows * experiment.data.length * experiment.process.vocab_size
+    if needed > device_memory():
+        raise UserError(
+            f"{path}: it asks for {rows:,} sequences at a time, {needed / 1e9:,.0f} GB; make it anew "
+            "with a smaller --batch-size"
+        )
+
+
+def first_law(laws: Laws) -> str:
+    """A hash of the probabilities of the first call, which tells machines of other arithmetic."""
+    laws.begin(0)
+    return sha256(laws.law(0))
+
+
+def show_progress() -> Callable[[int, int], None]:
+    """progress(sequences done, of all), which prints a line every few seconds."""
+    start = last = time.perf_counter()
+
+    def progress(done, total):
+        nonlocal last
+        now = time.perf_counter()
+        if done < total and now - last > 5:
+            last = now
+            left = (now - start) / done * (total - done)
+            print(f"{done:,} of {total:,} sequences, {left:.0f} s left", flush=True)
+
+    return progress
+
+
+def compressors(content: bytes) -> dict[str, int]:
+    """The sizes, in bytes, that general compressors make of a content, each at its best."""
+    import zstandard
+
+    return {
+        "gzip -9": len(gzip.compress(content, 9)),
+        "xz -9e": len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)),
+        "zstd -19": len(zstandard.ZstdCompressor(19).compress(content)),
+    }
+
+
+def report(sizes: dict[str, float], characters: int) -> str:
+    """A table of sizes in bytes."""
+    width = max(map(len, sizes))
+    return "\n".join(
+        f"  {name:<{width}}  {size:>12,.0f} bytes  {8 * size / characters:.3f} bits per character"
+        for name, size in sizes.items()
+    )

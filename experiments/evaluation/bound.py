@@ -1,0 +1,162 @@
+"""The bound over a corpus: a compiled estimate per batch, and the record that is written about it."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from experiments.config import Experiment
+from experiments.data.corpus import Corpus
+from experiments.data.pipeline import evaluation_batches
+from experiments.data.rows import Rows
+from experiments.data.text import prepare
+from experiments.devices.distributed import agree, in_turn
+from experiments.devices.memory import check_memory
+from experiments.devices.sharding import batch_shards, global_batch
+from experiments.errors import UserError
+from experiments.evaluation.estimators import check_bound, make_bound, times_per_sequence
+from experiments.evaluation.record import make_record, per_word
+from experiments.evaluation.units import Estimate
+from experiments.labels import check_labels, gives_labels
+from experiments.runs import Run
+from experiments.settings import resolve
+
+
+def estimate(
+    experiment: Experiment,
+    bound: Callable,
+    params: dict,
+    text: np.ndarray | Rows,
+    mesh,
+    characters: int,
+    progress: Callable[[int, int], None] | None = None,
+    frozen: dict | None = None,
+    labels: np.ndarray | None = None,
+) -> tuple[Estimate, dict[str, float]]:
+    """The estimate over all of the text, which has so many characters, and its terms in nats per token.
+    frozen: the teacher's parameters where `bound` asks for them; labels: those of the sequences (N,),
+    which are then given.
+
+    Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
+    sequence of its own, so every token counts once.
+    """
+    length = experiment.data.length
+    shards = batch_shards(mesh)
+    batch = -(-experiment.evaluation.batch_size // shards) * shards
+    terms: dict[str, list] = {}
+    sizes, first = [], 0
+    total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
+    for *batch_here, count in evaluation_batches(text, length, batch, labels):
+        counted = batch_here[1].get("segments", batch_here[0] + 1) > 0
+        rows, given = jax.tree.map(lambda array: global_batch(mesh, array, axis=0), batch_here)
+        values = bound(params, rows, first, frozen, given)
+        for name, value in values.items():
+            terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
+        sizes += counted.sum(1)[:count].tolist()
+        first += count
+        if progress:
+            progress(first, total)
+    stacked = {name: np.concatenate(value) for name, value in terms.items()}
+    sizes = np.array(sizes)
+    result = Estimate(sum(stacked.values()), sizes, characters)
+    per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
+    return result, per_token
+
+
+def spread(tokens: np.ndarray, length: int, max_sequences: int) -> np.ndarray:
+    """At most `max_sequences` whole sequences taken at equal distances over the split."""
+    count = len(tokens) // length
+    if count <= max_sequences:
+        return tokens
+    chosen = _equally_spaced(count, max_sequences)
+    return np.concatenate([tokens[i * length : (i + 1) * length] for i in chosen])
+
+
+def _equally_spaced(count: int, number: int) -> np.ndarray:
+    return np.linspace(0, count - 1, number).round().astype(int)
+
+
+def sequences(
+    experiment: Experiment, corpus: Corpus, split: str, max_sequences: int | None = None
+) -> tuple[np.ndarray | Rows, np.ndarray | None]:
+    """The tokens or rows of a split, or at most so many sequences at equal distances, and the labels
+    (N,) of the sequences; None where the bound is not given them."""
+    length = experiment.data.length
+    text, labels = corpus.sequences(split, length, experiment.data.rows), None
+    if isinstance(text, Rows):
+        if max_sequences is not None and len(text) > max_sequences:
+            text = text.chosen(_equally_spaced(len(text), max_sequences))
+        return text, None
+    count = len(text) // length
+    if gives_labels(experiment):
+        first = np.arange(0, len(text), length)
+        sizes = np.minimum(length, len(text) - first)
+        labels = corpus.split_labels(split).of(first, sizes)
+    if max_sequences is None or count <= max_sequences:
+        return text, labels
+    if labels is not None:
+        labels = labels[_equally_spaced(count, max_sequences)]
+    return spread(text, length, max_sequences), labels
+
+
+def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows) -> tuple[int, int]:
+    """(characters, words) of the text, all or a part of a split; of a part that was read by documents,
+    in proportion to its tokens."""
+    documents = corpus.split_documents(split)
+    if documents is None:
+        return corpus.tokenizer.count_characters(text), corpus.tokenizer.count_words(text)
+    share = (text.count if isinstance(text, Rows) else len(text)) / documents.starts[-1]
+    return round(documents.characters.sum() * share), round(documents.words.sum() * share)
+
+
+def evaluate_run(
+    run: Run,
+    split: str,
+    seed: int,
+    ema: bool,
+    log: Callable[[str], None],
+    max_sequences: int | None = None,
+    whole: bool = False,
+) -> dict:
+    """The evaluation record of a trained model over a whole split, or over at most `max_sequences`
+    whole sequences at equal distances in it. whole: the split is all of the text."""
+    experiment = run.experiment
+    check_bound(experiment)
+    check_labels(experiment)
+    check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
+    try:
+        with in_turn():
+            corpus = prepare(experiment.data)
+    except UserError as error:
+        said, other, _ = str(error).partition("; --set data.tokenizer.normalize=True")
+        if not other:
+            raise
+        raise UserError(
+            f"{said}; a run keeps the alphabet it was trained with, to which {other[2:]} maps text"
+        ) from error
+    resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
+    corpus = corpus.whole(split) if whole else corpus
+    agree({"the text": corpus.sha256.get(split, "")})
+    every, _ = sequences(experiment, corpus, split)
+    length = experiment.data.length
+    in_split = len(every) if isinstance(every, Rows) else -(-len(every) // length)
+    text, labels = sequences(experiment, corpus, split, max_sequences)
+    characters, words = spelled(corpus, split, text)
+    bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
+    start = last = time.perf_counter()
+
+    def progress(done, total):
+        nonlocal last
+        now = time.perf_counter()
+        if done == total or now - last > 5:
+            last = now
+            left = (now - start) / done * (total - done)
+            log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
+
+    result, terms = estimate(
+        experiment, bound, run.params, text, run.mesh, characters, progress, labels=labels
+    )
+    seconds = time.perf_counter() - start
+    record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
+    return record | per_word(result, words) | {"sequences_in_split": in_split}

@@ -1,0 +1,147 @@
+"""The estimators of a bound by name (`experiments.config.Evaluation`), compiled."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.any_order import AnyOrder, RandomOrders
+from diffusion.mdlm import MDLM
+from experiments.config import Experiment
+from experiments.devices.sharding import replicated
+from experiments.errors import UserError
+from experiments.training.train_step import without_padding
+from models.layers import over
+
+
+def make_bound(
+    experiment: Experiment,
+    num_times: int,
+    seed: int,
+    mesh,
+    quantity: Literal["bound", "loss"] = "bound",
+):
+    """bound(params, x0 (B, L), first, frozen, given) -> {term: (B, K)}, nats summed over positions
+    without padding; jitted. With quantity "loss" the loss is the only term. given: what the network is
+    given of the rows, as `experiments.data.pipeline` has it.
+
+    Sequence number first + row and time sample k decide all randomness.
+    """
+
+    chosen = estimator(experiment) if quantity == "bound" else "low_discrepancy"
+
+    @over(mesh)
+    def bound(params, x0, first, frozen=None, given=None):
+        process = _estimated(experiment, chosen, experiment.bind(params, frozen))
+        given = given or {}
+        numbers = first + jnp.arange(x0.shape[0])
+        keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+        places, weights = _places(chosen, num_times, keys, seed, numbers)
+        network = experiment.network(params, **given)
+
+        def at(k):
+            keys_k = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
+            u = places[k][:, None]
+            if quantity == "loss":
+                terms = {"loss": process.loss(keys_k, network, x0, u)}
+            else:
+                terms = process.bound_terms(keys_k, network, x0, u)
+            return {
+                name: weights[k] * without_padding(term, given).sum(1)
+                for name, term in terms.items()
+            }
+
+        terms = jax.lax.map(at, jnp.arange(num_times))
+        return {name: term.T for name, term in terms.items()}
+
+    return jax.jit(bound, out_shardings=replicated(mesh))
+
+
+def estimator(experiment: Experiment) -> str:
+    """The name of the evaluation's estimator, "auto" made out."""
+    process, asked = experiment.process, experiment.evaluation.estimator
+    if asked != "auto":
+        return asked
+    if not isinstance(process, MDLM) or process.num_steps is not None:
+        return "low_discrepancy"
+    ends = process.schedule.log1m_alpha(jnp.ones(())), process.schedule.log_alpha(jnp.zeros(()))
+    boundless = all(abs(end) < 1e-6 for end in ends)  # of boundary terms "any_order" has none
+    timed, group = experiment.model.time_conditioning, experiment.evaluation.group
+    return "any_order" if boundless and not timed and group == 1 else "low_discrepancy"
+
+
+_GOLDEN = 2654435769  # the golden ratio, less 1, of 2^32
+
+
+def _estimated(experiment: Experiment, chosen: str, process):
+    """The objective whose `bound_terms` an estimator takes."""
+    evaluation = experiment.evaluation
+    if chosen == "any_order":
+        return AnyOrder(process, evaluation.group)
+    if chosen == "orders":
+        return RandomOrders(process, evaluation.group, evaluation.orders)
+    return process
+
+
+def _places(chosen: str, count: int, keys, seed: int, numbers) -> tuple[jax.Array, jax.Array]:
+    """u of each of `count` samples of each sequence, (K, B), in (0, 1), and the weight of each, (K,)."""
+    if chosen == "quadrature":
+        nodes, weights = np.polynomial.legendre.leggauss(count)
+        places = jnp.asarray((nodes + 1) / 2, jnp.float32)
+        return jnp.broadcast_to(places[:, None], (count, len(numbers))), jnp.asarray(
+            weights / 2 * count, jnp.float32
+        )
+    if chosen in ("low_discrepancy", "any_order"):
+        start = jax.random.uniform(jax.random.key(seed))
+        turned = numbers.astype(jnp.uint32) * jnp.uint32(_GOLDEN)  # modulo 2^32, exactly
+        offset = jnp.clip((start + turned * 2.0**-32) % 1, 1e-6, 1 - 1e-6)
+    else:
+        offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
+    return (jnp.arange(count)[:, None] + offset[None]) / count, jnp.ones(count)
+
+
+def times_per_sequence(experiment: Experiment) -> int:
+    """How many samples a sequence are taken: as the evaluation says, or 1 of what depends on no time."""
+    alone = experiment.process.likelihood == "exact" or estimator(experiment) == "orders"
+    return 1 if alone else experiment.evaluation.num_times
+
+
+def estimator_of(experiment: Experiment) -> str:
+    """The estimator in words, for a record."""
+    evaluation, times = experiment.evaluation, times_per_sequence(experiment)
+    at_a_time = f"{evaluation.group} token{'s' if evaluation.group > 1 else ''} at a time"
+    if experiment.process.likelihood == "exact":
+        return "exact, one pass"
+    return {
+        "times": f"mean over {times} stratified times per sequence",
+        "low_discrepancy": f"mean over {times} stratified times per sequence, of low discrepancy over "
+        "sequences",
+        "quadrature": f"Gauss-Legendre quadrature at {times} times",
+        "any_order": f"random order, {at_a_time}: mean over {times} stratified numbers of known tokens "
+        "per sequence",
+        "orders": f"{evaluation.orders} random orders per sequence, {at_a_time}, logarithm outside of "
+        "their mean",
+    }[estimator(experiment)]
+
+
+def kind_of(experiment: Experiment) -> str:
+    """What the number is: that of the process, but a quadrature of a bound is an estimate of it."""
+    kind = experiment.process.likelihood
+    quadrature = estimator(experiment) == "quadrature"
+    return "estimate" if kind == "bound" and quadrature else kind
+
+
+def check_bound(experiment: Experiment) -> None:
+    """UserError for a process that has no likelihood bound, or none by the estimator asked for."""
+    process = experiment.process
+    if process.likelihood == "none":
+        raise UserError(
+            f"{type(process).__name__} has no likelihood bound to evaluate: it is judged by its samples"
+        )
+    try:
+        _estimated(experiment, estimator(experiment), process)
+    except ValueError as error:
+        raise UserError(
+            f"evaluation.estimator = {experiment.evaluation.estimator}: {error}"
+        ) from error

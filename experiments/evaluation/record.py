@@ -1,0 +1,126 @@
+"""What an evaluation record says: the value, what kind of value it is, and all that it depends on."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from importlib.metadata import version
+
+import jax
+
+from experiments.config import Experiment
+from experiments.data.corpus import Corpus
+from experiments.data.protocols import protocol_of
+from experiments.data.text import Text
+from experiments.evaluation.estimators import estimator_of, kind_of, times_per_sequence
+from experiments.evaluation.units import Estimate
+from experiments.labels import gives_labels
+from experiments.runs import Run
+from experiments.stored import encode
+
+
+def per_word(result: Estimate, words: int) -> dict:
+    """What a record says of words, parted by white space in the text."""
+    if words == 0:
+        return {"words": 0}
+    nats = result.nats_per_token * result.tokens.sum() / words
+    error = result.standard_error() * result.tokens.sum() / words
+    perplexity = math.exp(min(nats, 700))  # of untrained networks it may be no number
+    return {
+        "words": words,
+        "nats_per_word": nats,
+        "perplexity_per_word": perplexity,
+        "perplexity_per_word_standard_error": perplexity * error,
+    }
+
+
+def context_of(data: Text, corpus: Corpus) -> dict:
+    """How the text stands in sequences, what is counted, and the name of the protocol that this is."""
+    rows = {
+        "wrap": "fixed chunks of the text as it goes on, not overlapping, the shorter tail included",
+        "sentence": "one document a row, longer ones in several",
+        "pack": "whole documents packed into rows, none seeing another",
+    }
+    return {
+        "protocol": protocol_of(data, corpus.bounds) or data.rows,
+        "length": data.length,
+        "chunks": rows[data.rows],
+        "packed": data.rows != "sentence",
+        "documents": data.document if data.by_documents else "file",
+        "length_given": data.rows != "wrap",
+        "added_tokens": [token for token in (data.begin, data.end) if token],
+        "bos_or_eos_counted": bool(data.begin or data.end),
+    }
+
+
+def precision(experiment: Experiment) -> str:
+    """The type in which the network computes on this machine."""
+    if experiment.model.dtype != "auto":
+        return experiment.model.dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def make_record(
+    run: Run,
+    corpus: Corpus,
+    split: str,
+    result: Estimate,
+    terms: dict[str, float],
+    *,
+    seed: int,
+    ema: bool,
+    seconds: float,
+) -> dict:
+    """The value, what kind of value it is, and all that it depends on."""
+    experiment, times = run.experiment, times_per_sequence(run.experiment)
+    exact = experiment.process.likelihood == "exact"
+    se = result.standard_error()
+    tokenizer = dataclasses.asdict(experiment.data.tokenizer)
+    tokenizer.pop("path", None)  # where it lies is not what it is
+    tokenizer = json.dumps(tokenizer, sort_keys=True)
+    device = jax.devices()[0]
+    return {
+        "process": type(experiment.process).__name__,
+        "process_settings": encode(experiment.process),
+        "value": result.bits_per_character,
+        "unit": "bits per character",
+        "kind": kind_of(experiment),
+        "standard_error": result.to_bits_per_character(se),
+        "confidence_interval_95": [
+            result.bits_per_character + side * result.to_bits_per_character(se)
+            for side in (-1.96, 1.96)
+        ],
+        "standard_error_over_times": 0.0
+        if exact
+        else result.to_bits_per_character(result.time_standard_error()),
+        "nats_per_token": result.nats_per_token,
+        "nats_per_token_standard_error": se,
+        "perplexity_per_token": result.perplexity,
+        "perplexity_per_token_standard_error": result.perplexity * se,
+        "terms_nats_per_token": terms,
+        "labels": "given" if gives_labels(experiment) else "none",
+        "estimator": estimator_of(experiment),
+        "num_times": times,
+        "seed": seed,
+        "sequences": len(result.tokens),
+        "tokens": int(result.tokens.sum()),
+        "characters": result.characters,
+        "context": context_of(experiment.data, corpus),
+        "tokenizer": type(experiment.data.tokenizer).__name__,
+        "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "unknown_tokens": corpus.unknown.get(split, 0),
+        "source": corpus.source,
+        **({"dataset": corpus.dataset} if corpus.dataset else {}),
+        "split": split,
+        "split_points": experiment.data.split_points,
+        "split_sha256": corpus.sha256[split],
+        "ema": ema,
+        "precision": precision(experiment),
+        "checkpoint_step": run.step,
+        "checkpoint_fingerprint": run.fingerprint,
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "seconds": round(seconds, 2),
+        "version": version("ddlm"),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

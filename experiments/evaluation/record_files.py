@@ -1,0 +1,96 @@
+"""Evaluation records as files: where they lie, what they must hold (record_schema.json), how they are
+written and read, and their one line."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+
+from experiments.errors import UserError
+from experiments.files import write_atomically
+from experiments.plain_json import parse
+
+
+def record_path(workdir: str | Path, split: str, step: int, overrides: Sequence[str] = ()) -> Path:
+    """Where a run directory keeps the record of a split at a checkpoint; overrides ("path=value"):
+    settings other than the run's, each combination of which has a record of its own."""
+    name = "-".join([split, str(step), *overrides])
+    return Path(workdir) / "records" / (re.sub("[^A-Za-z0-9._=-]+", "_", name)[:200] + ".json")
+
+
+def write_record(path: Path, record: dict) -> str:
+    """What to print about the record, once it is in the file `path`; ValueError, and no file, for one
+    that the schema does not allow."""
+    content = json.dumps(record, indent=1) + "\n"
+    if wrong := _fault(json.loads(content)):  # what a reader will see: tuples are lists
+        raise ValueError(f"not an evaluation record: {wrong}")
+    write_atomically(path, content)
+    given = ", given the labels" if record.get("labels") == "given" else ""
+    said = [f"perplexity {_perplexity(record, 'token')}"]
+    said += [f"{_perplexity(record, 'word')} a word"] if record.get("words") else []
+    return (
+        f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- "
+        f"{record['standard_error']:.4f} {record['unit']} ({record['nats_per_token']:.4f} nats per "
+        f"token, {', '.join(said)}) over {record['characters']:,} characters, checkpoint "
+        f"{record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
+    )
+
+
+def _perplexity(record: dict, unit: str) -> str:
+    """The perplexity and its standard error, to two digits of the error."""
+    value, error = (record[f"perplexity_per_{unit}{end}"] for end in ("", "_standard_error"))
+    digits = 1 - math.floor(math.log10(error)) if 0 < error < math.inf else 3
+    return f"{value:,.{min(max(digits, 0), 4)}f} +- {error:,.{min(max(digits, 0), 4)}f}"
+
+
+def read_record(path: Path) -> dict:
+    """The record in the file `path`; UserError where there is none, or one that is not whole."""
+    try:
+        record = parse(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); give a record that ddlm evaluate wrote"
+        ) from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not JSON ({reason}); ddlm evaluate writes it anew") from error
+    if wrong := _fault(record):
+        raise UserError(f"{path}: not an evaluation record: {wrong}; ddlm evaluate writes it anew")
+    return record
+
+
+def stored_record(path: Path) -> dict:
+    """The record in the file `path`; empty where there is none that can be used."""
+    try:
+        return read_record(path)
+    except UserError:
+        return {}
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    schema = resources.files(__package__).joinpath("record_schema.json").read_text("utf-8")
+    return jsonschema.Draft202012Validator(json.loads(schema))
+
+
+def _fault(record) -> str:
+    """What the schema has against a record, in one line that names the field; empty if nothing."""
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
+    if error is None:
+        return ""
+    if error.validator == "required":
+        (missing, *_) = [n for n in error.validator_value if n not in error.instance]
+        return f"the field {'.'.join([*map(str, error.path), missing])} is missing"
+    field = ".".join(map(str, error.path))
+    value = json.dumps(error.instance)
+    value = value if len(value) <= 40 else value[:40] + "..."
+    allowed = error.validator_value
+    allowed = " or ".join(map(str, allowed)) if isinstance(allowed, list) else str(allowed)
+    say = {"type": "must be of type", "enum": "must be", "minimum": "must be at least"}
+    what = f"the field {field}" if field else "the content"
+    return f"{what} is {value} and {say[error.validator]} {allowed}"

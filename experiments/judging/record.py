@@ -1,0 +1,201 @@
+"""Everything that is said of a file of samples at once, with the same of real text beside it."""
+
+import hashlib
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from experiments.config import Experiment
+from experiments.data.reading import CHUNK
+from experiments.data.text import Corpus, Text, prepare
+from experiments.errors import UserError
+from experiments.judging.mauve_score import load_mauve
+from experiments.judging.occurrences import match_lengths, word_match_lengths
+from experiments.judging.scorers import RunScorer, Scorer, load_scorer
+from experiments.judging.text_measures import distinct, inner_words, mean_entropy, ngram_entropy
+from experiments.runs import load_run
+from experiments.sampling.samples_file import common, network_calls, read_samples
+
+ORDERS = (1, 2, 3)  # of the n-grams of entropy and of distinct-n
+SAMPLES, REAL = "samples", "real text"
+
+
+def measure(given: Namespace, log: Callable[[str], None]) -> dict:
+    """The record of `experiments.quality`: where the samples come from, what they are compared with, and
+    under "rows" the same measures of the samples and of real text."""
+    path = Path(given.samples)
+    read = read_samples(path)
+    samples = list(read.values())
+    texts = [sample["text"] for sample in samples]
+    mauve = load_mauve(len(texts)) if given.mauve else None
+    scorer = load_scorer(given.scorer)
+    for where, sample in read.items():
+        scorer.tokens(sample["text"], where)  # refused now, not after a minute of counting
+    experiment = _data_run(given, scorer)
+    corpus = prepare(experiment.data)
+    groups = {SAMPLES: texts, REAL: real_texts(corpus, "validation", texts)}
+    training, source = _training_text(given, experiment, corpus, log)
+    rows = {name: _of_texts(row) | _scored(scorer, row) for name, row in groups.items()}
+    log(f"scored by {given.scorer}; reading {source['characters']:,} characters of training text")
+    for name, overlap in zip(
+        rows, overlaps(list(groups.values()), training, given.ngram), strict=True
+    ):
+        rows[name] |= overlap
+    if mauve:
+        points = {name: scorer.features(row) for name, row in groups.items()}
+        other = scorer.features(real_texts(corpus, "test", texts))
+        rows[SAMPLES]["mauve"] = mauve(points[REAL], points[SAMPLES])
+        rows[REAL]["mauve"] = mauve(points[REAL], other)
+    rows[SAMPLES]["network_calls"] = network_calls(samples)
+    rows = {name: {k: _finite(v) for k, v in row.items()} for name, row in rows.items()}
+    origin = (
+        "seed",
+        "checkpoint_step",
+        "checkpoint_fingerprint",
+        "precision",
+        "process",
+        "sampler",
+    )
+    return {
+        "samples": str(path),
+        "samples_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "num": len(samples),
+        **{name: common(samples, name) for name in origin},
+        "scorer": scorer.described
+        | {"context": "each text from its start, no context before it; longer ones in pieces of `room`"},
+        "reference": {"source": corpus.source, "split": "validation",
+                      "sha256": corpus.sha256["validation"]},
+        "training_text": source,
+        "ngram": given.ngram,
+        "mauve": "of samples to validation text, and of that to test text" if mauve else None,
+        "rows": rows,
+        "version": version("ddlm"),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+
+
+def _data_run(given: Namespace, scorer: Scorer) -> Experiment:
+    """The experiment whose data the samples are set against."""
+    if given.workdir:
+        return load_run(given.workdir).experiment
+    if isinstance(scorer, RunScorer):
+        return scorer.run.experiment
+    raise UserError(
+        f"--scorer {given.scorer} is no run of ours, so its data is not known; give --workdir RUN, the "
+        "run whose training and validation text the samples are compared with"
+    )
+
+
+def _training_text(
+    given: Namespace, experiment: Experiment, corpus: Corpus, log: Callable[[str], None]
+) -> tuple[Callable[[], Iterator[str]], dict]:
+    """(pieces(), the text from its beginning; what it is, for the record)."""
+    if given.train:
+        corpus = _other_text(given.train, experiment.data)
+        tokens, split = corpus.tokens, "all of it"
+    else:
+        tokens, split = corpus.split("train", 1), "train"
+    tokenizer = corpus.tokenizer
+
+    def pieces():  # where tokens are bytes, a character that the end of a piece cuts is not recognised
+        last = time.perf_counter()
+        for start in range(0, len(tokens), CHUNK):
+            yield tokenizer.decode(tokens[start : start + CHUNK])
+            if time.perf_counter() - last > 5:
+                last = time.perf_counter()
+                log(f"{start + CHUNK:,} of {len(tokens):,} tokens of training text")
+
+    characters = sum(
+        tokenizer.count_characters(tokens[k : k + CHUNK]) for k in range(0, len(tokens), CHUNK)
+    )
+    return pieces, {"source": corpus.source, "split": split, "characters": characters}
+
+
+def _other_text(path: str, data: Text) -> Corpus:
+    """The text at `path` in the alphabet of `data`."""
+    if not Path(path).expanduser().exists():
+        raise UserError(f"--train {path} does not exist; give a text file or a directory")
+    try:
+        return prepare(Text(path, data.tokenizer, cache_dir=data.cache_dir))
+    except UserError as error:
+        said = str(error).partition("; ")[0]
+        raise UserError(f"--train: {said}; give text in the alphabet of the run") from error
+
+
+def real_texts(corpus: Corpus, split: str, texts: Sequence[str]) -> list[str]:
+    """As many texts of the same numbers of characters, from places at equal distances in a split."""
+    longest, decode = max(map(len, texts)), corpus.tokenizer.decode
+    tokens = corpus.split(split, 1)
+    if len(tokens) < longest:
+        raise UserError(
+            f"{corpus.source}: the {split} split has {len(tokens)} tokens, and the longest sample "
+            f"{longest} characters; give the --workdir of a run with more text"
+        )
+    starts = np.linspace(0, len(tokens) - longest, len(texts)).round().astype(int)
+    # A token is a character or more, but for bytes, of which a character has up to four.
+    pairs = zip(starts, texts, strict=True)
+    return [decode(tokens[start : start + 4 * len(text)])[: len(text)] for start, text in pairs]
+
+
+def _of_texts(texts: Sequence[str]) -> dict:
+    words = [inner_words(text) for text in texts]
+    return {
+        "characters": sum(map(len, texts)),
+        "words": sum(map(len, words)),
+        **{f"entropy_{n}gram_bits": ngram_entropy(texts, n) for n in ORDERS},
+        "entropy_within_text_bits": mean_entropy(texts),
+        **{f"distinct_{n}": distinct(words, n) for n in ORDERS},
+    }
+
+
+def _scored(scorer: Scorer, texts: Sequence[str]) -> dict:
+    result = scorer.score(texts)
+    error = result.standard_error()
+    return {
+        "scorer_bits_per_character": result.bits_per_character,
+        "scorer_bits_per_character_standard_error": result.to_bits_per_character(error),
+        "scorer_perplexity_per_token": result.perplexity,
+        "scorer_perplexity_per_token_standard_error": result.perplexity * error,
+        "scored_tokens": int(result.tokens.sum()),
+        "scored_characters": result.characters,
+    }
+
+
+def overlaps(
+    groups: Sequence[Sequence[str]], pieces: Callable[[], Iterator[str]], n: int
+) -> list[dict]:
+    """For each group of texts, what of it occurs in the training text, whose parts pieces() are: the
+    shares of words and of word n-grams, and the longest matches in characters."""
+    texts = [text for group in groups for text in group]
+    words = [inner_words(text) for text in texts]
+    in_words = iter(word_match_lengths(words, pieces(), n))
+    in_characters = iter(match_lengths(texts, pieces()))
+    found = []
+    for group in groups:
+        matched = [next(in_words) for _ in group]
+        longest = [int(next(in_characters).max()) for _ in group]
+        known = _share(matched, n)
+        found.append({
+            "words_in_training_text": _share(matched, 1),
+            "ngrams_in_training_text": known,
+            "ngram_novelty": 1 - known,
+            "longest_match_characters": max(longest),
+            "mean_longest_match_characters": float(np.mean(longest)),
+        })  # fmt: skip
+    return found
+
+
+def _share(matched: Sequence[np.ndarray], n: int) -> float:
+    """The share of the n-grams of all rows whose match is n long; nan where there are none."""
+    full = [row[: max(0, len(row) - n + 1)] >= n for row in matched]
+    total = sum(map(len, full))
+    return float(sum(row.sum() for row in full) / total) if total else float("nan")
+
+
+def _finite(value: float | None) -> float | None:
+    """None for what too little text leaves undefined, which JSON has no number for."""
+    return None if value is None or not np.isfinite(value) else value

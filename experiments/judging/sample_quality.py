@@ -1,0 +1,153 @@
+"""Samples judged by an autoregressive scorer, with their entropy and their cost beside it."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.config import Experiment
+from experiments.data.text import prepare
+from experiments.errors import UserError
+from experiments.evaluation.bound import spread
+from experiments.evaluation.units import Estimate
+from experiments.judging.scorers import autoregressive_run, run_log_p
+from experiments.judging.text_measures import entropy_bits, inner_words
+from experiments.runs import Run, load_run
+from experiments.sampling.samples import make_sample, with_steps
+from experiments.settings import leaves, named, override
+from samplers.sampler import Sampler
+
+_TIMED = 2  # rounds, of which the fastest counts
+_WORDS_FROM = 20_000_000  # tokens of the training text that tell which words are real
+
+
+def measure(given: Namespace, log: Callable[[str], None]) -> dict:
+    """The record of `experiments.few_steps`: the settings, the scorer's text, and a row per program."""
+    scorer = autoregressive_run(given.scorer)
+    runs = {Path(workdir).name: load_run(workdir) for workdir in given.workdir}
+    for name, run in runs.items():
+        if run.experiment.data.tokenizer != scorer.experiment.data.tokenizer:
+            raise UserError(f"{name} was trained on another alphabet than the scorer")
+    data = scorer.experiment.data
+    corpus = prepare(data)
+    text = spread(corpus.split("validation", data.length), data.length, given.num)
+    words = frozenset(data.tokenizer.decode(corpus.split("train", 1)[:_WORDS_FROM]).split())
+    for setting in given.set:
+        if not any(setting.partition("=")[0] in leaves(run.experiment) for run in runs.values()):
+            override(next(iter(runs.values())).experiment, [setting])  # says what is wrong with it
+    rows = []
+    for name, run in runs.items():
+        chosen = [s for s in given.set if s.partition("=")[0] in leaves(run.experiment)]
+        base = override(run.experiment, chosen)
+        for spec in given.sampler or [type(base.sampler).__name__]:
+            experiment = _with_sampler(base, spec) if given.sampler else base
+            if experiment is None:
+                log(f"{name}: {spec} does not go with it")
+                continue
+            for steps in given.steps if _stepped(experiment, spec) else [None]:
+                at = replace(run, experiment=with_steps(experiment, steps) if steps else experiment)
+                row = {"run": name, "process": type(base.process).__name__, "sampler": spec}
+                row |= {"steps": steps} | _row(at, scorer, words, given.num, given.seed)
+                rows.append(row)
+                log(f"{name}, {spec}: {_cells(row)}")
+    return {
+        "scorer": given.scorer,
+        "scorer_fingerprint": scorer.fingerprint,
+        "text": judge(scorer, text.reshape(-1, data.length), words),
+        "rows": rows,
+        "samples": given.num,
+        "seed": given.seed,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _with_sampler(experiment: Experiment, spec: str) -> Experiment | None:
+    """The experiment with the sampler of `spec`, or None where they do not go together."""
+    sampler = named(Sampler, experiment.sampler, spec, "--sampler")
+    if sampler.verdict(experiment.process).kind == "refused":
+        return None
+    return replace(experiment, sampler=sampler)
+
+
+def _stepped(experiment: Experiment, spec: str) -> bool:
+    """Whether the sampler has a number of steps that its description leaves open."""
+    return (
+        any(path.split(".")[-1] == "steps" for path in leaves(experiment.sampler))
+        and "steps=" not in spec
+        and getattr(experiment.sampler, "steps", 1) is not None
+    )
+
+
+def judge(scorer: Run, tokens: np.ndarray, words: frozenset[str]) -> dict[str, float]:
+    """What the scorer and counts say of tokens (B, L): bits and entropy of a character, and the share of
+    words, those that the ends may have cut left out, which are among `words`."""
+    tokenizer = scorer.experiment.data.tokenizer
+    nats = -run_log_p(scorer)(tokens).sum(1)
+    count = tokenizer.count_characters(tokens.reshape(-1))
+    result = Estimate(nats[:, None], np.full(len(tokens), tokens.shape[1]), count)
+    found = [word for row in tokens for word in inner_words(tokenizer.decode(row))]
+    return {
+        "scorer_bits_per_char": result.bits_per_character,
+        "standard_error": result.to_bits_per_character(result.standard_error()),
+        "real_words": sum(word in words for word in found) / max(len(found), 1),
+        "entropy_bits": entropy_bits(np.bincount(tokens.reshape(-1))),
+    }
+
+
+def _row(run: Run, scorer: Run, words: frozenset[str], num: int, seed: int) -> dict:
+    experiment = run.experiment
+    length = experiment.data.length
+    program = make_sample(experiment, run.mesh)
+    arguments = (run.params, seed, np.arange(num), np.full(length, -1, np.int32))
+    compiled = program.lower(*arguments).compile()
+    seconds = []
+    for _ in range(_TIMED):
+        start = time.perf_counter()
+        sampled, _ = jax.tree.map(np.asarray, compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return judge(scorer, sampled.x0, words) | {
+        "network_calls": float(sampled.calls.mean()),
+        "seconds_per_sample": min(seconds) / num,
+    }
+
+
+def table(record: dict) -> str:
+    """The rows in columns, under those of the text."""
+    width = max([20, *(len(_name(row)) for row in record["rows"])])
+    lines = [
+        f"{'':{width}} {'steps':>5} {'calls':>6} {'s/sample':>9} {'scorer':>16} {'entropy':>7} "
+        f"{'words':>6}"
+    ]
+    text = record["text"]
+    lines.append(
+        f"{'validation text':{width}} {'':5} {'':6} {'':9} {_bits(text):>16} "
+        f"{text['entropy_bits']:7.3f} {text['real_words']:6.3f}"
+    )
+    for row in record["rows"]:
+        lines.append(
+            f"{_name(row):{width}} {row['steps'] or '':>5} {row['network_calls']:6.1f} "
+            f"{row['seconds_per_sample']:9.4f} {_bits(row):>16} {row['entropy_bits']:7.3f} "
+            f"{row['real_words']:6.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _name(row: dict) -> str:
+    return f"{row['run']} {row['sampler']}"
+
+
+def _bits(row: dict) -> str:
+    return f"{row['scorer_bits_per_char']:.3f} +- {row['standard_error']:.3f}"
+
+
+def _cells(row: dict) -> str:
+    steps = f"{row['steps']} steps, " if row["steps"] else ""
+    return (
+        f"{steps}{row['network_calls']:.4g} calls, {row['seconds_per_sample']:.4f} s a sample, "
+        f"{_bits(row)} bits/char under the scorer, entropy {row['entropy_bits']:.3f}, "
+        f"{row['real_words']:.3f} real words"
+    )

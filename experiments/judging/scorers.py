@@ -1,0 +1,148 @@
+"""Causal language models that judge text: nats of each text, and what it is as a point (for MAUVE).
+
+Each text is scored from its start with no context before it; one longer than the model's room is scored
+in consecutive pieces, each with no context either. log p of a text is the sum over its tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.autoregressive import Autoregressive
+from experiments.data.tokenizers import Letters27, Tokenizer
+from experiments.errors import UserError
+from experiments.evaluation.units import Estimate
+from experiments.runs import Run, load_run
+
+
+class Scorer(Protocol):
+    described: dict  # what it is, for the record
+
+    def tokens(self, text: str, where: str) -> np.ndarray:
+        """The tokens of a text, int; UserError naming `where` for one outside its alphabet."""
+
+    def score(self, texts: Sequence[str]) -> Estimate:
+        """The nats of each text, its tokens and the characters of all, as far as they are scored."""
+
+    def features(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D): each text as a point, from the hidden states of its last piece."""
+
+
+def load_scorer(path: str) -> Scorer:
+    """The scorer at `path`: a run directory of an autoregressive model, or a folder in the format of the
+    `transformers` library; UserError for anything else."""
+    folder = Path(path)
+    if (folder / "checkpoints").is_dir():
+        return RunScorer(autoregressive_run(path), path)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"--scorer {path} is neither the directory of a run nor the folder of a causal language "
+            "model (config.json, *.safetensors)"
+        )
+    from experiments.judging.transformers_scorer import load_folder
+
+    return load_folder(path)
+
+
+def autoregressive_run(path: str) -> Run:
+    """The run in `path`, an autoregressive one; UserError for another."""
+    run = load_run(path)
+    if not isinstance(run.experiment.process, Autoregressive):
+        found = type(run.experiment.process).__name__
+        raise UserError(f"--scorer {path} holds process {found}; a scorer is Autoregressive")
+    return run
+
+
+def as_written(tokenizer: Tokenizer, text: str, where: str) -> np.ndarray:
+    """The tokens of a text that is not changed to fit; UserError naming `where` if it does not fit."""
+    if isinstance(tokenizer, Letters27):
+        tokenizer = replace(tokenizer, normalize=False)
+    try:
+        return np.concatenate(list(tokenizer.encode([text], where)))
+    except UserError as error:
+        said = str(error).rpartition("; ")[0]
+        raise UserError(f"{said} of the scorer; take a scorer of the samples' alphabet") from error
+
+
+def in_pieces(
+    rows: Sequence[np.ndarray], room: int, batch: int, call: Callable[[np.ndarray], np.ndarray]
+):
+    """(row, tokens in the piece, call's result for it) of every piece of at most `room` tokens. call
+    takes int32 (batch, width), padded with zeros after the tokens, of one width for all."""
+    pieces = [
+        (i, row[k : k + room]) for i, row in enumerate(rows) for k in range(0, len(row), room)
+    ]
+    width = max(len(piece) for _, piece in pieces)
+    for first in range(0, len(pieces), batch):
+        group = pieces[first : first + batch]
+        padded = np.zeros((batch, width), np.int32)
+        for r, (_, piece) in enumerate(group):
+            padded[r, : len(piece)] = piece
+        for (i, piece), result in zip(group, np.asarray(call(padded)), strict=False):
+            yield i, len(piece), result
+
+
+def run_log_p(run: Run) -> Callable[[np.ndarray], np.ndarray]:
+    """log_p(tokens (B, L)) -> (B, L) nats under an autoregressive run, compiled."""
+    experiment = run.experiment
+
+    @jax.jit
+    def log_p(params, tokens):
+        return experiment.process.log_p(experiment.network(params), tokens)
+
+    return lambda tokens: np.asarray(log_p(run.params, jnp.asarray(tokens)))
+
+
+@dataclass(frozen=True)
+class RunScorer:
+    run: Run
+    path: str
+
+    @property
+    def described(self) -> dict:
+        return {
+            "scorer": self.path,
+            "kind": "autoregressive run",
+            "checkpoint_step": self.run.step,
+            "checkpoint_fingerprint": self.run.fingerprint,
+            "room": self.run.experiment.data.length,
+            "first_token": "scored, after the start token",
+            # The last state of a model of characters says little but what the last word was.
+            "features": "mean of the last layer's states",
+        }
+
+    def tokens(self, text, where):
+        return as_written(self.run.experiment.data.tokenizer, text, where)
+
+    def _pieces(self, rows, call):
+        experiment = self.run.experiment
+        batch = min(experiment.evaluation.batch_size, len(rows))
+        return in_pieces(rows, experiment.data.length, batch, call)
+
+    def score(self, texts):
+        rows = [self.tokens(text, "text") for text in texts]
+        nats = np.zeros(len(rows))
+        for i, size, log_p in self._pieces(rows, run_log_p(self.run)):
+            nats[i] -= log_p[:size].sum(dtype=np.float64)
+        count = self.run.experiment.data.tokenizer.count_characters(np.concatenate(rows))
+        return Estimate(nats[:, None], np.array([len(row) for row in rows]), count)
+
+    def features(self, texts):
+        experiment, params = self.run.experiment, self.run.params
+        start = experiment.process.start
+
+        @jax.jit
+        def features(params, z):
+            z = jnp.concatenate([jnp.full_like(z[:, :1], start), z[:, :-1]], axis=1)
+            return experiment.model.features(params, z, jnp.zeros((len(z), 1)))
+
+        rows = [self.tokens(text, "text") for text in texts]
+        points = {}
+        for i, size, states in self._pieces(rows, lambda z: features(params, jnp.asarray(z))):
+            points[i] = states[:size].astype(np.float32).mean(0)
+        return np.stack([points[i] for i in range(len(rows))])

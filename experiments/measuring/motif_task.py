@@ -1,0 +1,166 @@
+"""Sequences of bases with planted motifs, networks trained on them, and what guidance does to samples.
+
+The program is `experiments.motifs`.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.bfn import BFN, PowerAccuracy
+from diffusion.dirichlet import DirichletFlow
+from diffusion.noisy_classifier import NoisyClassifier
+from diffusion.random import split
+from experiments.config import AdamW, Experiment, Train
+from experiments.data.text import Text
+from experiments.measuring.fit import fit
+from models.classifier import Classifier
+from models.transformer import Transformer
+from samplers.ancestral import Ancestral
+from samplers.guidance import classifier, classifier_free
+from samplers.ode import ODE
+from samplers.sampler import Sampler
+
+BASES = 4
+METHODS = {
+    "Dirichlet FM": (DirichletFlow(BASES, head="leave_one_out"), ODE()),
+    "BFN": (BFN(BASES, PowerAccuracy(4.0), head="leave_one_out"), Ancestral()),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """The law of the data: each sequence of `length` holds one of num_labels motifs, drawn once."""
+
+    length: int = 16
+    motif: int = 6
+    num_labels: int = 4
+    seed: int = 0
+
+    @property
+    def motifs(self):
+        """(N, K): N motifs of K bases."""
+        return jax.random.randint(
+            jax.random.key(self.seed), (self.num_labels, self.motif), 0, BASES
+        )
+
+    def draw(self, key, rows: int):
+        """(sequences (B, L), labels (B,))."""
+        key_background, key_label, key_place = split(key, 3)
+        x = jax.random.randint(key_background, (rows, self.length), 0, BASES)
+        label = jax.random.randint(key_label, (rows,), 0, self.num_labels)
+        place = jax.random.randint(key_place, (rows,), 0, self.length - self.motif + 1)
+        column = jnp.arange(self.length)[None] - place[:, None]
+        inside = (column >= 0) & (column < self.motif)
+        planted = self.motifs[label[:, None], jnp.clip(column, 0, self.motif - 1)]
+        return jnp.where(inside, planted, x), label
+
+    def contains(self, x):
+        """(B, N): whether each motif occurs in x (B, L)."""
+        starts = jnp.arange(self.length - self.motif + 1)
+        windows = x[:, starts[:, None] + jnp.arange(self.motif)[None]]
+        return (windows[:, :, None] == self.motifs[None, None]).all(-1).any(1)
+
+
+def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
+    """(model(z, t, label) , log_p_labels(z, t)) with trained parameters, of a process."""
+    model = Transformer(
+        BASES, num_layers=2, width=64, num_heads=4, condition_width=64, time_conditioning=True,
+        num_labels=task.num_labels,
+    )  # fmt: skip
+    train = Train(
+        num_steps=steps, batch_size=batch_size, ema_decay=0.99, label_dropout=0.3, seed=seed
+    )
+    optimizer = AdamW(peak_lr=3e-3, warmup_steps=50, decay_steps=max(steps, 51))
+    data = Text(length=task.length)
+    denoiser = Experiment(process, model, data, optimizer=optimizer, train=train)
+
+    def draw(key):
+        x0, label = task.draw(key, batch_size)
+        return x0, {"label": label}
+
+    log("denoiser")
+    params, _ = fit(denoiser, draw, log)
+
+    network = Classifier(**vars(model))
+    log("classifier of noisy states")
+    train = replace(train, label_dropout=0.0)
+    judge = replace(denoiser, process=NoisyClassifier(process), model=network, train=train)
+    judge_params, _ = fit(judge, draw, log)
+
+    def log_p_labels(z, t):
+        return network.log_p_labels(judge_params, z, t)
+
+    return lambda z, t, label: model.apply(params, z, t, label=label), log_p_labels
+
+
+def make_measure(task: Task, process, sampler: Sampler, networks, kind: str, rows: int):
+    """measure(key, strength) -> figures over `rows` samples; compiled once for all strengths."""
+    denoiser, log_p_labels = networks
+
+    @jax.jit
+    def measure(key, strength):
+        label = jnp.arange(rows) % task.num_labels
+        nobody = jnp.full(rows, task.num_labels)
+
+        def free(z, t):
+            return denoiser(z, t, nobody)
+
+        if kind == "classifier-free":
+            model = classifier_free(process, lambda z, t: denoiser(z, t, label), free, strength)
+        else:
+            model = classifier(
+                process, free, lambda z, t: jnp.take_along_axis(
+                    log_p_labels(z, t), label[:, None], axis=1
+                )[:, 0], strength,
+            )  # fmt: skip
+        x = sampler.sample(key, process, model, (rows, task.length))
+        found = task.contains(x)
+        right = found[jnp.arange(rows), label]
+        counts = jnp.bincount(x.reshape(-1), length=BASES) / x.size
+        return {
+            "right": right.mean(),
+            "another": (found.sum(1) > right).mean(),
+            "bases_entropy_bits": -jnp.sum(jax.scipy.special.xlogy(counts, counts)) / jnp.log(2),
+        }
+
+    return measure
+
+
+def run(given, log) -> dict:
+    """The record: settings (those of the program), and by method and kind of guidance the figures at
+    each strength."""
+    task = Task(given.length, given.motif, given.labels)
+    exact = task.contains(task.draw(jax.random.key(1), given.samples)[0])
+    results = {}
+    for name, (process, sampler) in METHODS.items():
+        log(f"\n{name}")
+        trained = networks(task, process, given.steps, given.batch_size, given.seed, log)
+        sampler = replace(sampler, steps=given.sample_steps)
+        for kind in ("classifier-free", "classifier"):
+            measure = make_measure(task, process, sampler, trained, kind, given.samples)
+            key = jax.random.key(given.seed + 1)
+            rows = []
+            for s in given.strengths:
+                figures = {k: float(v) for k, v in measure(key, s).items()}
+                log(f"{kind}, strength {s:g}: {figures['right']:.3f} right")
+                rows.append({"strength": s} | figures)
+            results[f"{name}, {kind}"] = rows
+    return {
+        "task": asdict(task),
+        "data": {"another": float((exact.sum(1) > 1).mean())},
+        "settings": vars(given) | {"jax": jax.__version__},
+        "standard_error_at_most": 0.5 / given.samples**0.5,
+        "results": results,
+    }
+
+
+def table(record: dict) -> str:
+    """Markdown: the fraction of right samples by strength, one row a method and kind of guidance."""
+    strengths = record["settings"]["strengths"]
+    lines = ["| strength | " + " | ".join(f"{s:g}" for s in strengths) + " |"]
+    lines.append("|---|" + "---:|" * len(strengths))
+    for name, rows in record["results"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{r['right']:.3f}" for r in rows) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,261 @@
+"""The training step and the sampler compiled for a TPU slice on a machine that has none, and measured.
+
+What is compiled is what a run compiles: `make_train_step` with its state placed and donated, and
+`make_sample`, for the devices of a topology of libtpu in place of this machine's.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.config import Experiment
+from experiments.data.protocols import SIZES
+from experiments.data.subwords import Subwords
+from experiments.devices.sharding import (
+    AXES,
+    BATCH,
+    batch_shards,
+    make_mesh,
+    mesh_sizes,
+    replicated,
+    tree_shardings,
+)
+from experiments.errors import UserError
+from experiments.planning import hlo_costs
+from experiments.planning.chips import Chip, chip_of
+from experiments.planning.flops import program_flops
+from experiments.planning.hlo import parse
+from experiments.sampling.samples import make_sample
+from experiments.settings import override, resolve
+from experiments.training.train_step import init_state, make_train_step
+from experiments.training.trainer import check_batch
+from models.transformer import num_parameters
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
+    """The experiment resolved without its text, for a TPU: the size of its vocabulary is given, the
+    tokenizer's own, or that of its published files; "auto" is what it is on a TPU."""
+    if experiment.teacher or experiment.energy:
+        raise UserError(
+            f"plan: {type(experiment.process).__name__} takes a network from another run, which is not "
+            "planned; plan the run that it is taken from"
+        )
+    tokenizer = experiment.data.tokenizer
+    size = vocab_size or getattr(tokenizer, "vocab_size", None)
+    size = size or SIZES.get(getattr(tokenizer, "sha256", ""))
+    if size is None:
+        raise UserError(
+            f"the size of the vocabulary of data.tokenizer {type(tokenizer).__name__} is not known "
+            "without its files; give it as --vocab-size N"
+        )
+    if size != getattr(tokenizer, "vocab_size", None):
+        tokenizer = Subwords(sha256=getattr(tokenizer, "sha256", ""), vocab_size=size)
+    if experiment.data.labels and not experiment.data.label_names:
+        raise UserError(
+            "data.labels: the names are not known without the data; set data.label_names"
+        )
+    resolved = resolve(experiment, tokenizer, label_names=experiment.data.label_names)
+    model = resolved.model
+    dtype = "bfloat16" if model.dtype == "auto" else model.dtype
+    return replace(resolved, model=replace(model, dtype=dtype))
+
+
+def tpu_devices(topology: str) -> list:
+    """The devices of a slice; UserError where libtpu is missing or does not know it."""
+    if find_spec("libtpu") is None:
+        raise UserError(
+            'plan compiles with libtpu, which is not installed: pip install "ddlm[plan]"'
+        )
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except jax.errors.JaxRuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"--topology {topology}: libtpu {version('libtpu')}: {said}") from error
+
+
+def trace_train(experiment: Experiment, mesh):
+    """The training step, traced on arrays that are described and do not exist."""
+    check_batch(experiment.train, mesh)
+    train, length = experiment.train, experiment.data.length
+    rows = (train.accumulation, train.batch_size // train.accumulation)
+    split = NamedSharding(mesh, P(None, BATCH))
+    tokens = jax.ShapeDtypeStruct((*rows, length), jnp.int32, sharding=split)
+    given = {}
+    if experiment.data.labels:
+        given["label"] = jax.ShapeDtypeStruct(rows, jnp.int32, sharding=split)
+    if experiment.data.rows != "wrap":
+        given["segments"] = tokens
+    state = jax.eval_shape(lambda: init_state(experiment))
+    shardings = tree_shardings(mesh, state)
+    step = jax.jit(
+        make_train_step(experiment, mesh),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    return step.trace(_placed(state, shardings), tokens, given)
+
+
+def trace_sample(experiment: Experiment, mesh, rows: int):
+    """The sampler of `rows` sequences, traced likewise."""
+    params = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
+    numbers = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=NamedSharding(mesh, P(BATCH)))
+    known = jax.ShapeDtypeStruct((experiment.data.length,), jnp.int32, sharding=replicated(mesh))
+    seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    placed = _placed(params, tree_shardings(mesh, params))
+    return make_sample(experiment, mesh).trace(placed, seed, numbers, known)
+
+
+def _placed(tree, shardings):
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
+def exhausted(message: str) -> dict | None:
+    """{"total", "available"} in bytes, from what the compiler says of a program that does not fit; None
+    for another error."""
+    size = r"\(?([\d.]+)([KMG]?)\)?"
+    used = re.search(rf"Used {size} of {size} hbm", message) or re.search(
+        rf"{size} exceeds available HBM {size}", message
+    )
+    if used is None:
+        return None
+    total, available = (int(float(used[n]) * _UNITS[used[n + 1]]) for n in (1, 3))
+    return {"total": total, "available": available}
+
+
+def measure(traced, chip: Chip) -> dict:
+    """Figures of a traced program, once compiled: see docs/pods.md. {"fits": False} and what it would
+    take where the compiler says that it does not fit."""
+    start, flops = time.perf_counter(), program_flops(traced.jaxpr)
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        size = exhausted(str(error))
+        if size is None:
+            raise
+        return {"fits": False, "bytes_per_chip": size, "flops": flops}
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    size = {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+    size |= {"total": sum(size.values()), "available": chip.memory}
+    module = parse(compiled.as_text())
+    figures = {
+        "fits": size["total"] <= chip.memory,
+        "bytes_per_chip": size,
+        "flops": flops,
+        "flops_per_chip": hlo_costs.matmul_flops(module),
+        "memory_traffic_bytes_per_chip": hlo_costs.traffic(module),
+        "collectives_per_chip": hlo_costs.collectives(module),
+        "compile_seconds": round(seconds, 1),
+    }
+    sent = sum(kind["bytes"] for kind in figures["collectives_per_chip"].values())
+    least = {
+        "compute": figures["flops_per_chip"] / chip.flops,
+        "memory": figures["memory_traffic_bytes_per_chip"] / chip.memory_rate,
+        "interconnect": sent / chip.link_rate,
+    }
+    slowest = max(least, key=least.get)
+    return figures | {"least_seconds": least, "seconds": least[slowest], "limited_by": slowest}
+
+
+def plan(
+    experiment: Experiment, topology: str, vocab_size: int | None = None, rows: int | None = None,
+    tries: int = 4, log: Callable[[str], None] = print,
+) -> dict:  # fmt: skip
+    """The plan of an experiment on a slice, as experiments.plan prints and stores it. rows: sequences
+    that are sampled together, by default one for each part of a batch; 0 leaves the sampler out."""
+    chip = chip_of(topology)
+    experiment = without_data(experiment, vocab_size)
+    devices = tpu_devices(topology)
+    mesh = make_mesh(experiment.mesh, devices)
+    train = measure(trace_train(experiment, mesh), chip)
+    params = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
+    found = {
+        "topology": topology,
+        "chips": len(devices),
+        "mesh": dict(mesh.shape),
+        "parameters": num_parameters(params),
+        "vocab_size": experiment.model.vocab_size,
+        "train": train,
+        "versions": {name: version(name) for name in ("ddlm", "jax", "libtpu")},
+    }
+    if not train["fits"]:
+        return found | {"suggestion": suggest(experiment, devices, chip, tries, log)}
+    config = experiment.train
+    tokens = config.batch_size * experiment.data.length
+    found["run"] = {
+        "steps": config.num_steps,
+        "tokens": config.num_steps * tokens,
+        "tokens_per_second": tokens / train["seconds"],
+        "hours": config.num_steps * train["seconds"] / 3600,
+    }
+    if rows != 0 and not getattr(experiment.process, "needs_labels", False):
+        shards = batch_shards(mesh)
+        rows = -(-(rows or shards) // shards) * shards
+        found["sample"] = {"rows": rows} | measure(trace_sample(experiment, mesh, rows), chip)
+    return found
+
+
+def suggest(experiment: Experiment, devices, chip: Chip, tries: int, log) -> dict | None:
+    """{"set": settings with which it fits} and its figures, the first of `tries` attempts; or None."""
+    attempts = candidates(experiment, len(devices), chip)
+    for _, settings in zip(range(tries), attempts, strict=False):
+        log(f"does not fit; trying --set {' --set '.join(settings)}")
+        changed = override(experiment, settings)
+        figures = measure(trace_train(changed, make_mesh(changed.mesh, devices)), chip)
+        if figures["fits"]:
+            return {"set": settings} | figures
+    return None
+
+
+def candidates(experiment: Experiment, count: int, chip: Chip) -> Iterator[list[str]]:
+    """Settings that take less of the chips' memory, what costs least time first: the state spread over
+    more of them, layers computed again in the backward pass, smaller microbatches."""
+    _, fsdp, tensor = mesh_sizes(experiment.mesh, count)
+    whole = count // tensor
+    settings, changed = [], experiment
+    while state_bytes(changed, count) > chip.memory // 4 and fsdp < whole:
+        fsdp = next(n for n in range(fsdp + 1, whole + 1) if whole % n == 0)
+        settings = ["mesh.data=-1", f"mesh.fsdp={fsdp}"]
+        changed = override(experiment, settings)
+    if settings:
+        yield settings
+    if hasattr(experiment.model, "remat") and not experiment.model.remat:
+        settings = [*settings, "model.scan=True", "model.remat=True"]
+        yield settings
+    rows = experiment.train.batch_size // whole
+    accumulation = 2 * experiment.train.accumulation
+    while accumulation <= rows and rows % accumulation == 0:
+        yield [*settings, f"train.accumulation={accumulation}"]
+        accumulation *= 2
+
+
+def state_bytes(experiment: Experiment, count: int) -> int:
+    """Bytes of the training state on each of so many chips."""
+    mesh = AbstractMesh(tuple(mesh_sizes(experiment.mesh, count)), AXES)
+    state = jax.eval_shape(lambda: init_state(experiment))
+    sizes = jax.tree.map(
+        lambda x, s: jnp.dtype(x.dtype).itemsize * math.prod(s.shard_shape(x.shape)),
+        state,
+        tree_shardings(mesh, state),
+    )
+    return sum(jax.tree.leaves(sizes))

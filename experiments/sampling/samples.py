@@ -1,0 +1,126 @@
+"""Samples of a run: what is given, and the compiled loop over batches of samples."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.random import fold_in
+from experiments.config import Experiment
+from experiments.devices.memory import check_memory
+from experiments.devices.sharding import batch_shards, global_batch, replicated
+from experiments.errors import UserError
+from experiments.runs import Run
+from experiments.sampling.given import encode
+from experiments.sampling.grid import fitted_information
+from experiments.sampling.wish import NOTHING, Wish
+from experiments.settings import leaves, override
+from models.layers import over
+from samplers.required import place
+from samplers.sampler import Frames, Sampled
+
+
+def with_setting(experiment: Experiment, name: str, value, option: str) -> Experiment:
+    """The experiment with a setting of its sampler, or the sampler inside of it, by last names."""
+    paths = [path for path in leaves(experiment.sampler) if f".{path}".endswith(f".{name}")]
+    if not paths:
+        parts = [type(experiment.sampler).__name__]
+        parts += [
+            f"{f.name} {type(part).__name__}"
+            for f in fields(experiment.sampler)
+            if is_dataclass(part := getattr(experiment.sampler, f.name)) and f.name != "transform"
+        ]
+        raise UserError(
+            f"{option} {value}: sampler {', '.join(parts)} has no setting {name}; leave it out "
+            "or choose another --sampler"
+        )
+    return override(experiment, [f"sampler.{paths[0]}={value}"])
+
+
+def with_steps(experiment: Experiment, steps: int) -> Experiment:
+    """The experiment with `steps` of its sampler, those per block where it goes block by block."""
+    return with_setting(experiment, "steps", steps, "--steps")
+
+
+def check_writes(run: Run, workdir: str) -> None:
+    """UserError for a run that writes no text."""
+    if getattr(run.experiment.process, "needs_labels", False):
+        raise UserError(
+            f"workdir {workdir} holds a classifier, which writes no text; it guides a run on the same "
+            f"noise: --workdir RUN --classifier {workdir} --label NAME"
+        )
+
+
+_LAW = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
+
+
+def chosen(run: Run, given: Namespace) -> Run:
+    """The run with the options of the command line that are settings of its sampler."""
+    experiment = run.experiment
+    if given.steps:
+        experiment = with_steps(experiment, given.steps)
+    if given.grid == "fitted":
+        information = fitted_information(given.workdir, run)
+        experiment = with_setting(experiment, "information", information, "--grid fitted:")
+    if given.grid:
+        experiment = with_setting(experiment, "grid", given.grid, "--grid")
+    for name in _LAW:
+        value = getattr(given, name)
+        if value is not None:
+            option = "--" + name.replace("_", "-")
+            experiment = with_setting(experiment, f"transform.{name}", value, option)
+    if given.ban:
+        tokens = encode(experiment.data.tokenizer, given.ban, "--ban")
+        banned = tuple(sorted({int(v) for v in tokens}))
+        if len(banned) == experiment.data.tokenizer.vocab_size:
+            raise UserError("--ban: nothing is left to draw; ban fewer tokens")
+        experiment = with_setting(experiment, "transform.banned", banned, "--ban")
+    return replace(run, experiment=experiment)
+
+
+def make_sample(experiment: Experiment, mesh, wish: Wish = NOTHING, trace: bool = False):
+    """sample(params, seed, numbers (B,), given (L,), guide) -> (`Sampled`, given (B, L) with what was
+    wished), one compiled program; guide: the parameters of the wish's classifier, None without."""
+
+    @over(mesh)
+    def run(params, seed, numbers, given, guide=None):
+        keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+        shape = (len(numbers), len(given))
+        known = jnp.broadcast_to(given, shape)
+        process, network = experiment.bind(params), wish.network(experiment, params, guide)
+        if wish.words:
+            known = place(fold_in(keys, 1), process, network, known, wish.words)
+        sampled = experiment.sampler.run(keys, process, network, shape, known, trace=trace)
+        return sampled, known
+
+    return jax.jit(run, out_shardings=replicated(mesh))
+
+
+def sample_run(
+    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int, wish: Wish = NOTHING,
+    trace: bool = False,
+) -> Iterator[tuple[int, Sampled, np.ndarray]]:  # fmt: skip
+    """(number, what was sampled, what was given), as arrays of one row, of samples 0 to num - 1."""
+    if trace and not run.experiment.sampler.keeps_frames:
+        raise UserError(
+            f"--trace: sampler {type(run.experiment.sampler).__name__} keeps no frames; use one that "
+            "works on the whole sequence, such as Ancestral or FirstHitting"
+        )
+    shards = batch_shards(run.mesh)
+    batch = -(-batch_size // shards) * shards
+    check_memory(run.experiment, batch, run.mesh, "--batch-size")
+    compiled = make_sample(run.experiment, run.mesh, wish, trace)
+    guide = wish.classifier and wish.classifier.params
+    for first in range(0, num, batch):
+        numbers = global_batch(run.mesh, np.arange(first, first + batch), axis=0)
+        sampled, given = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
+        for i in range(min(batch, num - first)):
+            frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))
+            yield (
+                first + i,
+                Sampled(sampled.x0[i], sampled.calls[i] + len(wish.words), frames),
+                given[i],
+            )

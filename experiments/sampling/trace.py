@@ -1,0 +1,53 @@
+"""The record of `experiments.sampling.trace_page` from the frames of samples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.config import Experiment
+from samplers.bent import of_x0
+from samplers.sampler import Sampled
+
+
+def trace_record(
+    experiment: Experiment, name: str, samples: Sequence[tuple[int, Sampled, np.ndarray]]
+) -> dict:
+    """What the page plays: samples with frames and what was given to them (L,), -1 where nothing was.
+
+    A token that stays has the probability with which it came, where there is a mask: of a revealed token
+    the model is certain ever after. A position is marked as given where it is in every sample: required
+    words stand in other places in each.
+    """
+    process, sampler = experiment.process, experiment.sampler
+    vocab = experiment.data.tokenizer.vocab_size
+    states = getattr(of_x0(process), "num_states", vocab)
+    given = np.all([fixed >= 0 for _, _, fixed in samples], axis=0)
+    return {
+        "title": f"{name}: {type(process).__name__}, {type(sampler).__name__}",
+        "symbols": [experiment.data.tokenizer.decode(np.array([v])) for v in range(vocab)],
+        "mask": vocab if states > vocab else None,
+        "given": given.tolist(),
+        "samples": [_of_sample(number, sampled, states > vocab) for number, sampled, _ in samples],
+    }
+
+
+def _of_sample(number: int, sampled: Sampled, masks: bool) -> dict:
+    times, tokens, probability = sampled.frames
+    last = len(times)
+    # Rows of a batch end each in its own time; what follows is the same frame again.
+    while last > 2 and times[last - 2] == 0 and (tokens[last - 1] == tokens[last - 2]).all():
+        last -= 1
+    # The end is the sample, where a schedule leaves noise at t = 0.
+    tokens = tokens[:last].copy()
+    tokens[-1] = sampled.x0
+    probability = probability[:last].copy()
+    for k in range(1, last if masks else 0):
+        stays = (tokens[k] == tokens[k - 1]) & ~np.isnan(probability[k - 1])
+        probability[k] = np.where(stays, probability[k - 1], probability[k])
+    return {
+        "number": number,
+        "times": times[:last].tolist(),
+        "tokens": tokens,
+        "probability": probability,
+        "calls": int(sampled.calls),
+    }

@@ -1,0 +1,170 @@
+"""What samples are to be besides the tokens that are given, and the network bent towards it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.process import Model
+from diffusion.simplex import SimplexProcess
+from experiments.config import Experiment
+from experiments.errors import UserError
+from experiments.labels import label_number
+from experiments.runs import Run
+from experiments.sampling.given import encode
+from experiments.settings import differences
+from samplers import guidance
+from samplers.discrete_guidance import ByClassifier, MixedPosteriors
+from samplers.posterior import Posterior
+from samplers.required import fit
+from samplers.transform import Transform
+
+
+@dataclass(frozen=True)
+class Wish:
+    """words: tokens that samples contain. label: its number, and the strength of guidance towards it,
+    which acts at times within `interval`; classifier-free, or by a classifier of noisy states, asked for
+    every change of a token if `exact`, for its gradient otherwise."""
+
+    words: tuple[tuple[int, ...], ...] = ()
+    label: int | None = None
+    strength: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    classifier: Run | None = None
+    exact: bool = False
+
+    def network(self, experiment: Experiment, params: dict, guide: dict | None) -> Model:
+        """The network of the experiment, bent as wished; guide: the parameters of the classifier. For
+        the sampler that draws a step itself it is the law of the step that is bent."""
+        if self.label is None:
+            return experiment.network(params)
+        process = experiment.bind(params)
+        if self.classifier is not None:
+            label = jnp.full(1, self.label)  # of all rows, however many
+            log_p_label = self.classifier.experiment.network(guide, label=label)
+            free, interval = experiment.network(params), self.interval
+            if isinstance(process, SimplexProcess):
+                return guidance.classifier(process, free, log_p_label, self.strength, interval)
+            return ByClassifier(
+                process, free, log_p_label, self.strength, self.exact, interval=interval
+            )
+
+        def labelled(label):
+            return experiment.network(params, label=jnp.full(1, label))
+
+        conditional = labelled(self.label)
+        if self.strength == 1:
+            return conditional
+        by_posterior = isinstance(experiment.sampler, Posterior)
+        guided = MixedPosteriors if by_posterior else guidance.classifier_free
+        free = labelled(experiment.model.num_labels)
+        return guided(process, conditional, free, self.strength, interval=self.interval)
+
+
+NOTHING = Wish()
+
+
+def make_wish(
+    experiment: Experiment,
+    known: np.ndarray,
+    words: Sequence[str] = (),
+    label: str | None = None,
+    strength: float = 1.0,
+    interval: Sequence[float] = (0.0, 1.0),
+    classifier: Run | None = None,
+    exact: bool = False,
+) -> Wish:
+    """The wish, from text; UserError for what the run cannot do."""
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise UserError(f"--guidance-interval {low} {high} must rise within [0, 1]")
+    if label is None and (strength != 1 or classifier is not None):
+        option = "--classifier" if classifier is not None else f"--guidance {strength}"
+        raise UserError(f"{option} is towards a label; name it with --label")
+    if exact and classifier is None:
+        raise UserError("--exact is for guidance by a classifier; give its run with --classifier")
+    words = _words(experiment, known, words)
+    number = None
+    if classifier is not None:
+        _check_classifier(experiment, classifier, (low, high), exact)
+        number = label_number(classifier.experiment, label)
+    elif label is not None:
+        number = label_number(experiment, label)
+    guided = classifier is not None or strength != 1
+    if guided or label is None:
+        _check_dropout(experiment, guided, number is None)
+    if guided and low > 0 and hasattr(experiment.process, "log_p"):
+        name = type(experiment.process).__name__
+        raise UserError(
+            f"--guidance-interval {low} ...: {name} has no times, all is at 0; leave it out"
+        )
+    bent = not getattr(experiment.sampler, "transform", Transform()).is_identity
+    if guided and bent and isinstance(experiment.sampler, Posterior):
+        raise UserError(
+            "Posterior with guidance bends the law of a step, not of a token, and takes no transform: "
+            "leave out the guidance, or what changes the law of a token"
+        )
+    return Wish(words, number, strength, (low, high), classifier, exact)
+
+
+def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
+    """The tokens of required words, the longest first."""
+    tokens = [encode(experiment.data.tokenizer, word, "--require") for word in words if word]
+    tokens.sort(key=len, reverse=True)
+    if tokens and getattr(experiment.process, "block_length", None) is not None:
+        raise UserError(
+            f"--require: {type(experiment.process).__name__} writes from left to right and cannot know "
+            "of a word to come; use a process that is not from left to right, such as MDLM"
+        )
+    if not fit((known < 0).tolist(), tokens):
+        sizes = " and ".join(str(len(word)) for word in tokens)
+        raise UserError(
+            f"--require: text of {sizes} tokens may not find room among {int((known < 0).sum())} blanks "
+            f"of {len(known)} tokens; shorten it, or raise --length"
+        )
+    return tuple(tuple(int(v) for v in word) for word in tokens)
+
+
+def _check_dropout(experiment: Experiment, guided: bool, free: bool) -> None:
+    """UserError where the law without labels is asked for, and the run never saw text without."""
+    if not experiment.data.label_names or experiment.train.label_dropout:
+        return
+    if free:
+        raise UserError(
+            "the run was trained with a label on every sequence (train.label_dropout = 0); give one "
+            f"with --label: {', '.join(experiment.data.label_names)}"
+        )
+    raise UserError(
+        "guidance: the run never saw text without its label (train.label_dropout = 0); leave out "
+        "--guidance, which is strength 1, and --classifier"
+    )
+
+
+def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> None:
+    """UserError where the classifier's run is none, or is of another noise or alphabet."""
+    its, ours = classifier.experiment.process, experiment.process
+    name = type(ours).__name__
+    if not getattr(its, "needs_labels", False):
+        raise UserError(
+            f"--classifier: its run holds a {type(its).__name__}, not a classifier; train one with "
+            "--config configs/sotu/classifier.py"
+        )
+    if classifier.experiment.data.tokenizer != experiment.data.tokenizer:
+        raise UserError("--classifier was trained on another alphabet")
+    if its.base != ours:
+        same = type(its.base) is type(ours)
+        what = "; ".join(differences(its.base, ours)) if same else type(its.base).__name__
+        raise UserError(
+            f"--classifier was trained on other noise ({what}) than the run's {name}; train one with "
+            "the run's process and its settings as process.base"
+        )
+    if exact and isinstance(ours, SimplexProcess):
+        raise UserError(f"--exact: states of {name} are not tokens; leave it out, for the gradient")
+    inner = getattr(experiment.sampler, "inner", experiment.sampler)
+    timed = classifier.experiment.model.time_conditioning or interval != (0, 1)
+    if getattr(inner, "cached", False) and timed:
+        raise UserError(
+            "sampler.cached = True, but guidance that depends on time changes the law where no token "
+            "does; set it to False"
+        )

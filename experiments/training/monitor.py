@@ -1,0 +1,61 @@
+"""The evaluations during training, by which checkpoints are ranked."""
+
+from collections.abc import Callable
+
+from experiments.config import Experiment
+from experiments.data.corpus import Corpus
+from experiments.evaluation.bound import estimate, sequences, spelled
+from experiments.evaluation.estimators import make_bound, times_per_sequence
+from experiments.training.metrics import Metrics, NoMetrics
+from experiments.training.signals import Signals
+
+
+def make_evaluate(
+    experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None, signals: Signals
+) -> Callable[[dict], dict[str, float]]:
+    """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
+    the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
+    Interrupted after a signal.
+    """
+    text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
+    characters, _ = spelled(corpus, "validation", text)
+    quantity = experiment.process.monitor
+    bound = make_bound(
+        experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
+    )
+
+    def evaluate(params):
+        result, _ = estimate(
+            experiment, bound, params, text, mesh, characters, signals.check, frozen, labels
+        )
+        if quantity == "loss":
+            error = result.standard_error()
+            loss = result.nats_per_token
+            return {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
+        return {
+            "eval/bound_bits_per_char": result.bits_per_character,
+            "eval/bound_bits_per_char_se": result.to_bits_per_character(result.standard_error()),
+            "eval/bound_nats_per_token": result.nats_per_token,
+        }
+
+    return evaluate
+
+
+def evaluated(
+    evaluate: Callable[[dict], dict[str, float]],
+    state: dict,
+    step: int,
+    experiment: Experiment,
+    metrics: Metrics | NoMetrics,
+    log: Callable[[str], None],
+) -> float:
+    """What the checkpoint of this step is ranked by; it is written and said."""
+    values = evaluate(state["ema"])
+    metrics.write(step, values)
+    name, value = next(iter(values.items()))
+    error = values[f"{name}_se"]
+    what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
+    if experiment.process.likelihood == "exact":
+        what = "exact likelihood"
+    log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a sample)")
+    return value

@@ -1,0 +1,161 @@
+"""The training state and the compiled step that advances it.
+
+Everything random in a step is a function of (run seed, step, number of the example in the global
+batch): neither the device count nor the number of microbatches changes what is computed.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.config import AdamW, Experiment
+from experiments.training.recovery import judged, run_key, zero_health
+from models.layers import over
+
+
+def learning_rate(config: AdamW) -> optax.Schedule:
+    """The rate as a function of the step."""
+    peak = config.peak_lr
+    if config.decay_steps is None:
+        after = optax.constant_schedule(peak)
+    else:
+        after = optax.cosine_decay_schedule(
+            peak, config.decay_steps - config.warmup_steps, config.final_lr / peak if peak else 0.0
+        )
+    if config.warmup_steps == 0:
+        return after
+    # The first update already has a rate above zero.
+    warmup = optax.linear_schedule(peak / config.warmup_steps, peak, config.warmup_steps - 1 or 1)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW; nothing for parameters that are not trained."""
+    config = experiment.optimizer
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    adamw = optax.adamw(
+        learning_rate(config),
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key == "kernel", params
+        ),
+    )
+    chain = optax.chain(clip, adamw)
+    trained = getattr(experiment.process, "trained", None)
+    if trained is None:
+        return chain
+    return optax.partition(
+        {True: chain, False: optax.set_to_zero()},
+        lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: path[0].key in trained, params
+        ),
+    )
+
+
+def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
+    """{params, ema, optimizer, step, totals, health}: all that training carries from step to step. It
+    begins with the parameters of `begin`, which may lack some, and others drawn by the run's seed."""
+    params = experiment.init_params(jax.random.key(experiment.train.seed))
+    params = jax.tree.map(jnp.copy, _merged(params, begin or {}))
+    return {
+        "params": params,
+        "ema": jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
+        "optimizer": make_optimizer(experiment).init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "totals": zero_totals(),
+        "health": zero_health(),
+    }
+
+
+def _merged(params: dict, begin: dict) -> dict:
+    return {
+        name: _merged(part, begin.get(name, {}))
+        if isinstance(part, dict)
+        else begin.get(name, part)
+        for name, part in params.items()
+    }
+
+
+def zero_totals() -> dict:
+    """Sums over the steps of a logging interval."""
+    return {name: jnp.zeros(()) for name in ("steps", "loss", "grad_norm")}
+
+
+def without_padding(nats: jax.Array, given: dict) -> jax.Array:
+    """nats (B, L), 0 where the segment is that of padding, 0."""
+    return jnp.where(given["segments"] > 0, nats, 0) if "segments" in given else nats
+
+
+def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = None):
+    """step(state, tokens (A, M, L), given, frozen) -> (state, loss), A microbatches of M rows.
+
+    given: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or {}, as
+    `experiments.data.pipeline` has it; the loss is the mean over tokens that are not padding. frozen:
+    parameters of the teacher, or None. mesh: the devices that the state is spread over.
+    """
+    model, train = experiment.model, experiment.train
+    optimizer = make_optimizer(experiment)
+
+    def microbatch_loss(params, key, total, tokens, rows, given, offset, frozen):
+        keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
+        u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
+        if "label" in given:
+            hidden = jax.vmap(
+                lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), train.label_dropout)
+            )
+            label = jnp.where(hidden(keys[:, 1]), model.num_labels, given["label"])
+            given = given | {"label": label}
+        network = experiment.network(params, dropout_keys=keys[:, 1], **given)
+        loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
+        return without_padding(loss, given).sum() / total
+
+    @over(mesh)
+    def train_step(state, tokens, given=None, frozen=None):
+        given = given or {}
+        total = train.batch_size * tokens.shape[2]
+        if "segments" in given:
+            total = jnp.maximum((given["segments"] > 0).sum(), 1)
+        key_offset, key = jax.random.split(
+            jax.random.fold_in(run_key(train.seed, state["health"]["retry"]), state["step"])
+        )
+        offset = jax.random.uniform(key_offset, minval=1e-6, maxval=1 - 1e-6)
+        rows = jnp.arange(train.batch_size).reshape(tokens.shape[:2])
+
+        def accumulate(carry, microbatch):
+            value_and_grad = jax.value_and_grad(microbatch_loss)
+            new = value_and_grad(state["params"], key, total, *microbatch, offset, frozen)
+            return jax.tree.map(jnp.add, carry, new), None
+
+        microbatches = (tokens, rows, given)
+        if tokens.shape[0] == 1:
+            first = jax.tree.map(lambda x: x[0], microbatches)
+            loss, grads = jax.value_and_grad(microbatch_loss)(
+                state["params"], key, total, *first, offset, frozen
+            )
+        else:
+            zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))
+            (loss, grads), _ = jax.lax.scan(accumulate, zero, microbatches)
+        grad_norm = optax.global_norm(grads)
+        keep, health = judged(train, state, loss, grad_norm)
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
+        params = keep(state["params"], optax.apply_updates(state["params"], updates))
+        step = state["step"] + 1
+        # A young average follows the parameters more closely, as in score_sde.
+        decay = jnp.minimum(train.ema_decay, (1 + step) / (10 + step))
+        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params)
+        measured = {"steps": 1.0, "loss": loss, "grad_norm": grad_norm}
+        totals = jax.tree.map(jnp.add, state["totals"], measured)
+        new_state = {
+            "params": params,
+            "ema": keep(state["ema"], ema),
+            "optimizer": keep(state["optimizer"], optimizer_state),
+            "step": step,
+            "totals": keep(state["totals"], totals),
+            "health": health,
+        }
+        return new_state, loss
+
+    return train_step

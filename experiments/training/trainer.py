@@ -1,0 +1,275 @@
+"""The training loop: one compiled step after another, with metrics, evaluation and checkpoints.
+
+A run is a function of its config: it may be stopped anywhere and continued, on another number of
+devices too, and gives what it would have given uninterrupted (bit for bit on the same devices).
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Experiment, Train
+from experiments.data.corpus import Corpus
+from experiments.data.pipeline import training_batches
+from experiments.data.text import prepare
+from experiments.devices.distributed import agree, in_turn, is_first
+from experiments.devices.memory import check_memory
+from experiments.devices.sharding import (
+    batch_shards,
+    global_batch,
+    make_mesh,
+    replicated,
+    rows_here,
+    tree_shardings,
+)
+from experiments.errors import Stopped, UserError
+from experiments.evaluation.estimators import check_bound
+from experiments.labels import check_labels
+from experiments.settings import resolve
+from experiments.stored import encode
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.initial import load_initial
+from experiments.training.meter import Meter
+from experiments.training.metrics import Metrics, NoMetrics
+from experiments.training.monitor import evaluated, make_evaluate
+from experiments.training.recovery import Rollback, data_seed, newest_state
+from experiments.training.signals import Interrupted, Signals
+from experiments.training.teacher import load_teacher
+from experiments.training.train_step import init_state, make_train_step, zero_totals
+from experiments.training.workdir import claim
+from models.transformer import num_parameters
+
+Log = Callable[[str], None]
+
+
+def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
+    """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
+
+    Raises UserError for what the user can put right (nothing in `workdir` changes then), Diverged for
+    a loss that is not finite and stays so, Stopped after a signal, once the state is saved.
+    """
+    with Signals() as signals:
+        _train(experiment, workdir, log, signals)
+
+
+def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) -> None:
+    config = experiment.train
+    with in_turn():
+        corpus = prepare(experiment.data)
+    least = experiment.data.length if experiment.data.rows == "wrap" else 1
+    tokens = corpus.split("train", least)
+    experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
+    corpus.split("validation", least)
+    agree(
+        {
+            "the settings": json.dumps(encode(experiment)),
+            "the text": corpus.sha256["train"] + corpus.sha256["validation"],
+            "the version of ddlm or jax": f"{version('ddlm')} {jax.__version__}",
+        }
+    )
+    check_labels(experiment)
+    if experiment.process.monitor == "bound":
+        check_bound(experiment)
+    experiment, frozen = load_teacher(experiment)
+    experiment, begin = load_initial(experiment, workdir, log)
+    mesh = make_mesh(experiment.mesh)
+    check_batch(config, mesh)
+    rows = config.batch_size // config.accumulation
+    check_memory(experiment, rows, mesh, "train.batch_size / train.accumulation")
+    if frozen is not None:
+        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
+    claim(workdir, experiment)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
+    with checkpoints:
+        begin = frozen if experiment.teacher and experiment.teacher.start_from else begin
+        like, check = _like(experiment, mesh), partial(_check_text, checkpoints, corpus)
+        shardings = jax.tree.map(lambda x: x.sharding, like)
+        state, start = newest_state(checkpoints, like, check, log) or (
+            jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin), 0
+        )  # fmt: skip
+        del begin
+        log(_summary(experiment, corpus, state, start))
+        if config.num_steps == 0 and checkpoints.latest() is None:
+            checkpoints.save(0, state, _meta(experiment, corpus, 0))
+            log(f"saved as step 0; now: {_next(experiment, workdir)}")
+            return
+        pending = start and checkpoints.meta(start).get("evaluation_pending")
+        if start >= config.num_steps and not pending:
+            more = "; continue with --set train.num_steps=N above it" if config.num_steps else ""
+            log(f"already at step {start}{more}")
+            return
+        step_function = jax.jit(
+            make_train_step(experiment, mesh),
+            donate_argnums=0,
+            out_shardings=(shardings, replicated(mesh)),
+        )
+        evaluate = make_evaluate(experiment, corpus, mesh, frozen, signals)
+        step_function = partial(step_function, frozen=frozen)
+        with Metrics(workdir, start) if is_first() else NoMetrics() as metrics:
+            if pending:
+                value = evaluated(evaluate, state, start, experiment, metrics, log)
+                checkpoints.complete(start, _meta(experiment, corpus, start), value)
+            again = start < config.num_steps
+            while again:
+                again = _loop(
+                    experiment, state, start, step_function, evaluate, checkpoints, metrics, corpus,
+                    mesh, signals, log,
+                )  # fmt: skip
+                if again:
+                    retry = again.due(config, checkpoints, log)
+                    state, start = newest_state(checkpoints, like, check, log)
+                    placed = jax.device_put(np.int32(retry), replicated(mesh))
+                    state["health"] = {**state["health"], "retry": placed}
+                    metrics.rewind(start)
+    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir)}")
+
+
+def _next(experiment: Experiment, workdir: Path) -> str:
+    if getattr(experiment.process, "needs_labels", False):
+        return f"python -m experiments.sample --workdir RUN --classifier {workdir} --label NAME"
+    then = "sample" if experiment.process.likelihood == "none" else "evaluate"
+    return f"python -m experiments.{then} --workdir {workdir}"
+
+
+def _loop(
+    experiment, state, start, step_function, evaluate, checkpoints, metrics, corpus, mesh, signals, log
+) -> Rollback | None:  # fmt: skip
+    """Trains from step `start` to the end: None, or the Rollback that is due."""
+    config = experiment.train
+    meter = Meter(experiment, start, log)
+    batches = _batches(experiment, corpus, mesh, start, int(state["health"]["retry"]))
+    size = config.batch_size // config.accumulation
+    cleared = jax.jit(zero_totals, out_shardings=replicated(mesh))
+    previous = waiting = None  # of the step before: its loss, and what is logged of it
+
+    def read(step, totals, health):
+        """The Rollback that is due according to what is now written."""
+        totals, health = jax.device_get((totals, health))
+        metrics.write(*meter.read(step, totals, health))
+        bad = int(health["bad"])
+        return Rollback(step, bad, int(health["retry"])) if bad >= config.rollback_after else None
+
+    for step in range(start + 1, config.num_steps + 1):
+        microbatches = [next(batches) for _ in range(config.accumulation)]
+        batch = jax.tree.map(
+            lambda *rows: global_batch(mesh, np.stack(rows), axis=1, count=size), *microbatches
+        )
+        state, loss = step_function(state, *batch)
+        signals.idle = False
+        signals.agree()
+        # This step runs; now read what the one before measured, and wait for it, so that the host
+        # is one step ahead and no more.
+        if waiting is not None and (rollback := read(*waiting)):
+            return rollback
+        waiting = None
+        if previous is not None:
+            previous.block_until_ready()
+        previous = loss
+        if step % config.log_every == 0:
+            waiting = step, state["totals"], jax.tree.map(jnp.copy, state["health"])
+            state = {**state, "totals": cleared()}
+        evaluating = step % config.eval_every == 0
+        last = step == config.num_steps
+        if not (evaluating or last or signals.received or step % config.checkpoint_every == 0):
+            continue
+        if waiting is not None and (rollback := read(*waiting)):
+            return rollback
+        waiting = None
+        totals, health = jax.device_get((state["totals"], state["health"]))
+        meter.check(step, totals)
+        if health["bad"] >= config.rollback_after or (health["bad"] and last):
+            return Rollback(step, int(health["bad"]), int(health["retry"]))
+        if health["bad"]:
+            continue  # a rollback must find what it would have found without this save
+        value = pending = None
+        with meter.paused():
+            if evaluating:
+                try:
+                    value = evaluated(evaluate, state, step, experiment, metrics, log)
+                except Interrupted:
+                    pending = True
+            checkpoints.save(step, state, _meta(experiment, corpus, step, pending), value)
+        if signals.received and (pending or not last):
+            checkpoints.wait()
+            raise Stopped(
+                f"stopped by {signals.received.name} after step {step}, which is saved; "
+                "the same command continues it",
+                signals.received,
+            )
+    return None
+
+
+def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: int):
+    config = experiment.train
+    size = config.batch_size // config.accumulation
+    return training_batches(
+        corpus.sequences("train", experiment.data.length, experiment.data.rows),
+        experiment.data.length,
+        size,
+        data_seed(config.seed, retry),
+        labels=corpus.split_labels("train"),
+        start=start * config.accumulation,
+        here=rows_here(mesh, size),
+    )
+
+
+def check_batch(config: Train, mesh) -> None:
+    """Nothing; UserError where a microbatch cannot be spread over the mesh."""
+    microbatch, shards = config.batch_size // config.accumulation, batch_shards(mesh)
+    if microbatch % shards:
+        raise UserError(
+            f"train.batch_size / train.accumulation = {microbatch} sequences cannot be divided over "
+            f"{shards} devices of the batch axes; choose a multiple, or set mesh.data and mesh.fsdp"
+        )
+
+
+def _like(experiment: Experiment, mesh) -> dict:
+    """The state as it is to be placed, without its values."""
+    abstract = jax.eval_shape(lambda: init_state(experiment))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        tree_shardings(mesh, abstract),
+    )
+
+
+def _check_text(checkpoints: Checkpoints, corpus: Corpus, meta: dict) -> None:
+    data = meta.get("data")
+    if not isinstance(data, dict) or data.get("train_sha256") != corpus.sha256["train"]:
+        raise UserError(
+            f"the run in {checkpoints.directory.parent} was trained on other text than {corpus.source} "
+            "now gives; give it the same data, or another --workdir"
+        )
+
+
+def _meta(experiment: Experiment, corpus: Corpus, step: int, pending: bool | None = None) -> dict:
+    """pending: whether the evaluation at this step was left for the continuation."""
+    return {
+        "config": encode(experiment),
+        "data": {
+            "next_example": step * experiment.train.batch_size,
+            "source": corpus.source,
+            "train_sha256": corpus.sha256["train"],
+        },
+        "version": version("ddlm"),
+    } | ({"evaluation_pending": True} if pending else {})
+
+
+def _summary(experiment: Experiment, corpus: Corpus, state, start: int) -> str:
+    sizes = ", ".join(f"{name} {b - a:,}" for name, (a, b) in corpus.bounds.items())
+    name, data = type(experiment.process).__name__, experiment.data
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return (
+        f"{name}, {num_parameters(state['params']):,} parameters, {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}{processes}\n{corpus.source}: {sizes} tokens of "
+        f"{experiment.process.vocab_size} ({type(data.tokenizer).__name__}), in "
+        f"{'sequences' if data.rows == 'wrap' else f'rows ({data.rows})'} of {data.length}\n"
+        + (f"labels: {', '.join(corpus.label_names)}\n" if corpus.labels else "")
+        + (f"continuing after step {start}" if start else "starting")
+    )
