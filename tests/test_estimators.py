@@ -19,7 +19,7 @@ from diffusion.udlm import UDLM
 from experiments import cli
 from experiments.config import Evaluation
 from experiments.devices.sharding import make_mesh
-from experiments.evaluation.bound import estimators
+from experiments.evaluation import estimators
 from experiments.evaluation.estimators import estimator, make_bound
 from experiments.evaluation.units import Estimate
 
