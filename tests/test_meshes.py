@@ -92,7 +92,9 @@ def test_kinds_of_meshes():
     "mesh, said",
     [
         ("2x2", "DATAxFSDPxTENSOR"),
+        ("axb", "DATAxFSDPxTENSOR"),
         ("axbxc", "DATAxFSDPxTENSOR"),
+        ("2x-1x2", "at least 1"),
         ("0x1x1", "at least 1"),
         ("99x1x1", "99 devices, but there are"),
     ],
@@ -100,4 +102,5 @@ def test_kinds_of_meshes():
 def test_what_is_no_mesh_is_one_line(mesh, said, capsys):
     assert cli.guarded("mesh_table", ["--meshes", mesh]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: mesh ") and said in line
+    assert line.startswith(f"error: mesh {mesh}: ") and said in line
+    assert "unpack" not in line and "invalid literal" not in line

@@ -4,6 +4,7 @@ State and batches are placed as `experiments.training.trainer` places them; ever
 noise on top of what is drawn: layers that begin as zeros would keep others from taking part.
 """
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -137,18 +138,14 @@ class Row:
 
 def mesh_of(name: str) -> Mesh:
     """The mesh "2x4x1", data x fsdp x tensor; UserError where it is none."""
-    try:
-        data, fsdp, tensor = (int(size) for size in name.split("x"))
-        mesh = Mesh(data, fsdp, tensor)
-    except ValueError as error:
+    if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", name, re.ASCII):
         raise UserError(
-            f"mesh {name}: expected DATAxFSDPxTENSOR, such as 2x4x1 ({error})"
-        ) from error
-    if min(mesh.data, mesh.fsdp, mesh.tensor) < 1:
-        raise UserError(f"mesh {name}: sizes are at least 1")
-    if (count := mesh.data * mesh.fsdp * mesh.tensor) > jax.device_count():
+            f"mesh {name}: expected DATAxFSDPxTENSOR, three whole numbers of at least 1, such as 2x4x1"
+        )
+    data, fsdp, tensor = map(int, name.split("x"))
+    if (count := data * fsdp * tensor) > jax.device_count():
         raise UserError(f"mesh {name}: {count} devices, but there are {jax.device_count()}")
-    return mesh
+    return Mesh(data, fsdp, tensor)
 
 
 def measure(
