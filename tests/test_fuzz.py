@@ -1,5 +1,6 @@
 """Every reader with a few hostile cases (experiments.fuzz has many), and each fault that was found."""
 
+import asyncio
 import gc
 import importlib.util
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("hypothesis")
+import orbax.checkpoint as ocp
 from hypothesis import strategies as st
 
 from experiments import cli
@@ -40,6 +42,7 @@ from experiments.settings import named, override
 from experiments.stored import decode, encode
 from experiments.training.checkpoints import RECORD, Checkpoints, record_hash
 from experiments.training.metrics import Metrics, read_metric
+from experiments.training.orbax_noise import quiet
 from experiments.training.workdir import check_workdir
 from samplers.sampler import Sampler
 
@@ -476,6 +479,28 @@ def test_damaged_checkpoint_says_one_line_and_no_more(
     time.sleep(0.3)  # of its threads some end later
     gc.collect()
     assert capfd.readouterr().err == "" and said == []
+
+
+@pytest.mark.parametrize("file, silent", [(ocp.__file__, True), (__file__, False)])
+def test_a_read_that_a_failed_load_left_says_nothing_when_it_is_collected(
+    file, silent, capfd, monkeypatch
+):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back at the end
+    source = """
+async def read():
+    try:
+        await sleep(0)
+    except BaseException as error:
+        raise Exception("a read that ended") from error
+"""
+    made = {"sleep": asyncio.sleep}
+    exec(compile(source, file, "exec"), made)
+    read = made["read"]()
+    read.send(None)
+    with pytest.raises(ValueError), quiet():
+        raise ValueError
+    del read
+    assert ("a read that ended" in capfd.readouterr().err) != silent
 
 
 def test_a_run_as_it_was_made_is_read(trained):

@@ -5,6 +5,11 @@ import logging
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
+
+import orbax.checkpoint
+
+_ORBAX = Path(orbax.checkpoint.__file__).parent
 
 
 @contextmanager
@@ -32,8 +37,11 @@ def quiet():
 
 
 def _unraisable_later(event):
-    """The hook once a load has failed: reads that it left end later, in threads whose loop is gone."""
-    if str(event.exc_value) != "Event loop is closed":
+    """The hook once a load has failed: reads that it left end later, in threads whose loop is gone, or
+    are collected later and raise from that."""
+    code = getattr(event.object, "cr_code", None)
+    left = code is not None and _ORBAX in Path(code.co_filename).parents
+    if not left and str(event.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(event)
 
 
