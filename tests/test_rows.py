@@ -51,6 +51,24 @@ def test_every_token_is_in_one_row_once_and_documents_stay_whole(pack):
     assert [int(s.max()) for s in segments] == ([3, 1, 1, 3, 1, 1, 2] if pack else [1] * 12)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_packed_row_ends_only_where_the_next_document_does_not_fit(seed):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, rng.choice([4, 12, 40]), size=rng.integers(0, 200))
+    pieces = [min(12, size - at) for size in sizes for at in range(0, size, 12)]
+    rows = make_rows(None, np.cumsum([0, *sizes]), 12, True)
+    expected, room = [], 0
+    for piece in pieces:
+        if piece > room:
+            expected.append([])
+            room = 12
+        expected[-1].append(piece)
+        room -= piece
+    assert list(rows.stops - rows.starts) == [sum(row) for row in expected]
+    assert list(rows.starts) == list(np.cumsum([0, *map(sum, expected)])[:-1])
+    assert list(rows.segments) == list(np.cumsum([0, *pieces])[:-1])
+
+
 def test_batches_of_rows_take_each_once_an_epoch_and_depend_on_seed_and_number_alone():
     rows = make_rows(TOKENS, STARTS, 12, True)
     take = lambda **o: [  # noqa: E731

@@ -63,9 +63,11 @@ def make_rows(tokens: np.ndarray, starts: np.ndarray, length: int, pack: bool) -
     ends = np.append(begins[1:], starts[-1])
     if not pack:
         return Rows(tokens, length, begins, ends, begins)
-    first, rows = 0, []
-    while first < len(begins):
-        rows.append(first)
-        first = int(np.searchsorted(ends, begins[first] + length, side="right"))
+    rows, room = [], 0
+    for piece, size in enumerate(memoryview(ends - begins)):
+        if size > room:
+            rows.append(piece)
+            room = length
+        room -= size
     rows = np.array(rows, np.int64)
     return Rows(tokens, length, begins[rows], ends[np.append(rows[1:], len(begins)) - 1], begins)
