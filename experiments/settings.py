@@ -123,6 +123,30 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _replace(config, items: list[_Override]):
     """The dataclass with the overrides, whose names begin at it, applied; checked as a whole."""
+    try:
+        return _applied(config, items)
+    except ValueError as error:
+        at_fault = _at_fault(config, items, str(error))
+        said = ", ".join(f"{item.path}={item.text}" for item in at_fault)
+        raise UserError(f"--set {said}: {error}") from error
+
+
+def _at_fault(config, items: list[_Override], said: str) -> list[_Override]:
+    """Those of the overrides that the error `said` needs."""
+    for item in items:
+        rest = [other for other in items if other is not item]
+        try:
+            _applied(config, rest)
+        except ValueError as error:
+            if str(error) == said:
+                items = rest
+        except (_Unknown, UserError):
+            pass
+    return items
+
+
+def _applied(config, items: list[_Override]):
+    """As `_replace`, with ValueError as the dataclass raises it."""
     hints = typing.get_type_hints(type(config))
     own: dict[str, list[_Override]] = {}
     for item in items:
@@ -142,12 +166,7 @@ def _replace(config, items: list[_Override]):
         if inner and not dataclasses.is_dataclass(value):
             raise _Unknown(inner[0].path)
         changes[name] = _replace(value, inner) if inner else value
-    try:
-        return dataclasses.replace(config, **changes)
-    except ValueError as error:
-        said = ", ".join(f"{item.path}={item.text}" for item in items[:3])
-        said += ", ..." if len(items) > 3 else ""
-        raise UserError(f"--set {said}: {error}") from error
+    return dataclasses.replace(config, **changes)
 
 
 def _sibling(hint, cls: type, path: str, text: str):

@@ -105,6 +105,25 @@ def test_settings_are_checked_together_whatever_their_order():
         override(e, ["optimizer.decay_steps=4", "optimizer.warmup_steps=5"])
 
 
+@pytest.mark.parametrize(
+    "items, named",
+    [
+        (["sampler=LeftToRight"], "sampler=LeftToRight"),
+        (
+            ["optimizer.warmup_steps=5", "optimizer.decay_steps=4"],
+            "optimizer.warmup_steps=5, optimizer.decay_steps=4",
+        ),
+        (["data.rows=pack", "process=GenMD4"], "data.rows=pack, process=GenMD4"),
+    ],
+)
+def test_a_refusal_names_the_settings_at_fault_alone(items, named):
+    others = ["data.length=32", "optimizer.peak_lr=0.1", "train.seed=3", "sampler.steps=9"]
+    for given in ([*others, *items], [*others[:3], *items, "train.log_every=7"]):
+        with pytest.raises(UserError) as error:
+            override(get_config(), given)
+        assert str(error.value).startswith(f"--set {named}: ")
+
+
 def test_a_later_setting_wins_and_a_kind_forgets_the_settings_before_it():
     e = get_config()
     assert override(e, ["train.seed=1", "train.seed=2"]).train.seed == 2
