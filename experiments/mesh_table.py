@@ -66,9 +66,8 @@ def main(arguments: list[str]) -> list:
         there = [s for s in settings if s.partition("=")[0] in SAVING]
         shared = [s for s in settings if s not in there]
         meshes = [("1x1x1", ()), *((name, there) for name in given.meshes)]
-        row = Row(
-            " ".join([Path(path).stem, *settings]), measure(path, shared, meshes, given.steps)
-        )
+        found = measure(path, shared, meshes, given.steps)
+        row = Row(" ".join([Path(path).stem, *settings]), found, alike=not there)
         rows.append(row)
         print(f"{row.name}: {_said(row)}", file=sys.stderr, flush=True)
         jax.clear_caches()

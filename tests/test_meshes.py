@@ -79,6 +79,14 @@ def test_a_difference_beyond_its_limit_is_said_and_ends_the_program(
     assert len(faults) == 1 and said in faults[0]
 
 
+def test_flops_are_of_the_configs_that_meshes_have_as_they_are(monkeypatch, capsys):
+    half = replace(ONE, flops=4.0)
+    monkeypatch.setattr(mesh_losses, "measure", lambda path, *given: [ONE, half])
+    for case, flops in (("a.py model.width=8", "0.50"), ("a.py train.accumulation=2", "-")):
+        mesh_table.main(["--configs", case, "--meshes", "1x1x1"])
+        assert f"| 1x1x1 | 1.00 | {flops} |" in capsys.readouterr().out
+
+
 def test_kinds_of_meshes():
     assert [mesh_table.kind(m) for m in ("2x1x1", "1x8x1", "1x1x2", "2x2x1")] == [
         "data", "fsdp", "tensor", "mixed",
