@@ -265,7 +265,7 @@ def resolve(
 def differences(old: Experiment, new: Experiment) -> list[str]:
     """What forbids continuing a run of `old` as `new`: "path: old -> new", empty if nothing does."""
     a, b = leaves(old), leaves(new)
-    kinds_a, kinds_b = _kinds(old), _kinds(new)
+    kinds_a, kinds_b = kinds(old), kinds(new)
     changed = [f"{p}: {kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b
                if kinds_a.get(p) != kinds_b.get(p)]  # fmt: skip
     changed += [f"{p}: {_short(a[p])} -> {_short(b[p])}" for p in a if p in b and a[p] != b[p]]
@@ -277,11 +277,12 @@ def _short(value) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _kinds(config, prefix: str = "") -> dict[str, str]:
+def kinds(config: Any, prefix: str = "") -> dict[str, str]:
+    """The class of every dataclass among the settings, by its dotted path."""
     found = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
             found[prefix + f.name] = type(value).__name__
-            found |= _kinds(value, f"{prefix}{f.name}.")
+            found |= kinds(value, f"{prefix}{f.name}.")
     return found

@@ -9,6 +9,9 @@ import pytest
 from conftest import on_devices
 
 from experiments import cli, mesh_table
+from experiments.config import Mesh
+from experiments.devices.sharding import mesh_sizes
+from experiments.errors import UserError
 from experiments.measuring import mesh_losses
 from experiments.measuring.mesh_losses import Found, Row
 
@@ -85,6 +88,29 @@ def test_flops_are_of_the_configs_that_meshes_have_as_they_are(monkeypatch, caps
     for case, flops in (("a.py model.width=8", "0.50"), ("a.py train.accumulation=2", "-")):
         mesh_table.main(["--configs", case, "--meshes", "1x1x1"])
         assert f"| 1x1x1 | 1.00 | {flops} |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given, count, way_out",
+    [
+        ((-1, 3, 1), 8, "mesh.fsdp could be 1, 2, 4, 8"),
+        ((-1, 3, 2), 8, "mesh.fsdp could be 1, 2, 4"),
+        ((1, 3, 1), 8, "mesh.fsdp could be 8"),
+        ((-1, 4, 4), 8, "mesh.fsdp could be 1, 2; mesh.tensor could be 1, 2"),
+        ((2, 2, 1), 8, "mesh.data could be 4; mesh.fsdp could be 4; mesh.tensor could be 2"),
+        ((3, 3, -1), 8, "one may be -1 and takes the rest"),
+        ((-1, 1, 8), 1, "mesh.tensor could be 1"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_says_what_does(given, count, way_out):
+    shape = " x ".join(map(str, given))
+    with pytest.raises(UserError) as said:
+        mesh_sizes(Mesh(*given), count)
+    start = (
+        f"mesh: data x fsdp x tensor = {shape} for {count} device(s); the sizes must multiply to "
+    )
+    assert str(said.value).startswith(f"{start}{count}, one may be -1")
+    assert str(said.value).endswith(f"rest; {way_out}" if "could" in way_out else way_out)
 
 
 def test_kinds_of_meshes():

@@ -1,23 +1,26 @@
 #!/bin/sh
-# Writes the Job that trains in several pods, a process each with all GPUs of its node:
+# Writes the Job of a command of ddlm in several pods, a process each with all GPUs of its node:
 #   sh docs/launch/kubernetes.sh | kubectl apply -f -
 #   kubectl logs -f -l job-name=NAME,batch.kubernetes.io/job-completion-index=0     the log, of the first
 #   kubectl delete job/NAME                saves and stops; the next apply continues
-# To be edited: the values of the next paragraph, in plain words. IMAGE has the repository and its .venv
-# (with jax[cuda12]: docs/hosts.md) in its working directory; VOLUME is a claim with access mode
-# ReadWriteMany, seen by the pods as /data.
+# To be edited: the values of the next paragraph. RUN is the command, of which others are below it;
+# delete the Job, or change NAME, before you apply another one. IMAGE has the repository and its .venv (with
+# jax[cuda12]: docs/hosts.md) in its working directory; VOLUME is a claim with access mode ReadWriteMany,
+# seen by the pods as /data.
 
 NAME=ddlm
 IMAGE=ddlm:latest
 VOLUME=ddlm
 PROCESSES=2
 GPUS=8
-CONFIG=configs/openwebtext/mdlm.py
-WORKDIR=/data/runs/owt
-SETTINGS="--set data.path=/data/owt --set data.tokenizer.path=/data/gpt2 --set mesh.fsdp=8"
+RUN="train --config configs/openwebtext/mdlm.py --workdir /data/runs/owt --set mesh.fsdp=8 \
+    --set data.path=/data/owt --set data.tokenizer.path=/data/gpt2"
+# RUN="evaluate --workdir /data/runs/owt --split test"
+# RUN="sample --workdir /data/runs/owt --num 9 --prompt 'The city' --out /data/runs/owt/samples.jsonl"
 
-# A pod that is told to go (SIGTERM) makes all save after the same step and end; whatever ends, but for a
-# user's mistake (code 2), all start again and continue.
+# A pod that is told to go (SIGTERM) makes all save after the same step and end. Whatever ends, all start
+# again and continue, but for a user's mistake (code 2); so they do where a pod is more than five minutes
+# late, for which the others do not wait. Ends are counted for all pods together: each may 100 times.
 cat <<END
 apiVersion: v1
 kind: Service
@@ -37,12 +40,12 @@ spec:
   completionMode: Indexed
   completions: $PROCESSES
   parallelism: $PROCESSES
-  backoffLimit: 100
+  backoffLimit: $((100 * PROCESSES))
   podFailurePolicy:
     rules:
       - action: FailJob
         onExitCodes:
-          containerName: train
+          containerName: ddlm
           operator: In
           values: [2]
   template:
@@ -51,11 +54,12 @@ spec:
       restartPolicy: Never
       terminationGracePeriodSeconds: 120
       containers:
-        - name: train
+        - name: ddlm
           image: $IMAGE
           command: [sh, -c]
           args:
-            - exec .venv/bin/ddlm train --config $CONFIG --workdir $WORKDIR $SETTINGS
+            - >-
+              exec .venv/bin/ddlm $RUN
               --distributed $NAME-0.$NAME:8476 $PROCESSES \$JOB_COMPLETION_INDEX
           resources:
             limits:

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from experiments.errors import UserError
 
 _WAIT = 300  # seconds for all processes to be there
+_NAMED = 4  # of the values that differ
 _GRACE = 10  # seconds that a process which fails waits for the others
 _LOST = ("gloo", "nccl", "connection", "unavailable", "coordination", "heartbeat", "barrier")
 
@@ -74,8 +75,8 @@ def _check_port(option: str, address: str) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{option}: port {port} of this machine cannot be used ({error.strerror or error}); choose "
-            "another one, the same for all processes"
+            f"{option}: port {port} of this machine cannot be used ({error.strerror or error}); unless "
+            "another process has number 0 too, choose another one, the same for all"
         ) from error
 
 
@@ -153,18 +154,26 @@ def first_says(numbers: Sequence[int]) -> list[int]:
 
 
 def agree(values: Mapping[str, str]) -> None:
-    """Nothing; UserError, in every process, that names what is not the same in all."""
-    digests = [hashlib.sha256(value.encode()).digest() for value in values.values()]
-    mine = np.stack([np.frombuffer(digest, np.uint32) for digest in digests])
-    of_all = multihost_utils.process_allgather(mine).reshape(jax.process_count(), *mine.shape)
-    for name, column in zip(values, np.moveaxis(of_all, 1, 0), strict=True):
-        other = [str(p) for p in range(len(column)) if (column[p] != column[0]).any()]
-        if other:
-            many = "s" if len(other) > 1 else ""
-            raise UserError(
-                f"{name}: not the same in process{many} {', '.join(other)} of {len(column)} as in the "
-                "first; give all processes the same command, files and versions"
-            )
+    """Nothing; UserError, in every process, that names which values are not the same in all. Processes
+    may have different names; digests are all that is sent."""
+    digests = {hashlib.sha256(f"{n}={v}".encode()).digest(): n for n, v in values.items()}
+    most = int(np.max(multihost_utils.process_allgather(np.int32(len(digests)))))
+    mine = np.zeros((most, 8), np.uint32)
+    mine[: len(digests)] = np.frombuffer(b"".join(digests), np.uint32).reshape(-1, 8)
+    of_all = multihost_utils.process_allgather(mine).reshape(jax.process_count(), most, 8)
+    of_all = [{digest.tobytes() for digest in its} for its in of_all]
+    other = [str(p) for p, its in enumerate(of_all) if its != of_all[0]]
+    if not other:
+        return
+    names = [name for digest, name in digests.items() if not all(digest in its for its in of_all)]
+    within = tuple(f"{name}." for name in names)
+    names = [name for name in names if not name.startswith(within)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    said = ", ".join(names[:_NAMED]) or "what this process does not have"
+    raise UserError(
+        f"{said}{more}: not the same in process{'es' if len(other) > 1 else ''} {', '.join(other)} of "
+        f"{len(of_all)} as in the first; give all processes the same command, files and versions"
+    )
 
 
 def is_lost(error: Exception) -> bool:

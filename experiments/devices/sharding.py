@@ -34,15 +34,22 @@ def make_mesh(config: Mesh, devices: Sequence | None = None) -> jax.sharding.Mes
 
 def mesh_sizes(config: Mesh, count: int) -> list[int]:
     """Devices along each of AXES; UserError where the sizes do not multiply to their number."""
-    sizes = [config.data, config.fsdp, config.tensor]
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1) or 1
-    if math.prod(sizes) != count:
-        raise UserError(
-            f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} for {count} device(s); "
-            "set one of them to -1 to take the rest"
-        )
-    return sizes
+    given = [config.data, config.fsdp, config.tensor]
+    rest = count // math.prod(size for size in given if size != -1)
+    sizes = [rest if size == -1 else size for size in given]
+    if math.prod(sizes) == count:
+        return sizes
+    way_out = ""
+    for i, axis in enumerate(AXES):
+        others = given[:i] + given[i + 1 :]
+        room, left = divmod(count, math.prod(size for size in others if size != -1))
+        fits = range(1, room + 1) if -1 in others else [room]
+        could = [str(n) for n in fits if n and given[i] != -1 and not left and room % n == 0]
+        way_out += f"; mesh.{axis} could be {', '.join(could)}" if could else ""
+    raise UserError(
+        f"mesh: data x fsdp x tensor = {' x '.join(map(str, given))} for {count} device(s); the sizes "
+        f"must multiply to {count}, one may be -1 and takes the rest{way_out}"
+    )
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:

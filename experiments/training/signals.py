@@ -22,11 +22,13 @@ class Signals:
     process with 128 + 15. A thread does that, since Python's own handlers have to wait until a
     compilation is over, which may take longer than the grace before a SIGKILL.
 
-    Several processes stop after the same step: of one that gets a signal, `agree` tells all.
+    Several processes stop after the same step: of one that gets a signal, `agree` tells all. Those that
+    got none note a SIGTERM.
     """
 
     def __init__(self):
         self.received, self.idle, self._calls = None, True, 0
+        self._passed_on = None
 
     def __enter__(self):
         self._several = jax.process_count() > 1
@@ -53,10 +55,10 @@ class Signals:
 
     def agree(self) -> None:
         """Nothing; to be called at every step. One of several processes learns here, at the same call as
-        all others, that any of them got a SIGTERM."""
+        all others, that any of them got a signal."""
         self._calls += 1
         if self._several and reached_preemption_sync_point(self._calls):
-            self.received = signal.SIGTERM
+            self.received = self._passed_on or signal.SIGTERM
 
     def check(self, *_) -> None:
         """Nothing; Interrupted after a signal."""
@@ -64,6 +66,7 @@ class Signals:
             raise Interrupted
 
     def _pass_on(self, number, frame):
+        self._passed_on = signal.Signals(number)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, number, frame):

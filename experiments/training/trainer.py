@@ -4,7 +4,6 @@ A run is a function of its config: it may be stopped anywhere and continued, on 
 devices too, and gives what it would have given uninterrupted (bit for bit on the same devices).
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -31,7 +30,7 @@ from experiments.devices.sharding import (
 from experiments.errors import Stopped, UserError
 from experiments.evaluation.estimators import check_bound
 from experiments.labels import check_labels
-from experiments.settings import resolve
+from experiments.settings import kinds, leaves, resolve
 from experiments.stored import encode
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.initial import load_initial
@@ -66,9 +65,10 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
     tokens = corpus.split("train", least)
     experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
     corpus.split("validation", least)
+    settings = kinds(experiment) | leaves(experiment)
     agree(
-        {
-            "the settings": json.dumps(encode(experiment)),
+        {path: repr(value) for path, value in settings.items()}
+        | {
             "the text": corpus.sha256["train"] + corpus.sha256["validation"],
             "the version of ddlm or jax": f"{version('ddlm')} {jax.__version__}",
         }
