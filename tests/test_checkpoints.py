@@ -17,7 +17,7 @@ import pytest
 from conftest import on_devices
 
 from experiments.errors import UserError
-from experiments.training.checkpoints import Checkpoints
+from experiments.training.checkpoints import RECORD, Checkpoints
 from experiments.training.digests import digest
 
 STATE = """
@@ -154,6 +154,21 @@ def test_saving_a_complete_step_again_changes_nothing(tmp_path):
     checkpoints.save(1, make_state(5), {"position": 5})
     checkpoints.wait()
     assert snapshot(tmp_path) == before
+
+
+def test_a_folder_without_a_record_is_a_damaged_step_and_not_written_over(tmp_path):
+    checkpoints = saved(tmp_path, steps=(1, 2, 3), keep_last=2)
+    (tmp_path / "3" / RECORD).unlink()
+    before = snapshot(tmp_path)
+    assert checkpoints.steps() == [2, 3] and checkpoints.latest() == 3
+    for act in (checkpoints.meta, partial(checkpoints.save, state=make_state(), meta={})):
+        with one_line() as caught:
+            act(3)
+        assert f"3 is damaged: {RECORD} is gone; other steps: 2" in str(caught.value)
+    assert snapshot(tmp_path) == before and checkpoints.intact("ema") == [2]
+    checkpoints.save(4, make_state(4), {})
+    checkpoints.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3.damaged", "4"]
 
 
 def test_partial_restore_is_exact_and_leaves_the_rest_unread(tmp_path):

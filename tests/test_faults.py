@@ -52,8 +52,12 @@ def copy(straight, tmp_path):
 
 
 def damage(workdir, step, how="truncated"):
-    """Damages the greatest file of a checkpoint by a bit, or its record, or cuts all files of arrays."""
+    """Damages the greatest file of a checkpoint by a bit, or its record, or cuts all files of arrays, or
+    deletes the record."""
     folder = workdir / "checkpoints" / str(step)
+    if how == "gone":
+        (folder / RECORD).unlink()
+        return
     paths = list(folder.glob("state/**/d/*"))
     if how != "truncated":
         paths = [folder / RECORD if how == "record" else max(paths, key=lambda p: p.stat().st_size)]
@@ -91,16 +95,27 @@ def test_training_goes_on_from_the_newest_good_checkpoint_and_keeps_the_damaged(
     same(copy, straight)
 
 
-def test_where_all_are_damaged_training_ends_and_moves_nothing(copy):
+def test_training_sets_a_folder_without_a_record_aside(copy, straight):
+    damage(copy, 16, "gone")
+    kept = copy / "checkpoints" / "16.damaged"
+    line = f"checkpoint 16 is damaged ({RECORD} is gone) and kept as {kept}; going on from step 12"
+    assert line in run(copy)
+    assert names(copy) == ["12", "16", "16.damaged", "8"] and not (kept / RECORD).exists()
+    same(copy, straight)
+
+
+@pytest.mark.parametrize("how", ["truncated", "gone"])
+def test_where_all_are_damaged_training_ends_and_moves_nothing(copy, how):
     for step in (8, 12, 16):
-        damage(copy, step)
+        damage(copy, step, how)
     with pytest.raises(UserError, match="every checkpoint in") as caught:
         run(copy)
     assert "\n" not in str(caught.value) and names(copy) == ["12", "16", "8"]
 
 
-def test_a_damaged_record_of_an_older_step_stops_no_save_and_is_never_deleted(copy):
-    damage(copy, 8, "record")
+@pytest.mark.parametrize("how", ["record", "gone"])
+def test_a_damaged_record_of_an_older_step_stops_no_save_and_is_never_deleted(copy, how):
+    damage(copy, 8, how)
     run(copy, "train.num_steps=32")
     assert names(copy) == ["24", "28", "32", "8.damaged"]
 
@@ -113,9 +128,11 @@ def test_reading_refuses_a_damaged_newest_step_and_names_the_good_ones(copy, cap
     assert cli.guarded(command[0], ["--workdir", str(copy), *command[1:]]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "16 is damaged" in error and "good steps: 8;" in error
-    damage(copy, 16, "record")
-    assert cli.guarded(command[0], ["--workdir", str(copy), *command[1:]]) == 2
-    assert "good steps: 8;" in capsys.readouterr().err
+    for how in ("record", "gone"):
+        damage(copy, 16, how)
+        assert cli.guarded(command[0], ["--workdir", str(copy), *command[1:]]) == 2
+        error = capsys.readouterr().err
+        assert "16 is damaged" in error and "good steps: 8;" in error
     assert names(copy) == before
 
 

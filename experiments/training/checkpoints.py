@@ -1,9 +1,10 @@
 """Checkpoints: asynchronous saves with a digest of every array, and strict, checked loading.
 
 A directory holds one folder per step, named by the number alone. Orbax writes a step under a
-temporary name and renames it when complete, so a killed run leaves no half step; it does not notice
-a flipped byte, so a digest of every array is stored beside the arrays and compared at each load. What
-is found damaged is never deleted: `set_aside` gives it another name, under which it is no step.
+temporary name and renames it when complete, its record included: a killed run leaves no half step, and
+a folder without a record is damaged. Orbax does not notice a flipped byte, so a digest of every array
+is stored beside the arrays and compared at each load. What is found damaged is never deleted nor
+written over: `set_aside` gives it another name, under which it is no step.
 Reading (`steps`, `latest`, `best`, `meta`, `restore`, `restore_partial`) writes nothing; one run at
 a time may save into a directory. It must be on a file system with atomic renames, local or shared.
 
@@ -100,12 +101,14 @@ class Checkpoints:
         """Nothing; starts to write the state, and returns when its arrays may be donated.
 
         state is a dict, possibly nested, of jax arrays; meta is a dict of JSON values. A lower
-        metric is better, and None or a value not finite never counts as best. A complete step is
-        left as it is. Raises UserError for meta that is not JSON, and for a failure of this save
-        or the one before; the steps written earlier stay, and a later save may be tried.
+        metric is better, and None or a value not finite never counts as best. A step that is there
+        is left as it is. Raises UserError for meta that is not JSON, for a step that is there and has
+        a damaged record, and for a failure of this save or the one before; the steps written earlier
+        stay, and a later save may be tried.
         """
         self.wait()
         if step in self.steps():
+            self._record(step)
             return
         arrays = {
             name: [str(x.dtype), list(x.shape), bits]
@@ -129,7 +132,6 @@ class Checkpoints:
             response = ocp.save_checkpointables_async(
                 self.directory / str(step),
                 {"state": state},
-                overwrite=True,  # of a folder without a record; a complete one never comes here
                 custom_metadata={**record, "sha256": record_hash(record)},
             )
         self._pending = step, response
@@ -148,15 +150,15 @@ class Checkpoints:
         self.wait()
 
     def steps(self):
-        """The complete steps in rising order; empty if the directory does not exist."""
+        """The steps in rising order, damaged or not; empty if the directory does not exist."""
         try:
-            names = [path.parent.name for path in self.directory.glob(f"*/{RECORD}")]
+            names = [path.name for path in self.directory.glob("*/")]
         except OSError as error:
             raise UserError(f"checkpoints {self.directory}: {_line(error)}") from error
         return sorted(int(name) for name in names if name.isdecimal())
 
     def latest(self):
-        """The newest complete step, or None."""
+        """The newest step, damaged or not, or None."""
         return max(self.steps(), default=None)
 
     def best(self):
@@ -276,6 +278,8 @@ class Checkpoints:
             if not _is_record(record):
                 raise ValueError("it is of another form")
         except FileNotFoundError as error:
+            if path.parent.exists():
+                raise self._damaged(step, f"{RECORD} is gone") from error
             raise UserError(f"checkpoint {path.parent}: not there; {self._others(step)}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(step, f"{RECORD}: {_line(error)}") from error
@@ -292,16 +296,17 @@ class Checkpoints:
         )
 
     def _sweep(self):
-        """Nothing; deletes what is left of broken saves and the steps that need not be kept."""
+        """Nothing; deletes what is left of broken saves and the steps that need not be kept. Steps with
+        a damaged record are set aside: they are not among those kept."""
         if jax.process_index() != 0:
             return
-        keep = self.steps()[-self.keep_last :] + self._ranked()[: self.keep_best]
-        for step in set(self.steps()) - set(keep):
+        for step in self.steps():
             try:
                 self._record(step)
             except Damaged:
                 self.set_aside(step)
-                continue
+        keep = self.steps()[-self.keep_last :] + self._ranked()[: self.keep_best]
+        for step in set(self.steps()) - set(keep):
             path = self.directory / str(step)
             # A deletion cut short must not leave a step with half its files.
             path.rename(path.with_name(path.name + DELETED))
