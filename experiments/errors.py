@@ -1,6 +1,7 @@
 """What ends a command early, each with one line that says what, where, and what to do."""
 
 _LONGEST = 4000  # characters of a message; what is said first and the advice at its end are kept
+_SHORT = 150
 
 
 class UserError(Exception):
@@ -14,6 +15,13 @@ class UserError(Exception):
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST - 1000]} ... {message[-990:]}"
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
+
+def shortened(said: str) -> str:
+    """What a library says, on one line of at most 150 characters; a longer one loses its middle, since
+    libraries say the cause last."""
+    said = " ".join(said.split())
+    return said if len(said) <= _SHORT else f"{said[: _SHORT // 2 - 5]} ... {said[-_SHORT // 2 :]}"
 
 
 class Diverged(Exception):

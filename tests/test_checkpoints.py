@@ -1,6 +1,7 @@
 """Checkpoints: bit-for-bit, kept or deleted as asked, and damage told in one line."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import optax
 import pytest
 from conftest import on_devices
 
-from experiments.errors import UserError
+from experiments.errors import UserError, shortened
 from experiments.training.checkpoints import RECORD, Checkpoints
 from experiments.training.digests import digest
 
@@ -269,18 +270,41 @@ def test_flipped_data_byte_names_the_array(tmp_path):
         checkpoints.restore_partial(1, "noise", abstract(state["noise"]))
 
 
-@pytest.mark.parametrize("how", ["truncated", "missing"])
-def test_truncated_or_missing_file_is_one_line(tmp_path, how, capfd):
+ARRAY = "(params|ema|opt_state|step)[a-z0-9_/]*"
+
+
+@pytest.mark.parametrize(
+    "name, truncated, missing",
+    [
+        # Of the files of arrays tensorstore names what it wanted from them.
+        ("state/ocdbt*/d/*", f"{ARRAY}: .*byte", f"{ARRAY}: Existing shard has size of 0 bytes"),
+        ("state/d/*", "state/d/[0-9a-f]*: Requested byte", "state/d/[0-9a-f]*: not found;"),
+        ("state/manifest.ocdbt", "state/manifest.ocdbt: Error dec", f"{ARRAY}: does not exist;"),
+        ("state/_METADATA", "it: JSONDecodeError", r"it: FileNotFoundError: .* exist at state\.;"),
+    ],
+    ids=["arrays", "index", "manifest", "metadata"],
+)
+def test_truncated_or_missing_file_is_one_line_that_says_what(
+    tmp_path, name, truncated, missing, capfd
+):
     checkpoints = saved(tmp_path)
-    like = abstract(make_state())
-    biggest = max(files(tmp_path), key=lambda p: p.stat().st_size)
-    if how == "truncated":
-        biggest.write_bytes(biggest.read_bytes()[: biggest.stat().st_size // 2])
-    else:
-        biggest.unlink()
-    with one_line():
-        checkpoints.restore(1, like)
+    (path,) = (tmp_path / "1").glob(name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with one_line() as caught:
+        checkpoints.restore(1, abstract(make_state()))
+    assert re.search(f"1 is damaged: (orbax )?cannot read {truncated}", str(caught.value))
+    path.unlink()
+    with one_line() as caught:
+        checkpoints.restore(1, abstract(make_state()))
+    assert re.search(f"1 is damaged: (orbax )?cannot read {missing}", str(caught.value))
     assert capfd.readouterr().err == ""
+
+
+def test_what_a_library_says_at_length_keeps_its_beginning_and_its_end():
+    assert shortened("a\n b") == "a b"
+    said = shortened("Error: " + "in a layer: " * 50 + "disk full")
+    assert len(said) == 150 and said.startswith("Error: in a") and said.endswith("disk full")
+    assert said.count(" ... ") == 1
 
 
 def test_state_that_does_not_fit_is_refused(tmp_path):

@@ -27,11 +27,11 @@ import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 
 from experiments.devices.distributed import anywhere
-from experiments.errors import UserError
+from experiments.errors import UserError, shortened
 from experiments.files import write_atomically
 from experiments.plain_json import parse
 from experiments.training.digests import digest, leaves
-from experiments.training.orbax_noise import quiet
+from experiments.training.orbax_noise import quiet, unread
 
 RECORD = "_CHECKPOINT_METADATA"  # orbax's JSON file; our record is its custom_metadata
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -63,8 +63,7 @@ def _is_record(record):
 
 
 def _line(error):
-    """The error on one line of at most 200 characters, with its type."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return shortened(f"{type(error).__name__}: {error}")
 
 
 def _some(names):
@@ -260,7 +259,7 @@ class Checkpoints:
             failed = error
         # What one process cannot read of its part, none takes.
         if anywhere(failed is not None):
-            what = _line(failed) if failed else "another process cannot read its part"
+            what = unread(failed, path) if failed else "another process cannot read its part"
             raise self._damaged(step, what) from failed
         found = digest(state)
         bad = [name for name, (_, _, bits) in arrays.items() if found.get(name) != bits]

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import sys
 import warnings
 from contextlib import contextmanager
@@ -10,6 +11,13 @@ from pathlib import Path
 import orbax.checkpoint
 
 _ORBAX = Path(orbax.checkpoint.__file__).parent
+
+from experiments.errors import shortened
+
+# As tensorstore names an array, or a file, in a chain of which the innermost comes last.
+_PLACE = re.compile(
+    r'"([^"]*?)/(?:zarr\.json|c/[^"]*)" in OCDBT database at local file "[^"]*"|local file "([^"]*)"'
+)
 
 
 @contextmanager
@@ -34,6 +42,22 @@ def quiet():
         sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def unread(error, folder):
+    """The array or the file of a checkpoint's folder that could not be read, and the first cause.
+
+    Orbax says of whatever happens that a handler does not fit, and tensorstore in which layers it was.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = str(error).replace(f"{folder}/", "").split(" [tensorstore_spec")[0]
+    places = list(_PLACE.finditer(said))
+    if not places:
+        return f"orbax cannot read it: {shortened(f'{type(error).__name__}: {said}')}"
+    array, file = places[-1].groups()
+    why = said[places[-1].end() :].strip(": ") or said.split(":")[0].lower().replace("_", " ")
+    return f"cannot read {file or array.replace('.', '/')}: {shortened(why)}"
 
 
 def _unraisable_later(event):
