@@ -85,12 +85,17 @@ def restore_run(workdir: str | Path, step: int, experiment: Experiment, ema: boo
 
 @contextmanager
 def _naming_good_steps(checkpoints: Checkpoints, step: int) -> Iterator[None]:
-    """Damage becomes a UserError that names the steps whose parameters were read and found good."""
+    """Damage becomes a UserError that names the steps whose parameters were read and found good, or says
+    what helps where there is none."""
     try:
         yield
     except Damaged as error:
-        good = ", ".join(map(str, checkpoints.intact("ema"))) or "none"
+        advice = "no step is good; restore one from a copy, or train again in another --workdir"
+        if good := checkpoints.intact("ema"):
+            advice = (
+                f"good steps: {', '.join(map(str, good))}; choose one with --step, or continue the "
+                "training, which sets the damaged one aside"
+            )
         raise UserError(
-            f"checkpoint {checkpoints.directory / str(step)} is damaged: {error.what}; good steps: "
-            f"{good}; choose one with --step, or continue the training, which sets the damaged one aside"
+            f"checkpoint {checkpoints.directory / str(step)} is damaged: {error.what}; {advice}"
         ) from error

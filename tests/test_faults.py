@@ -136,6 +136,17 @@ def test_reading_refuses_a_damaged_newest_step_and_names_the_good_ones(copy, cap
     assert names(copy) == before
 
 
+def test_where_no_step_is_good_reading_says_what_helps(copy, capsys):
+    for step in (8, 12, 16):
+        damage(copy, step)
+    assert cli.guarded("evaluate", ["--workdir", str(copy)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--step" not in error
+    assert "16 is damaged: cannot read " in error and "handler" not in error
+    end = "; no step is good; restore one from a copy, or train again in another --workdir\n"
+    assert error.endswith(end)
+
+
 def test_a_checkpoint_from_before_health_was_saved_is_continued(tmp_path):
     e = experiment(*TINY)
     like = trainer._like(e, make_mesh(e.mesh))

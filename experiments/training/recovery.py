@@ -128,8 +128,8 @@ def newest_state(
             return None
         told = "; ".join(f"{step}: {what}" for step, what in damaged.items())
         raise UserError(
-            f"every checkpoint in {checkpoints.directory} is damaged ({told}); restore one, or give "
-            "another --workdir"
+            f"every checkpoint in {checkpoints.directory} is damaged ({told}); restore one from a "
+            "copy, or train again in another --workdir"
         )
     for bad, what in damaged.items():
         aside = checkpoints.set_aside(bad)
