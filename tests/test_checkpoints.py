@@ -18,7 +18,8 @@ import pytest
 from conftest import on_devices
 
 from experiments.errors import UserError, shortened
-from experiments.training.checkpoints import RECORD, Checkpoints
+from experiments.training.checkpoint_record import RECORD
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.digests import digest
 
 STATE = """

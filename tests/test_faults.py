@@ -23,7 +23,8 @@ from experiments.errors import Stopped, UserError
 from experiments.measuring.killing import compared, kill_often
 from experiments.settings import load
 from experiments.training import monitor, recovery, trainer
-from experiments.training.checkpoints import RECORD, Checkpoints
+from experiments.training.checkpoint_record import RECORD
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Metrics, read_metric
 from experiments.training.signals import Signals
 

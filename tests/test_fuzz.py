@@ -40,7 +40,8 @@ from experiments.runs import load_run
 from experiments.sampling.samples_file import read_samples
 from experiments.settings import named, override
 from experiments.stored import decode, encode
-from experiments.training.checkpoints import RECORD, Checkpoints, record_hash
+from experiments.training.checkpoint_record import RECORD, record_hash
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Metrics, read_metric
 from experiments.training.orbax_noise import quiet
 from experiments.training.workdir import check_workdir

@@ -16,7 +16,8 @@ from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import TEXT, changed, damaged, damaged_folder, dumped, place
 from experiments.fuzzing.settings_readers import SMALL
 from experiments.runs import load_run
-from experiments.training.checkpoints import RECORD, Checkpoints, record_hash
+from experiments.training.checkpoint_record import RECORD, record_hash
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.trainer import train
 
 

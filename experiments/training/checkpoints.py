@@ -15,9 +15,6 @@ Several processes: all write their parts, and the first alone renames and delete
 collective over whatever mesh the arrays have, and orbax places the barriers of a save.
 """
 
-import hashlib
-import json
-import math
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,12 +25,17 @@ from jax.sharding import SingleDeviceSharding
 
 from experiments.devices.distributed import anywhere
 from experiments.errors import UserError, shortened
-from experiments.files import write_atomically
-from experiments.plain_json import parse
+from experiments.training.checkpoint_record import (
+    RECORD,
+    make_record,
+    read_record,
+    record_hash,
+    rewrite_record,
+    sealed,
+)
 from experiments.training.digests import digest, leaves
 from experiments.training.orbax_noise import quiet, unread
 
-RECORD = "_CHECKPOINT_METADATA"  # orbax's JSON file; our record is its custom_metadata
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETED = ".deleted"
 SET_ASIDE = ".damaged"
@@ -45,21 +47,6 @@ class Damaged(UserError):
     def __init__(self, message, what):
         super().__init__(message)
         self.what = what
-
-
-def record_hash(record):
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _is_record(record):
-    """Whether it has the form of what `save` stores, of which a right hash is no proof."""
-    kinds = {"meta": dict, "metric": (float, int, type(None)), "arrays": dict}
-    return all(isinstance(record.get(name), kind) for name, kind in kinds.items()) and all(
-        isinstance(array, list)
-        and [type(part) for part in array] == [str, list, str]
-        and all(type(size) is int and size >= 0 for size in array[1])
-        for array in record["arrays"].values()
-    )
 
 
 def _line(error):
@@ -109,21 +96,10 @@ class Checkpoints:
         if step in self.steps():
             self._record(step)
             return
-        arrays = {
-            name: [str(x.dtype), list(x.shape), bits]
-            for (name, x), bits in zip(leaves(state).items(), digest(state).values(), strict=True)
-        }
-        metric = None if metric is None or not math.isfinite(metric) else float(metric)
-        record = {"meta": meta, "metric": metric, "arrays": arrays}
         try:
-            faithful = json.loads(json.dumps(record, allow_nan=False)) == record
-        except (TypeError, ValueError) as error:
-            raise UserError(f"checkpoint {step}: meta is not JSON ({_line(error)})") from error
-        if not faithful:
-            raise UserError(
-                f"checkpoint {step}: meta changes through JSON: use only dicts with string keys, "
-                "lists, strings, numbers, bools and None"
-            )
+            record = make_record(state, meta, metric)
+        except ValueError as error:
+            raise UserError(f"checkpoint {step}: {error}") from error
         with self._failing(step), quiet():
             # Of a directory that it cannot make, orbax's threads learn after five minutes.
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -131,7 +107,7 @@ class Checkpoints:
             response = ocp.save_checkpointables_async(
                 self.directory / str(step),
                 {"state": state},
-                custom_metadata={**record, "sha256": record_hash(record)},
+                custom_metadata=sealed(record),
             )
         self._pending = step, response
 
@@ -228,12 +204,9 @@ class Checkpoints:
 
     def complete(self, step, meta, metric):
         """Nothing; the record of a saved step has this meta and metric from now on."""
-        path = self.directory / str(step) / RECORD
         record = self._record(step) | {"meta": meta, "metric": metric}
         if jax.process_index() == 0:
-            whole = parse(path.read_bytes())
-            whole["custom_metadata"] = {**record, "sha256": record_hash(record)}
-            write_atomically(path, json.dumps(whole))
+            rewrite_record(self.directory / str(step), record)
 
     def _load(self, step, like, arrays, partial):
         local = SingleDeviceSharding(jax.local_devices()[0])
@@ -268,21 +241,16 @@ class Checkpoints:
         return state
 
     def _record(self, step):
-        """What save stored beside the arrays: {"meta", "metric", "arrays"}."""
-        path = self.directory / str(step) / RECORD
+        """What save stored beside the arrays."""
+        path = self.directory / str(step)
         try:
-            record = parse(path.read_bytes())["custom_metadata"]
-            if record.pop("sha256") != record_hash(record):
-                raise ValueError("its hash differs")
-            if not _is_record(record):
-                raise ValueError("it is of another form")
+            return read_record(path)
         except FileNotFoundError as error:
-            if path.parent.exists():
+            if path.exists():
                 raise self._damaged(step, f"{RECORD} is gone") from error
-            raise UserError(f"checkpoint {path.parent}: not there; {self._others(step)}") from error
+            raise UserError(f"checkpoint {path}: not there; {self._others(step)}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(step, f"{RECORD}: {_line(error)}") from error
-        return record
 
     def _ranked(self):
         """The steps that have a metric, the best first."""
