@@ -10,10 +10,9 @@ from pathlib import Path
 
 import orbax.checkpoint
 
-_ORBAX = Path(orbax.checkpoint.__file__).parent
-
 from experiments.errors import shortened
 
+_ORBAX = Path(orbax.checkpoint.__file__).parent
 # As tensorstore names an array, or a file, in a chain of which the innermost comes last.
 _PLACE = re.compile(
     r'"([^"]*?)/(?:zarr\.json|c/[^"]*)" in OCDBT database at local file "[^"]*"|local file "([^"]*)"'
