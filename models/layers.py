@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from models.attention import attend
 
 BATCH = ("data", "fsdp")  # the axes of a mesh over which the rows of a batch are spread
+WIDTH = ("tensor", "fsdp")  # and those over which the width of a table of embeddings is
 Cache = tuple[Array, Array]
 
 
@@ -47,6 +48,25 @@ def split_batch(x: Array) -> Array:
     if mesh.empty or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH))
+
+
+def look_up(table: Array, z: Array) -> Array:
+    """The rows z (N,) of a table (V, D) whose width is split over WIDTH, spread as by `split_batch`.
+
+    Where a device has fewer rows to look up than the table has, it looks up its part of the width for
+    those of all devices along fsdp, and they exchange; else the table is made whole, which is less to
+    send. Left to itself, the compiler makes the gradient of all activations, or of a large table, whole
+    on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(z) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return table[z]
+    (rows, width), split = table.shape, jax.lax.with_sharding_constraint
+    few = len(z) < rows * mesh.shape["data"] * mesh.shape["fsdp"]
+    if not few or width % (mesh.shape["tensor"] * mesh.shape["fsdp"]):
+        return split(table, P())[z]
+    x = split(table[split(z, P("data"))], P("data", WIDTH))
+    return split(split(x, P(BATCH, "tensor")), P(BATCH))
 
 
 def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, scale: float = 1.0, bias=False):
@@ -257,7 +277,7 @@ class Ends(nnx.Module):
         """(B*L, D) from tokens (B, L), simplex points (B, L, V) or mixtures of states (B, L, V + 1)."""
         table = self.embedding[...].astype(self.dtype)
         if z.ndim == 2:
-            return table[z.reshape(-1)]
+            return look_up(table, z.reshape(-1))
         return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table[: z.shape[-1]]
 
     def normed(self, x: Array, length: int, condition: Array | None) -> Array:

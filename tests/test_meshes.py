@@ -1,12 +1,13 @@
 """Losses, gradients and bounds are those of one device on every mesh: the table of `mesh_table`."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import on_devices
+from conftest import HERE, on_devices
 
 from experiments import cli, mesh_table
 from experiments.config import Mesh
@@ -43,6 +44,38 @@ def test_every_mesh_gives_the_losses_of_one_device(tmp_path):
         assert len(values) == 1 + len(meshes) and all(1 < float(v) < 10 for v in values), name
     (share,) = (row[1] for row in rows if row[0] == "2x2x2")
     assert float(share.split()[-1]) < 0.35
+
+
+STEP = """
+import sys
+from experiments.planning.hlo import arrays
+from test_plan import experiment, hlo_costs, make_mesh, parse, trace_train
+e = experiment("model.num_layers=1", "model.dtype=float32", "model.width=48", *sys.argv[1:])
+module = parse(trace_train(e, make_mesh(e.mesh)).lower().compile().as_text())
+for computation in module.computations.values():
+    for one in computation.values():
+        if one.opcode.removesuffix("-start") in hlo_costs.COLLECTIVES:
+            print(*("x".join(map(str, dims)) for _, dims, _ in arrays(one.shape)))
+"""
+
+
+@pytest.mark.parametrize("data, fsdp, tensor", [(2, 4, 1), (1, 4, 2), (2, 2, 2)])
+@pytest.mark.parametrize("length, rows", [(8, 8), (32, 16)])
+def test_a_table_of_embeddings_is_sent_whole_only_where_that_is_less(
+    length, rows, data, fsdp, tensor
+):
+    """28 rows of the table, and 8 or 16, 64 or 128 tokens a device; and nothing is made whole that the
+    compiler then warns of."""
+    settings = [f"data.length={length}", f"train.batch_size={rows}", f"mesh.data={data}"]
+    settings += [f"mesh.fsdp={fsdp}", f"mesh.tensor={tensor}"]
+    done = subprocess.run(
+        [sys.executable, "-c", STEP, *settings],
+        env=on_devices(8) | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rematerialization" not in done.stderr
+    assert ("28x48" in done.stdout.split()) == (rows == 16)
 
 
 ONE = Found(

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.config import Mesh
 from experiments.errors import UserError
-from models.layers import BATCH
+from models.layers import BATCH, WIDTH
 
 AXES = ("data", "fsdp", "tensor")
 _CLOSING = ("out/kernel", "down/kernel", "head/kernel")
@@ -102,7 +102,7 @@ def _spec(mesh, name: str, shape: tuple[int, ...]) -> P:
     closing = name.endswith((*_CLOSING, "embedding"))
     wanted = ("tensor", "fsdp") if closing else ("fsdp", "tensor")
     if name.endswith("embedding"):
-        wanted = (None, ("fsdp", "tensor"))  # rows are looked up: split the width alone
+        wanted = (None, WIDTH)  # rows are looked up: split the width alone
     sizes = [
         math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
         for axis in wanted
