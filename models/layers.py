@@ -39,7 +39,7 @@ def over(mesh: jax.sharding.Mesh | None) -> Callable[[Callable], Callable]:
 
 
 def split_batch(x: Array) -> Array:
-    """x (B*L, D), its rows spread over the batch axes of the mesh that it is compiled for, if any.
+    """x (B*L, D) or (B, ...), its rows spread over the batch axes of the mesh compiled for, if any.
 
     Left to itself, the compiler follows the split of the matrices, which fsdp spreads too: it cuts the
     width of the activations and keeps the whole batch on every device, up to the head's (B, L, V).
@@ -221,7 +221,7 @@ class Pooled(nnx.Module):
 def per_position(condition: Array, length: int) -> Array:
     """(B, 1 or L, C) -> (B*L, C)."""
     full = jnp.broadcast_to(condition, (condition.shape[0], length, condition.shape[-1]))
-    return rearrange(full, "b l c -> (b l) c")
+    return split_batch(rearrange(full, "b l c -> (b l) c"))
 
 
 class Ends(nnx.Module):
@@ -267,11 +267,11 @@ class Ends(nnx.Module):
         if self.time is None:
             return None
         condition = self.time(t)
-        if self.labels is None:
-            return condition
-        if label is None:
-            label = jnp.full(1, self.labels.num_embeddings - 1)
-        return condition + self.labels(label)[:, None]
+        if self.labels is not None:
+            if label is None:
+                label = jnp.full(1, self.labels.num_embeddings - 1)
+            condition = condition + self.labels(label)[:, None]
+        return split_batch(condition)
 
     def embed(self, z: Array) -> Array:
         """(B*L, D) from tokens (B, L), simplex points (B, L, V) or mixtures of states (B, L, V + 1)."""

@@ -16,10 +16,10 @@ from experiments.errors import UserError
 from experiments.measuring import mesh_losses
 from experiments.measuring.mesh_losses import Found, Row
 
-# Labels and accumulation; a state on the simplex; two copies of the text beside
+# Labels and accumulation, of few tokens; a state on the simplex; two copies of the text beside
 # each other, scanned and rematerialised; parameters of the process, whose gradient sums over rows.
 CASES = [
-    "configs/sotu/mdlm_labels.py train.batch_size=16 train.accumulation=2",
+    "configs/sotu/mdlm_labels.py train.batch_size=16 train.accumulation=2 data.length=8",
     "configs/sotu/bfn.py model.dropout=0",
     "configs/sotu/block4.py model.scan=True model.remat=True",
     "configs/sotu/genmd4.py model.dropout=0",
