@@ -50,22 +50,23 @@ def split_batch(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, P(BATCH))
 
 
-def look_up(table: Array, z: Array) -> Array:
+def look_up(table: Array, z: Array, dtype) -> Array:
     """The rows z (N,) of a table (V, D) whose width is split over WIDTH, spread as by `split_batch`.
 
     Where a device has fewer rows to look up than the table has, it looks up its part of the width for
     those of all devices along fsdp, and they exchange; else the table is made whole, which is less to
     send. Left to itself, the compiler makes the gradient of all activations, or of a large table, whole
-    on every device.
+    on every device. Rows become `dtype` after they are looked up: the gradient of a frequent one, the
+    mask's, is a long sum, of which bfloat16 loses most.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or len(z) % (mesh.shape["data"] * mesh.shape["fsdp"]):
-        return table[z]
+        return table[z].astype(dtype)
     (rows, width), split = table.shape, jax.lax.with_sharding_constraint
     few = len(z) < rows * mesh.shape["data"] * mesh.shape["fsdp"]
     if not few or width % (mesh.shape["tensor"] * mesh.shape["fsdp"]):
-        return split(table, P())[z]
-    x = split(table[split(z, P("data"))], P("data", WIDTH))
+        return split(table, P())[z].astype(dtype)
+    x = split(table[split(z, P("data"))].astype(dtype), P("data", WIDTH))
     return split(split(x, P(BATCH, "tensor")), P(BATCH))
 
 
@@ -250,7 +251,7 @@ class Ends(nnx.Module):
                 config.given_labels + 1,
                 config.condition_width,
                 embedding_init=nnx.initializers.normal(0.5),
-                dtype=dtype,
+                dtype=jnp.float32,  # as `look_up`
                 rngs=rngs,
             )
             if config.given_labels is not None
@@ -270,15 +271,16 @@ class Ends(nnx.Module):
         if self.labels is not None:
             if label is None:
                 label = jnp.full(1, self.labels.num_embeddings - 1)
-            condition = condition + self.labels(label)[:, None]
+            condition = condition + self.labels(label)[:, None].astype(self.dtype)
         return split_batch(condition)
 
     def embed(self, z: Array) -> Array:
         """(B*L, D) from tokens (B, L), simplex points (B, L, V) or mixtures of states (B, L, V + 1)."""
-        table = self.embedding[...].astype(self.dtype)
+        table = self.embedding[...]
         if z.ndim == 2:
-            return look_up(table, z.reshape(-1))
-        return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table[: z.shape[-1]]
+            return look_up(table, z.reshape(-1), self.dtype)
+        table = table[: z.shape[-1]].astype(self.dtype)
+        return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table
 
     def normed(self, x: Array, length: int, condition: Array | None) -> Array:
         """What the head reads, (B*L, D) from (B*L, D)."""
