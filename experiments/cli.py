@@ -9,12 +9,21 @@ import importlib
 import os
 import sys
 import traceback
+from importlib.metadata import version
 
 from experiments.errors import Diverged, Stopped, UserError
 
-COMMANDS = (
-    "train", "sample", "evaluate", "compare", "quality", "compress", "decompress", "prepare", "plan",
-)  # fmt: skip
+COMMANDS = {
+    "train": "a model from an experiment config, or continue a run",
+    "sample": "from a run's checkpoint",
+    "evaluate": "a run's likelihood bound on text",
+    "compare": "methods on one budget, or evaluation records",
+    "quality": "of samples, beside that of real text",
+    "compress": "a text by a run's model",
+    "decompress": "what compress wrote",
+    "prepare": "a published corpus, or documents of your own, as text files",
+    "plan": "a run on a slice of TPUs, compiled without one",
+}
 _TUNABLE = "glibc.malloc.hugetlb"
 
 
@@ -28,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 def parser(name: str, description: str) -> Parser:
     """A parser for the command `name` with the options that several commands share left out."""
     return Parser(
-        prog=f"python -m experiments.{name}",
+        prog=f"ddlm {name}" if name in COMMANDS else f"python -m experiments.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -135,11 +144,20 @@ def _exit(code: int) -> None:
 
 def main() -> None:
     """The console script `ddlm`."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        usage = f"usage: ddlm {'|'.join(COMMANDS)} [--help] ..."
-        asked = len(sys.argv) > 1 and sys.argv[1] in ("-h", "--help")
-        print(usage if asked else f"error: {usage}", file=sys.stdout if asked else sys.stderr)
-        sys.exit(0 if asked else 2)
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    if first in ("-h", "--help"):
+        print("usage: ddlm COMMAND [--help] ...\n")
+        for name, purpose in COMMANDS.items():
+            print(f"  {name:<11} {purpose}")
+        print("\nOther programs, python -m experiments.NAME, and examples: docs/guide.md")
+        sys.exit(0)
+    if first == "--version":
+        print(f"ddlm {version('ddlm')}")
+        sys.exit(0)
+    if first not in COMMANDS:
+        said = f"no command {first}" if first else "a command is missing"
+        print(f"error: {said}; one of {', '.join(COMMANDS)}; see ddlm --help", file=sys.stderr)
+        sys.exit(2)
     _use_huge_pages()
     _exit(guarded(sys.argv[1], sys.argv[2:]))
 

@@ -1,11 +1,11 @@
-"""Compare: python -m experiments.compare --workdir runs/compare --config A.py --config B.py ...
+"""Compare: ddlm compare --workdir runs/compare --config A.py --config B.py ...
 
 Trains every config on the same budget, evaluates each over a whole split, and prints the bounds as one
 sorted table, which is also written as Markdown, beside a plot. The configs may differ in process and
 sampler only; --set applies to all of them. Each run is a run directory in WORKDIR, and what is finished
 there is not done again.
 
-python -m experiments.compare RECORD [RECORD ...]
+ddlm compare RECORD [RECORD ...]
 
 Compares evaluation records that exist, files that `evaluate` wrote. Those of one protocol (unit, text,
 tokenizer, context, labels) are one sorted table, in which differences below two joint standard errors

@@ -1,4 +1,4 @@
-"""Compress: python -m experiments.compress --workdir runs/a FILE [--group 4] [--out FILE.ddlm]
+"""Compress: ddlm compress --workdir runs/a FILE [--group 4] [--out FILE.ddlm]
 
 Codes a text by the laws of a masked or autoregressive model (experiments/compression/coding.py). Prints
 the length of the file beside the code length that the model promises for it, gzip, xz and zstd. What
@@ -40,11 +40,14 @@ def main(arguments: list[str]) -> None:
         show_progress,
         to_tokens,
     )  # fmt: skip
+    from experiments.errors import UserError
     from experiments.files import write_atomically
     from experiments.runs import load_run
 
     path = Path(given.file)
     out = Path(given.out or f"{path}.ddlm")
+    if not given.out and out.exists():
+        raise UserError(f"{out} exists; say where to write with --out")
     content = read_bytes(path)
     run = load_run(given.workdir, given.step, config=given.config)
     tokens = to_tokens(run.experiment.data.tokenizer, content, path)

@@ -1,4 +1,4 @@
-"""Decompress: python -m experiments.decompress --workdir runs/a FILE.ddlm [--out FILE]
+"""Decompress: ddlm decompress --workdir runs/a FILE.ddlm [--out FILE]
 
 The text that `compress` was given, byte for byte, with the checkpoint it was made with.
 """
@@ -36,7 +36,10 @@ def main(arguments: list[str]) -> None:
     out = Path(given.out or path.with_suffix(""))
     if not given.out and out.exists():
         raise UserError(f"{out} exists; say where to write with --out")
-    run = load_run(given.workdir, header.step, config=given.config)
+    try:
+        run = load_run(given.workdir, header.step, config=given.config)
+    except UserError as error:
+        raise UserError(f"{path}: made with checkpoint {header.step} of a run; {error}") from error
     check_fits(header, path, given.workdir, run.fingerprint)
     if header.rows > max(1, -(-header.tokens // run.experiment.data.length)):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Evaluate: python -m experiments.evaluate --workdir runs/a --split test [--num-times 8]
+"""Evaluate: ddlm evaluate --workdir runs/a --split test [--num-times 8]
 
 Streams the split and writes the evaluation record, by default to records/ in the run directory.
 Needs a checkpoint and the data, not the config file. --text takes other text than the run's, for
@@ -53,8 +53,19 @@ def main(arguments: list[str]) -> dict:
 
     start(given.distributed)
     overrides = list(given.set)
+    if any(change.startswith("evaluation.max_sequences=") for change in overrides):
+        raise UserError(
+            "--set evaluation.max_sequences is of the evaluations during training; give --max-sequences"
+        )
     if given.num_times:
         overrides.append(f"evaluation.num_times={given.num_times}")
+    # What makes another number has a record of its own.
+    apart = [
+        *overrides,
+        *([f"max_sequences={given.max_sequences}"] if given.max_sequences else []),
+        *([f"seed={given.seed}"] if given.seed else []),
+        *(["raw"] if given.raw else []),
+    ]
     if given.batch_size:
         overrides.append(f"evaluation.batch_size={given.batch_size}")
     run = load_run(given.workdir, given.step, overrides, given.config, ema=not given.raw)
@@ -64,7 +75,7 @@ def main(arguments: list[str]) -> dict:
         )
     records = []
     for text in given.text or [None]:
-        changes = given.set if text is None else [f"data.path={text}", *given.set]
+        changes = apart if text is None else [f"data.path={text}", *apart]
         here, whole = run, False
         if text is not None:
             if not Path(text).exists():

@@ -1,4 +1,4 @@
-"""Plan: python -m experiments.plan --config CONFIG --topology v5e:16x16 [--set ...] [--out plan.json]
+"""Plan: ddlm plan --config CONFIG --topology v5e:16x16 [--set ...] [--out plan.json]
 
 Compiles the training step and the sampler of a config for a slice of TPUs, on a machine without one,
 and prints what a chip will hold, compute and send, and the least time that this takes: the largest of

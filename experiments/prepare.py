@@ -1,4 +1,4 @@
-"""Prepare: python -m experiments.prepare --dataset NAME [--source FILE_OR_FOLDER] --out DIR
+"""Prepare: ddlm prepare --dataset NAME [--source FILE_OR_FOLDER] --out DIR
 
 Makes a folder of plain text of a published corpus, or of text of your own: DIR/train.txt, valid.txt and
 test.txt, and DIR/dataset.json with what they are made of. Train on it with --set data.path=DIR. What is

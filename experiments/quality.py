@@ -1,4 +1,4 @@
-"""Sample quality: python -m experiments.quality --samples s.jsonl --scorer AR_RUN
+"""Sample quality: ddlm quality --samples s.jsonl --scorer AR_RUN
 
 Sets beside one another, for the samples of a file that `sample --out` wrote and for as much real text,
 

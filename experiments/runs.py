@@ -43,9 +43,9 @@ def load_run(
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     step = checkpoints.latest() if step is None else step
     if step is None:
+        what = "holds no checkpoint" if Path(workdir).is_dir() else "is not there"
         raise UserError(
-            f"workdir {workdir} holds no checkpoint; train first: "
-            f"python -m experiments.train --config CONFIG --workdir {workdir}"
+            f"workdir {workdir} {what}; train first: ddlm train --config CONFIG --workdir {workdir}"
         )
     with _naming_good_steps(checkpoints, step):
         meta = checkpoints.meta(step)

@@ -1,4 +1,4 @@
-"""Sample: python -m experiments.sample --workdir runs/a --num 8 --steps 64 [--prompt "the state of"]
+"""Sample: ddlm sample --workdir runs/a --num 8 --steps 64 [--prompt "the state of"]
 
 A prompt is given as the first characters, or as a --template in which the --blank character stands for
 what the model is to fill in; given characters never change. Sample number i depends on the seed and i
@@ -6,6 +6,7 @@ alone, not on the batch size or on how many are drawn.
 """
 
 from experiments import cli
+from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -84,7 +85,13 @@ def main(arguments: list[str]) -> None:
     overrides += [f"sampler.{setting}" for setting in settings] + given.set
     if given.length:
         overrides.append(f"data.length={given.length}")
-    run = load_run(given.workdir, given.step, overrides, given.config)
+    try:
+        run = load_run(given.workdir, given.step, overrides, given.config)
+    except UserError as error:
+        if not (name and str(error).startswith("--set sampler")):
+            raise
+        said = str(error).removeprefix("--set ")
+        raise UserError(f'--sampler "{given.sampler}": {said}') from error
     check_writes(run, given.workdir)
     run = chosen(run, given)
     classifier = load_run(given.classifier) if given.classifier else None

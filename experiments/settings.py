@@ -58,10 +58,12 @@ def override(experiment: Experiment, overrides: typing.Sequence[str]) -> Experim
     try:
         return _replace(experiment, items)
     except _Unknown as error:
-        path, valid = str(error), list(leaves(_as_far(experiment, items)))
+        there = _as_far(experiment, items)
+        path, valid = str(error), list(leaves(there))
         parent = path.rpartition(".")[0]
         near = (
             difflib.get_close_matches(path, valid, 3, 0.8)
+            or difflib.get_close_matches(path, kinds(there), 1, 0.9)
             or [p for p in valid if parent and p.rpartition(".")[0] == parent]
             or difflib.get_close_matches(path, valid, 3, 0.6)
             or [p for p in valid if p.split(".")[-1] == path.split(".")[-1]]

@@ -1,4 +1,4 @@
-"""Train: python -m experiments.train --config configs/sotu/mdlm.py --workdir runs/a [--set A.B=C ...]
+"""Train: ddlm train --config configs/sotu/mdlm.py --workdir runs/a [--set A.B=C ...]
 
 The run directory gets config.json, metrics.jsonl, tensorboard/ and checkpoints/. Where it already holds
 a run of this config, training continues from the newest checkpoint.

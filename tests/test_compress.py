@@ -260,6 +260,9 @@ def test_what_cannot_be_compressed_is_one_line(which, content, options, message,
 
 def test_files_are_not_overwritten_unasked(packed, command):
     assert "exists" in command("decompress", "mdlm", packed, code=2)
+    path = packed.with_suffix("")
+    path.touch()
+    assert "exists; say where" in command("compress", "bytes", path, code=2)
     other = packed.rename(packed.with_name("other"))
     assert "--out" in command("decompress", "mdlm", other, code=2)
     assert "cannot be read" in command("decompress", "mdlm", packed, code=2)

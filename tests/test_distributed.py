@@ -267,10 +267,17 @@ def test_what_differs_is_named_also_where_some_have_more():
 
 
 @pytest.mark.parametrize(
-    "given", [["here"], ["host:80", "2"], ["host:80", "2", "2"], ["h", "2", "0"]]
+    "given, said",
+    [
+        *(
+            (given, "expected HOST:PORT of the first process, how many")
+            for given in (["here"], ["host:80", "2"], ["h", "2", "0"], ["h:8", "0", "0"])
+        ),
+        (["host:80", "2", "2"], "have the numbers 0 to 1, and this one is to be 2"),
+    ],
 )
-def test_where_the_others_are_is_said_in_full(given):
-    with pytest.raises(UserError, match="expected HOST:PORT of the first process, how many"):
+def test_where_the_others_are_is_said_in_full(given, said):
+    with pytest.raises(UserError, match=said):
         start(given)
 
 

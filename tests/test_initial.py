@@ -44,11 +44,11 @@ def test_a_run_begins_with_the_parameters_of_another_and_says_so(text, runs, tmp
 def test_what_does_not_fit_is_named_and_fresh(text, runs, tmp_path, capsys):
     settings = [f"init_from={runs / 'mdlm'}", "model.mlp_ratio=2.0", "model.mlp_bias=True"]
     assert train("mdlm", tmp_path / "run", text, *settings) == 0
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if "arrays loaded" in x]
-    assert "fresh: layers/mlp/down/bias" in line
-    assert (
-        "of another shape: " in line and "layers/mlp/up/kernel (1, 16, 64), not (1, 16, 32)" in line
-    )
+    said = capsys.readouterr().out
+    assert f"arrays loaded from {runs / 'mdlm'} (8): ends/embedding, ends/head/bias, " in said
+    assert "\nfresh (2): layers/mlp/down/bias, layers/mlp/up/bias\n" in said
+    assert "\nof another shape (2): layers/mlp/down/kernel " in said
+    assert "layers/mlp/up/kernel (1, 16, 64), not (1, 16, 32)\n" in said
 
 
 def test_the_base_of_an_energy_is_frozen_and_its_run_no_longer_needed(text, runs, tmp_path):
@@ -87,7 +87,7 @@ def test_the_energy_begins_as_nothing_so_that_the_run_is_its_base(text, runs, tm
     assert (
         cli.guarded("evaluate", ["--workdir", str(tmp_path / "run"), "--max-sequences", "4"]) == 0
     )
-    record = json.loads((tmp_path / "run" / "records" / "validation-0.json").read_text())
+    record = json.loads((tmp_path / "run/records/validation-0-max_sequences=4.json").read_text())
     assert abs(record["terms_nats_per_token"]["energy"]) < 1e-5
 
 

@@ -93,7 +93,8 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
     else:
         assert cli.guarded("evaluate", [*where, *evaluate]) == 0
         step = 0 if name == "edlm_autoregressive" else 2
-        record = json.loads((workdir / "records" / f"test-{step}.json").read_text())
+        (path,) = (workdir / "records").glob(f"test-{step}-evaluation.num_times=2*.json")
+        record = json.loads(path.read_text())
         exact = name == "autoregressive"
         assert record["kind"] == ("exact" if exact else "bound") and 3 < record["value"] < 30
         assert record["num_times"] == (1 if exact else 2)
@@ -198,11 +199,19 @@ def test_states_that_do_not_fit_are_refused_before_training(text, tmp_path, monk
 
 
 def test_records_under_other_settings_lie_beside_each_other_and_say_so(text, tmp_path):
+    """Whether they are given by --set or by an option: a quick one never replaces a whole one."""
     assert train("bfn", tmp_path, text) == 0
     arguments = ["--workdir", str(tmp_path), "--max-sequences", "2", "--num-times", "1"]
     assert cli.guarded("evaluate", arguments) == 0
     assert cli.guarded("evaluate", [*arguments, "--set", "process.num_steps=3"]) == 0
-    names = ["validation-2.json", "validation-2-process.num_steps=3.json"]
-    found = [json.loads((tmp_path / "records" / name).read_text()) for name in names]
+    assert cli.guarded("evaluate", [*arguments, "--seed", "1", "--raw"]) == 0
+    names = {
+        f"validation-2{change}-evaluation.num_times=1-max_sequences=2{end}.json"
+        for change, end in (("", ""), ("-process.num_steps=3", ""), ("", "-seed=1-raw"))
+    }
+    paths = sorted((tmp_path / "records").iterdir(), key=lambda path: len(path.name))
+    assert {path.name for path in paths} == names
+    found = [json.loads(path.read_text()) for path in paths]
+    found = [found[0], found[2]]
     assert [record["process_settings"]["num_steps"] for record in found] == [None, 3]
     assert found[0]["value"] != found[1]["value"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,22 @@ def test_console_script_is_the_same_program():
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--config" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (["--help"], 0, "train       a model from"),
+        (["--version"], 0, f"ddlm {version('ddlm')}"),
+        ([], 2, "error: a command is missing; one of train, "),
+        (["trian"], 2, "error: no command trian; one of train, "),
+    ],
+)
+def test_the_console_script_lists_its_commands(arguments, code, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ddlm", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == code and said in "".join(capsys.readouterr())
+
+
 def one_line(capsys, code=2):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
@@ -167,7 +184,7 @@ def one_line(capsys, code=2):
         (["train", "--config", SMOKE, "--set", "data.length=9999999"], "fewer than one sequence"),
         (["train", "--config", SMOKE, "--set", "mesh.data=3"], "mesh"),
         (["train", "--config", "nowhere.py"], "does not exist"),
-        (["evaluate"], "holds no checkpoint"),
+        (["evaluate"], "is not there; train first: ddlm train"),
         (["sample", "--steps", "0"], "--steps: 0 must be a whole number of at least 1"),
         (["sample", "--num", "0"], "at least 1"),
         (["sample", "--unknown"], "--unknown"),
@@ -187,7 +204,13 @@ def test_mistakes_end_with_one_line_and_code_2(arguments, words, tmp_path, capsy
         (["sample", "--prompt", "Über"], "'Ü' at offset 0"),
         (["sample", "--prompt", "a", "--template", "b"], "exclude each other"),
         (["sample", "--step", "7"], "other steps: 30, 40"),
+        (
+            ["sample", "--sampler", "Unmask amuont=3"],
+            '--sampler "Unmask amuont=3": sampler.amuont: ',
+        ),
+        (["sample", "--sampler", "Unmask amuont=3"], "did you mean sampler.amount?"),
         (["evaluate", "--split", "tset"], "split 'tset'"),
+        (["evaluate", "--set", "evaluation.max_sequences=4"], "give --max-sequences"),
         (["evaluate", "--set", "data.path=/nowhere"], "does not exist"),
     ],
 )

@@ -96,13 +96,18 @@ def _places(given: Sequence[str]) -> dict:
         address, count, number = given
         host, port = address.rsplit(":", 1)
         count, number, port = int(count), int(number), int(port)
-        if not (host and 0 < port < 2**16 and 0 <= number < count):
+        if not (host and 0 < port < 2**16 and count > 0):
             raise ValueError
     except ValueError as error:
         raise UserError(
             f"--distributed {' '.join(given)}: expected HOST:PORT of the first process, how many there "
             "are, and the number of this one, from 0; or nothing, for what the cluster says"
         ) from error
+    if not 0 <= number < count:
+        raise UserError(
+            f"--distributed {' '.join(given)}: {count} processes have the numbers 0 to {count - 1}, and "
+            f"this one is to be {number}"
+        )
     # Of the cluster nothing is asked then; every process has the devices that it sees.
     places = {"coordinator_address": address, "num_processes": count, "process_id": number}
     return places | {"cluster_detection_method": "deactivate"}

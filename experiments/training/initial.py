@@ -93,7 +93,7 @@ def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
 def _fitting(experiment: Experiment, found: dict, source: str, log: Callable[[str], None]) -> dict:
     """The part of `found` that has the experiment's names and shapes; the rest is said."""
     wanted = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
-    counts, other = {"loaded": 0}, {"fresh": [], "of another shape": [], "not used": []}
+    loaded, other = [], {"fresh": [], "of another shape": [], "not used": []}
 
     def fit(wanted, found, path):
         other["not used"] += [path + name for name in found if name not in wanted]
@@ -107,13 +107,15 @@ def _fitting(experiment: Experiment, found: dict, source: str, log: Callable[[st
             elif value.shape != part.shape:
                 other["of another shape"].append(f"{here} {value.shape}, not {part.shape}")
             else:
-                counts["loaded"] += 1
+                loaded.append(here)
                 kept[name] = value
         return kept
 
     kept = fit(wanted, found, "")
-    if counts["loaded"] == 0:
+    if not loaded:
         raise UserError(f"nothing in {source} fits this model")
-    said = [f"{kind}: {', '.join(names)}" for kind, names in other.items() if names]
-    log("; ".join([f"arrays loaded from {source}: {counts['loaded']}", *said]))
+    log(f"arrays loaded from {source} ({len(loaded)}): {', '.join(loaded)}")
+    for kind, names in other.items():
+        if names:
+            log(f"{kind} ({len(names)}): {', '.join(names)}")
     return kept

@@ -132,9 +132,9 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
 
 def _next(experiment: Experiment, workdir: Path) -> str:
     if getattr(experiment.process, "needs_labels", False):
-        return f"python -m experiments.sample --workdir RUN --classifier {workdir} --label NAME"
+        return f"ddlm sample --workdir RUN --classifier {workdir} --label NAME"
     then = "sample" if experiment.process.likelihood == "none" else "evaluate"
-    return f"python -m experiments.{then} --workdir {workdir}"
+    return f"ddlm {then} --workdir {workdir}"
 
 
 def _loop(
