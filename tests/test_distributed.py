@@ -405,7 +405,7 @@ def test_the_recipe_for_a_slice_starts_what_goes_on_alone_and_can_be_stopped(tmp
     assert do("run") == (0, "")
     pids = [int((host / "run.pid").read_text()) for host in hosts]
     try:
-        assert [os.getsid(pid) for pid in pids] == pids
+        wait_for(lambda: [os.getsid(pid) for pid in pids] == pids)  # setsid is just being started
         assert do("run") == (2, "it runs already; stop it before\n" * 2)
         wait_for(lambda: "step 3/" in (hosts[0] / "run.log").read_text())
         code, said = do("status")
@@ -413,7 +413,7 @@ def test_the_recipe_for_a_slice_starts_what_goes_on_alone_and_can_be_stopped(tmp
         assert do("stop") == (0, "")
         ends = [f"{who}stopped by SIGTERM after step " for who in ("", "process 1: ")]
         for host, end in zip(hosts, ends, strict=True):
-            wait_for(lambda: (host / "run.log").read_text().splitlines()[-1].startswith(end))  # noqa: B023
+            wait_for(lambda: f"\n{end}" in "\n" + (host / "run.log").read_text())  # noqa: B023
     finally:
         for pid in pids:
             with suppress(ProcessLookupError):
