@@ -51,7 +51,7 @@ def split_batch(x: Array) -> Array:
 
 
 def look_up(table: Array, z: Array, dtype) -> Array:
-    """The rows z (N,) of a table (V, D) whose width is split over WIDTH, spread as by `split_batch`.
+    """(N, D): rows z (N,) of a table (V, D) whose width is split over WIDTH, spread as by `split_batch`.
 
     Where a device has fewer rows to look up than the table has, it looks up its part of the width for
     those of all devices along fsdp, and they exchange; else the table is made whole, which is less to
