@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.markov import ContinuousMarkovProcess, masked_in_continuous_time
 from diffusion.numerics import pick
+from diffusion.process import Process
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
 
@@ -31,7 +31,7 @@ from diffusion.schedules import time_of
 class AnyOrder:
     """The any-order bound of the network of `base`, a masked process in continuous time."""
 
-    base: ContinuousMarkovProcess
+    base: Process
     group: int = 1
 
     def __post_init__(self):
@@ -45,7 +45,7 @@ class AnyOrder:
         revealed = jnp.floor(u * groups) * self.group  # (B, 1)
         z = jnp.where(rank < revealed, x0, self.base.vocab_size)
         masked = length - revealed
-        t = time_of(self.base.schedule, jnp.log(masked / length))
+        t = time_of(self.base.masked_schedule, jnp.log(masked / length))
         nats = -pick(self.base.predict(model(z, t), z, t), x0)
         weight = groups * jnp.minimum(self.group, masked) / masked
         return {"any order": jnp.where((rank < revealed) | ~there, 0, weight * nats)}
@@ -62,7 +62,7 @@ class RandomOrders:
     order takes ceil(L / group) calls of the network.
     """
 
-    base: ContinuousMarkovProcess
+    base: Process
     group: int = 1
     orders: int = 4
 
@@ -82,7 +82,7 @@ class RandomOrders:
             def one(total, first):
                 z = jnp.where(rank < first, x0, self.base.vocab_size)
                 masked = jnp.maximum(length - first, 1)
-                t = time_of(self.base.schedule, jnp.log(masked / length))
+                t = time_of(self.base.masked_schedule, jnp.log(masked / length))
                 log_p0 = pick(self.base.predict(model(z, t), z, t), x0)
                 now = (rank >= first) & (rank < first + self.group) & there
                 return total + jnp.where(now, log_p0, 0).sum(1), None
@@ -98,7 +98,7 @@ class RandomOrders:
 def _check(bound: AnyOrder | RandomOrders) -> None:
     if bound.group < 1:
         raise ValueError(f"group = {bound.group} must be at least 1")
-    if not masked_in_continuous_time(bound.base):
+    if bound.base.masked_schedule is None:
         raise ValueError(
             f"the any-order bound is one of masked processes in continuous time, such as MDLM, not "
             f"of {type(bound.base).__name__}"

@@ -10,33 +10,24 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from diffusion.numerics import pick
-from diffusion.process import Likelihood, Model
+from diffusion.process import Kind, Likelihood, Sequential, Traits
 
 
 @dataclass(frozen=True)
-class Autoregressive:
+class Autoregressive(Sequential, Likelihood):
     """An objective only, with samplers of its own; `vocab_size` None means: the data's."""
 
     vocab_size: int | None = None
-    likelihood: ClassVar[Likelihood] = "exact"
-    monitor: ClassVar[str] = "bound"
-    block_length: ClassVar[int] = 1  # of the network's attention
-
-    def init(self, key):
-        return {}
-
-    def bind(self, params):
-        return self
+    likelihood: ClassVar[Kind] = "exact"
+    traits: ClassVar[Traits] = Traits(attention_block=1)
 
     @property
     def start(self) -> int:
         return self.vocab_size
 
-    def log_p(self, model: Model, x0: Array) -> Array:
-        """log p(x0^i | x0^1 .. x0^(i-1)), (B, L) nats."""
+    def log_p(self, model, x0):
         before = jnp.pad(x0[:, :-1], ((0, 0), (1, 0)), constant_values=self.start)
         segments = getattr(model, "segments", None)
         if segments is not None:
@@ -50,6 +41,3 @@ class Autoregressive:
 
     def bound_terms(self, key, model, x0, u):
         return {"likelihood": -self.log_p(model, x0)}
-
-    def bound(self, key, model, x0, u):
-        return -self.log_p(model, x0)

@@ -4,22 +4,29 @@ What beta means is the kernel's: 1 - beta is kept (`Absorbing`, `Uniform`, `Band
 the variance (`Gaussian`), or the time spent in exp(beta R) (`NearestNeighbour`).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
-from diffusion.dense import NearestNeighbour
-from diffusion.kernels import Absorbing, Uniform
+from diffusion.kernels import ExponentKernel
 
 
-class Betas(Protocol):
+class Betas(ABC):
+    """A schedule of discrete time."""
+
+    @abstractmethod
     def betas(self, num_steps: int, kernel, vocab_size: int) -> np.ndarray:
         """(T,) float64, beta_1 to beta_T."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to be filled in from the data."""
+        return True
+
 
 @dataclass(frozen=True)
-class LinearBetas:
+class LinearBetas(Betas):
     """From `start` at the first step to `stop` at the last, evenly."""
 
     start: float = 1e-4
@@ -36,7 +43,7 @@ class LinearBetas:
 
 
 @dataclass(frozen=True)
-class CosineBetas:
+class CosineBetas(Betas):
     """1 - f(k) / f(k - 1), f(k) = cos((k / T + 0.008) / 1.008 pi / 2), at most 0.999: D3PM's cosine
     schedule, not squared. Something of the data is left at the end; the prior term counts it."""
 
@@ -46,7 +53,7 @@ class CosineBetas:
 
 
 @dataclass(frozen=True)
-class ReciprocalBetas:
+class ReciprocalBetas(Betas):
     """1 / (T - k + 1): what is kept falls linearly, 1 - k / T. The mutual-information schedule of the
     absorbing kernel, whatever the data."""
 
@@ -55,7 +62,7 @@ class ReciprocalBetas:
 
 
 @dataclass(frozen=True)
-class MutualInformation:
+class MutualInformation(Betas):
     """The share of information that is left, I(z_k; x) / H(x) under the unigram law, falls linearly.
 
     For the kernels whose noise is one number e, the sum of -log(1 - beta) (or of beta for
@@ -66,7 +73,7 @@ class MutualInformation:
     unigram: tuple[float, ...] | None = field(default=None, repr=False)
 
     def betas(self, num_steps, kernel, vocab_size):
-        if not isinstance(kernel, Absorbing | Uniform | NearestNeighbour):
+        if not isinstance(kernel, ExponentKernel):
             raise ValueError(
                 f"MutualInformation cannot be used with {type(kernel).__name__}, whose noise is not one "
                 "number; use LinearBetas, CosineBetas or ReciprocalBetas, or the kernel Absorbing, "
@@ -83,50 +90,10 @@ class MutualInformation:
             raise ValueError(
                 "MutualInformation.unigram needs two tokens that occur, to have entropy"
             )
-        if isinstance(kernel, Absorbing):  # removal is 1 - exp(-e), whatever p is
-            return ReciprocalBetas().betas(num_steps, kernel, vocab_size)
         wanted = np.arange(1, num_steps + 1) / num_steps
         wanted[-1] = 1 - 1e-4 / num_steps  # it would take e = infinity
-        increments = np.diff(exponents(wanted, kernel, p), prepend=0)
-        return increments if isinstance(kernel, NearestNeighbour) else _force_last(increments)
+        return kernel.betas_of(np.diff(kernel.exponents(wanted, p), prepend=0))
 
-
-def _force_last(increments: np.ndarray) -> np.ndarray:
-    betas = -np.expm1(-increments)
-    betas[-1] = 1
-    return betas
-
-
-def exponents(removal: np.ndarray, kernel, p: np.ndarray) -> np.ndarray:
-    """The e at which the share `removal` (N,) of the information I(z; x) / H(x) is gone."""
-    grid = np.logspace(-8, 5, 512)
-    values = information_removal(grid, kernel, p)
-    for _ in range(2):  # the answer of one interpolation is a knot of the next
-        rising = np.maximum.accumulate(values)
-        keep = np.append(True, np.diff(rising) > 0)
-        found = np.exp(np.interp(removal, rising[keep], np.log(grid[keep])))
-        more = np.unique(found)
-        order = np.argsort(np.append(grid, more), kind="stable")
-        values = np.append(values, information_removal(more, kernel, p))[order]
-        grid = np.append(grid, more)[order]
-    return found
-
-
-def information_removal(e: np.ndarray, kernel, p: np.ndarray) -> np.ndarray:
-    """1 - I(z; x) / H(x), (N,), for x ~ p (V,) and z corrupted with the cumulative noise e (N,)."""
-    V = len(p)
-    entropy = _entropy(p)
-    if isinstance(kernel, Absorbing):
-        return -np.expm1(-e)
-    if isinstance(kernel, Uniform):
-        kept = np.exp(-e)[:, None]
-        z = kept * p + (1 - kept) / V
-        same, other = kept[:, 0] + (1 - kept[:, 0]) / V, (1 - kept[:, 0]) / V
-        given_x = -same * np.log(same) - (V - 1) * other * np.log(np.maximum(other, 1e-300))
-        return 1 - (_entropy(z) - given_x) / entropy
-    rows = kernel.steps(e, V)
-    return 1 - (_entropy(p @ rows) - _entropy(rows) @ p) / entropy
-
-
-def _entropy(p: np.ndarray) -> np.ndarray:
-    return -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=-1)
+    @property
+    def complete(self):
+        return self.unigram is not None

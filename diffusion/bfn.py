@@ -20,29 +20,34 @@ At t = 1 nothing has been sent, so there is no prior term.
 On V = 2 the network may put out one column, the log-odds of token 1 (the paper's Bernoulli head).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from diffusion.markov import Head
 from diffusion.numerics import pick
-from diffusion.process import Likelihood
+from diffusion.process import Kind, TimeIntegral, TransitionProcess
 from diffusion.random import normal, split
-from diffusion.simplex import SimplexProcess, log_state
+from diffusion.simplex import EvidenceProcess, log_state
 
 
-class Accuracy(Protocol):
+class Accuracy(ABC):
+    """What a Bayesian flow has told of x0 by each time."""
+
+    @abstractmethod
     def accuracy(self, t):
         """How much has been told of x0 by time t: falls to 0 at t = 1."""
 
+    @abstractmethod
     def rate(self, t):
         """-d accuracy / dt."""
 
 
 @dataclass(frozen=True)
-class PowerAccuracy:
+class PowerAccuracy(Accuracy):
     """accuracy_1 (1 - t)^power. Published: quadratic, with 0.5625 for text8 (V = 27)."""
 
     accuracy_1: float = 0.5625
@@ -64,14 +69,14 @@ class PowerAccuracy:
 
 
 @dataclass(frozen=True)
-class BFN(SimplexProcess):
+class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
     """`vocab_size` None means: the data's. num_steps T gives the T-step loss, None continuous time."""
 
     vocab_size: int | None = None
     schedule: Accuracy = PowerAccuracy()
     num_steps: int | None = None
     head: Head = "posterior"
-    likelihood: ClassVar[Likelihood] = "bound"
+    likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
         self.check_size()
@@ -96,14 +101,16 @@ class BFN(SimplexProcess):
         """y (B, L, V) ~ N(accuracy (V e_x0 - 1), accuracy V I), accuracy (B, 1) or (B, L)."""
         accuracy, V = accuracy[..., None], self.vocab_size
         noise = normal(key, (*x0.shape, V), accuracy.dtype)
-        return accuracy * (V * self.corner(x0, noise.dtype) - 1) + jnp.sqrt(accuracy * V) * noise
+        return (
+            accuracy * (V * self.space.pure(x0, noise.dtype) - 1) + jnp.sqrt(accuracy * V) * noise
+        )
 
     def bridge(self, key, x0, z, t, s):
         gained = self.schedule.accuracy(s) - self.schedule.accuracy(t)
         return jax.nn.softmax(log_state(z) + self.send(key, x0, gained))
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
-        """As `MarkovProcess.log_transition`; what was sent is log z_s / z_t, up to a constant."""
+        """As the interface; what was sent is log z_s / z_t, up to a constant."""
         sent = log_state(z_s) - log_state(z)
         return jax.nn.logsumexp(log_p0 + sent, axis=-1) - pick(sent, x0)
 
@@ -139,7 +146,7 @@ class BFN(SimplexProcess):
 
     def token_loss(self, out, x0, z, t):
         """The continuous-time loss, (B, L) nats."""
-        error = self.corner(x0, out.dtype) - jnp.exp(self.predict(out, z, t))
+        error = self.space.pure(x0, out.dtype) - jnp.exp(self.predict(out, z, t))
         return self.vocab_size / 2 * self.schedule.rate(t) * jnp.sum(error**2, axis=-1)
 
     def bound_terms(self, key, model, x0, u):

@@ -16,23 +16,21 @@ have few masked tokens and large weights, near 1 nothing to learn from); the bou
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.mdlm import MDLM
-from diffusion.process import Model, Process
+from diffusion.process import Composed, JumpProcess, Likelihood, Model, Process, Traits
 
 
 @dataclass(frozen=True)
-class BlockDiffusion:
+class BlockDiffusion(Composed, Likelihood):
     """`base` on blocks of `block_length` tokens; the last block may be shorter."""
 
     base: Process = MDLM()
     block_length: int = 4
     clip: tuple[float, float] = (0.0, 1.0)
-    monitor: ClassVar[str] = "bound"
 
     def __post_init__(self):
         if self.block_length < 1:
@@ -41,20 +39,19 @@ class BlockDiffusion:
             )
         if not 0 <= self.clip[0] < self.clip[1] <= 1:
             raise ValueError(f"BlockDiffusion.clip = {self.clip} must rise within [0, 1]")
-        if getattr(self.base, "likelihood", "none") != "bound" or not hasattr(
-            type(self.base), "num_states"
-        ):
+        bounded = isinstance(self.base, Likelihood) and self.base.likelihood == "bound"
+        if not (bounded and isinstance(self.base, JumpProcess)):
             raise ValueError(
                 f"BlockDiffusion.base = {type(self.base).__name__} is not a process on discrete states "
                 "with a bound for each token; MDLM, D3PM, SEDD and UDLM are"
             )
 
     @property
-    def vocab_size(self) -> int | None:
-        return self.base.vocab_size
+    def traits(self):
+        return Traits(attention_block=self.block_length, whole_rows=True)
 
     @property
-    def likelihood(self) -> str:
+    def likelihood(self):
         return self.base.likelihood
 
     def init(self, key):
@@ -80,9 +77,6 @@ class BlockDiffusion:
     def bound_terms(self, key, model, x0, u):
         u = self.uniforms(u, x0.shape[1])
         return self.base.bound_terms(key, _in_context(model, x0), x0, u)
-
-    def bound(self, key, model, x0, u):
-        return sum(self.bound_terms(key, model, x0, u).values())
 
 
 def _in_context(model: Model, x0: Array) -> Model:

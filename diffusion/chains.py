@@ -4,60 +4,68 @@ A chain gives draws of z_t given x0 and of the bridge, and the logarithms of row
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.kernels import Absorbing, Keep, Uniform, draw_token
+from diffusion.kernels import ClosedKernel, Keep, draw_token
 from diffusion.numerics import at, log1mexp, logaddexp, minus
 from diffusion.random import categorical, split
 from diffusion.schedules import Schedule
 
 
-class Chain(Protocol):
+class Chain(ABC):
     """The law of one position, on S states of which the first V are the tokens."""
 
     num_states: int
 
+    @abstractmethod
     def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array:
         """z_1, (B, L), from p(z_1): the mean of q(z_1 | x) over all tokens x. Where a schedule leaves
         something of the data at t = 1, that share of the positions holds a uniformly drawn token."""
 
+    @abstractmethod
     def draw_marginal(self, key: Array, x: Array, t: Array) -> Array:
         """z_t ~ q(z_t | x), (B, L)."""
 
+    @abstractmethod
     def draw_bridge(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array:
         """z_s ~ q(z_s | z_t = z, x), (B, L)."""
 
+    @abstractmethod
     def log_marginal(self, x: Array, t: Array) -> Array:
         """(B, L, S): log q(z_t = j | x)."""
 
+    @abstractmethod
     def log_mix(self, log_weights: Array, t: Array) -> Array:
         """(B, L, S): log sum_x w_x q(z_t = j | x), from log w, (B, L, V) or (B, L, S)."""
 
+    @abstractmethod
     def log_likelihood(self, z: Array, t: Array) -> Array:
         """(B, L, V): log q(z_t = z | x = v)."""
 
+    @abstractmethod
     def log_step(self, z: Array, t: Array, s: Array) -> Array:
         """(B, L, S): log q(z_t = z | z_s = j)."""
 
+    @abstractmethod
     def prior_divergence(self, x: Array, dtype) -> Array | None:
         """KL(q(z_1 | x) || p(z_1)), (B, L) nats; None where it is exactly 0."""
 
 
 @dataclass(frozen=True)
-class Interpolation:
+class Interpolation(Chain):
     """The law of a process with a closed kernel: how q moves between the times of its schedule.
 
     keep(t) gives alpha at t, (B, 1) or (B, L); step(t, s) gives alpha(t) / alpha(s).
     """
 
-    kernel: Absorbing | Uniform
+    kernel: ClosedKernel
     vocab_size: int
     keep: Callable[[Array], Keep]
     step: Callable[[Array, Array], Keep]
@@ -106,12 +114,7 @@ class Interpolation:
             keep, move = (math.exp(a[0, 0]) for a in self._at_1())
         if keep == 0:
             return None
-        V = self.vocab_size
-        if isinstance(self.kernel, Absorbing):  # a token that is left costs its choice
-            value = keep * math.log(V)
-        else:
-            same, other = keep + move / V, move / V
-            value = same * math.log(same * V) + (V - 1) * other * math.log(move)
+        value = self.kernel.prior_divergence(keep, move, self.vocab_size)
         return jnp.full(x.shape, max(value, 0.0), dtype)
 
     def _at_1(self) -> Keep:
@@ -123,9 +126,7 @@ class Interpolation:
         return logaddexp(keep.log_keep[..., None] + at(z, size), moved[..., None])
 
 
-def interpolation(
-    kernel: Absorbing | Uniform, vocab_size: int, schedule: Schedule
-) -> Interpolation:
+def interpolation(kernel: ClosedKernel, vocab_size: int, schedule: Schedule) -> Interpolation:
     """The law of a kernel in continuous time, alpha(t) from the schedule."""
 
     def keep(t):
@@ -138,7 +139,7 @@ def interpolation(
     return Interpolation(kernel, vocab_size, keep, step)
 
 
-class DenseChain:
+class DenseChain(Chain):
     """The law of T one-step matrices (T, S, S): a `Chain` at times k / T."""
 
     def __init__(self, steps: np.ndarray, vocab_size: int):

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.betas import (
+    Betas,
     CosineBetas,
     LinearBetas,
     MutualInformation,
@@ -44,10 +45,10 @@ from diffusion.dense import (
     check_ergodic,
     check_size,
 )
-from diffusion.kernels import Absorbing, Keep, Uniform
+from diffusion.kernels import Absorbing, ClosedKernel, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
 from diffusion.numerics import divergence, log1mexp, minus, normalised, pick
-from diffusion.process import Likelihood
+from diffusion.process import Kind
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ class D3PM(MarkovProcess):
     num_steps: int = 1000
     hybrid: float = 0.0
     head: Head = "leave_one_out"
-    likelihood: ClassVar[Likelihood] = "bound"
+    likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
         if self.num_steps < 1:
             raise ValueError(f"D3PM.num_steps = {self.num_steps} must be at least 1")
-        if not hasattr(self.schedule, "betas"):
+        if not isinstance(self.schedule, Betas):
             raise ValueError(
                 f"D3PM.schedule = {type(self.schedule).__name__} is one of continuous time; use "
                 "CosineBetas, LinearBetas, MutualInformation or ReciprocalBetas"
@@ -84,15 +85,16 @@ class D3PM(MarkovProcess):
     @property
     def complete(self) -> bool:
         """Whether nothing is left to be filled in from the data."""
-        kernel = getattr(self.kernel, "base", self.kernel)
-        embedded = isinstance(getattr(kernel, "embeddings", ()), tuple)
-        known = embedded and not isinstance(getattr(kernel, "matrix", ()), str)
-        counted = getattr(self.schedule, "unigram", ()) is not None
-        return self.vocab_size is not None and known and counted
+        return self.vocab_size is not None and self.kernel.complete and self.schedule.complete
+
+    @property
+    def known_tokens(self):
+        closed = isinstance(self.kernel, ClosedKernel)
+        return "exact" if closed and self.kernel.masks else "biased"
 
     @cached_property
     def chain(self) -> Interpolation | DenseChain:
-        closed = isinstance(self.kernel, Absorbing | Uniform)
+        closed = isinstance(self.kernel, ClosedKernel)
         if not closed:
             check_size(self.kernel, self.kernel.num_states(self.vocab_size), self.num_steps)
         betas = self.schedule.betas(self.num_steps, self.kernel, self.vocab_size)
@@ -137,7 +139,7 @@ class D3PM(MarkovProcess):
         return terms | self.prior_term(x0, loss.dtype)
 
 
-def _interpolation(kernel: Absorbing | Uniform, vocab_size: int, betas: np.ndarray):
+def _interpolation(kernel: ClosedKernel, vocab_size: int, betas: np.ndarray):
     """The law of a closed kernel at times k / T, from tables of T + 1 numbers made in float64."""
     with np.errstate(divide="ignore"):
         log_kept = np.append(0.0, np.log1p(-betas))  # of each step, k = 0..T

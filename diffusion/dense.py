@@ -6,15 +6,35 @@ of up to some hundred tokens; `Absorbing` and `Uniform` need no matrices. Source
 (arXiv 2107.03006).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffusion.kernels import ExponentKernel, entropy
+
 LARGEST = 2**25  # entries of T matrices: 128 MiB in float32, twice (steps and products)
 
 
+class MatrixKernel(ABC):
+    """A kernel of S x S matrices, one a step."""
+
+    def num_states(self, vocab_size: int) -> int:
+        """S: V, and the mask where there is one."""
+        return vocab_size
+
+    @abstractmethod
+    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
+        """(T, S, S) one-step matrices, float64, of beta_1..beta_T."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to be filled in from the data."""
+        return True
+
+
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(MatrixKernel):
     """Discretised Gaussian of variance beta over the order of the tokens, doubly stochastic.
 
     Q[i, j] = exp(-4 |i-j|^2 / ((V-1)^2 beta)) / sum_n exp(-4 n^2 / ((V-1)^2 beta)) for i != j, n from
@@ -27,11 +47,7 @@ class Gaussian:
         if self.band is not None and self.band < 1:
             raise ValueError(f"Gaussian.band = {self.band} must be at least 1, or None")
 
-    def num_states(self, vocab_size: int) -> int:
-        return vocab_size
-
-    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
-        """(T, S, S) one-step matrices."""
+    def steps(self, betas, vocab_size):
         V = vocab_size
         n = np.arange(-(V - 1), V)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -46,7 +62,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class BandDiagonal:
+class BandDiagonal(MatrixKernel):
     """beta / V to each of the tokens at distance 1 to width, the diagonal what is left."""
 
     width: int = 5
@@ -55,18 +71,14 @@ class BandDiagonal:
         if self.width < 1:
             raise ValueError(f"BandDiagonal.width = {self.width} must be at least 1")
 
-    def num_states(self, vocab_size: int) -> int:
-        return vocab_size
-
-    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
-        """(T, S, S) one-step matrices."""
+    def steps(self, betas, vocab_size):
         i = np.arange(vocab_size)
         band = np.abs(i[:, None] - i[None]) <= self.width
         return _close(betas[:, None, None] * band / vocab_size)
 
 
 @dataclass(frozen=True)
-class NearestNeighbour:
+class NearestNeighbour(MatrixKernel, ExponentKernel):
     """exp(beta R): tokens move to their `neighbours` nearest in an embedding space.
 
     A[i, j] = 1 for the k nearest neighbours j of i, G = (A + A^T) / 2k, R = G - diag(row sums of G):
@@ -82,14 +94,21 @@ class NearestNeighbour:
         if self.neighbours < 1:
             raise ValueError(f"NearestNeighbour.neighbours = {self.neighbours} must be at least 1")
 
-    def num_states(self, vocab_size: int) -> int:
-        return vocab_size
-
-    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
-        """(T, S, S) one-step matrices."""
+    def steps(self, betas, vocab_size):
         values, vectors = np.linalg.eigh(self.rates(vocab_size))
         spectrum = np.exp(np.minimum(values, 0) * betas[:, None])
         return np.maximum((vectors * spectrum[:, None]) @ vectors.T, 0)
+
+    @property
+    def complete(self):
+        return isinstance(self.embeddings, tuple)
+
+    def information_removal(self, exponent, p):
+        rows = self.steps(exponent, len(p))
+        return 1 - (entropy(p @ rows) - entropy(rows) @ p) / entropy(p)
+
+    def betas_of(self, increments):
+        return increments
 
     def rates(self, vocab_size: int) -> np.ndarray:
         """(V, V): R, symmetric, rows sum to zero."""
@@ -116,7 +135,7 @@ class NearestNeighbour:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Matrix(MatrixKernel):
     """(1 - beta) I + beta P for a stochastic matrix P of the user's: rows sum to one.
 
     V x V, or (V + 1) x (V + 1) with the mask last; as nested tuples, on the command line also the path
@@ -143,7 +162,11 @@ class Matrix:
                 "probability of going from i to j (transpose it if your columns sum to one)"
             )
 
-    def num_states(self, vocab_size: int) -> int:
+    @property
+    def complete(self):
+        return not isinstance(self.matrix, str)
+
+    def num_states(self, vocab_size):
         S = len(self.matrix)
         if S not in (vocab_size, vocab_size + 1):
             raise ValueError(
@@ -152,24 +175,26 @@ class Matrix:
             )
         return S
 
-    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
-        """(T, S, S) one-step matrices."""
+    def steps(self, betas, vocab_size):
         P = np.array(self.matrix, np.float64)
         P /= P.sum(1, keepdims=True)
         return (1 - betas)[:, None, None] * np.eye(len(P)) + betas[:, None, None] * P
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(MatrixKernel):
     """Another kernel mixed with the absorbing one, beta_k = 1 / (T - k + 1): all ends masked."""
 
     base: Gaussian | BandDiagonal | NearestNeighbour = NearestNeighbour()
 
-    def num_states(self, vocab_size: int) -> int:
+    def num_states(self, vocab_size):
         return vocab_size + 1
 
-    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
-        """(T, S, S) one-step matrices."""
+    @property
+    def complete(self):
+        return self.base.complete
+
+    def steps(self, betas, vocab_size):
         V, T = vocab_size, len(betas)
         mask = 1 / (T - np.arange(T))
         Q = np.zeros((T, V + 1, V + 1))
@@ -179,10 +204,7 @@ class Masked:
         return Q
 
 
-DenseKernel = Gaussian | BandDiagonal | NearestNeighbour | Matrix | Masked
-
-
-def check_size(kernel: DenseKernel, num_states: int, num_steps: int) -> None:
+def check_size(kernel: MatrixKernel, num_states: int, num_steps: int) -> None:
     """ValueError where the T matrices of a kernel would not fit in memory."""
     if num_steps * num_states**2 > LARGEST:
         name, most = type(kernel).__name__, int((LARGEST / num_steps) ** 0.5)
@@ -193,7 +215,7 @@ def check_size(kernel: DenseKernel, num_states: int, num_steps: int) -> None:
         )
 
 
-def check_ergodic(kernel: DenseKernel, total: np.ndarray) -> None:
+def check_ergodic(kernel: MatrixKernel, total: np.ndarray) -> None:
     """ValueError where `total` (S, S) leaves no state that all others can reach: no stationary law."""
     reach = (total > 0) | np.eye(len(total), dtype=bool)
     for _ in range(int(np.ceil(np.log2(len(reach)))) + 1):

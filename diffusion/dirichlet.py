@@ -45,16 +45,16 @@ from jax.scipy.special import digamma, gammaln
 from diffusion.dirichlet_coefficient import coefficient_over_x
 from diffusion.markov import Head
 from diffusion.numerics import pick
-from diffusion.process import Likelihood
+from diffusion.process import FlowProcess, Kind, Likelihood
 from diffusion.random import fold_in, log_exponential, log_gamma, signs, split
-from diffusion.simplex import SimplexProcess, log_state
+from diffusion.simplex import EvidenceProcess, log_state
 
 _LEAST_TIME = 1e-4  # the coefficient is tabulated from here to t = 1
 _CERTAIN = 1e6  # evidence in place of inf at t = 0
 
 
 @dataclass(frozen=True)
-class DirichletFlow(SimplexProcess):
+class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
     """`vocab_size` None means: the data's. bound_probes None computes the trace exactly."""
 
     vocab_size: int | None = None
@@ -63,7 +63,7 @@ class DirichletFlow(SimplexProcess):
     bound_steps: int = 16
     bound_probes: int | None = 1
     head: Head = "posterior"
-    likelihood: ClassVar[Likelihood] = "bound"
+    likelihood: ClassVar[Kind] = "bound"
     monitor: ClassVar[str] = "loss"  # the bound solves an ODE
 
     def __post_init__(self):
@@ -101,7 +101,7 @@ class DirichletFlow(SimplexProcess):
         log_g = log_exponential(key_others, (*x0.shape, self.vocab_size), conc.dtype)
         of_x0 = log_gamma(key_x0, jnp.minimum(conc, _CERTAIN))[..., None]
         z = jax.nn.softmax(jnp.where(jax.nn.one_hot(x0, self.vocab_size, dtype=bool), of_x0, log_g))
-        return jnp.where(jnp.isinf(conc)[..., None], self.corner(x0, z.dtype), z)
+        return jnp.where(jnp.isinf(conc)[..., None], self.space.pure(x0, z.dtype), z)
 
     def token_loss(self, out, x0, z, t):
         return -pick(self.predict(out, z, t), x0)
@@ -113,7 +113,7 @@ class DirichletFlow(SimplexProcess):
         log_kept = log_gamma(key_kept, now + self.vocab_size - 1)
         w = jax.nn.sigmoid(log_kept - log_gamma(key_gained, gained))
         w = jnp.where(jnp.isinf(then), 0, w)[..., None]
-        return w * z + (1 - w) * self.corner(x0, z.dtype)
+        return w * z + (1 - w) * self.space.pure(x0, z.dtype)
 
     def velocity(self, log_p0, z, t):
         conc = self.conc(t)

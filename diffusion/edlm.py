@@ -35,6 +35,7 @@ The model of a process of this file is `model(z, t)`, the base's network, with a
 `model.energy`.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -45,12 +46,12 @@ from jax import Array
 from diffusion.autoregressive import Autoregressive
 from diffusion.mdlm import MDLM
 from diffusion.numerics import pick
-from diffusion.process import Likelihood, Model
+from diffusion.process import Composed, Kind, Likelihood, Model, Process, Traits
 from diffusion.random import categorical, split
 
 
 @dataclass(frozen=True)
-class _Residual:
+class _Residual(Process, Composed, Likelihood):
     """What a process with a residual energy is, up to the energy: `log_weight`."""
 
     base: MDLM = MDLM()
@@ -59,7 +60,7 @@ class _Residual:
     temperature: float = 1.0
     num_steps: int = 16
     bound_samples: int = 1
-    likelihood: ClassVar[Likelihood] = "bound"
+    likelihood: ClassVar[Kind] = "bound"
     monitor: ClassVar[str] = "loss"
 
     def __post_init__(self):
@@ -72,19 +73,9 @@ class _Residual:
         if not self.temperature > 0:
             raise ValueError(f"{name}.temperature = {self.temperature} must be positive")
 
-    @property
-    def vocab_size(self) -> int | None:
-        return self.base.vocab_size
-
-    def init(self, key):
-        return {}
-
-    def bind(self, params):
-        return self
-
+    @abstractmethod
     def log_weight(self, model: Model, log_p0: Array, x: Array, z: Array, t: Array) -> Array:
         """-E(x, z, t), (B,): the log weight of candidates x (B, L) drawn from log_p0 (B, L, V)."""
-        raise NotImplementedError
 
     def bound_terms(self, key, model, x0, u):
         """As `Objective.bound_terms`: those of the base in `num_steps` steps, and what the energy
@@ -94,9 +85,6 @@ class _Residual:
         terms = steps.bound_terms(key_base, model, x0, u)
         gain = self.num_steps * self._gain(key_energy, model, x0, steps.time(u))
         return terms | {"energy": jnp.broadcast_to(-gain[:, None] / x0.shape[1], x0.shape)}
-
-    def bound(self, key, model, x0, u):
-        return sum(self.bound_terms(key, model, x0, u).values())
 
     def _gain(self, key, model, x0, t):
         """(B,) nats: log of the mean ratio over `bound_samples` draws, for the step from t."""
@@ -129,10 +117,30 @@ class _Residual:
         """Whether a step from t resamples: the first window * T of T steps do."""
         return t > 1 - self.window + 1e-6
 
-    # What a sampler needs.
+    # What a sampler needs: the network is that of the base, and read as its.
+
+    @property
+    def space(self):
+        return self.base.space
+
+    @property
+    def known_tokens(self):
+        return self.base.known_tokens
 
     def time(self, u):
         return self.base.time(u)
+
+    def predict(self, out, z, t):
+        return self.base.predict(out, z, t)
+
+    def invert_predict(self, log_p0, z, t):
+        return self.base.invert_predict(log_p0, z, t)
+
+    def token_loss(self, out, x0, z, t):
+        return self.base.token_loss(out, x0, z, t)
+
+    def log_likelihood(self, z, t):
+        return self.base.log_likelihood(z, t)
 
     def prior(self, key, shape):
         return self.base.prior(key, shape)
@@ -174,7 +182,10 @@ class EDLM(_Residual):
     E = log p_base(x | z_t) - log q(x | z_t), which makes the residual law exact. At E = 0 it is log 4.
     """
 
-    trained: ClassVar[tuple[str, ...]] = ("energy",)  # the base stays as it is
+    # The base stays as it is; a second network knows of no labels.
+    traits: ClassVar[Traits] = Traits(
+        second_network="energy", labels="unsupported", trained=("energy",), whole_rows=True
+    )
 
     def log_weight(self, model, log_p0, x, z, t):
         return -model.energy(x, t, state=z)
@@ -194,7 +205,9 @@ class EDLMAutoregressive(_Residual):
     nothing is trained. model.energy(x, t) is its network. The weights are exact if p_AR is the law of
     the data."""
 
-    trained: ClassVar[tuple[str, ...]] = ()
+    traits: ClassVar[Traits] = Traits(
+        second_network="energy", labels="unsupported", trained=(), whole_rows=True
+    )
 
     def log_weight(self, model, log_p0, x, z, t):
         log_p_ar = Autoregressive(self.vocab_size).log_p(model.energy, x)

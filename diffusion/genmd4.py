@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from diffusion.markov import Head
 from diffusion.numerics import log1mexp, pick
-from diffusion.process import Likelihood
+from diffusion.process import Kind, Traits
 from diffusion.random import split
 from diffusion.token_masking import TokenMasking
 
@@ -37,7 +37,9 @@ class GenMD4(TokenMasking):
     initial_power: float = 1.0
     head: Head = "posterior"
     num_steps: ClassVar[None] = None
-    likelihood: ClassVar[Likelihood] = "bound"
+    # The gradient takes sums over a row.
+    traits: ClassVar[Traits] = Traits(own_parameters=True, whole_rows=True)
+    likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
         if not 0 <= self.eps < 1:

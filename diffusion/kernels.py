@@ -11,11 +11,14 @@ Nothing here is S x S: a draw costs a few numbers per position whatever the voca
 functions named log_* give rows of S states. Sources: D3PM (arXiv 2107.03006), SEDD (arXiv 2310.16834).
 """
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion.random import split, uniform
@@ -28,48 +31,118 @@ class Keep(NamedTuple):
     log_move: Array
 
 
-@dataclass(frozen=True)
-class Absorbing:
-    """Tokens become the mask, state V, and stay it."""
+class ExponentKernel(ABC):
+    """A kernel whose noise is one number, the exponent e = -log(kept), which adds up over steps."""
+
+    @abstractmethod
+    def information_removal(self, exponent: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """(N,): the share 1 - I(z; x) / H(x) of the information that is gone, for x ~ p (V,) and z
+        corrupted with the cumulative exponents (N,)."""
+
+    @abstractmethod
+    def betas_of(self, increments: np.ndarray) -> np.ndarray:
+        """(T,): beta_1..beta_T, the noise of each step in the kernel's own terms, of exponents that grow
+        by the increments (T,); the last step goes to the stationary distribution where it can."""
+
+    def exponents(self, removal: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """(N,): the exponents at which the shares `removal` (N,) of the information are gone."""
+        grid = np.logspace(-8, 5, 512)
+        values = self.information_removal(grid, p)
+        for _ in range(2):  # the answer of one interpolation is a knot of the next
+            rising = np.maximum.accumulate(values)
+            keep = np.append(True, np.diff(rising) > 0)
+            found = np.exp(np.interp(removal, rising[keep], np.log(grid[keep])))
+            more = np.unique(found)
+            order = np.argsort(np.append(grid, more), kind="stable")
+            values = np.append(values, self.information_removal(more, p))[order]
+            grid = np.append(grid, more)[order]
+        return found
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """The entropy of p (..., V) in nats, (...)."""
+    return -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=-1)
+
+
+class ClosedKernel(ExponentKernel):
+    """A kernel in closed form, of any vocabulary; `Keep` are what is kept at a time, or over a step."""
+
+    complete: ClassVar[bool] = True  # nothing is to be filled in from the data
+    masks: ClassVar[bool]
+    """Whether a token that is not kept becomes the mask."""
 
     def num_states(self, vocab_size: int) -> int:
-        return vocab_size + 1
+        """S: V, and the mask where there is one."""
+        return vocab_size + self.masks
 
+    @abstractmethod
     def log_stationary(self, vocab_size: int) -> Array:
         """(S,) log pi."""
-        return jnp.where(jnp.arange(vocab_size + 1) == vocab_size, 0.0, -jnp.inf)
 
+    @abstractmethod
     def draw(self, key: Array, x: Array, keep: Keep, vocab_size: int) -> Array:
         """z_t ~ q(z_t | x), (B, L)."""
+
+    @abstractmethod
+    def draw_bridge(self, key: Array, x, z, t: Keep, s: Keep, step: Keep, vocab_size: int) -> Array:
+        """z_s ~ q(z_s | z_t, x), (B, L)."""
+
+    @abstractmethod
+    def prior_divergence(self, keep: float, move: float, vocab_size: int) -> float:
+        """KL(q(z_1 | x) || p(z_1)) in nats, where the share `keep` > 0 of the tokens is kept at t = 1,
+        `move` = 1 - keep is not, and p(z_1) is the mean of q(z_1 | x) over all tokens x."""
+
+    def betas_of(self, increments):
+        betas = -np.expm1(-increments)
+        betas[-1] = 1
+        return betas
+
+
+@dataclass(frozen=True)
+class Absorbing(ClosedKernel):
+    """Tokens become the mask, state V, and stay it."""
+
+    masks: ClassVar[bool] = True
+
+    def log_stationary(self, vocab_size):
+        return jnp.where(jnp.arange(vocab_size + 1) == vocab_size, 0.0, -jnp.inf)
+
+    def draw(self, key, x, keep, vocab_size):
         moved = jnp.log(uniform(key, x.shape, keep.log_move.dtype)) < keep.log_move
         return jnp.where(moved, vocab_size, x)
 
-    def draw_bridge(self, key: Array, x, z, t: Keep, s: Keep, step: Keep, vocab_size: int) -> Array:
-        """z_s ~ q(z_s | z_t, x): reveals a mask with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
+    def draw_bridge(self, key, x, z, t, s, step, vocab_size):
+        """As the interface: reveals a mask with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
         reveal = -jnp.expm1(s.log_move - t.log_move)
         reveal = uniform(key, z.shape, reveal.dtype) < reveal
         return jnp.where((z == vocab_size) & reveal, x, z)
 
+    def prior_divergence(self, keep, move, vocab_size):
+        return keep * math.log(vocab_size)  # a token that is left costs its choice
+
+    def information_removal(self, exponent, p):
+        return -np.expm1(-exponent)  # whatever p is
+
+    def exponents(self, removal, p):
+        return -np.log1p(-removal)
+
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(ClosedKernel):
     """Tokens are drawn anew from all V, their old value included; there is no mask."""
 
-    def num_states(self, vocab_size: int) -> int:
-        return vocab_size
+    masks: ClassVar[bool] = False
 
-    def log_stationary(self, vocab_size: int) -> Array:
-        """(S,) log pi."""
+    def log_stationary(self, vocab_size):
         return jnp.full(vocab_size, -jnp.log(vocab_size))
 
-    def draw(self, key: Array, x: Array, keep: Keep, vocab_size: int) -> Array:
-        """z_t ~ q(z_t | x), (B, L)."""
+    def draw(self, key, x, keep, vocab_size):
         key_move, key_token = split(key)
         moved = jnp.log(uniform(key_move, x.shape, keep.log_move.dtype)) < keep.log_move
         return jnp.where(moved, draw_token(key_token, x.shape, vocab_size), x)
 
-    def draw_bridge(self, key: Array, x, z, t: Keep, s: Keep, step: Keep, vocab_size: int) -> Array:
-        """z_s ~ q(z_s | z_t, x) in O(1).
+    def draw_bridge(self, key, x, z, t, s, step, vocab_size):
+        """As the interface, in O(1).
 
         (a e_z + (1 - a) / V) (alpha_s e_x + (1 - alpha_s) / V) with a = alpha_t / alpha_s is the
         mixture: z_s = z, z_s = x, or any token.
@@ -85,6 +158,18 @@ class Uniform:
         token = draw_token(key_token, z.shape, vocab_size)
         is_clean = u < weights[..., 0] + weights[..., 1]
         return jnp.where(u < weights[..., 0], token, jnp.where(is_clean, x, z))
+
+    def prior_divergence(self, keep, move, vocab_size):
+        V = vocab_size
+        same, other = keep + move / V, move / V
+        return same * math.log(same * V) + (V - 1) * other * math.log(move)
+
+    def information_removal(self, exponent, p):
+        V, kept = len(p), np.exp(-exponent)[:, None]
+        z = kept * p + (1 - kept) / V
+        same, other = kept[:, 0] + (1 - kept[:, 0]) / V, (1 - kept[:, 0]) / V
+        given_x = -same * np.log(same) - (V - 1) * other * np.log(np.maximum(other, 1e-300))
+        return 1 - (entropy(z) - given_x) / entropy(p)
 
 
 def draw_token(key: Array, shape: tuple[int, ...], vocab_size: int) -> Array:

@@ -16,19 +16,17 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.numerics import pick
-from diffusion.process import Likelihood
+from diffusion.process import FlowProcess
 from diffusion.random import log_exponential
 from diffusion.simplex import SimplexProcess
 
 
 @dataclass(frozen=True)
-class LinearFlow(SimplexProcess):
+class LinearFlow(SimplexProcess, FlowProcess):
     """`vocab_size` None means: the data's."""
 
     vocab_size: int | None = None
     head: ClassVar[str] = "posterior"
-    likelihood: ClassVar[Likelihood] = "none"
-    monitor: ClassVar[str] = "loss"
 
     def __post_init__(self):
         self.check_size()
@@ -39,7 +37,7 @@ class LinearFlow(SimplexProcess):
     def corrupt(self, key, x0, t):
         t = t[..., None]
         noise = log_exponential(key, (*x0.shape, self.vocab_size), t.dtype)
-        return t * jax.nn.softmax(noise) + (1 - t) * self.corner(x0, t.dtype)
+        return t * jax.nn.softmax(noise) + (1 - t) * self.space.pure(x0, t.dtype)
 
     def log_likelihood(self, z, t):
         """0 or -inf: q(z | x0 = v) is constant where z_v >= 1 - t."""
@@ -51,7 +49,7 @@ class LinearFlow(SimplexProcess):
 
     def bridge(self, key, x0, z, t, s):
         """The point at s of the line from z at t to the corner: no noise is added."""
-        return self._line(self.corner(x0, z.dtype), z, t, s)
+        return self._line(self.space.pure(x0, z.dtype), z, t, s)
 
     def velocity(self, log_p0, z, t):
         return (z - jnp.exp(log_p0)) / t[..., None]

@@ -24,16 +24,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.chains import Chain, Interpolation, interpolation
-from diffusion.kernels import Absorbing, Uniform
-from diffusion.numerics import at, minus, normalised, pick
-from diffusion.process import TimeIntegral
-from diffusion.random import categorical, split
+from diffusion.kernels import ClosedKernel
+from diffusion.numerics import minus, normalised, pick
+from diffusion.process import JumpProcess, RateProcess, TimeIntegral
+from diffusion.random import split
 from diffusion.schedules import Schedule
 
 Head = Literal["leave_one_out", "posterior"]
 
 
-class MarkovProcess(TimeIntegral):
+class MarkovProcess(JumpProcess, TimeIntegral):
     """The methods of `JumpProcess` that follow from `chain` and `head`; a subclass adds `token_loss`."""
 
     vocab_size: int | None
@@ -43,9 +43,6 @@ class MarkovProcess(TimeIntegral):
     @property
     def num_states(self) -> int:
         return self.chain.num_states
-
-    def time(self, u):
-        return u
 
     def prior(self, key, shape):
         return self.chain.draw_prior(key, shape)
@@ -71,9 +68,8 @@ class MarkovProcess(TimeIntegral):
         likelihood = self.log_likelihood(z, t)
         return jnp.where(jnp.isneginf(likelihood), -jnp.inf, minus(normalised(out), likelihood))
 
-    def draw(self, key, model, z, t, transform=None):
-        log_p0 = self.predict(model(z, t), z, t)
-        return categorical(key, log_p0 if transform is None else transform(log_p0))
+    def invert_predict(self, log_p0, z, t):
+        return log_p0 if self.head == "posterior" else minus(log_p0, self.log_likelihood(z, t))
 
     def log_posterior(self, log_p0, z, t, s):
         weights = minus(log_p0, self.log_likelihood(z, t))
@@ -82,11 +78,6 @@ class MarkovProcess(TimeIntegral):
     def log_ratio(self, out, z, t):
         log_p = self.chain.log_mix(self.leave_one_out(out, z, t), t)
         return log_p - pick(log_p, z)[..., None]
-
-    def log_transition(self, log_p0, x0, z, z_s, t, s):
-        """log p(z_s | z_t) - log q(z_s | z_t, x0) of each position, (B, L)."""
-        log_q = self.log_posterior(at(x0, self.vocab_size), z, t, s)
-        return pick(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
 
     def bound_terms(self, key, model, x0, u):
         return super().bound_terms(key, model, x0, u) | self.prior_term(x0, u.dtype)
@@ -97,15 +88,10 @@ class MarkovProcess(TimeIntegral):
         return {} if value is None else {"prior": value}
 
 
-def masked_in_continuous_time(process) -> bool:
-    """Whether a process masks all tokens alike, by a schedule alpha(t), as MDLM does."""
-    return isinstance(process, ContinuousMarkovProcess) and isinstance(process.kernel, Absorbing)
-
-
-class ContinuousMarkovProcess(MarkovProcess):
+class ContinuousMarkovProcess(MarkovProcess, RateProcess):
     """A Markov process in continuous time, with a closed kernel and a schedule; a subclass has both."""
 
-    kernel: Absorbing | Uniform
+    kernel: ClosedKernel
     schedule: Schedule
 
     def check_schedule(self):
@@ -116,6 +102,14 @@ class ContinuousMarkovProcess(MarkovProcess):
                 f"{name}.schedule = {type(self.schedule).__name__} is one of D3PM; use Linear, Cosine, "
                 "Polynomial or another of diffusion.schedules"
             )
+
+    @property
+    def known_tokens(self):
+        return "exact" if self.kernel.masks else "biased"
+
+    @property
+    def masked_schedule(self):
+        return self.schedule if self.kernel.masks else None
 
     @property
     def chain(self) -> Interpolation:
@@ -130,11 +124,9 @@ class ContinuousMarkovProcess(MarkovProcess):
         return self.schedule.log_alpha(t) - self.schedule.log1m_alpha(t)
 
     def log_reverse_rate(self, out, z, t):
-        """(B, L, S): log of the rate at which the reverse process jumps to each state, -inf to z
-        itself."""
         t = jnp.minimum(t, 1 - 1e-6)  # at 1 the rate of noise is infinite where alpha is 0
         rate = self.log_ratio(out, z, t) + jnp.log(self.rate(t))[..., None]
-        if isinstance(self.kernel, Uniform):
+        if not self.kernel.masks:
             rate = rate - jnp.log(self.vocab_size)
         return jnp.where(jax.nn.one_hot(z, self.num_states, dtype=bool), -jnp.inf, rate)
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import at, pick
-from diffusion.process import Likelihood
+from diffusion.process import Kind, Traits
 from diffusion.random import categorical
 from diffusion.schedules import Linear, Schedule, masked_weight
 
@@ -39,7 +39,7 @@ class MDLM(ContinuousMarkovProcess):
     num_steps: int | None = None  # T of the discrete-time bound; None is continuous time
     head: ClassVar[str] = "posterior"  # which for masked positions is the leave-one-out law as well
     kernel: ClassVar[Absorbing] = Absorbing()
-    likelihood: ClassVar[Likelihood] = "bound"
+    likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
         self.check_schedule()
@@ -47,6 +47,10 @@ class MDLM(ContinuousMarkovProcess):
             raise ValueError(f"MDLM.vocab_size = {self.vocab_size} must be at least 1")
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"MDLM.num_steps = {self.num_steps} must be at least 1, or None")
+
+    @property
+    def traits(self):
+        return Traits(any_order=self.num_steps is None)
 
     @property
     def mask(self) -> int:

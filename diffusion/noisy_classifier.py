@@ -15,40 +15,29 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from diffusion.mdlm import MDLM
-from diffusion.process import Likelihood, Process, TimeIntegral
+from diffusion.process import Composed, JumpProcess, Process, Traits
+from diffusion.simplex import EvidenceProcess
 
 
 @dataclass(frozen=True)
-class NoisyClassifier:
+class NoisyClassifier(Composed):
     """base: the process whose samples are to be guided. It writes no text and has no likelihood."""
 
     base: Process = MDLM()
-    likelihood: ClassVar[Likelihood] = "none"
-    monitor: ClassVar[str] = "loss"
-    needs_labels: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(labels="required", output="label", whole_rows=True)
 
     def __post_init__(self):
-        if type(self.base).bind is not TimeIntegral.bind:
+        if not isinstance(self.base, Process) or self.base.traits.own_parameters:
             raise ValueError(
                 f"NoisyClassifier.base = {type(self.base).__name__} learns its noise, or has none; "
                 "choose a process with settled noise, such as MDLM"
             )
-        if not (hasattr(self.base, "log_posterior") or hasattr(self.base, "evidence")):
+        if not isinstance(self.base, JumpProcess | EvidenceProcess):
             raise ValueError(
                 f"NoisyClassifier.base = {type(self.base).__name__} is not guided by a classifier of "
                 "noisy states; a process on discrete states is, such as MDLM or UDLM, and BFN and "
                 "DirichletFlow on the simplex"
             )
-
-    @property
-    def vocab_size(self) -> int | None:
-        return self.base.vocab_size
-
-    def init(self, key):
-        return {}
-
-    def bind(self, params):
-        return self
 
     def loss(self, key, model, x0, u):
         t = self.base.time(u)

@@ -1,135 +1,277 @@
-"""What a diffusion process is: the conventions of the whole project, and the interface.
+"""What a diffusion process is: the conventions of the whole project, and the interfaces.
 
 Conventions
 - t in [0, 1]: 0 is data, 1 is noise; the reverse step goes from t to s, s < t. A time has rank 2:
   (B, 1), or (B, L) where positions differ.
 - V data tokens 0..V-1. Absorbing processes have S = V + 1 states and the mask is id V, the last.
-- x0 is data, int (B, L). z is a noisy state: int (B, L), or float (B, L, V) on the simplex.
+- x0 is data, int (B, L). z is a noisy state of the process's `space`: int (B, L), float (B, L, V) on the
+  simplex, or float (B, L, D) in an embedding space (`diffusion.spaces`).
 - out = model(z, t): float (B, L, V), never a mask column; column v at position i always speaks of
   x0[:, i] == v. log_p0 is a normalised log-probability of the same shape.
-- Losses and bounds are nats per position, (B, L). Only `experiments/evaluation/units.py` has others.
+- Losses and bounds are nats per position, (B, L). Only `experiments/evaluation/units.py` has others. The
+  bound is what the literature calls the NELBO, the negative evidence lower bound.
 - A setting that depends on the training data and is None is filled in when the data is read, and stored
   with the run: `vocab_size`, `unigram` (counts of each token), `embeddings` (`experiments.settings`).
 - A key is one key, or one key per row of the batch, shape (B,). The trainer, the evaluator and the
   sampler pass one per row, made of the number of the example, so that randomness does not depend on
   how rows are laid out over batches, microbatches and devices.
+
+The interfaces are the abstract classes below. An implementation inherits from those whose methods it
+has; what it can do is told by its classes and its `traits` alone:
+
+    Objective         what can be trained
+      Likelihood      ... and has a number: exact, a bound, or an estimate
+      Process         ... and has noisy states, which samplers turn back into text
+        TransitionProcess   gives the probability of a step
+          JumpProcess       on discrete states
+            RateProcess     with rates in continuous time
+            ScoreProcess    whose network is a score
+        FlowProcess         can be moved by an ODE
+      Sequential      from left to right, one token after another
+      Composed        has a base: blocks, residual energies, classifiers of its noise
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import jax
+
+from diffusion.numerics import at, pick
+from diffusion.random import categorical
+from diffusion.schedules import Schedule
+from diffusion.spaces import StateSpace, Tokens
 
 Array = jax.Array
 Model = Callable[..., Array]
 """model(z, t, **condition) -> out (B, L, V); parameters and dropout key are already bound.
 
-Some processes ask more of it (`models.transformer.Network`): context=x0 for block diffusion, `cache` and
+Some processes ask more of it (`models.backbone.Network`): context=x0 for block diffusion, `cache` and
 `decode` for samplers from left to right, `energy`, a second network, for residual energies; `segments`
 (B, L), where rows hold several texts, or padding, which is segment 0."""
 
-Likelihood = Literal["exact", "bound", "estimate", "none"]
+Kind = Literal["exact", "bound", "estimate"]
 
 
-class Objective(Protocol):
-    """All that the trainer and the evaluator know.
+@dataclass(frozen=True)
+class Traits:
+    """What the rest of the program has to know of an objective.
 
-    An objective may also have: block_length, how many positions at a time the network's attention goes
-    from left to right; trained, the top-level names of the parameters that training changes, all
-    otherwise; needs_teacher and taught_by; needs_labels; most_steps of a sampler.
+    attention_block: how many positions at a time the network's attention goes from left to right; 1 is
+    causal, None lets every position see every other. second_network: one that is asked besides the
+    model: the "energy" of a residual process, or the "teacher" that an objective learns from. labels:
+    whether sequences may, must or cannot have labels. output: what the model says, "tokens" or, of a
+    classifier, the "label". max_steps: of a sampler, None for any number. trained: the top-level names
+    of the parameters that training changes; None means all. own_parameters: whether `init` makes any.
+    whole_rows: whether losses are sums over a row, so that a row has to be one text of full length.
+    any_order: whether the bound is the mean likelihood over orders in which tokens are revealed.
     """
 
+    attention_block: int | None = None
+    second_network: Literal["none", "energy", "teacher"] = "none"
+    labels: Literal["optional", "required", "unsupported"] = "optional"
+    output: Literal["tokens", "label"] = "tokens"
+    max_steps: int | None = None
+    trained: tuple[str, ...] | None = None
+    own_parameters: bool = False
+    whole_rows: bool = False
+    any_order: bool = False
+
+
+class Objective(ABC):
+    """All that the trainer knows: parameters of its own, and a loss."""
+
     vocab_size: int | None
-    likelihood: ClassVar[Likelihood]
-    monitor: ClassVar[Literal["bound", "loss"]]  # what evaluations during training measure
+    traits: Traits = Traits()
+    monitor: Literal["bound", "loss"] = "loss"
+    """What evaluations during training measure."""
 
     def init(self, key: Array) -> dict:
         """Parameters of the objective itself, trained with the model's; {} where it has none."""
+        return {}
 
     def bind(self, params: dict) -> "Objective":
         """The objective with the parameters that `init` made and training changed."""
+        return self
 
+    @abstractmethod
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         """(B, L) nats to minimise; u (B, 1) in (0, 1), stratified over the global batch."""
 
+    def check(self, experiment) -> None:  # noqa: B027, most have nothing to object
+        """Nothing; ValueError where the objective does not go with other parts of the experiment."""
+
+
+class Likelihood(Objective):
+    """An objective that has a number for -log p(x0), which the evaluator reports."""
+
+    likelihood: Kind
+    monitor: Literal["bound", "loss"] = "bound"
+
+    @abstractmethod
     def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
         """The terms of the bound by name, each (B, L) nats: diffusion, prior, reconstruction."""
 
     def bound(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         """(B, L) nats, the sum of `bound_terms`: E sum_L bound >= -log p(x0)."""
+        return sum(self.bound_terms(key, model, x0, u).values())
 
 
-class Process(Objective, Protocol):
-    """All that a sampler knows."""
+class Process(Objective):
+    """All that a sampler knows. Its loss is the mean of `token_loss` over its own times."""
 
-    def time(self, u: Array) -> Array:
-        """t (B, 1): the process's own measure on time, a grid for discrete-time processes."""
+    masked_schedule: Schedule | None = None
+    """alpha(t), where every token alike is masked by it in continuous time, as in MDLM; else None."""
 
+    known_tokens: Literal["exact", "vertices", "biased"] = "biased"
+    """What a known token means that stands clean in the state: its own conditional distribution,
+    since a revealed token never changes; a vertex of the simplex, which is a certain token; or a noisy
+    one, which biases what is drawn around it."""
+
+    @property
+    @abstractmethod
+    def space(self) -> StateSpace:
+        """Where the states live."""
+
+    @abstractmethod
     def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         """z_1 for a batch of `shape` (B, L)."""
 
+    @abstractmethod
     def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         """z_t ~ q(z_t | x0)."""
 
+    @abstractmethod
     def predict(self, out: Array, z: Array, t: Array) -> Array:
         """log p(x0 | z_t), (B, L, V), normalised."""
 
+    @abstractmethod
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
-        """(B, L) nats: the integrand of the bound at time t."""
+        """(B, L) nats: the integrand of the bound, or of the loss, at time t."""
 
-    def draw(self, key: Array, model: Model, z: Array, t: Array, transform=None) -> Array:
-        """A guess of x0, (B, L), drawn from the model; transform acts on log_p0."""
-
+    @abstractmethod
     def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         """z_s ~ q(z_s | z_t, x0)."""
 
+    @abstractmethod
     def log_likelihood(self, z: Array, t: Array) -> Array:
         """(B, L, V): log q(z_t^i | x0^i = v), up to a constant per position."""
 
+    def time(self, u: Array) -> Array:
+        """t (B, 1): the process's own measure on time, a grid for discrete-time processes."""
+        return u
 
-class JumpProcess(Process, Protocol):
-    """A process on discrete states: what Euler, tau-leaping and Gibbs samplers need besides."""
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
+        """(B, L, V): what the network would have to put out for `predict` to give log_p0."""
+        return log_p0
 
-    num_states: int
-
-    def log_posterior(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
-        """(B, L, S): log p(z_s | z_t), the bridge averaged over log_p0."""
-
-    def log_ratio(self, out: Array, z: Array, t: Array) -> Array:
-        """(B, L, S): log p_t(y) / p_t(z) where y is z with one position set to the state."""
-
-
-class FlowProcess(Process, Protocol):
-    """A process on the simplex whose states can also be moved by an ODE."""
-
-    def velocity(self, log_p0: Array, z: Array, t: Array) -> Array:
-        """dz / dt, (B, L, V), sums to zero over V."""
-
-    def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
-        """z at s > 0, one step of the ODE from z at t with log_p0 held fixed."""
-
-
-class TimeIntegral:
-    """The objective of a process whose bound is the mean of `token_loss` over its own times.
-
-    A subclass with boundary terms (prior, reconstruction) adds them to `bound_terms`.
-    """
-
-    monitor: ClassVar[str] = "bound"
-
-    def init(self, key):
-        return {}
-
-    def bind(self, params):
-        return self
+    def draw(self, key: Array, model: Model, z: Array, t: Array, transform=None) -> Array:
+        """A guess of x0, (B, L), drawn from the model; transform acts on log_p0."""
+        log_p0 = self.predict(model(z, t), z, t)
+        return categorical(key, log_p0 if transform is None else transform(log_p0))
 
     def loss(self, key, model, x0, u):
         t = self.time(u)
         z = self.corrupt(key, x0, t)
         return self.token_loss(model(z, t), x0, z, t)
 
+
+class TransitionProcess(Process):
+    """A process that gives the probability of a step: what particles are weighted by."""
+
+    @abstractmethod
+    def log_transition(
+        self, log_p0: Array, x0: Array, z: Array, z_s: Array, t: Array, s: Array
+    ) -> Array:
+        """log p(z_s | z_t) - log q(z_s | z_t, x0) of each position, (B, L)."""
+
+
+class JumpProcess(TransitionProcess):
+    """A process on discrete states."""
+
+    @property
+    @abstractmethod
+    def num_states(self) -> int:
+        """S: V, or V + 1 with the mask."""
+
+    @abstractmethod
+    def log_posterior(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
+        """(B, L, S): log p(z_s | z_t), the bridge averaged over log_p0."""
+
+    @abstractmethod
+    def log_ratio(self, out: Array, z: Array, t: Array) -> Array:
+        """(B, L, S): log p_t(y) / p_t(z) where y is z with one position set to the state."""
+
+    @property
+    def space(self):
+        return Tokens(self.vocab_size, self.num_states)
+
+    def log_transition(self, log_p0, x0, z, z_s, t, s):
+        log_q = self.log_posterior(at(x0, self.vocab_size), z, t, s)
+        return pick(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
+
+
+class RateProcess(JumpProcess):
+    """A process that jumps in continuous time: what Euler steps and tau-leaping need."""
+
+    @abstractmethod
+    def log_reverse_rate(self, out: Array, z: Array, t: Array) -> Array:
+        """(B, L, S): log of the rate at which the reverse process jumps to each state, -inf to z
+        itself."""
+
+
+class ScoreProcess(JumpProcess):
+    """A process whose network is a score: what Tweedie sampling needs."""
+
+    @abstractmethod
+    def log_tweedie(self, out: Array, z: Array, t: Array, s: Array) -> Array:
+        """(B, L, S): log of the reverse step that the score implies, up to a constant per position."""
+
+
+class FlowProcess(Process):
+    """A process whose states can also be moved by an ODE."""
+
+    @abstractmethod
+    def velocity(self, log_p0: Array, z: Array, t: Array) -> Array:
+        """dz / dt, of the shape of z."""
+
+    @abstractmethod
+    def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
+        """z at s > 0, one step of the ODE from z at t with log_p0 held fixed."""
+
+
+class Sequential(Objective):
+    """A model that goes from left to right, one token after another."""
+
+    @property
+    @abstractmethod
+    def start(self) -> int:
+        """The number of the token that stands before the first."""
+
+    @abstractmethod
+    def log_p(self, model: Model, x0: Array) -> Array:
+        """log p(x0^i | x0^1 .. x0^(i-1)), (B, L) nats."""
+
+
+class Composed(Objective):
+    """An objective over another one, its `base`, which it takes the vocabulary from."""
+
+    base: Objective
+
+    @property
+    def vocab_size(self) -> int | None:
+        """V, of the base."""
+        return self.base.vocab_size
+
+
+class TimeIntegral(Process, Likelihood):
+    """A process whose bound is the mean of `token_loss` over its own times.
+
+    A subclass with boundary terms (prior, reconstruction) adds them to `bound_terms`.
+    """
+
+    monitor: ClassVar[Literal["bound", "loss"]] = "bound"
+
     def bound_terms(self, key, model, x0, u):
         return {"diffusion": self.loss(key, model, x0, u)}
-
-    def bound(self, key, model, x0, u):
-        return sum(self.bound_terms(key, model, x0, u).values())

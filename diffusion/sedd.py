@@ -16,15 +16,16 @@ formed as in `diffusion.score_entropy`. Heads:
                     The absorbing graph is then MDLM, term by term, and the uniform graph UDLM.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from diffusion.kernels import Absorbing, Uniform
+from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import at, minus, normalised, pick
-from diffusion.process import Likelihood
+from diffusion.process import Kind, ScoreProcess
 from diffusion.schedules import Linear, Schedule
 from diffusion.score_entropy import (
     absorbing_entropy,
@@ -34,8 +35,112 @@ from diffusion.score_entropy import (
 )
 
 
+class _Graph(ABC):
+    """What SEDD needs of one kernel; shapes and arguments are those of `Process`."""
+
+    def __init__(self, process: "SEDD"):
+        self.process = process
+
+    @abstractmethod
+    def log_score(self, out, z, t):
+        """log s_y of the V tokens, (B, L, V), of a network that holds the score."""
+
+    @abstractmethod
+    def entropy_of_score(self, out, x0, z, t):
+        """(B, L): the sum over y of a network that holds the score, to be weighted by the rate."""
+
+    @abstractmethod
+    def entropy_of_p0(self, out, x0, z, t):
+        """(B, L): the same of a network that holds a distribution of x0."""
+
+    @abstractmethod
+    def leave_one_out(self, out, z, t):
+        """log p(x0^i | z_t without z_t^i), (B, L, V), of a network that holds the score."""
+
+    @abstractmethod
+    def invert_predict(self, log_p0, z, t):
+        """What a network that holds the score would have to put out."""
+
+    @abstractmethod
+    def all_states(self, log_ratio, z):
+        """(B, L, S): the ratios of all states from those of the tokens."""
+
+    @abstractmethod
+    def undo(self, score, moved, last):
+        """exp(-dsigma Q) score, (B, L, S), the noise of one step undone, which moves the share
+        `moved` = 1 - exp(-dsigma) of the tokens, (B, 1, 1); last: whether the step ends at t = 0."""
+
+
+class _AbsorbingGraph(_Graph):
+    def log_score(self, out, z, t):
+        process = self.process
+        if not process.scaled:
+            return out
+        return out + (process.log_odds(t) - jnp.log(process.vocab_size))[..., None]
+
+    def entropy_of_score(self, out, x0, z, t):
+        masked, odds = z == self.process.vocab_size, self.process.log_odds(t)
+        return absorbing_entropy(self.log_score(out, z, t), x0, masked, odds)
+
+    def entropy_of_p0(self, out, x0, z, t):
+        # sum_y s_y is the odds whatever the distribution is, and the entropy is -odds log c(x0).
+        entropy = -jnp.exp(self.process.log_odds(t)) * pick(normalised(out), x0)
+        return jnp.where(z == self.process.vocab_size, entropy, 0)
+
+    def leave_one_out(self, out, z, t):
+        return normalised(out)
+
+    def invert_predict(self, log_p0, z, t):
+        process = self.process
+        scaled = jnp.log(process.vocab_size) if process.scaled else process.log_odds(t)[..., None]
+        return log_p0 + scaled
+
+    def all_states(self, log_ratio, z):
+        """-inf for leaving a revealed token."""
+        V = self.process.vocab_size
+        masked = jnp.concatenate([log_ratio[..., :V], jnp.zeros_like(log_ratio[..., :1])], axis=-1)
+        return jnp.where((z == V)[..., None], masked, at(z, V + 1))
+
+    def undo(self, score, moved, last):
+        V, total = self.process.vocab_size, score.sum(-1, keepdims=True)
+        is_mask = jnp.arange(V + 1)[None, None] == V
+        return jnp.where(is_mask, jnp.where(last, 0, score - moved * total), score)
+
+
+class _UniformGraph(_Graph):
+    def log_score(self, out, z, t):
+        """0 at y = z."""
+        return jnp.where(jnp.isneginf(at(z, self.process.vocab_size)), out, 0)
+
+    def entropy_of_score(self, out, x0, z, t):
+        kappa = self.process.log_kappa(t)
+        excess = excess_of_score(self.log_score(out, z, t), x0, z, kappa)
+        return uniform_entropy(excess, x0, z, kappa)
+
+    def entropy_of_p0(self, out, x0, z, t):
+        kappa, log_c = self.process.log_kappa(t), normalised(self.process.leave_one_out(out, z, t))
+        return uniform_entropy(excess_of_law(log_c, x0, z, kappa), x0, z, kappa)
+
+    def leave_one_out(self, out, z, t):
+        # alpha c_y + (1 - alpha) / V = s_y / sum s. A learned score may ask for c_y < 0: nearly 0 then.
+        p = jnp.exp(normalised(self.log_score(out, z, t)))
+        moved = jnp.exp(self.process.schedule.log1m_alpha(t))[..., None] / self.process.vocab_size
+        return jnp.log(jnp.maximum(p - moved, 1e-6 * p))
+
+    def invert_predict(self, log_p0, z, t):
+        log_c = normalised(minus(log_p0, self.process.log_likelihood(z, t)))
+        log_p = self.process.chain.log_mix(log_c, t)
+        return log_p - pick(log_p, z)[..., None]
+
+    def all_states(self, log_ratio, z):
+        return log_ratio
+
+    def undo(self, score, moved, last):
+        return score - moved * score.sum(-1, keepdims=True) / self.process.vocab_size
+
+
 @dataclass(frozen=True)
-class SEDD(ContinuousMarkovProcess):
+class SEDD(ContinuousMarkovProcess, ScoreProcess):
     """Published with Linear(1e-3), "log-linear", and Geometric(1e-5, 20) noise."""
 
     vocab_size: int | None = None
@@ -43,35 +148,29 @@ class SEDD(ContinuousMarkovProcess):
     schedule: Schedule = Linear(1e-3)
     head: Literal["score", "leave_one_out", "posterior"] = "score"
     scaled: bool = False
-    likelihood: ClassVar[Likelihood] = "bound"
+    likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
         self.check_schedule()
-        if not isinstance(self.kernel, Absorbing | Uniform):
+        if not isinstance(self.kernel, ClosedKernel):
             raise ValueError(
                 f"SEDD.kernel = {type(self.kernel).__name__} has no score entropy here; "
                 "use Absorbing or Uniform, or D3PM, which takes any kernel"
             )
-        if self.scaled and not (self.head == "score" and isinstance(self.kernel, Absorbing)):
+        if self.scaled and not (self.head == "score" and self.kernel.masks):
             raise ValueError(
                 "SEDD.scaled = True is for the absorbing score alone; set it to False, or take "
                 "kernel = Absorbing and head = 'score'"
             )
 
+    @property
+    def graph(self) -> _Graph:
+        return _AbsorbingGraph(self) if self.kernel.masks else _UniformGraph(self)
+
     def token_loss(self, out, x0, z, t):
-        if isinstance(self.kernel, Uniform):
-            if self.head == "score":
-                excess = excess_of_score(self._log_score(out, z, t), x0, z, self.log_kappa(t))
-            else:
-                log_c = normalised(self.leave_one_out(out, z, t))
-                excess = excess_of_law(log_c, x0, z, self.log_kappa(t))
-            return self.rate(t) * uniform_entropy(excess, x0, z, self.log_kappa(t))
-        odds, masked = self.log_odds(t), z == self.vocab_size
-        if self.head == "score":
-            return self.rate(t) * absorbing_entropy(self._log_score(out, z, t), x0, masked, odds)
-        # sum_y s_y is the odds whatever the law is, and the entropy is -odds log c(x0).
-        loss = -self.rate(t) * jnp.exp(odds) * pick(normalised(out), x0)
-        return jnp.where(masked, loss, 0)
+        graph = self.graph
+        entropy = graph.entropy_of_score if self.head == "score" else graph.entropy_of_p0
+        return self.rate(t) * entropy(out, x0, z, t)
 
     def predict(self, out, z, t):
         if self.head != "score":
@@ -81,55 +180,24 @@ class SEDD(ContinuousMarkovProcess):
     def leave_one_out(self, out, z, t):
         if self.head != "score":
             return super().leave_one_out(out, z, t)
-        if isinstance(self.kernel, Absorbing):
-            return normalised(out)
-        # alpha c_y + (1 - alpha) / V = s_y / sum s. A learned score may ask for c_y < 0: nearly 0 then.
-        p = jnp.exp(normalised(self._log_score(out, z, t)))
-        moved = jnp.exp(self.schedule.log1m_alpha(t))[..., None] / self.vocab_size
-        return jnp.log(jnp.maximum(p - moved, 1e-6 * p))
+        return self.graph.leave_one_out(out, z, t)
+
+    def invert_predict(self, log_p0, z, t):
+        if self.head != "score":
+            return super().invert_predict(log_p0, z, t)
+        return self.graph.invert_predict(log_p0, z, t)
 
     def log_ratio(self, out, z, t):
         """As the interface; on the absorbing graph -inf for leaving a revealed token."""
-        if self.head != "score":
-            ratio = super().log_ratio(out, z, t)
-        else:
-            ratio = self._log_score(out, z, t)
-        if isinstance(self.kernel, Uniform):
-            return ratio
-        masked = jnp.concatenate(
-            [ratio[..., : self.vocab_size], jnp.zeros_like(ratio[..., :1])], axis=-1
-        )
-        return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
-
-    def score_of(self, log_p0, z, t):
-        """What a head that holds the score would put out, of which `predict` makes log_p0, (B, L, V)."""
-        if isinstance(self.kernel, Uniform):
-            log_c = normalised(minus(log_p0, self.log_likelihood(z, t)))
-            log_p = self.chain.log_mix(log_c, t)
-            return log_p - pick(log_p, z)[..., None]
-        return log_p0 + (jnp.log(self.vocab_size) if self.scaled else self.log_odds(t)[..., None])
+        of_tokens = super().log_ratio if self.head != "score" else self.graph.log_score
+        return self.graph.all_states(of_tokens(out, z, t), z)
 
     def log_tweedie(self, out, z, t, s):
         """log of (exp(-dsigma Q) score)_y exp(dsigma Q)[z, y], dsigma from s to t: (B, L, S), up to a
         constant per position; -inf where it is not positive, and for the mask at s = 0."""
         score = jnp.exp(self.log_ratio(out, z, t))
-        kept = self.chain.step(t, s).log_keep
-        kept, moved = jnp.exp(kept)[..., None], -jnp.expm1(kept)[..., None]
-        total = score.sum(-1, keepdims=True)
-        if isinstance(self.kernel, Uniform):
-            back = score - moved * total / self.vocab_size
-        else:
-            is_mask = jnp.arange(self.num_states)[None, None] == self.vocab_size
-            back = score - jnp.where(is_mask, moved * total, 0)
-            back = jnp.where(is_mask & (s == 0)[..., None], 0, back)
+        moved = -jnp.expm1(self.chain.step(t, s).log_keep)[..., None]
+        back = self.graph.undo(score, moved, (s == 0)[..., None])
         possible = back > 0
         log_back = jnp.where(possible, jnp.log(jnp.where(possible, back, 1)), -jnp.inf)
         return log_back + self.chain.log_step(z, t, s)
-
-    def _log_score(self, out, z, t):
-        """log s_y of the V tokens, (B, L, V); on the uniform graph 0 at y = z."""
-        if isinstance(self.kernel, Uniform):
-            return jnp.where(jnp.isneginf(at(z, self.vocab_size)), out, 0)
-        if not self.scaled:
-            return out
-        return out + (self.log_odds(t) - jnp.log(self.vocab_size))[..., None]

@@ -12,46 +12,54 @@ certain, q = 0 for all tokens but one, when it is a corner of the simplex, at an
 in it as corners.
 """
 
-import jax
+from abc import abstractmethod
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.markov import Head
-from diffusion.numerics import normalised
-from diffusion.process import TimeIntegral
-from diffusion.random import categorical
+from diffusion.numerics import minus, normalised
+from diffusion.process import Process
+from diffusion.spaces import Simplex
 
 
-class SimplexProcess(TimeIntegral):
-    """What of `Process` they share; a subclass adds prior, corrupt, token_loss, bridge and evidence."""
+class SimplexProcess(Process):
+    """What of `Process` they share; a subclass adds prior, corrupt, token_loss, bridge and
+    log_likelihood."""
 
     vocab_size: int | None
     head: Head
+    known_tokens: ClassVar[str] = "vertices"
 
-    def time(self, u):
-        return u
+    @property
+    def space(self) -> Simplex:
+        return Simplex(self.vocab_size)
 
     def predict(self, out, z, t):
         if self.head == "posterior":
             return normalised(out)
         return normalised(normalised(out) + self.log_likelihood(z, t))
 
-    def draw(self, key, model, z, t, transform=None):
-        log_p0 = self.predict(model(z, t), z, t)
-        return categorical(key, log_p0 if transform is None else transform(log_p0))
-
-    def log_likelihood(self, z, t):
-        return self.evidence(t)[..., None] * log_state(z)
-
-    def corner(self, x0: Array, dtype=jnp.float32) -> Array:
-        """(B, L, V): the state that is certainly x0."""
-        return jax.nn.one_hot(x0, self.vocab_size, dtype=dtype)
+    def invert_predict(self, log_p0, z, t):
+        return log_p0 if self.head == "posterior" else minus(log_p0, self.log_likelihood(z, t))
 
     def check_size(self):
         """ValueError for a size that is no simplex."""
         if self.vocab_size is not None and self.vocab_size < 2:
             name = type(self).__name__
             raise ValueError(f"{name}.vocab_size = {self.vocab_size} must be at least 2")
+
+
+class EvidenceProcess(SimplexProcess):
+    """A process whose states are evidence for the tokens, as above."""
+
+    @abstractmethod
+    def evidence(self, t: Array) -> Array:
+        """How much log z_v counts for token v, of the shape of t."""
+
+    def log_likelihood(self, z, t):
+        return self.evidence(t)[..., None] * log_state(z)
 
 
 def log_state(z: Array) -> Array:

@@ -26,7 +26,7 @@ import numpy as np
 
 from diffusion.markov import Head
 from diffusion.numerics import normalised, pick
-from diffusion.process import Likelihood
+from diffusion.process import Kind
 from diffusion.random import uniform
 from diffusion.token_masking import TokenMasking
 
@@ -58,7 +58,7 @@ class Spindle(TokenMasking):
             raise ValueError(f"Spindle.strength = {self.strength} must not be negative")
 
     @property
-    def likelihood(self) -> Likelihood:
+    def likelihood(self) -> Kind:
         return "bound" if self.posterior == "exact" else "estimate"
 
     @cached_property

@@ -14,30 +14,34 @@ r_v = (alpha_v(s) - alpha_v(t)) / (1 - alpha_v(t)) the chance that a masked v is
 The bridge is the exact one of the token: nothing here is an approximation.
 """
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from diffusion.kernels import draw_token
 from diffusion.markov import Head
 from diffusion.numerics import at, bregman, log1mexp, minus, normalised, pick
-from diffusion.process import TimeIntegral
-from diffusion.random import categorical, split, uniform
+from diffusion.process import RateProcess, TimeIntegral
+from diffusion.random import split, uniform
 
 
-class TokenMasking(TimeIntegral):
+class TokenMasking(RateProcess, TimeIntegral):
     """A subclass has vocab_size, num_steps and head, and gives `log_masked` and `weight`."""
 
     vocab_size: int | None
     num_steps: int | None
     head: Head
+    known_tokens: ClassVar[str] = "exact"
 
+    @abstractmethod
     def log_masked(self, t):
         """log(1 - alpha_v(t)), (..., V) from t (...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weight(self, t):
         """-alpha_v'(t) / (1 - alpha_v(t)), (..., V) from t (...)."""
-        raise NotImplementedError
 
     @property
     def num_states(self) -> int:
@@ -67,6 +71,9 @@ class TokenMasking(TimeIntegral):
             log_p = normalised(log_p + self.log_masked(t))
         return jnp.where((z == self.vocab_size)[..., None], log_p, at(z, self.vocab_size))
 
+    def invert_predict(self, log_p0, z, t):
+        return log_p0 if self.head == "posterior" else minus(log_p0, self.log_likelihood(z, t))
+
     def token_loss(self, out, x0, z, t):
         masked = z == self.vocab_size
         log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
@@ -93,10 +100,6 @@ class TokenMasking(TimeIntegral):
         terms = {"diffusion": self.token_loss(model(z, t), x0, z, t)}
         return terms | self._boundary_terms(key_start, model, x0, u)
 
-    def draw(self, key, model, z, t, transform=None):
-        log_p0 = self.predict(model(z, t), z, t)
-        return categorical(key, log_p0 if transform is None else transform(log_p0))
-
     def bridge(self, key, x0, z, t, s):
         stay = pick(self._log_stay(t, s), x0)
         reveal = jnp.log(uniform(key, z.shape, t.dtype)) >= stay
@@ -108,14 +111,7 @@ class TokenMasking(TimeIntegral):
         masked = jnp.concatenate([log_p0 + log1mexp(log_stay), stay], axis=-1)
         return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
 
-    def log_transition(self, log_p0, x0, z, z_s, t, s):
-        """As `MarkovProcess.log_transition`."""
-        log_q = self.log_posterior(at(x0, self.vocab_size), z, t, s)
-        return pick(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
-
     def log_reverse_rate(self, out, z, t):
-        """(B, L, S): log of the rate at which the reverse process jumps to each state, -inf to z
-        itself."""
         log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
         rate = log_mu + jnp.log(self.weight(t))
         rate = jnp.concatenate([rate, jnp.full_like(rate[..., :1], -jnp.inf)], axis=-1)

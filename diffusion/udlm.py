@@ -18,7 +18,7 @@ from typing import ClassVar
 from diffusion.kernels import Uniform
 from diffusion.markov import ContinuousMarkovProcess, Head
 from diffusion.numerics import normalised
-from diffusion.process import Likelihood
+from diffusion.process import Kind
 from diffusion.schedules import Linear, Schedule
 from diffusion.score_entropy import excess_of_law, uniform_entropy
 
@@ -31,7 +31,7 @@ class UDLM(ContinuousMarkovProcess):
     schedule: Schedule = Linear()
     head: Head = "leave_one_out"
     kernel: ClassVar[Uniform] = Uniform()
-    likelihood: ClassVar[Likelihood] = "bound"
+    likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
         self.check_schedule()

@@ -9,12 +9,9 @@ from typing import Literal
 import jax
 from jax import Array
 
-from diffusion.genmd4 import GenMD4
 from diffusion.process import Objective
 from experiments.data.text import Text
-from models.classifier import Classifier
-from models.energy import EnergyTransformer
-from models.transformer import Network, Transformer
+from models.backbone import Backbone, Network
 from samplers.ancestral import Ancestral
 from samplers.sampler import Sampler
 
@@ -165,25 +162,8 @@ class Teacher:
 
     workdir: str = ""
     start_from: bool = True
-    model: Transformer | None = None
+    model: Backbone | None = None
     fingerprint: str = ""
-
-
-def _check_sampler(sampler: Sampler, process: Objective, model: Transformer) -> None:
-    verdict = sampler.verdict(process)
-    if verdict.kind == "refused":
-        raise ValueError(
-            f"sampler {type(sampler).__name__} does not go with process {type(process).__name__}: "
-            f"{verdict.why}; Autoregressive is sampled by LeftToRight, BlockDiffusion by BlockByBlock, "
-            "every other process by Ancestral and more (docs/samplers.md)"
-        )
-    inner = getattr(sampler, "inner", sampler)
-    timed = getattr(model, "time_conditioning", False)
-    if timed and isinstance(inner, Ancestral) and inner.cached:
-        raise ValueError(
-            f"sampler {type(inner).__name__}.cached = True, but model.time_conditioning = True: the "
-            "output changes with time even where no token does; set cached to False"
-        )
 
 
 @dataclass(frozen=True)
@@ -198,7 +178,7 @@ class Experiment:
     """
 
     process: Objective
-    model: Transformer | Classifier
+    model: Backbone
     data: Text = Text()
     sampler: Sampler = Ancestral()
     optimizer: AdamW = AdamW()
@@ -206,86 +186,81 @@ class Experiment:
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = field(default_factory=Mesh)
     teacher: Teacher | None = None
-    energy: EnergyTransformer | Transformer | None = None
+    energy: Backbone | None = None
     init_from: str = ""
     energy_from: str = ""
 
     def __post_init__(self):
-        if hasattr(self.process, "log_weight") != (self.energy is not None):
+        self._check_networks()
+        if self.process.traits.output == "tokens":
+            self._check_sampler()
+        if self.data.labels:
+            self._check_labels()
+        if self.process.traits.labels == "required" and self.train.label_dropout:
             raise ValueError(
-                f"energy = {self.energy}, but process {type(self.process).__name__} has "
-                + ("no energy" if self.energy else "one; give its network")
+                f"train.label_dropout = {self.train.label_dropout}, but {type(self.process).__name__} "
+                "learns the label of every sequence; set it to 0"
             )
-        if getattr(self.process, "needs_labels", False):
-            self._check_classifier()
-        else:
-            _check_sampler(self.sampler, self.process, self.model)
-            if isinstance(self.model, Classifier):
-                name = type(self.process).__name__
-                raise ValueError(f"model Classifier goes with NoisyClassifier, not with {name}")
-            if self.data.labels:
-                self._check_labels()
-        if self.data.rows != "wrap":
-            self._check_rows()
-        if self.energy_from and not isinstance(self.energy, Transformer):
-            raise ValueError(
-                f"energy_from = {self.energy_from}, but process {type(self.process).__name__} takes no "
-                "energy from a run; leave it out"
-            )
-        if self.energy and not self.process.trained and self.train.num_steps:
-            raise ValueError(
-                f"train.num_steps = {self.train.num_steps}, but nothing of "
-                f"{type(self.process).__name__} is trained; set it to 0"
-            )
-        wanted, has = (getattr(x, "block_length", None) for x in (self.process, self.model))
-        span = getattr(self.sampler, "span", None)
-        if span is not None and span < (wanted or 1):
-            raise ValueError(f"sampler.span = {span} is shorter than a block of {wanted} tokens")
-        if wanted is not None and has not in (None, wanted):
-            raise ValueError(
-                f"model.block_length = {has}, but {type(self.process).__name__} asks for attention by "
-                f"blocks of {wanted}; leave it out"
-            )
-        most = getattr(self.process, "most_steps", None)
-        inner, path = self.sampler, "sampler"
-        while hasattr(inner, "inner"):
-            inner, path = inner.inner, f"{path}.inner"
-        if most is not None and inner.steps > most:
-            raise ValueError(
-                f"{path}.steps = {inner.steps}: {type(self.process).__name__} is sampled in "
-                f"at most {most}"
-            )
-
-    def _check_labels(self) -> None:
-        if not getattr(self.model, "time_conditioning", False):
-            raise ValueError(
-                f"data.labels = {self.data.labels}, but model.time_conditioning is not True, and labels "
-                "enter the network beside the time; set it, or leave data.labels out"
-            )
-        if self.energy or self.teacher:
-            raise ValueError(
-                f"data.labels = {self.data.labels}, but {type(self.process).__name__} takes none, since "
-                "its second network knows of no labels; leave it out"
-            )
-
-    def _check_rows(self) -> None:
-        """ValueError for what takes a row for one text of full length."""
-        # Sums over a row are those of GenMD4's gradient, of energies, of teachers and of classifiers.
-        known = hasattr(self.process, "predict") or hasattr(self.process, "log_p")
-        if not known or isinstance(self.process, GenMD4) or self.teacher or self.energy:
+        if self.data.rows != "wrap" and self.process.traits.whole_rows:
             raise ValueError(
                 f"data.rows = {self.data.rows!r}: {type(self.process).__name__} takes a row for one "
                 "text of full length; set data.rows = wrap"
             )
+        self.process.check(self)
+        for sampler in self.sampler.layers:
+            sampler.check(self)
 
-    def _check_classifier(self) -> None:
-        name = type(self.process).__name__
-        if not isinstance(self.model, Classifier):
-            raise ValueError(f"{name} goes with model Classifier, not {type(self.model).__name__}")
-        if self.train.label_dropout:
+    def _check_networks(self) -> None:
+        """ValueError for networks that are not what the process asks for."""
+        name, traits = type(self.process).__name__, self.process.traits
+        if (traits.second_network == "energy") != (self.energy is not None):
             raise ValueError(
-                f"train.label_dropout = {self.train.label_dropout}, but {name} learns the label of "
-                "every sequence; set it to 0"
+                f"energy = {self.energy}, but process {name} has "
+                + ("no energy" if self.energy else "one; give its network")
+            )
+        if self.model.output != traits.output:
+            raise ValueError(
+                f"model {type(self.model).__name__} gives {self.model.output}, and process {name} asks "
+                f"for {traits.output}: Classifier goes with NoisyClassifier, Transformer with the others"
+            )
+        if self.energy_from and (self.energy is None or self.energy.output != "tokens"):
+            raise ValueError(
+                f"energy_from = {self.energy_from}, but process {name} takes no energy from a run; "
+                "leave it out"
+            )
+        if traits.trained == () and self.train.num_steps:
+            raise ValueError(
+                f"train.num_steps = {self.train.num_steps}, but nothing of {name} is trained; set it to "
+                "0"
+            )
+        wanted, has = traits.attention_block, self.model.block_length
+        if wanted is not None and has not in (None, wanted):
+            raise ValueError(
+                f"model.block_length = {has}, but {name} asks for attention by blocks of {wanted}; "
+                "leave it out"
+            )
+
+    def _check_sampler(self) -> None:
+        found = self.sampler.verdict(self.process)
+        if found.kind == "refused":
+            raise ValueError(
+                f"sampler {type(self.sampler).__name__} does not go with process "
+                f"{type(self.process).__name__}: {found.why}; Autoregressive is sampled by LeftToRight, "
+                "BlockDiffusion by BlockByBlock, every other process by Ancestral and more "
+                "(docs/samplers.md)"
+            )
+
+    def _check_labels(self) -> None:
+        labels = self.process.traits.labels
+        if labels == "optional" and not self.model.time_conditioning:
+            raise ValueError(
+                f"data.labels = {self.data.labels}, but model.time_conditioning is not True, and labels "
+                "enter the network beside the time; set it, or leave data.labels out"
+            )
+        if labels == "unsupported":
+            raise ValueError(
+                f"data.labels = {self.data.labels}, but {type(self.process).__name__} takes none, since "
+                "its second network knows of no labels; leave it out"
             )
 
     def init_params(self, key: Array) -> dict:

@@ -46,7 +46,7 @@ def gives_labels(experiment: Experiment) -> bool:
 def check_labels(experiment: Experiment) -> None:
     """UserError where a (resolved) run cannot be trained or evaluated with labels, or not without, as
     asked."""
-    if getattr(experiment.process, "needs_labels", False) and not experiment.data.labels:
+    if experiment.process.traits.labels == "required" and not experiment.data.labels:
         raise UserError(
             f"{type(experiment.process).__name__} learns the labels of sequences: set data.labels to "
             "folder or period"

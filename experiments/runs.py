@@ -60,7 +60,7 @@ def load_run(
         )
     else:
         stored = decode(plain, where, Experiment)
-    here = replace(stored, mesh=Mesh(), model=replace(stored.model, attention="auto"))
+    here = replace(stored, mesh=Mesh(), model=stored.model.for_runtime())
     kept = Path(workdir) / TOKENIZER
     if isinstance(here.data.tokenizer, Subwords) and kept.is_dir():
         tokenizer = replace(here.data.tokenizer, path=str(kept))

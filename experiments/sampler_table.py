@@ -114,9 +114,9 @@ def samplers() -> list:
 
 def fitting(sampler, process):
     """The sampler, in no more steps than the process takes."""
-    if hasattr(sampler, "inner"):
+    if sampler.inner is not None:
         return dataclasses.replace(sampler, inner=fitting(sampler.inner, process))
-    most = getattr(process, "most_steps", None)
+    most = process.traits.max_steps
     if most is None or (getattr(sampler, "steps", None) or 0) <= most:
         return sampler
     return dataclasses.replace(sampler, steps=most)
@@ -138,18 +138,14 @@ def _value(value) -> str:
 
 def given_tokens(process) -> str:
     """What a given token means, in the words of the page."""
-    from diffusion.kernels import Absorbing
-    from diffusion.simplex import SimplexProcess
-    from diffusion.token_masking import TokenMasking
+    from diffusion.process import Composed, Process
 
-    if hasattr(process, "block_length"):
-        inside = given_tokens(process.base) if hasattr(process, "base") else ""
+    if process.traits.attention_block is not None:
+        inside = given_tokens(process.base) if isinstance(process, Composed) else ""
         return f"prompt; in a block {inside}" if inside else "prompt"
-    process = getattr(process, "base", process)
-    if isinstance(process, SimplexProcess):
-        return "corners"
-    masks = isinstance(getattr(process, "kernel", None), Absorbing)
-    return "own law" if masks or isinstance(process, TokenMasking) else "biased"
+    if not isinstance(process, Process):
+        return "biased"
+    return {"exact": "own law", "vertices": "corners", "biased": "biased"}[process.known_tokens]
 
 
 def _named(group: list, all_of_them: list) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pkgutil
 import runpy
 import typing
@@ -18,7 +19,7 @@ from experiments.config import Experiment
 from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.errors import UserError
 from experiments.labels import fill_labels
-from experiments.stored import describe, fit, methods
+from experiments.stored import describe, fit, may_stand
 
 # What may differ between a run and its continuation: it changes how long, how often and where, not what.
 RESUMABLE = (
@@ -185,10 +186,11 @@ def _sibling(hint, cls: type, path: str, text: str):
 
 
 def choices(hint, cls: type) -> list[type]:
-    """The dataclasses of a setting declared as `hint`: those of a union, or for a protocol those in the
-    folder of `cls` that have its methods."""
-    if not getattr(hint, "_is_protocol", False):
-        return [c for c in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(c)]
+    """The dataclasses of a setting declared as `hint`: those of a union, or for an interface those in
+    the folder of `cls` that inherit from it."""
+    options = typing.get_args(hint) or (hint,)
+    if not any(inspect.isabstract(option) for option in options):
+        return [c for c in options if dataclasses.is_dataclass(c)]
     package = cls.__module__.rpartition(".")[0]
     folder = importlib.import_module(package).__path__ if package else []
     modules = [importlib.import_module(f"{package}.{m.name}") for m in pkgutil.iter_modules(folder)]
@@ -198,7 +200,8 @@ def choices(hint, cls: type) -> list[type]:
         for c in vars(module).values()
         if dataclasses.is_dataclass(c)
         and c.__module__ == module.__name__
-        and all(hasattr(c, name) for name in methods(hint))
+        and may_stand(c, hint)
+        and not inspect.isabstract(c)
     ]
 
 
@@ -256,7 +259,7 @@ def resolve(
     data = dataclasses.replace(experiment.data, tokenizer=tokenizer)
     filled = fill(dataclasses.replace(experiment, data=data), "")
     filled = fill_labels(filled, label_names)
-    block_length = getattr(filled.process, "block_length", None)
+    block_length = filled.process.traits.attention_block
     if block_length is None:
         return filled
     return dataclasses.replace(

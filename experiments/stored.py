@@ -84,21 +84,10 @@ def read_stored(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
 
 
-def methods(protocol: type) -> list[str]:
-    """The names of the methods that the protocol asks for."""
-    return [name for name, value in vars(protocol).items() if callable(value) and name[0] != "_"]
-
-
 def may_stand(cls: type, hint) -> bool:
-    """Whether an instance of the dataclass `cls` is one of the annotation `hint`. What has no likelihood
-    has no bound either, though its protocol has (diffusion.noisy_classifier)."""
-    spared = ("bound", "bound_terms") if getattr(cls, "likelihood", None) == "none" else ()
-    return any(
-        all(hasattr(cls, name) for name in methods(option) if name not in spared)
-        if getattr(option, "_is_protocol", False)
-        else isinstance(option, type) and issubclass(cls, option)
-        for option in typing.get_args(hint) or (hint,)
-    )
+    """Whether an instance of the dataclass `cls` is one of the annotation `hint`."""
+    options = typing.get_args(hint) or (hint,)
+    return any(isinstance(option, type) and issubclass(cls, option) for option in options)
 
 
 def decode(data: Any, where: str = "config", hint: Any = None) -> Any:

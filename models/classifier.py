@@ -1,6 +1,7 @@
 """A classifier of sequences: the backbone, the mean over positions, two layers to the labels."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from models.transformer import Transformer
 class Classifier(Transformer):
     """`num_labels` are what it tells apart, not what it is given, so they ask for no time conditioning.
     The rest of its parameters are a `Transformer`'s, so that it can begin with a trained one's."""
+
+    output: ClassVar[str] = "label"
+    decodes: ClassVar[bool] = False
 
     @property
     def given_labels(self) -> None:

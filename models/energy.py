@@ -1,12 +1,14 @@
 """An energy of whole sequences: the backbone, the mean over positions, two layers to one number."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from models.backbone import Backbone
 from models.functional import bind, init
 from models.layers import Pooled
 from models.transformer import Transformer
@@ -21,11 +23,17 @@ class _Head(Pooled):
 
 
 @dataclass(frozen=True)
-class EnergyTransformer:
+class EnergyTransformer(Backbone):
     """E(x, z, t) of tokens x proposed for the masked positions of z. Its backbone has the parameters of
     a `Transformer`, so that it can begin with a trained one's."""
 
     backbone: Transformer = Transformer()
+    output: ClassVar[str] = "energy"
+
+    @property
+    def vocab_size(self) -> int | None:
+        """V, of the backbone."""
+        return self.backbone.vocab_size
 
     def init(self, key: Array) -> dict:
         """Parameters as those of `Transformer.init`, and those of the head, "energy"."""

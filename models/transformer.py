@@ -5,8 +5,8 @@ conditioning as in DiT (arXiv 2212.09748); optional QK-norm. Layers are stored s
 parameter, whether they run under `lax.scan` or unrolled, so a checkpoint fits both.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,13 @@ import numpy as np
 from jax import Array
 
 from models.attention import AttentionBackend
+from models.backbone import Backbone
 from models.functional import bind, init
 from models.layers import Block, Cache, Ends, split_batch
 
 
 @dataclass(frozen=True)
-class Transformer:
+class Transformer(Backbone):
     """Settings; `init` makes parameters, `apply` is the forward pass. vocab_size None: the data's.
 
     num_labels makes the network take a label of each sequence, beside the time (hence
@@ -33,6 +34,8 @@ class Transformer:
     are float32 throughout.
     """
 
+    inputs: ClassVar[tuple[str, ...]] = ("tokens", "simplex")
+    decodes: ClassVar[bool] = True
     vocab_size: int | None = None
     num_layers: int = 12
     width: int = 768
@@ -202,8 +205,12 @@ class Transformer:
             new.append(filled)
         return ends.logits(ends.normed(x, count, condition), count), new
 
-    def flops_per_token(self, length: int) -> int:
-        """Multiplications and additions of one forward pass per token; three times that to train."""
+    def for_runtime(self, attention="auto", dtype=None, remat=None):
+        changes = {"dtype": dtype, "remat": remat, "scan": remat or None}
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, attention=attention, **given)
+
+    def flops_per_token(self, length):
         mlp = (3 if self.mlp == "swiglu" else 2) * self.width * self.hidden
         layer = 4 * self.width**2 + mlp + 2 * length * self.width
         return 2 * (self.num_layers * layer + self.width * self.vocab_size)
@@ -239,40 +246,3 @@ def _beside(a: Array, b: Array, rows: int) -> Array:
     """(B*2L, D): each row's positions of `a` and then those of `b`, both (B*L, D)."""
     a, b = (x.reshape(rows, -1, x.shape[-1]) for x in (a, b))
     return jnp.concatenate([a, b], axis=1).reshape(-1, a.shape[-1])
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network with its parameters: the model(z, t, **condition) that processes and samplers call.
-
-    condition: what is the same in every call, such as dropout_keys, a label or segments. energy: the
-    second network of a residual energy model, called in its own way.
-    """
-
-    transformer: Transformer  # or what has its `apply`
-    params: dict
-    condition: dict = field(default_factory=dict)
-    energy: "Network | None" = None
-
-    def __call__(self, z: Array, t: Array, **condition) -> Array:
-        """As `Transformer.apply`."""
-        return self.transformer.apply(self.params, z, t, **(self.condition | condition))
-
-    @property
-    def segments(self) -> Array | None:
-        """Those of its condition, (B, L); None where a row is one text."""
-        return self.condition.get("segments")
-
-    def cache(self, rows: int, length: int) -> list[Cache]:
-        """As `Transformer.cache`."""
-        return self.transformer.cache(rows, length)
-
-    def decode(self, z: Array, t: Array, cache: list[Cache], start: Array, span: int | None = None):
-        """As `Transformer.decode`, with the label of the condition."""
-        given = {"label": self.condition["label"]} if "label" in self.condition else {}
-        return self.transformer.decode(self.params, z, t, cache, start, span, **given)
-
-
-def num_parameters(params: dict) -> int:
-    """The number of scalars in a nested dict of arrays."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -10,10 +10,12 @@ rows `samplers.first_hitting` has the same law and skips each row's idle steps.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from diffusion.process import JumpProcess, Process
 from diffusion.random import split
 from samplers.sampler import OnGrid, State, Verdict
 
@@ -23,13 +25,20 @@ class Ancestral(OnGrid):
     """`steps` calls of the network; `grid` places them in time. cached: see above."""
 
     cached: bool = False
+    lacking: ClassVar[str] = "the process has no bridge"
 
     def verdict(self, process):
-        if not (hasattr(process, "draw") and hasattr(process, "bridge")):
-            return Verdict("refused", "the process has no bridge")
-        if self.cached and not hasattr(type(process), "num_states"):
+        if self.cached and isinstance(process, Process) and not isinstance(process, JumpProcess):
             return Verdict("refused", "cached=True is for one network and discrete states")
-        return Verdict("exact", "draws of x0, then of the exact bridge")
+        return self.unfit(process) or Verdict("exact", "draws of x0, then of the exact bridge")
+
+    def check(self, experiment):
+        super().check(experiment)
+        if self.cached and experiment.model.time_conditioning:
+            raise ValueError(
+                f"sampler {type(self).__name__}.cached = True, but model.time_conditioning = True: the "
+                "output changes with time even where no token does; set cached to False"
+            )
 
     def step(self, key, process, model, z, t, s):
         key_draw, key_bridge = split(key)

@@ -5,18 +5,20 @@ without it every step computes all positions. Both give the same tokens up to ro
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from diffusion.numerics import normalised
+from diffusion.process import Sequential
 from diffusion.random import categorical, fold_in
-from samplers.sampler import Runs, Sampled, Verdict
+from samplers.sampler import Sampled, Sampler, Verdict
 from samplers.transform import Transform
 
 
 @dataclass(frozen=True)
-class LeftToRight(Runs):
+class LeftToRight(Sampler):
     """As many calls of the network as tokens. transform changes the law that each is drawn from.
 
     span: how many positions up to the last an attention sees, None for all. Beyond the length that the
@@ -26,15 +28,15 @@ class LeftToRight(Runs):
     transform: Transform = Transform()
     cached: bool = True
     span: int | None = None
+    requires: ClassVar[type] = Sequential
+    lacking: ClassVar[str] = "the process does not go from left to right"
 
     def __post_init__(self):
         if self.span is not None and (self.span < 1 or not self.cached):
             raise ValueError(f"LeftToRight.span = {self.span} must be at least 1, with cached=True")
 
     def verdict(self, process):
-        if not (hasattr(process, "log_p") and hasattr(process, "start")):
-            return Verdict("refused", "the process does not go from left to right")
-        return Verdict("exact", "each token from its own law")
+        return self.unfit(process) or Verdict("exact", "each token from its own law")
 
     def calls(self, process, length):
         return length

@@ -5,17 +5,19 @@ more call on the finished block. One compiled program: a scan over the blocks, t
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from diffusion.block import BlockDiffusion
 from diffusion.random import fold_in
 from samplers.ancestral import Ancestral
-from samplers.sampler import Runs, Sampled, Sampler, Verdict
+from samplers.sampler import Sampled, Sampler
 
 
 @dataclass(frozen=True)
-class BlockByBlock(Runs):
+class BlockByBlock(Sampler):
     """`inner` samples each block; its steps are per block.
 
     span: how many positions up to the end of a block are seen, None for all; see `LeftToRight`.
@@ -23,16 +25,23 @@ class BlockByBlock(Runs):
 
     inner: Sampler = Ancestral(steps=16)
     span: int | None = None
+    requires: ClassVar[type] = BlockDiffusion
+    lacking: ClassVar[str] = "the process does not go block by block"
 
     def __post_init__(self):
         if self.span is not None and self.span < 1:
             raise ValueError(f"BlockByBlock.span = {self.span} must be at least 1, or None")
 
     def verdict(self, process):
-        if not (hasattr(process, "block_length") and hasattr(process, "base")):
-            return Verdict("refused", "the process does not go block by block")
+        if unfit := self.unfit(process):
+            return unfit
         inner = self.inner.verdict(process.base)
         return inner._replace(why=f"{type(self.inner).__name__} on each block: {inner.why}")
+
+    def check(self, experiment):
+        size = experiment.process.traits.attention_block
+        if self.span is not None and self.span < size:
+            raise ValueError(f"sampler.span = {self.span} is shorter than a block of {size} tokens")
 
     def calls(self, process, length):
         size = process.block_length

@@ -13,12 +13,12 @@ denoiser the error of few steps falls with the number of corrections.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from diffusion.kernels import Absorbing, Uniform
+from diffusion.kernels import ClosedKernel
 from diffusion.markov import MarkovProcess
 from diffusion.random import categorical, fold_in, split, uniform
 from samplers.ancestral import Ancestral
@@ -33,6 +33,8 @@ class Corrected(Ancestral):
     corrections: int = 1
     positions: int = 1
     share: float = 1.0
+    requires: ClassVar[type] = MarkovProcess
+    lacking: ClassVar[str] = "the process gives no law of a state without its own position"
 
     def __post_init__(self):
         super().__post_init__()
@@ -45,11 +47,9 @@ class Corrected(Ancestral):
             raise ValueError("Corrected.cached = True: a corrector changes every state")
 
     def verdict(self, process):
-        if not isinstance(process, MarkovProcess):
-            return Verdict(
-                "refused", "the process gives no law of a state without its own position"
-            )
-        closed = isinstance(getattr(process, "kernel", None), Absorbing | Uniform)
+        if unfit := self.unfit(process):
+            return unfit
+        closed = isinstance(process.kernel, ClosedKernel)
         if self.corrector == "forward_backward" and not closed:
             return Verdict("refused", "the process has no noise between two times in closed form")
         return Verdict("approximate", "corrections move the law of few steps towards the model's")
@@ -82,7 +82,7 @@ class Corrected(Ancestral):
         u = jnp.where(known >= 0, jnp.inf, uniform(key_where, z.shape))
         last = jnp.sort(u, axis=1)[:, min(self.positions, z.shape[1]) - 1][:, None]
         chosen = (u <= last) & (known < 0)
-        if process.num_states > process.vocab_size:
+        if process.space.mask is not None:
             z = jnp.where(chosen, process.vocab_size, z)
         law = process.chain.log_mix(process.leave_one_out(model(z, s), z, s), s)
         return jnp.where(chosen, categorical(key_state, law), z)

@@ -23,15 +23,15 @@ from jax import Array
 
 from diffusion.numerics import normalised, pick
 from diffusion.process import JumpProcess, Model
-from samplers.bent import as_output
 from samplers.guidance import IMPOSSIBLE, check_interval, inside, mixed
+from samplers.posterior import GuidedStep
 
 LogLabel = Callable[[Array, Array], Array]
 """log p(label | z) at time t, (B,), of a state z: int (B, L), or one-hot float (B, L, S)."""
 
 
 @dataclass(frozen=True)
-class MixedPosteriors:
+class MixedPosteriors(GuidedStep):
     """interval: of the times t at which guidance acts, as in `samplers.guidance.classifier_free`."""
 
     process: JumpProcess
@@ -43,8 +43,7 @@ class MixedPosteriors:
     def __post_init__(self):
         check_interval(self.interval)
 
-    def laws(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
-        """log of p(z_s | z_t), (B, L, S), and of p(x0 | z_t), (B, L, V)."""
+    def laws(self, z, t, s):
         p0 = [self.process.predict(n(z, t), z, t) for n in (self.conditional, self.unconditional)]
         p = [self.process.log_posterior(log_p0, z, t, s) for log_p0 in p0]
         acts = inside(self.interval, t)
@@ -52,11 +51,11 @@ class MixedPosteriors:
 
     def __call__(self, z: Array, t: Array) -> Array:
         """out (B, L, V): as a network."""
-        return as_output(self.process, self.laws(z, t, t)[1], z, t)
+        return self.process.invert_predict(self.laws(z, t, t)[1], z, t)
 
 
 @dataclass(frozen=True)
-class ByClassifier:
+class ByClassifier(GuidedStep):
     """log_p_label takes int states if `exact`, else one-hot float ones. at_once: how many changed states
     of each row are classified together. interval: of the times at which guidance acts; where no row is
     inside, the classifier is not called."""
@@ -72,8 +71,7 @@ class ByClassifier:
     def __post_init__(self):
         check_interval(self.interval)
 
-    def laws(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
-        """log of p(z_s | z_t), (B, L, S), and of p(x0 | z_t), (B, L, V)."""
+    def laws(self, z, t, s):
         log_p0 = self.process.predict(self.unconditional(z, t), z, t)
         free = self.process.log_posterior(log_p0, z, t, s), log_p0
 
@@ -89,7 +87,7 @@ class ByClassifier:
 
     def __call__(self, z: Array, t: Array) -> Array:
         """out (B, L, V): as a network."""
-        return as_output(self.process, self.laws(z, t, t)[1], z, t)
+        return self.process.invert_predict(self.laws(z, t, t)[1], z, t)
 
     def log_p_changed(self, z: Array, t: Array) -> Array:
         """(B, L, S): log p(label | z with the position set to the state)."""

@@ -15,24 +15,24 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from diffusion.dirichlet import DirichletFlow
-from diffusion.process import Likelihood, Model
+from diffusion.process import Model, Traits
 from diffusion.random import split
-from diffusion.simplex import SimplexProcess
+from diffusion.simplex import EvidenceProcess
 from samplers.ode import ODE
 
 
 @dataclass(frozen=True)
-class OneStep(SimplexProcess):
+class OneStep(EvidenceProcess):
     """The student of a flow. `process` is the teacher's, `sampler` how its trajectories are computed."""
 
     vocab_size: int | None = None
     process: DirichletFlow = DirichletFlow()
     sampler: ODE = ODE(steps=100)
     head: ClassVar[str] = "posterior"  # at t = 1 a position's own noise says nothing of its token
-    likelihood: ClassVar[Likelihood] = "none"
-    monitor: ClassVar[str] = "loss"
-    needs_teacher: ClassVar[bool] = True
-    most_steps: ClassVar[int] = 1  # of a sampler: the network knows t = 1 alone
+    # The network knows t = 1 alone.
+    traits: ClassVar[Traits] = Traits(
+        second_network="teacher", labels="unsupported", max_steps=1, whole_rows=True
+    )
 
     def taught_by(self, teacher: Model) -> "OneStep":
         """The objective with its teacher's network, without which there is no loss."""
@@ -49,6 +49,9 @@ class OneStep(SimplexProcess):
 
     def prior(self, key, shape):
         return self.process.prior(key, shape)
+
+    def token_loss(self, out, x0, z, t):
+        return self.process.token_loss(out, x0, z, t)
 
     def corrupt(self, key, x0, t):
         return self.process.corrupt(key, x0, t)

@@ -14,11 +14,12 @@ is left of noise is drawn from p(x0 | z_t) at once.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from diffusion.process import RateProcess
 from diffusion.random import categorical, split, uniform
 from samplers.sampler import OnGrid, Verdict
 
@@ -29,10 +30,11 @@ class Euler(OnGrid):
 
     rule: Literal["exponential", "linear"] = "exponential"
 
+    requires: ClassVar[type] = RateProcess
+    lacking: ClassVar[str] = "the process gives no rates in continuous time"
+
     def verdict(self, process):
-        if not hasattr(process, "log_reverse_rate"):
-            return Verdict("refused", "the process gives no rates in continuous time")
-        return Verdict("approximate", "rates are held fixed over a step")
+        return self.unfit(process) or Verdict("approximate", "rates are held fixed over a step")
 
     def step(self, key, process, model, z, t, s):
         key_leave, key_to, key_x0 = split(key, 3)
@@ -52,6 +54,8 @@ class Euler(OnGrid):
 class TauLeaping(OnGrid):
     """`steps` calls of the network."""
 
+    requires: ClassVar[type] = RateProcess
+    lacking: ClassVar[str] = Euler.lacking
     verdict = Euler.verdict
     step = Euler.step
 

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from diffusion.markov import masked_in_continuous_time
 from diffusion.random import categorical, uniform
 from diffusion.schedules import time_of
-from samplers.sampler import State, Stepwise, Verdict
+from samplers.sampler import State, Stepwise, Verdict, masks
 from samplers.transform import Transform
 
 
@@ -43,7 +42,7 @@ class FirstHitting(Stepwise):
             )
 
     def verdict(self, process):
-        if not masked_in_continuous_time(process):
+        if not masks(process):
             return Verdict("refused", "only masks with one schedule in continuous time are hit so")
         if self.steps is not None:
             return Verdict("exact", "ancestral sampling without its idle steps")
@@ -58,7 +57,7 @@ class FirstHitting(Stepwise):
         return most if self.steps is None else min(self.steps, length)
 
     def begin(self, key, state, process, given):
-        at_1 = process.schedule.log1m_alpha(jnp.ones(()))
+        at_1 = process.masked_schedule.log1m_alpha(jnp.ones(()))
         log_u = jnp.log(uniform(key, state.z.shape)) + at_1  # of what is masked at t = 1
         return state._replace(t=self._next(process, state.z, log_u), memory=log_u)
 
@@ -79,7 +78,7 @@ class FirstHitting(Stepwise):
             z = jnp.put_along_axis(z, at, x0, axis=1, inplace=False)
         else:
             s = t - 1 / self.steps
-            last = process.schedule.log1m_alpha(jnp.maximum(s, 0))
+            last = process.masked_schedule.log1m_alpha(jnp.maximum(s, 0))
             last = jnp.where(s < 0.5 / self.steps, -jnp.inf, last)
             last = jnp.minimum(last, waiting.max(1, keepdims=True))
             reveal = (waiting >= last) & (z == process.vocab_size)
@@ -89,7 +88,7 @@ class FirstHitting(Stepwise):
     def _next(self, process, z, log_u):
         """When the next call is, (B, 1); 0 where nothing is masked."""
         waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf).max(1, keepdims=True)
-        t = time_of(process.schedule, waiting)
+        t = time_of(process.masked_schedule, waiting)
         if self.steps is not None:
             t = jnp.ceil(t * self.steps) / self.steps
         return jnp.where(jnp.isneginf(waiting), 0.0, t)

@@ -32,9 +32,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import normalised
-from diffusion.process import Model, Objective
-from diffusion.simplex import SimplexProcess, project
-from samplers.bent import as_output, of_x0
+from diffusion.process import Model, Objective, Sequential
+from diffusion.simplex import EvidenceProcess, SimplexProcess, project
 
 IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers
 _LEAST_EVIDENCE = (
@@ -115,7 +114,7 @@ class _Mixed:
         return tuple(n.cache(rows, length) for n in (self.conditional, self.unconditional))
 
     def decode(self, z: Array, t: Array, cache, *where):
-        """As `models.transformer.Network.decode`; always two calls, since both caches have to grow."""
+        """As `models.backbone.Network.decode`; always two calls, since both caches have to grow."""
         out, ours = self.conditional.decode(z, t, cache[0], *where)
         free, theirs = self.unconditional.decode(z, t, cache[1], *where)
         return self._mix(out, free, z, t), (ours, theirs)
@@ -126,13 +125,13 @@ class _Mixed:
         return self.conditional.energy
 
     def _mix(self, out, free, z, t):
-        if hasattr(self.process, "log_p"):  # from left to right
+        if isinstance(self.process, Sequential):
             return jnp.where(
                 inside(self.interval, t), self._law(*map(normalised, (out, free))), out
             )
-        process = of_x0(self.process)
-        law = self._law(*(process.predict(o, z, t) for o in (out, free)))
-        return jnp.where(inside(self.interval, t), as_output(process, law, z, t), out)
+        law = self._law(*(self.process.predict(o, z, t) for o in (out, free)))
+        guided = self.process.invert_predict(law, z, t)
+        return jnp.where(inside(self.interval, t), guided, out)
 
     def _law(self, log_p, log_free):
         if self.space == "log_probability":
@@ -142,7 +141,7 @@ class _Mixed:
 
 
 def classifier(
-    process: SimplexProcess,
+    process: EvidenceProcess,
     unconditional: Model,
     log_p_label: Callable[[Array, Array], Array],
     strength: float | Array,
@@ -158,7 +157,7 @@ def classifier(
         gradient = jax.grad(lambda z: log_p_label(z, t).sum())(z)
         tangent = z * (gradient - jnp.sum(z * gradient, axis=-1, keepdims=True))
         evidence = jnp.maximum(process.evidence(t), _LEAST_EVIDENCE)[..., None]
-        return as_output(process, jnp.log(project(p + strength / evidence * tangent)), z, t)
+        return process.invert_predict(jnp.log(project(p + strength / evidence * tangent)), z, t)
 
     def model(z, t):
         out = unconditional(z, t)

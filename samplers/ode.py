@@ -10,9 +10,9 @@ and on the geometric one up to what is open at `end`.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 
+from diffusion.process import FlowProcess
 from diffusion.random import categorical
 from samplers.sampler import OnGrid, Verdict
 
@@ -27,6 +27,8 @@ class ODE(OnGrid):
 
     grid: Literal["geometric", "uniform", "cosine", "fitted"] = "geometric"
     end: float = 0.03
+    requires: ClassVar[type] = FlowProcess
+    lacking: ClassVar[str] = "the process has no ODE"
     grids: ClassVar[tuple[str, ...]] = ("geometric", *OnGrid.grids)
 
     def __post_init__(self):
@@ -35,10 +37,8 @@ class ODE(OnGrid):
             raise ValueError(f"ODE.end = {self.end} is outside (0, 1)")
 
     def verdict(self, process):
-        if not hasattr(process, "flow"):
-            return Verdict("refused", "the process has no ODE")
         why = "the ODE is solved in `steps` steps, and tokens are drawn apart at its last time"
-        return Verdict("approximate", why)
+        return self.unfit(process) or Verdict("approximate", why)
 
     def times(self):
         if self.grid != "geometric":
@@ -49,5 +49,5 @@ class ODE(OnGrid):
         log_p0 = process.predict(model(z, t), z, t)
         x0 = categorical(key, log_p0)
         moved = process.flow(log_p0, z, t, jnp.where(s > 0, s, t))
-        at_corner = jax.nn.one_hot(x0, z.shape[-1], dtype=z.dtype)
-        return jnp.where((s > 0)[..., None], moved, at_corner), x0
+        certain = process.space.pure(x0).astype(z.dtype)
+        return jnp.where((s > 0)[..., None], moved, certain), x0

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from diffusion.markov import masked_in_continuous_time
 from diffusion.numerics import pick
 from diffusion.random import categorical
-from samplers.sampler import OnGrid, State, Verdict
+from samplers.sampler import OnGrid, State, Verdict, masks
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class PathPlanning(OnGrid):
             raise ValueError(f"PathPlanning.eta = {self.eta} must not be negative")
 
     def verdict(self, process):
-        if not masked_in_continuous_time(process):
+        if not masks(process):
             return Verdict(
                 "refused", "only masks with one schedule in continuous time are put back so"
             )
@@ -53,7 +52,7 @@ class PathPlanning(OnGrid):
         sure = jnp.maximum(pick(log_p, x0) * jnp.where(masked, 1, self.eta), -1e9)
         fixed = jnp.zeros(z.shape, bool) if given is None else given >= 0
         free = (~fixed).sum(1, keepdims=True)
-        kept = jnp.round(free * jnp.exp(process.schedule.log_alpha(s))) + z.shape[1] - free
+        kept = jnp.round(free * jnp.exp(process.masked_schedule.log_alpha(s))) + z.shape[1] - free
         sure = jnp.where(fixed, jnp.inf, sure)
         rank = jnp.argsort(jnp.argsort(-sure, axis=1), axis=1)
         new = jnp.where(rank < kept, x0, process.vocab_size)

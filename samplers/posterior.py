@@ -4,23 +4,41 @@ For a network it is the same law. But a guided reverse step (`samplers.discrete_
 z_s that no law of x0 stands behind, and this is its sampler.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
+from jax import Array
+
+from diffusion.process import JumpProcess
 from diffusion.random import categorical
 from samplers.sampler import OnGrid, Verdict
 
 
+class GuidedStep(ABC):
+    """A model that gives the distribution of a step itself, such as those of `discrete_guidance`."""
+
+    @abstractmethod
+    def laws(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
+        """log of p(z_s | z_t), (B, L, S), and of p(x0 | z_t), (B, L, V)."""
+
+    @abstractmethod
+    def __call__(self, z: Array, t: Array) -> Array:
+        """out (B, L, V): as a network."""
+
+
 @dataclass(frozen=True)
 class Posterior(OnGrid):
-    """`steps` calls of the network. A model with `laws(z, t, s)` gives the laws of z_s and x0 itself."""
+    """`steps` calls of the network. A `GuidedStep` gives the laws of z_s and x0 itself."""
+
+    requires: ClassVar[type] = JumpProcess
+    lacking: ClassVar[str] = "the process has no law of a step on discrete states"
 
     def verdict(self, process):
-        if not hasattr(process, "log_posterior"):
-            return Verdict("refused", "the process has no law of a step on discrete states")
-        return Verdict("exact", "draws of the reverse step itself")
+        return self.unfit(process) or Verdict("exact", "draws of the reverse step itself")
 
     def bend(self, process, model):
-        if hasattr(model, "laws") and not self.transform.is_identity:
+        if isinstance(model, GuidedStep) and not self.transform.is_identity:
             raise ValueError(
                 "Posterior.transform does not act on a guided step: bend the networks that the guidance "
                 "is made of (samplers.bent.Bent)"
@@ -28,7 +46,7 @@ class Posterior(OnGrid):
         return super().bend(process, model)
 
     def step(self, key, process, model, z, t, s):
-        if hasattr(model, "laws"):
+        if isinstance(model, GuidedStep):
             log_p, log_p0 = model.laws(z, t, s)
         else:
             log_p0 = process.predict(model(z, t), z, t)

@@ -24,10 +24,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from diffusion.markov import masked_in_continuous_time
 from diffusion.numerics import pick
 from diffusion.random import categorical, split, uniform
-from samplers.sampler import OnGrid, State, Verdict
+from samplers.sampler import OnGrid, State, Verdict, masks
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class ReMDM(OnGrid):
             )
 
     def verdict(self, process):
-        if not masked_in_continuous_time(process):
+        if not masks(process):
             return Verdict(
                 "refused", "only masks with one schedule in continuous time are put back so"
             )
@@ -83,8 +82,8 @@ class ReMDM(OnGrid):
         log_p = process.predict(model(z, t), z, t)
         x0 = categorical(key_x0, log_p)
         free = ~masked if given is None else ~masked & (given < 0)
-        alpha_t = jnp.exp(process.schedule.log_alpha(t))
-        noise_t, noise_s = (jnp.exp(process.schedule.log1m_alpha(time)) for time in (t, s))
+        alpha_t = jnp.exp(process.masked_schedule.log_alpha(t))
+        noise_t, noise_s = (jnp.exp(process.masked_schedule.log1m_alpha(time)) for time in (t, s))
         most = jnp.minimum(1, noise_s / jnp.maximum(alpha_t, 1e-30))
         sigma = jnp.minimum(self.eta, most) if self.rule == "cap" else self.eta * most
         if self.loop:

@@ -10,29 +10,23 @@ decides on the place too and which may hold it twice.
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.process import Model, Process
 from diffusion.random import categorical, fold_in, split
-from samplers.bent import of_x0
 
 
 def place(
     key: Array, process: Process, model: Model, given: Array, words: Sequence[Sequence[int]]
 ) -> Array:
     """given, int (B, L), with each word, a sequence of tokens, written into blanks (-1)."""
-    reads = of_x0(process)
     for number, word in enumerate(words):
         key_prior, key_place = split(fold_in(key, number))
         z = process.prior(key_prior, given.shape)
-        if z.ndim == 2:
-            z = jnp.where(given >= 0, given, z)
-        else:
-            z = jnp.where((given >= 0)[..., None], jax.nn.one_hot(given, z.shape[-1]), z)
+        z = process.space.clamp(z, given)
         t = jnp.ones((given.shape[0], 1))
-        log_p0 = reads.predict(model(z, t), z, t)
+        log_p0 = process.predict(model(z, t), z, t)
         starts = jnp.arange(given.shape[1] - len(word) + 1)
         columns = starts[:, None] + jnp.arange(len(word))[None]  # (starts, word)
         score = log_p0[:, columns, jnp.asarray(word)[None]].sum(-1)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.numerics import pick
+from diffusion.process import TransitionProcess
 from diffusion.random import categorical, fold_in, split, uniform
 from samplers.ancestral import Ancestral
 from samplers.sampler import Sampled, Verdict
@@ -43,10 +44,13 @@ class Resampled(Ancestral):
                 f"Resampled.particles = {self.particles} must be at least 1, with cached = False"
             )
 
+    requires: ClassVar[type] = TransitionProcess
+    lacking: ClassVar[str] = "the process does not give the probability of a step"
+
     def verdict(self, process):
-        if not hasattr(process, "log_transition"):
-            return Verdict("refused", "the process does not give the probability of a step")
-        return Verdict("exact", "ancestral steps; given tokens in the limit of many particles")
+        return self.unfit(process) or Verdict(
+            "exact", "ancestral steps; given tokens in the limit of many particles"
+        )
 
     def calls(self, process, length):
         return self.steps * self.particles

@@ -5,17 +5,18 @@ share one loop, which runs under `jax.jit` as one program, and say what a step i
 times (`OnGrid`) say how z moves from t to s.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import pick
-from diffusion.process import Model, Process
+from diffusion.process import Model, Objective, Process
 from diffusion.random import fold_in, split
-from samplers.bent import Bent, of_x0
+from samplers.bent import Bent
 from samplers.transform import Transform
 
 
@@ -51,19 +52,35 @@ class Sampled(NamedTuple):
     frames: Frames | None = None
 
 
-class Sampler(Protocol):
-    keeps_frames: ClassVar[bool]  # whether `run` can trace
+class Sampler(ABC):
+    """How a process's noise becomes text. An implementation is a frozen dataclass of settings."""
 
-    def verdict(self, process: Process) -> Verdict:
+    requires: ClassVar[type] = Process
+    """The class of the processes that it samples from."""
+    lacking: ClassVar[str] = "the process has no noisy states"
+    """What a process has not that is none of those, in words."""
+    keeps_frames: ClassVar[bool] = False
+    """Whether `run` can trace."""
+    inner: "Sampler | None" = None
+    """The sampler that this one uses, a setting of those that have one."""
+
+    def unfit(self, process: Objective) -> Verdict | None:
+        """The verdict "refused" on a process without what `requires` asks for, else None."""
+        return None if isinstance(process, self.requires) else Verdict("refused", self.lacking)
+
+    @abstractmethod
+    def verdict(self, process: Objective) -> Verdict:
         """What this sampler is for the process."""
 
-    def calls(self, process: Process, length: int) -> int:
+    @abstractmethod
+    def calls(self, process: Objective, length: int) -> int:
         """How often the network is called for `length` tokens, at most."""
 
+    @abstractmethod
     def run(
         self,
         key: Array,
-        process: Process,
+        process: Objective,
         model: Model,
         shape: tuple[int, int],
         given: Array | None = None,
@@ -76,15 +93,23 @@ class Sampler(Protocol):
         never change. trace: keep the frames, for one more call of the network a step.
         """
 
-
-class Runs:
-    """What every sampler has besides."""
-
-    keeps_frames: ClassVar[bool] = False
-
     def sample(self, key, process, model, shape, given=None, **options) -> Array:
-        """x0 of `run`."""
+        """x0 of `run`, int (B, L)."""
         return self.run(key, process, model, shape, given, **options).x0
+
+    @property
+    def layers(self) -> tuple["Sampler", ...]:
+        """This sampler and those inside of it, from the outermost in."""
+        return (self,) if self.inner is None else (self, *self.inner.layers)
+
+    def check(self, experiment) -> None:  # noqa: B027, most have nothing to object
+        """Nothing; ValueError where the sampler, which may stand inside of another, does not go with
+        other parts of the experiment."""
+
+
+def masks(process: Objective) -> bool:
+    """Whether the process masks all tokens alike, by one schedule in continuous time."""
+    return isinstance(process, Process) and process.masked_schedule is not None
 
 
 class State(NamedTuple):
@@ -98,7 +123,7 @@ class State(NamedTuple):
     memory: Any = ()
 
 
-class Stepwise(Runs):
+class Stepwise(Sampler):
     """The loop. A subclass is a dataclass with `transform`, and has `verdict`, `calls`, `most_steps`,
     `advance`, and, where rows may end early, `ended`."""
 
@@ -112,11 +137,11 @@ class Stepwise(Runs):
         """The state before the first step, from one with z and t = 1."""
         return state
 
+    @abstractmethod
     def advance(
         self, key: Array, number: Array, state: State, process: Process, model: Model, given
     ) -> State:
         """The state after step `number`, counted from 0."""
-        raise NotImplementedError
 
     def ended(self, state: State, process: Process) -> Array | None:
         """(B,): rows that are finished; None where all take the same number of steps."""
@@ -136,24 +161,16 @@ class Stepwise(Runs):
         `samplers.resampled` is exact in the limit of many particles.
         """
 
-        def clamp(z):
-            if given is None:
-                return z
-            if z.ndim == 2:
-                return jnp.where(given >= 0, given, z)
-            corner = jax.nn.one_hot(given, z.shape[-1], dtype=z.dtype)
-            return jnp.where((given >= 0)[..., None], corner, z)
-
         key_prior, key_steps = split(key)
         model = self.bend(process, model)
         rows = shape[0]
         z = process.prior(key_prior, shape) if start is None else start
-        z = clamp(self.transform.without_banned(z, process))
-        tokens = jnp.where(z < process.vocab_size, z, 0) if z.ndim == 2 else jnp.zeros(shape)
+        z = process.space.clamp(self.transform.without_banned(z, process), given)
+        tokens = process.space.tokens(z)
         state = State(
             z,
             jnp.ones((rows, 1)),
-            tokens.astype(jnp.int32),  # of rows in which nothing is left to do
+            jnp.where(tokens < process.vocab_size, tokens, 0),  # of rows with nothing left to do
             jnp.zeros(rows, jnp.int32),
         )
         most = self.most_steps(process, shape[1])
@@ -162,7 +179,8 @@ class Stepwise(Runs):
         def step(number, state):
             key = fold_in(key_steps, number)
             new = self.advance(key, number, state, process, model, given)
-            new = new._replace(z=clamp(new.z), x0=clamp(new.x0).astype(jnp.int32))
+            x0 = new.x0 if given is None else jnp.where(given >= 0, given, new.x0)
+            new = new._replace(z=process.space.clamp(new.z, given), x0=x0.astype(jnp.int32))
             ended = self.ended(state, process)
             if ended is None:
                 return new
@@ -194,12 +212,10 @@ def _like(rows: Array, array: Array) -> Array:
 
 def _frame(state: State, before: State | None, process, model) -> Frames:
     """The state as a frame, with what the model said in the state before."""
-    tokens = state.z if state.z.ndim == 2 else jnp.argmax(state.z, axis=-1)
-    tokens = tokens.astype(jnp.int32)
+    tokens = process.space.tokens(state.z)
     if before is None:
         return Frames(state.t[:, 0], tokens, jnp.full(tokens.shape, jnp.nan))
-    of = of_x0(process)
-    log_p0 = of.predict(model(before.z, before.t), before.z, before.t)
+    log_p0 = process.predict(model(before.z, before.t), before.z, before.t)
     masked = tokens >= log_p0.shape[-1]
     chosen = jnp.exp(pick(log_p0, jnp.where(masked, 0, tokens)))
     return Frames(state.t[:, 0], tokens, jnp.where(masked, jnp.nan, chosen))
@@ -257,6 +273,14 @@ class OnGrid(Stepwise):
     def step(self, key, process, model, z, t, s) -> tuple[Array, Array]:
         """(z_s, guess of x0), from z at time t; t and s are (B, 1)."""
         raise NotImplementedError
+
+    def check(self, experiment):
+        most = experiment.process.traits.max_steps
+        if most is not None and self.steps > most:
+            raise ValueError(
+                f"sampler {type(self).__name__}.steps = {self.steps}: "
+                f"{type(experiment.process).__name__} is sampled in at most {most}"
+            )
 
     def ends(self, number, state: State) -> tuple[Array, Array]:
         """(t, s), each (B, 1), of step `number`."""

@@ -89,11 +89,7 @@ class Transform:
 
     def without_banned(self, z: Array, process: Process) -> Array:
         """A start z without banned tokens: masked, where a process has a mask and starts with tokens."""
-        if (
-            not self.banned
-            or z.ndim == 3
-            or getattr(process, "num_states", 0) == process.vocab_size
-        ):
+        if not self.banned or process.space.mask is None:
             return z
         size = process.vocab_size
         return jnp.where(self._banned(size + 1)[z], size, z)

@@ -10,7 +10,9 @@ scores may make an entry negative; it counts as 0.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from diffusion.process import ScoreProcess
 from diffusion.random import categorical, split
 from samplers.sampler import OnGrid, Verdict
 
@@ -19,10 +21,11 @@ from samplers.sampler import OnGrid, Verdict
 class Tweedie(OnGrid):
     """`steps` calls of the network; the last takes all noise away, also what a schedule has at t = 0."""
 
+    requires: ClassVar[type] = ScoreProcess
+    lacking: ClassVar[str] = "the process has no score"
+
     def verdict(self, process):
-        if not hasattr(process, "log_tweedie"):
-            return Verdict("refused", "the process has no score")
-        return Verdict("exact", "the reverse step of the score itself")
+        return self.unfit(process) or Verdict("exact", "the reverse step of the score itself")
 
     def step(self, key, process, model, z, t, s):
         key_state, key_x0 = split(key)

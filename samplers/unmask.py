@@ -26,11 +26,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion.markov import masked_in_continuous_time
 from diffusion.numerics import pick
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
-from samplers.sampler import State, Stepwise, Verdict
+from samplers.sampler import State, Stepwise, Verdict, masks
 from samplers.transform import Transform
 
 Order = Literal["random", "confidence", "drawn", "margin", "entropy"]
@@ -130,7 +129,7 @@ class Unmask(Stepwise):
             )
 
     def verdict(self, process):
-        if not masked_in_continuous_time(process):
+        if not masks(process):
             return Verdict(
                 "refused", "only masks with one schedule in continuous time are revealed so"
             )
@@ -190,4 +189,4 @@ class Unmask(Stepwise):
 
     def _time(self, process, z):
         share = (z == process.vocab_size).mean(1, keepdims=True)
-        return jnp.where(share > 0, time_of(process.schedule, jnp.log(share)), 0)
+        return jnp.where(share > 0, time_of(process.masked_schedule, jnp.log(share)), 0)

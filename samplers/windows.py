@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from diffusion.random import fold_in
 from samplers.ancestral import Ancestral
-from samplers.sampler import Runs, Sampled, Sampler, Verdict
+from samplers.sampler import Sampled, Sampler, Verdict
 
 
 @dataclass(frozen=True)
-class Windows(Runs):
+class Windows(Sampler):
     """window: tokens the network sees, its training length as a rule; stride: new tokens a window."""
 
     inner: Sampler = Ancestral()
@@ -31,7 +31,7 @@ class Windows(Runs):
             )
 
     def verdict(self, process):
-        if hasattr(process, "block_length"):
+        if process.traits.attention_block is not None:
             return Verdict("refused", "the process goes from left to right by itself")
         inner = self.inner.verdict(process)
         if inner.kind == "refused":

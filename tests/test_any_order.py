@@ -14,7 +14,8 @@ from diffusion.genmd4 import GenMD4
 from diffusion.mdlm import MDLM
 from diffusion.schedules import Cosine, Linear, MDLMCosine, Polynomial, time_of
 from diffusion.udlm import UDLM
-from models.transformer import Network, Transformer
+from models.backbone import Network
+from models.transformer import Transformer
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from conftest import reference
 from oracle import Toy, assert_law
 
 from diffusion.autoregressive import Autoregressive
-from models.transformer import Network, Transformer
+from models.backbone import Network
+from models.transformer import Transformer
 from samplers.autoregressive import LeftToRight
 
 MODEL = Transformer(

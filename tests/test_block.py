@@ -16,7 +16,8 @@ from diffusion.mdlm import MDLM
 from diffusion.schedules import Linear, MDLMCosine
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
-from models.transformer import Network, Transformer
+from models.backbone import Network
+from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.blocks import BlockByBlock
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import reference
 
-from models.transformer import Network, Transformer
+from models.backbone import Network
+from models.transformer import Transformer
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-5)
 
@@ -80,7 +81,7 @@ def time_of(sigma):
 
 def outputs(network, z, t, context=None):
     """As network(z, t, context=context)."""
-    return jax.jit(network.transformer.apply)(network.params, z, t, context=context)
+    return jax.jit(network.backbone.apply)(network.params, z, t, context=context)
 
 
 def decoded(network, z, t, context, size):
@@ -110,7 +111,7 @@ class Blocks(NamedTuple):
 def blocks():
     """The file does not say how long its blocks are: as long as makes the outputs agree best."""
     a, network = reference("backbone_bd3lm"), converted(reference("backbone_bd3lm_params"))
-    t, z, V = time_of(a["sigma"]), jnp.asarray(a["xt"]), network.transformer.vocab_size
+    t, z, V = time_of(a["sigma"]), jnp.asarray(a["xt"]), network.backbone.vocab_size
 
     def with_blocks(size):
         return replace(network, transformer=replace(network.transformer, block_length=size))
@@ -126,7 +127,7 @@ def blocks():
 def test_causal_network():
     """Officially it gives log probabilities, of the mask none."""
     a, network = reference("backbone_mdlm_ar"), converted(reference("backbone_mdlm_ar_params"), 1)
-    x, V = jnp.asarray(a["x"]), network.transformer.vocab_size
+    x, V = jnp.asarray(a["x"]), network.backbone.vocab_size
     assert a["logits"].shape[-1] == V + 1 and np.exp(a["logits"][..., V]).max() == 0
     log_p = jax.nn.log_softmax(outputs(network, x, jnp.zeros((len(x), 1))))
     np.testing.assert_allclose(log_p, a["logits"][..., :V], **TOLERANCE)
@@ -134,7 +135,7 @@ def test_causal_network():
 
 def test_causal_network_token_by_token():
     a, network = reference("backbone_mdlm_ar"), converted(reference("backbone_mdlm_ar_params"), 1)
-    x, V = jnp.asarray(a["x"]), network.transformer.vocab_size
+    x, V = jnp.asarray(a["x"]), network.backbone.vocab_size
     log_p = jax.nn.log_softmax(decoded(network, x, jnp.zeros((len(x), 1)), x, 1))
     np.testing.assert_allclose(log_p, a["logits"][..., :V], **TOLERANCE)
 
@@ -142,7 +143,7 @@ def test_causal_network_token_by_token():
 def test_network_with_time():
     a, network = reference("backbone_mdlm_dit"), converted(reference("backbone_mdlm_dit_params"))
     out = outputs(network, jnp.asarray(a["x"]), time_of(a["sigma"]))
-    V = network.transformer.vocab_size
+    V = network.backbone.vocab_size
     np.testing.assert_allclose(out, a["logits"][..., :V], **TOLERANCE)
 
 

@@ -20,8 +20,6 @@ from diffusion.betas import (
     LinearBetas,
     MutualInformation,
     ReciprocalBetas,
-    exponents,
-    information_removal,
 )
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeighbour
@@ -530,16 +528,16 @@ def test_nearest_neighbour_rates_and_exponential(x64):
 def test_information_removal():
     a = reference("d3pm_text")
     p, V = a["initial_distribution"], len(a["initial_distribution"])
-    removed = information_removal(a["mi_uniform_exponents"], Uniform(), p)
+    removed = Uniform().information_removal(a["mi_uniform_exponents"], p)
     np.testing.assert_allclose(removed, a["mi_uniform_info_removal"], rtol=1e-9, atol=1e-12)
     e, golden = a["mi_mask_info_removal_grid"]
-    removed = information_removal(e, Absorbing(), a["initial_distribution_mask"][: V - 1])
+    removed = Absorbing().information_removal(e, a["initial_distribution_mask"][: V - 1])
     np.testing.assert_allclose(removed, golden, rtol=1e-9, atol=1e-12)
     # The official exponents solve removal = k / (T + 1) by cubic interpolation between some 128 from
     # 1e-4 to 1e5, a factor of 1.18 apart: they miss by 1e-5, and we allow ten times that and more.
     e = a["mi_nn_exponents"]
     wanted = np.arange(len(e)) / len(e)
-    np.testing.assert_allclose(information_removal(e, nearest(a), p), wanted, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(nearest(a).information_removal(e, p), wanted, rtol=0, atol=2e-4)
 
 
 def test_mutual_information_exponents():
@@ -550,9 +548,9 @@ def test_mutual_information_exponents():
     for name, kernel in (("uniform", Uniform()), ("nn", nearest(a))):
         golden = a[f"mi_{name}_exponents"][1:]
         wanted = np.arange(1, len(golden) + 1) / (len(golden) + 1)
-        found = exponents(wanted, kernel, p)
+        found = kernel.exponents(wanted, p)
         np.testing.assert_allclose(found, golden, rtol=5e-4, err_msg=name)
-        np.testing.assert_allclose(information_removal(found, kernel, p), wanted, rtol=1e-5)
+        np.testing.assert_allclose(kernel.information_removal(found, p), wanted, rtol=1e-5)
         betas = MutualInformation(tuple(p)).betas(len(golden) + 1, kernel, V)[:-1]
         noise = betas if name == "nn" else -np.log1p(-betas)
         np.testing.assert_allclose(np.cumsum(noise), golden, rtol=5e-4, err_msg=name)

@@ -20,7 +20,8 @@ from diffusion.mdlm import MDLM
 from diffusion.sedd import SEDD
 from diffusion.simplex import project
 from diffusion.udlm import UDLM
-from models.transformer import Network, Transformer
+from models.backbone import Network
+from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.autoregressive import LeftToRight
 from samplers.blocks import BlockByBlock

@@ -22,7 +22,8 @@ from experiments.labels import label_number
 from experiments.runs import load_run
 from experiments.settings import override, resolve
 from experiments.training.checkpoints import Checkpoints
-from models.transformer import Network, Transformer
+from models.backbone import Network
+from models.transformer import Transformer
 
 ROOT = Path(__file__).parent.parent
 SMOKE = str(ROOT / "configs" / "smoke.py")

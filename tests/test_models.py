@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.transformer import Transformer, num_parameters
+from models.backbone import num_parameters
+from models.transformer import Transformer
 
 SMALL = Transformer(
     vocab_size=7,

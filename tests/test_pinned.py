@@ -25,8 +25,9 @@ from diffusion.schedules import Geometric
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
+from models.backbone import Network
 from models.energy import EnergyTransformer
-from models.transformer import Network, Transformer
+from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.autoregressive import LeftToRight
 from samplers.blocks import BlockByBlock

@@ -33,7 +33,7 @@ from experiments.planning.hlo import parse
 from experiments.settings import load, override
 from experiments.training.train_step import init_state
 from experiments.training.trainer import check_batch
-from models.transformer import num_parameters
+from models.backbone import num_parameters
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 

@@ -28,7 +28,7 @@ from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes
 from experiments.errors import UserError
 from experiments.training.train_step import init_state, make_train_step
-from models.transformer import Network
+from models.backbone import Network
 from samplers.autoregressive import LeftToRight
 
 SIZES = [3, 5, 4, 1, 12, 7, 2, 2, 30, 6]

@@ -64,7 +64,7 @@ def test_ends_of_the_path_are_the_prior_and_the_corner(name):
     np.testing.assert_allclose(at_noise.sum(-1), 1, rtol=1e-5)
     if not name.startswith("bfn"):  # which ends at accuracy_1, and pays reconstruction for it
         at_data = process.corrupt(jax.random.key(0), x0, jnp.zeros((len(x0), 1)))
-        np.testing.assert_array_equal(at_data, process.corner(x0))
+        np.testing.assert_array_equal(at_data, process.space.pure(x0))
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -78,7 +78,7 @@ def test_bridge_carries_the_marginal_of_t_to_that_of_s(name):
         assert_same_law(z[:, 0], process.corrupt(keys[2], x0, s)[:, 0])
     if not name.startswith("bfn"):
         at_corner = process.bridge(keys[1], x0, z, s, jnp.zeros_like(s))
-        np.testing.assert_array_equal(at_corner, process.corner(x0))
+        np.testing.assert_array_equal(at_corner, process.space.pure(x0))
 
 
 def test_marginals_are_the_published_ones():

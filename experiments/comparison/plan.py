@@ -19,7 +19,7 @@ from experiments.evaluation.estimators import check_bound
 from experiments.settings import differences, leaves, load, override, resolve
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.workdir import check_workdir
-from models.transformer import num_parameters
+from models.backbone import num_parameters
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import os
 
 import jax
 
-from diffusion.simplex import SimplexProcess
+from diffusion.process import Process
+from diffusion.spaces import Simplex
 from experiments.config import Experiment
 from experiments.devices.sharding import batch_shards
 from experiments.errors import UserError
@@ -15,7 +16,8 @@ _COPIES = 6  # the state, its noise, the network's output, its softmax, and grad
 def check_memory(experiment: Experiment, rows: int, mesh, setting: str) -> None:
     """UserError where batches of `rows` sequences (what `setting` says) of simplex states do not fit
     into a device, by an estimate of their own arrays alone."""
-    if not isinstance(experiment.process, SimplexProcess):
+    process = experiment.process
+    if not (isinstance(process, Process) and isinstance(process.space, Simplex)):
         return
     rows, length = -(-rows // batch_shards(mesh)), experiment.data.length
     size = experiment.process.vocab_size

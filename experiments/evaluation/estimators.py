@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.any_order import AnyOrder, RandomOrders
-from diffusion.mdlm import MDLM
+from diffusion.process import Likelihood, Objective
 from experiments.config import Experiment
 from experiments.devices.sharding import replicated
 from experiments.errors import UserError
@@ -63,9 +63,10 @@ def estimator(experiment: Experiment) -> str:
     process, asked = experiment.process, experiment.evaluation.estimator
     if asked != "auto":
         return asked
-    if not isinstance(process, MDLM) or process.num_steps is not None:
+    if not process.traits.any_order:
         return "low_discrepancy"
-    ends = process.schedule.log1m_alpha(jnp.ones(())), process.schedule.log_alpha(jnp.zeros(()))
+    schedule = process.masked_schedule
+    ends = schedule.log1m_alpha(jnp.ones(())), schedule.log_alpha(jnp.zeros(()))
     boundless = all(abs(end) < 1e-6 for end in ends)  # of boundary terms "any_order" has none
     timed, group = experiment.model.time_conditioning, experiment.evaluation.group
     return "any_order" if boundless and not timed and group == 1 else "low_discrepancy"
@@ -101,9 +102,14 @@ def _places(chosen: str, count: int, keys, seed: int, numbers) -> tuple[jax.Arra
     return (jnp.arange(count)[:, None] + offset[None]) / count, jnp.ones(count)
 
 
+def is_exact(process: Objective) -> bool:
+    """Whether the process has its likelihood itself, in one call of the network."""
+    return isinstance(process, Likelihood) and process.likelihood == "exact"
+
+
 def times_per_sequence(experiment: Experiment) -> int:
     """How many samples a sequence are taken: as the evaluation says, or 1 of what depends on no time."""
-    alone = experiment.process.likelihood == "exact" or estimator(experiment) == "orders"
+    alone = is_exact(experiment.process) or estimator(experiment) == "orders"
     return 1 if alone else experiment.evaluation.num_times
 
 
@@ -111,7 +117,7 @@ def estimator_of(experiment: Experiment) -> str:
     """The estimator in words, for a record."""
     evaluation, times = experiment.evaluation, times_per_sequence(experiment)
     at_a_time = f"{evaluation.group} token{'s' if evaluation.group > 1 else ''} at a time"
-    if experiment.process.likelihood == "exact":
+    if is_exact(experiment.process):
         return "exact, one pass"
     return {
         "times": f"mean over {times} stratified times per sequence",
@@ -135,7 +141,7 @@ def kind_of(experiment: Experiment) -> str:
 def check_bound(experiment: Experiment) -> None:
     """UserError for a process that has no likelihood bound, or none by the estimator asked for."""
     process = experiment.process
-    if process.likelihood == "none":
+    if not isinstance(process, Likelihood):
         raise UserError(
             f"{type(process).__name__} has no likelihood bound to evaluate: it is judged by its samples"
         )

@@ -13,7 +13,7 @@ from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.data.protocols import protocol_of
 from experiments.data.text import Text
-from experiments.evaluation.estimators import estimator_of, kind_of, times_per_sequence
+from experiments.evaluation.estimators import estimator_of, is_exact, kind_of, times_per_sequence
 from experiments.evaluation.units import Estimate
 from experiments.labels import gives_labels
 from experiments.runs import Run
@@ -74,7 +74,7 @@ def make_record(
 ) -> dict:
     """The value, what kind of value it is, and all that it depends on."""
     experiment, times = run.experiment, times_per_sequence(run.experiment)
-    exact = experiment.process.likelihood == "exact"
+    exact = is_exact(experiment.process)
     se = result.standard_error()
     tokenizer = dataclasses.asdict(experiment.data.tokenizer)
     tokenizer.pop("path", None)  # where it lies is not what it is

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from diffusion.process import Likelihood
 from experiments.config import Experiment, Mesh
 from experiments.data.pipeline import training_batches
 from experiments.data.text import prepare
@@ -289,7 +290,7 @@ def _batches(experiment: Experiment, corpus):
 def _evaluated(experiment: Experiment, corpus, params: dict, mesh, frozen) -> np.ndarray:
     """nats (N, K) of validation text: of the bound, or of the loss where there is none."""
     text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
-    quantity = "loss" if experiment.process.likelihood == "none" else "bound"
+    quantity = "bound" if isinstance(experiment.process, Likelihood) else "loss"
     times = times_per_sequence(experiment)
     bound = make_bound(experiment, times, experiment.train.seed, mesh, quantity)
     result, _ = estimate(experiment, bound, params, text, mesh, 1, frozen=frozen, labels=labels)

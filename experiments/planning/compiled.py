@@ -38,7 +38,7 @@ from experiments.sampling.samples import make_sample
 from experiments.settings import override, resolve
 from experiments.training.train_step import init_state, make_train_step
 from experiments.training.trainer import check_batch
-from models.transformer import num_parameters
+from models.backbone import num_parameters
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -68,7 +68,7 @@ def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
     resolved = resolve(experiment, tokenizer, label_names=experiment.data.label_names)
     model = resolved.model
     dtype = "bfloat16" if model.dtype == "auto" else model.dtype
-    return replace(resolved, model=replace(model, dtype=dtype))
+    return replace(resolved, model=model.for_runtime(attention=model.attention, dtype=dtype))
 
 
 def tpu_devices(topology: str) -> list:
@@ -208,7 +208,7 @@ def plan(
         "tokens_per_second": tokens / train["seconds"],
         "hours": config.num_steps * train["seconds"] / 3600,
     }
-    if rows != 0 and not getattr(experiment.process, "needs_labels", False):
+    if rows != 0 and experiment.process.traits.output == "tokens":
         shards = batch_shards(mesh)
         rows = -(-(rows or shards) // shards) * shards
         found["sample"] = {"rows": rows} | measure(trace_sample(experiment, mesh, rows), chip)

@@ -46,7 +46,7 @@ def encode(tokenizer: Tokenizer, text: str, option: str) -> np.ndarray:
 def check_given(experiment: Experiment, known: np.ndarray) -> None:
     """UserError for a token given after a blank, to a sampler that goes from left to right by blocks:
     it would write the blank without regard to it."""
-    size = getattr(experiment.process, "block_length", None)
+    size = experiment.process.traits.attention_block
     if size is None or (known >= 0).all():
         return
     block, first = np.arange(len(known)) // size, int(np.argmax(known < 0))

@@ -47,7 +47,7 @@ def with_steps(experiment: Experiment, steps: int) -> Experiment:
 
 def check_writes(run: Run, workdir: str) -> None:
     """UserError for a run that writes no text."""
-    if getattr(run.experiment.process, "needs_labels", False):
+    if run.experiment.process.traits.output == "label":
         raise UserError(
             f"workdir {workdir} holds a classifier, which writes no text; it guides a run on the same "
             f"noise: --workdir RUN --classifier {workdir} --label NAME"

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.config import Experiment
-from samplers.bent import of_x0
 from samplers.sampler import Sampled
 
 
@@ -20,14 +19,16 @@ def trace_record(
     """
     process, sampler = experiment.process, experiment.sampler
     vocab = experiment.data.tokenizer.vocab_size
-    states = getattr(of_x0(process), "num_states", vocab)
+    mask = process.space.mask
     given = np.all([fixed >= 0 for _, _, fixed in samples], axis=0)
     return {
         "title": f"{name}: {type(process).__name__}, {type(sampler).__name__}",
         "symbols": [experiment.data.tokenizer.decode(np.array([v])) for v in range(vocab)],
-        "mask": vocab if states > vocab else None,
+        "mask": mask,
         "given": given.tolist(),
-        "samples": [_of_sample(number, sampled, states > vocab) for number, sampled, _ in samples],
+        "samples": [
+            _of_sample(number, sampled, mask is not None) for number, sampled, _ in samples
+        ],
     }
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.process import Model
-from diffusion.simplex import SimplexProcess
+from diffusion.process import Model, Sequential
+from diffusion.simplex import EvidenceProcess
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.labels import label_number
@@ -44,7 +44,7 @@ class Wish:
             label = jnp.full(1, self.label)  # of all rows, however many
             log_p_label = self.classifier.experiment.network(guide, label=label)
             free, interval = experiment.network(params), self.interval
-            if isinstance(process, SimplexProcess):
+            if isinstance(process, EvidenceProcess):
                 return guidance.classifier(process, free, log_p_label, self.strength, interval)
             return ByClassifier(
                 process, free, log_p_label, self.strength, self.exact, interval=interval
@@ -94,7 +94,7 @@ def make_wish(
     guided = classifier is not None or strength != 1
     if guided or label is None:
         _check_dropout(experiment, guided, number is None)
-    if guided and low > 0 and hasattr(experiment.process, "log_p"):
+    if guided and low > 0 and isinstance(experiment.process, Sequential):
         name = type(experiment.process).__name__
         raise UserError(
             f"--guidance-interval {low} ...: {name} has no times, all is at 0; leave it out"
@@ -112,7 +112,7 @@ def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
     """The tokens of required words, the longest first."""
     tokens = [encode(experiment.data.tokenizer, word, "--require") for word in words if word]
     tokens.sort(key=len, reverse=True)
-    if tokens and getattr(experiment.process, "block_length", None) is not None:
+    if tokens and experiment.process.traits.attention_block is not None:
         raise UserError(
             f"--require: {type(experiment.process).__name__} writes from left to right and cannot know "
             "of a word to come; use a process that is not from left to right, such as MDLM"
@@ -145,7 +145,7 @@ def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> Non
     """UserError where the classifier's run is none, or is of another noise or alphabet."""
     its, ours = classifier.experiment.process, experiment.process
     name = type(ours).__name__
-    if not getattr(its, "needs_labels", False):
+    if its.traits.output != "label":
         raise UserError(
             f"--classifier: its run holds a {type(its).__name__}, not a classifier; train one with "
             "--config configs/sotu/classifier.py"
@@ -159,9 +159,9 @@ def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> Non
             f"--classifier was trained on other noise ({what}) than the run's {name}; train one with "
             "the run's process and its settings as process.base"
         )
-    if exact and isinstance(ours, SimplexProcess):
+    if exact and isinstance(ours, EvidenceProcess):
         raise UserError(f"--exact: states of {name} are not tokens; leave it out, for the gradient")
-    inner = getattr(experiment.sampler, "inner", experiment.sampler)
+    inner = experiment.sampler.layers[-1]
     timed = classifier.experiment.model.time_conditioning or interval != (0, 1)
     if getattr(inner, "cached", False) and timed:
         raise UserError(

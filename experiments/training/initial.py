@@ -6,12 +6,11 @@ from pathlib import Path
 
 import jax
 
-from diffusion.autoregressive import Autoregressive
+from diffusion.process import Composed, Sequential
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.runs import Run, load_run
 from experiments.stored import decode, read_stored
-from models.energy import EnergyTransformer
 
 
 def load_initial(
@@ -45,14 +44,14 @@ def load_initial(
             f"is {wanted.__name__}"
         )
     source = base
-    if not isinstance(experiment.energy, EnergyTransformer):
+    if experiment.energy.output == "tokens":
         if not experiment.energy_from:
             raise UserError(
                 f"the energy of {name} is a trained autoregressive model; give its run with "
                 "--set energy_from=RUN"
             )
         source = _load(experiment, "energy_from", experiment.energy_from)
-        if not isinstance(source.experiment.process, Autoregressive):
+        if not isinstance(source.experiment.process, Sequential):
             found = type(source.experiment.process).__name__
             raise UserError(
                 f"energy_from {experiment.energy_from} holds process {found}, and the energy of "
@@ -69,7 +68,7 @@ def load_initial(
 
 def _with_base(experiment: Experiment, base: Experiment, energy) -> Experiment:
     """The experiment on the base of another: its process, or the base of that, and its model."""
-    process = getattr(base.process, "base", base.process)
+    process = base.process.base if isinstance(base.process, Composed) else base.process
     process = replace(experiment.process, base=process)
     return replace(experiment, model=base.model, process=process, energy=energy)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.evaluation.bound import estimate, sequences, spelled
-from experiments.evaluation.estimators import make_bound, times_per_sequence
+from experiments.evaluation.estimators import is_exact, make_bound, times_per_sequence
 from experiments.training.metrics import Metrics, NoMetrics
 from experiments.training.signals import Signals
 
@@ -55,7 +55,7 @@ def evaluated(
     name, value = next(iter(values.items()))
     error = values[f"{name}_se"]
     what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
-    if experiment.process.likelihood == "exact":
+    if is_exact(experiment.process):
         what = "exact likelihood"
     log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a sample)")
     return value

@@ -12,7 +12,7 @@ from experiments.settings import leaves
 def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
     """(the experiment with what its teacher's run says filled in, the teacher's averaged parameters);
     UserError where there is no such run, or it is of another kind or alphabet."""
-    needed = getattr(experiment.process, "needs_teacher", False)
+    needed = experiment.process.traits.second_network == "teacher"
     teacher = experiment.teacher
     if not needed:
         if teacher is not None:

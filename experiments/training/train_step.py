@@ -44,7 +44,7 @@ def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
         ),
     )
     chain = optax.chain(clip, adamw)
-    trained = getattr(experiment.process, "trained", None)
+    trained = experiment.process.traits.trained
     if trained is None:
         return chain
     return optax.partition(

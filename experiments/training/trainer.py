@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.process import Likelihood
 from experiments.config import Experiment, Train
 from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
@@ -42,7 +43,7 @@ from experiments.training.signals import Interrupted, Signals
 from experiments.training.teacher import load_teacher
 from experiments.training.train_step import init_state, make_train_step, zero_totals
 from experiments.training.workdir import claim
-from models.transformer import num_parameters
+from models.backbone import num_parameters
 
 Log = Callable[[str], None]
 
@@ -131,9 +132,9 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
 
 
 def _next(experiment: Experiment, workdir: Path) -> str:
-    if getattr(experiment.process, "needs_labels", False):
+    if experiment.process.traits.output == "label":
         return f"ddlm sample --workdir RUN --classifier {workdir} --label NAME"
-    then = "sample" if experiment.process.likelihood == "none" else "evaluate"
+    then = "evaluate" if isinstance(experiment.process, Likelihood) else "sample"
     return f"ddlm {then} --workdir {workdir}"
 
 

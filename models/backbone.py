@@ -1,0 +1,92 @@
+"""What a network is to the rest of the program, and a network with its parameters."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import jax
+from jax import Array
+
+
+class Backbone(ABC):
+    """A network as two pure functions, `init` and `apply`. An implementation is a frozen dataclass of
+    settings; `vocab_size` None means: the data's, which is filled in.
+
+    inputs: the states that `apply` takes: int tokens (B, L), float weights of tokens (B, L, V) on the
+    simplex, float vectors (B, L, D). output: what `apply` gives: logits of the tokens (B, L, V), the
+    log-probability of a label (B,), or an energy (B,). decodes: whether it has `cache` and `decode`,
+    takes a `context` of clean blocks, and `segments`.
+    """
+
+    inputs: ClassVar[tuple[Literal["tokens", "simplex", "vectors"], ...]] = ("tokens",)
+    output: ClassVar[Literal["tokens", "label", "energy"]] = "tokens"
+    decodes: ClassVar[bool] = False
+    vocab_size: int | None
+    time_conditioning: bool = False
+    """Whether it is told the time."""
+    num_labels: int | None = None
+    """How many labels it tells apart, or can be given; None where it knows of none."""
+    block_length: int | None = None
+    """Attention by blocks of so many positions from left to right; None lets each see every other."""
+    dtype: str = "float32"
+    """What it computes in: float32, bfloat16, or auto, which depends on the device."""
+
+    @abstractmethod
+    def init(self, key: Array) -> dict:
+        """Parameters, a nested dict of float32 arrays."""
+
+    @abstractmethod
+    def apply(self, params: dict, z: Array, t: Array, **condition) -> Array:
+        """out, float32 (B, L, V), from a state z and times t, (B, 1) or (B, L).
+
+        condition: those of dropout_keys (B,), label (B,), context (B, L) and segments (B, L) that the
+        backbone knows of; see `models.transformer.Transformer.apply`.
+        """
+
+    def for_runtime(
+        self, attention: str = "auto", dtype: str | None = None, remat: bool | None = None
+    ) -> "Backbone":
+        """The same network as it is to be computed on another machine: kernels of attention, what it is
+        computed in, whether layers are computed again in the backward pass; None leaves a setting."""
+        return self
+
+    def flops_per_token(self, length: int) -> int | None:
+        """Multiplications and additions of one forward pass per token; None where it is not known."""
+        return None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its parameters: the model(z, t, **condition) that processes and samplers call.
+
+    condition: what is the same in every call, such as dropout_keys, a label or segments. energy: the
+    second network of a residual energy model, called in its own way.
+    """
+
+    backbone: Backbone
+    params: dict
+    condition: dict = field(default_factory=dict)
+    energy: "Network | None" = None
+
+    def __call__(self, z: Array, t: Array, **condition) -> Array:
+        """As `Backbone.apply`."""
+        return self.backbone.apply(self.params, z, t, **(self.condition | condition))
+
+    @property
+    def segments(self) -> Array | None:
+        """Those of its condition, (B, L); None where a row is one text."""
+        return self.condition.get("segments")
+
+    def cache(self, rows: int, length: int) -> Any:
+        """As `Transformer.cache`."""
+        return self.backbone.cache(rows, length)
+
+    def decode(self, z: Array, t: Array, cache: Any, start: Array, span: int | None = None):
+        """As `Transformer.decode`, with the label of the condition."""
+        given = {"label": self.condition["label"]} if "label" in self.condition else {}
+        return self.backbone.decode(self.params, z, t, cache, start, span, **given)
+
+
+def num_parameters(params: dict) -> int:
+    """The number of scalars in a nested dict of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
