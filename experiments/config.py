@@ -223,6 +223,11 @@ class Experiment:
                 f"model {type(self.model).__name__} gives {self.model.output}, and process {name} asks "
                 f"for {traits.output}: Classifier goes with NoisyClassifier, Transformer with the others"
             )
+        if traits.vector_width is not None and "vectors" not in self.model.inputs:
+            raise ValueError(
+                f"model {type(self.model).__name__} takes {' and '.join(self.model.inputs)}, and states "
+                f"of {name} are vectors; choose Transformer"
+            )
         if self.energy_from and (self.energy is None or self.energy.output != "tokens"):
             raise ValueError(
                 f"energy_from = {self.energy_from}, but process {name} takes no energy from a run; "

@@ -259,12 +259,9 @@ def resolve(
     data = dataclasses.replace(experiment.data, tokenizer=tokenizer)
     filled = fill(dataclasses.replace(experiment, data=data), "")
     filled = fill_labels(filled, label_names)
-    block_length = filled.process.traits.attention_block
-    if block_length is None:
-        return filled
-    return dataclasses.replace(
-        filled, model=dataclasses.replace(filled.model, block_length=block_length)
-    )
+    traits = filled.process.traits
+    model = filled.model.for_process(traits.attention_block, traits.vector_width)
+    return dataclasses.replace(filled, model=model)
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:

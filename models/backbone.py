@@ -50,6 +50,15 @@ class Backbone(ABC):
         computed in, whether layers are computed again in the backward pass; None leaves a setting."""
         return self
 
+    def for_process(self, attention_block: int | None, vector_width: int | None) -> "Backbone":
+        """The same with what a process asks of it (`diffusion.process.Traits`): attention by blocks, and
+        states that are vectors of a width. ValueError where it has no such form."""
+        if attention_block is not None or vector_width is not None:
+            raise ValueError(
+                f"model {type(self).__name__} attends to all positions of tokens; take Transformer"
+            )
+        return self
+
     def flops_per_token(self, length: int) -> int | None:
         """Multiplications and additions of one forward pass per token; None where it is not known."""
         return None

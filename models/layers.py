@@ -263,6 +263,13 @@ class Ends(nnx.Module):
             else None
         )
 
+        self.vector_width = config.vector_width
+        self.vectors = (
+            linear(config.vector_width, config.width, dtype, rngs)
+            if config.vector_width is not None
+            else None
+        )
+
     def condition(self, t: Array, label: Array | None) -> Array | None:
         """(B, 1 or L, C) from t and labels (B,); the number of labels, or None, means: no label."""
         if self.time is None:
@@ -275,10 +282,23 @@ class Ends(nnx.Module):
         return split_batch(condition)
 
     def embed(self, z: Array) -> Array:
-        """(B*L, D) from tokens (B, L), simplex points (B, L, V) or mixtures of states (B, L, V + 1)."""
+        """(B*L, D) from tokens (B, L), simplex points (B, L, V), mixtures of states (B, L, V + 1), or
+        vectors. ValueError for another width."""
         table = self.embedding[...]
         if z.ndim == 2:
             return look_up(table, z.reshape(-1), self.dtype)
+        if self.vectors is not None:
+            if z.shape[-1] != self.vector_width:
+                raise ValueError(
+                    f"a state of width {z.shape[-1]}, and the network was made for vectors of width "
+                    f"{self.vector_width}"
+                )
+            return self.vectors(rearrange(z, "b l d -> (b l) d").astype(self.dtype))
+        if z.shape[-1] not in (len(table) - 1, len(table)):
+            raise ValueError(
+                f"a state of width {z.shape[-1]} is neither weights of the {len(table) - 1} tokens nor, "
+                "with the mask, of all states; set model.vector_width for vectors"
+            )
         table = table[: z.shape[-1]].astype(self.dtype)
         return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table
 

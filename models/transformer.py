@@ -29,12 +29,14 @@ class Transformer(Backbone):
     norm "layer" with mlp_bias is the form of the published MDLM, SEDD and BD3-LM networks.
 
     block_length None lets every position see every other; 1 is causal; n lets position i see j where
-    j // n <= i // n. attention: the forms of `models.attention.attend`. dtype "auto" computes in
-    bfloat16 on accelerators and float32 on CPU; parameters, normalisation statistics, softmax and logits
-    are float32 throughout.
+    j // n <= i // n. vector_width: D of states that are vectors, which a linear layer reads; None takes
+    tokens and weights of tokens. Both are filled in as the process asks.
+
+    attention: the forms of `models.attention.attend`. dtype "auto" computes in bfloat16 on accelerators
+    and float32 on CPU; parameters, normalisation statistics, softmax and logits are float32 throughout.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("tokens", "simplex")
+    inputs: ClassVar[tuple[str, ...]] = ("tokens", "simplex", "vectors")
     decodes: ClassVar[bool] = True
     vocab_size: int | None = None
     num_layers: int = 12
@@ -51,6 +53,7 @@ class Transformer(Backbone):
     num_labels: int | None = None
     dropout: float = 0.0
     block_length: int | None = None
+    vector_width: int | None = None
     attention: AttentionBackend = "auto"
     scan: bool = False
     remat: bool = False
@@ -108,7 +111,8 @@ class Transformer(Backbone):
         context: Array | None = None,
         segments: Array | None = None,
     ) -> Array:
-        """out, float32 (B, L, V), from z: int (B, L) or simplex (B, L, V), and t: (B, 1) or (B, L).
+        """out, float32 (B, L, V), from z: int (B, L), float (B, L, V) weights of tokens, (B, L, V + 1)
+        with the mask, or (B, L, D) vectors where D is vector_width; and t: (B, 1) or (B, L).
 
         dropout_keys: one key per row (B,), or None for evaluation. label: int (B,) or (1,), that of all,
         num_labels where a row has none; None where no row has one. context: clean tokens (B, L), with
@@ -204,6 +208,10 @@ class Transformer(Backbone):
             x, filled = block(x, positions, mask, condition, cache=cache[n])
             new.append(filled)
         return ends.logits(ends.normed(x, count, condition), count), new
+
+    def for_process(self, attention_block, vector_width):
+        asked = {"block_length": attention_block, "vector_width": vector_width}
+        return replace(self, **{name: n for name, n in asked.items() if n is not None})
 
     def for_runtime(self, attention="auto", dtype=None, remat=None):
         changes = {"dtype": dtype, "remat": remat, "scan": remat or None}
