@@ -96,7 +96,7 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
 
     def check_schedule(self):
         """ValueError for a schedule of discrete time."""
-        if not hasattr(self.schedule, "log_alpha"):
+        if not isinstance(self.schedule, Schedule):
             name = type(self).__name__
             raise ValueError(
                 f"{name}.schedule = {type(self.schedule).__name__} is one of D3PM; use Linear, Cosine, "

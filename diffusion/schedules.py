@@ -9,21 +9,25 @@ for `Geometric`, the process adds the terms that the ends cost.
 Sources: MDLM (arXiv 2406.07524), MD4 (arXiv 2406.04329), SEDD (arXiv 2310.16834).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax.numpy as jnp
 from jax import Array
 
 
-class Schedule(Protocol):
+class Schedule(ABC):
     """Elementwise functions of t in [0, 1], each of the shape and dtype of t."""
 
-    def log_alpha(self, t: Array) -> Array: ...
+    @abstractmethod
+    def log_alpha(self, t: Array) -> Array:
+        """log alpha(t)."""
 
+    @abstractmethod
     def log1m_alpha(self, t: Array) -> Array:
         """log(1 - alpha(t))."""
 
+    @abstractmethod
     def dalpha(self, t: Array) -> Array:
         """alpha'(t), not positive."""
 
@@ -41,7 +45,7 @@ def _check_eps(name: str, eps: float, limit: float) -> None:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Schedule):
     """alpha = 1 - (1 - eps) t, the log-linear noise of SEDD and MDLM (published with eps = 1e-3)."""
 
     eps: float = 0.0
@@ -60,7 +64,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(Schedule):
     """alpha = 1 - t^power (MD4)."""
 
     power: float = 2.0
@@ -80,7 +84,7 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule):
     """alpha = 1 - sin(pi t / 2), the cosine schedule of MD4."""
 
     def log_alpha(self, t):
@@ -94,7 +98,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class MDLMCosine:
+class MDLMCosine(Schedule):
     """alpha = eps + (1 - eps) cos(pi t / 2), the cosine schedule of MDLM (its eps is 1e-3)."""
 
     eps: float = 0.0
@@ -114,7 +118,7 @@ class MDLMCosine:
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Schedule):
     """alpha = exp(-sigma), sigma = sigma_min^(1 - t) sigma_max^t (SEDD)."""
 
     sigma_min: float = 1e-4
@@ -141,7 +145,7 @@ class Geometric:
 
 
 @dataclass(frozen=True)
-class Squeezed:
+class Squeezed(Schedule):
     """alpha = (1 - 2 eps) base(t) + eps: MD4's way to keep alpha inside (0, 1), eps = 1e-4 there."""
 
     base: Linear | Polynomial | Cosine = Linear()

@@ -50,7 +50,7 @@ def add_set(options: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="override a setting, such as optimizer.peak_lr=1e-3; may be repeated",
+        help="override a setting, such as optimizer.schedule.peak_lr=1e-3; may be repeated",
     )
 
 

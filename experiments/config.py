@@ -11,6 +11,10 @@ from jax import Array
 
 from diffusion.process import Objective
 from experiments.data.text import Text
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.optimizer import Optimizer
+from experiments.token_weights.even import Even
+from experiments.token_weights.token_weight import TokenWeight
 from models.backbone import Backbone, Network
 from samplers.ancestral import Ancestral
 from samplers.sampler import Sampler
@@ -25,37 +29,6 @@ def _at_least(config, least: float, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """Optax AdamW behind clipping by global norm; the rate rises linearly, then is constant or decays.
-
-    decay_steps None keeps peak_lr; otherwise the rate falls along a cosine to final_lr at that step,
-    whatever the number of steps trained. weight_decay acts on matrices only.
-    """
-
-    peak_lr: float = 3e-4
-    warmup_steps: int = 2500
-    decay_steps: int | None = None
-    final_lr: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = 1.0
-
-    def __post_init__(self):
-        _at_least(self, 0, "peak_lr", "warmup_steps", "final_lr", "eps", "weight_decay")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"AdamW.{name} = {getattr(self, name)} is outside [0, 1)")
-        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
-            raise ValueError(
-                f"AdamW.decay_steps = {self.decay_steps} must exceed warmup_steps = {self.warmup_steps}"
-            )
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"AdamW.clip_norm = {self.clip_norm} must be positive, or None")
-
-
-@dataclass(frozen=True)
 class Train:
     """batch_size counts sequences per update, over all devices and `accumulation` microbatches.
     num_steps 0 saves the initial state and ends.
@@ -64,7 +37,7 @@ class Train:
     skip_bad: a step whose loss or gradient norm is not finite changes no parameters, and after
     `rollback_after` of them in a row the run goes back to its newest checkpoint with another order of
     the data, at most `max_rollbacks` times. max_grad_ratio: so too a gradient norm of more than so many
-    times its running mean (over some 100 steps).
+    times its running mean (over some 100 steps). token_weight: how much each token counts in the loss.
     """
 
     num_steps: int = 1_000_000
@@ -82,6 +55,7 @@ class Train:
     max_grad_ratio: float | None = None
     rollback_after: int = 10
     max_rollbacks: int = 3
+    token_weight: TokenWeight = Even()
 
     def __post_init__(self):
         _at_least(
@@ -181,7 +155,7 @@ class Experiment:
     model: Backbone
     data: Text = Text()
     sampler: Sampler = Ancestral()
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = field(default_factory=Mesh)

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
         f"\nNext:\n"
         f"  .venv/bin/ddlm sample --workdir {given.workdir} --template 'we ____ the people of ____'\n"
         f"  .venv/bin/ddlm train --config {given.config} --workdir runs/longer "
-        f"--set train.num_steps=20000 --set optimizer.decay_steps=20000\n"
+        f"--set train.num_steps=20000 --set optimizer.schedule.decay_steps=20000\n"
         f"  .venv/bin/ddlm train --config {given.config} --workdir runs/mine "
         f"--set data.path=FILE --set data.tokenizer.normalize=True"
     )

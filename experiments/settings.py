@@ -31,7 +31,7 @@ RESUMABLE = (
 
 
 def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
-    """The experiment of a config file, with `--set` overrides ("optimizer.peak_lr=1e-3") applied."""
+    """The experiment of a config file, with `--set` overrides ("train.num_steps=200") applied."""
     if not Path(path).is_file():
         near = difflib.get_close_matches(
             path, [str(p) for p in Path().glob("configs/**/*.py")], 3, 0.5

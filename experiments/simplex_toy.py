@@ -28,9 +28,11 @@ from diffusion.dirichlet import DirichletFlow
 from diffusion.linear_flow import LinearFlow
 from diffusion.random import categorical
 from experiments import cli
-from experiments.config import AdamW, Experiment, Train
+from experiments.config import Experiment, Train
 from experiments.errors import UserError
 from experiments.measuring.fit import fit
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.stored import encode
 from models.transformer import Transformer
 from samplers.ode import ODE
@@ -79,7 +81,7 @@ def build(method: str, size: int, steps: int, seed: int) -> Experiment:
         process=replace(process, vocab_size=size),
         model=Placed(network),
         sampler=sampler,
-        optimizer=AdamW(peak_lr=2e-3, warmup_steps=min(100, steps // 10), decay_steps=steps),
+        optimizer=AdamW(WarmupCosine(2e-3, warmup_steps=min(100, steps // 10), decay_steps=steps)),
         train=Train(num_steps=steps, batch_size=512, seed=seed, ema_decay=0.99),
     )
 

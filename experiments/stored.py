@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from experiments.errors import UserError
 from experiments.plain_json import parse
+from experiments.renames import renamed
 
 # Where settings are defined: each file of these packages, and these of experiments.
 _MODULES = re.compile(
     r"(diffusion|models|samplers)\.[a-z0-9_]+"
     r"|experiments\.(config|data\.text|data\.tokenizers|data\.subwords)"
+    r"|experiments\.(optimization|token_weights)\.[a-z0-9_]+"
 )
 
 
@@ -95,6 +97,7 @@ def decode(data: Any, where: str = "config", hint: Any = None) -> Any:
     anything but settings of this project, each where it may stand."""
     if not isinstance(data, dict):
         raise UserError(f"{where} = {data!r}: expected settings, an object with a _type")
+    data = renamed(data)
     name = data.get("_type")
     cls = _setting(name)
     if cls is None:

@@ -112,7 +112,7 @@ def runs(tmp_path_factory):
     files = {f"{n}/1.txt": "".join(rng.choices(s, k=20_000)) for s, n in LETTERS.items()}
     text = [f"data.path={write(root / 'text', files)}", "data.length=6"]
     labels = [*text, "data.labels=folder"]
-    learn = ["train.batch_size=64", "train.num_steps=150", "optimizer.peak_lr=1e-2",
+    learn = ["train.batch_size=64", "train.num_steps=150", "optimizer.schedule.peak_lr=1e-2",
              "train.log_every=150", "train.eval_every=150", "train.checkpoint_every=150"]  # fmt: skip
     made = {
         "mdlm": ("mdlm", *text, *learn),

@@ -201,7 +201,10 @@ def test_mistakes_end_with_one_line_and_code_2(configs, arguments, words, done, 
 
 @pytest.mark.parametrize(
     "arguments, steps, words",
-    [([], 3, "is at step 4 already"), (["--set", "optimizer.peak_lr=0.1"], 4, "another config")],
+    [
+        ([], 3, "is at step 4 already"),
+        (["--set", "optimizer.schedule.peak_lr=0.1"], 4, "another config"),
+    ],
 )
 def test_a_workdir_that_does_not_fit_is_left_alone(
     done, tmp_path, arguments, steps, words, monkeypatch, capsys

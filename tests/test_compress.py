@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     learned = [
         "train.num_steps=30", "train.eval_every=30", "train.checkpoint_every=30",
-        "optimizer.peak_lr=0.03", "train.ema_decay=0.0",
+        "optimizer.schedule.peak_lr=0.03", "train.ema_decay=0.0",
     ]  # fmt: skip
     new = ["train.num_steps=0"]
     return {

@@ -34,7 +34,7 @@ def same(a, b):
 
 
 def test_a_run_begins_with_the_parameters_of_another_and_says_so(text, runs, tmp_path, capsys):
-    settings = [f"init_from={runs / 'mdlm'}", "optimizer.peak_lr=0.0"]
+    settings = [f"init_from={runs / 'mdlm'}", "optimizer.schedule.peak_lr=0.0"]
     assert train("mdlm", tmp_path / "run", text, *settings) == 0
     assert "arrays loaded from" in capsys.readouterr().out
     ours, theirs = load_run(str(tmp_path / "run"), ema=False), load_run(str(runs / "mdlm"))
@@ -54,7 +54,11 @@ def test_what_does_not_fit_is_named_and_fresh(text, runs, tmp_path, capsys):
 def test_the_base_of_an_energy_is_frozen_and_its_run_no_longer_needed(text, runs, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(runs / "mdlm", base)
-    settings = [f"init_from={base}", "optimizer.peak_lr=0.01", "optimizer.weight_decay=0.1"]
+    settings = [
+        f"init_from={base}",
+        "optimizer.schedule.peak_lr=0.01",
+        "optimizer.weight_decay=0.1",
+    ]
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     assert train("edlm", straight, text, *settings, "train.num_steps=4") == 0
     assert train("edlm", resumed, text, *settings) == 0

@@ -228,7 +228,7 @@ def settings_of(letters):
     return sets(
         f"data.path={letters}", "data.labels=folder", "data.length=4", "model.time_conditioning=True",
         "model.num_layers=1", "model.dropout=0.0", "train.batch_size=64", "train.accumulation=2",
-        "optimizer.peak_lr=1e-2", "train.eval_every=200",
+        "optimizer.schedule.peak_lr=1e-2", "train.eval_every=200",
     )  # fmt: skip
 
 

@@ -182,7 +182,7 @@ def test_impossible_teachers_are_refused(settings, message, text, teacher, tmp_p
 
 def test_student_begins_with_the_teachers_parameters(text, teacher, tmp_path):
     workdir = tmp_path / "student"
-    frozen = ["optimizer.peak_lr=0.0", f"teacher.workdir={teacher}"]
+    frozen = ["optimizer.schedule.peak_lr=0.0", f"teacher.workdir={teacher}"]
     assert train("dirichlet_one_step", workdir, text, *frozen) == 0
     student, taught = load_run(str(workdir), ema=False), load_run(str(teacher))
     same = jax.tree.map(np.array_equal, student.params, taught.params)

@@ -224,9 +224,9 @@ def test_mistakes_with_a_trained_run(straight, arguments, words, capsys):
 
 def test_workdir_of_another_config_is_left_alone(straight, capsys):
     before = {p: p.stat().st_mtime_ns for p in straight.rglob("*")}
-    assert train(straight, "optimizer.peak_lr=0.1") == 2
+    assert train(straight, "optimizer.schedule.peak_lr=0.1") == 2
     error = one_line(capsys)
-    assert "another config" in error and "optimizer.peak_lr: 0.003 -> 0.1" in error
+    assert "another config" in error and "optimizer.schedule.peak_lr: 0.003 -> 0.1" in error
     assert {p: p.stat().st_mtime_ns for p in straight.rglob("*")} == before
 
 
@@ -244,7 +244,7 @@ def test_damaged_checkpoint_is_told(straight, tmp_path, capsys):
 
 @pytest.mark.parametrize("skip", [True, False])
 def test_a_loss_that_is_not_finite_names_the_steps_and_is_not_saved(tmp_path, capsys, skip):
-    rate = ["optimizer.peak_lr=1e30", "optimizer.clip_norm=None"]
+    rate = ["optimizer.schedule.peak_lr=1e30", "optimizer.clip_norm=None"]
     assert train(tmp_path / "w", *rate, f"train.skip_bad={skip}", "train.rollback_after=5") == 1
     error = one_line(capsys)
     assert re.search(r"not finite (somewhere )?in steps \d+ to \d+", error)

@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
         "labels": train(
             "configs/sotu/mdlm_labels.py",
             root / "labels",
-            "optimizer.peak_lr=0.05",
+            "optimizer.schedule.peak_lr=0.05",
             "train.num_steps=20",
             "train.ema_decay=0.0",
         ),
@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
             root / "ar-labels",
             "data.labels=period",
             "model.time_conditioning=True",
-            "optimizer.peak_lr=0.05",
+            "optimizer.schedule.peak_lr=0.05",
             "train.num_steps=20",
             "train.ema_decay=0.0",
         ),

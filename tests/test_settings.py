@@ -33,25 +33,28 @@ def test_hints_are_of_what_was_chosen(items, word):
 def test_override_of_every_kind():
     e = override(
         get_config(),
-        ["train.num_steps=1e3", "optimizer.peak_lr=1", "optimizer.decay_steps=500", "model.scan=true",
+        ["train.num_steps=1e3", "optimizer.schedule=WarmupCosine", "optimizer.schedule.peak_lr=1",
+         "optimizer.schedule.decay_steps=5000", "model.scan=true",
          "data.path=some file.txt", "data.split_points=(1,2,3)", "process.schedule=Polynomial",
          "process.schedule.power=3", "data.tokenizer=Characters", "data.tokenizer.symbols=01"],
     )  # fmt: skip
     assert (
-        e.train.num_steps == 1000 and e.optimizer.peak_lr == 1.0 and e.optimizer.decay_steps == 500
+        e.train.num_steps == 1000
+        and e.optimizer.schedule.peak_lr == 1.0
+        and e.optimizer.schedule.decay_steps == 5000
     )
     assert (
         e.model.scan is True and e.data.path == "some file.txt" and e.data.split_points == (1, 2, 3)
     )
     assert e.process.schedule == Polynomial(3.0) and e.data.tokenizer == Characters("01")
-    assert override(e, ["optimizer.decay_steps=None"]).optimizer.decay_steps is None
+    assert override(e, ["train.max_grad_ratio=None"]).train.max_grad_ratio is None
 
 
 @pytest.mark.parametrize(
     "item, words",
     [
         ("train.num_step=5", ["train.num_step", "did you mean", "train.num_steps"]),
-        ("peak_lr=5", ["optimizer.peak_lr"]),
+        ("peak_lr=5", ["optimizer.schedule.peak_lr"]),
         ("train.num_steps.x=5", ["no such setting"]),
         ("train.num_steps=many", ["train.num_steps=many", "expected int"]),
         ("train.num_steps=-1", ["at least 0"]),
@@ -97,12 +100,12 @@ def test_stored_values_of_a_wrong_kind_are_refused():
 
 def test_settings_are_checked_together_whatever_their_order():
     e = get_config()
-    pair = ["optimizer.decay_steps=8", "optimizer.warmup_steps=5"]
+    pair = ["optimizer.schedule.decay_steps=8", "optimizer.schedule.warmup_steps=5"]
     assert override(e, pair) == override(e, pair[::-1])
     swapped = ["process=Autoregressive", "sampler=LeftToRight"]
     assert override(e, swapped) == override(e, swapped[::-1])
     with pytest.raises(UserError, match=r"decay_steps=4, optimizer\.warmup_steps=5: AdamW"):
-        override(e, ["optimizer.decay_steps=4", "optimizer.warmup_steps=5"])
+        override(e, ["optimizer.schedule.decay_steps=4", "optimizer.schedule.warmup_steps=5"])
 
 
 @pytest.mark.parametrize(
@@ -110,14 +113,14 @@ def test_settings_are_checked_together_whatever_their_order():
     [
         (["sampler=LeftToRight"], "sampler=LeftToRight"),
         (
-            ["optimizer.warmup_steps=5", "optimizer.decay_steps=4"],
-            "optimizer.warmup_steps=5, optimizer.decay_steps=4",
+            ["optimizer.schedule.warmup_steps=5", "optimizer.schedule.decay_steps=4"],
+            "optimizer.schedule.warmup_steps=5, optimizer.schedule.decay_steps=4",
         ),
         (["data.rows=pack", "process=GenMD4"], "data.rows=pack, process=GenMD4"),
     ],
 )
 def test_a_refusal_names_the_settings_at_fault_alone(items, named):
-    others = ["data.length=32", "optimizer.peak_lr=0.1", "train.seed=3", "sampler.steps=9"]
+    others = ["data.length=32", "optimizer.schedule.peak_lr=0.1", "train.seed=3", "sampler.steps=9"]
     for given in ([*others, *items], [*others[:3], *items, "train.log_every=7"]):
         with pytest.raises(UserError) as error:
             override(get_config(), given)
@@ -137,8 +140,8 @@ def test_differences_tell_what_forbids_continuing():
     e = get_config()
     longer = override(e, ["train.num_steps=99", "train.log_every=3", "sampler.steps=5"])
     assert differences(e, longer) == []
-    (other,) = differences(e, override(e, ["optimizer.peak_lr=0.5"]))
-    assert other == "optimizer.peak_lr: 0.003 -> 0.5"
+    (other,) = differences(e, override(e, ["optimizer.schedule.peak_lr=0.5"]))
+    assert other == "optimizer.schedule.peak_lr: 0.003 -> 0.5"
     assert any("schedule" in d for d in differences(e, override(e, ["process.schedule=Cosine"])))
     assert len(leaves(e)) > 30 and all(not dataclasses.is_dataclass(v) for v in leaves(e).values())
 

@@ -9,14 +9,15 @@ import optax
 
 from configs.smoke import get_config
 from diffusion.process import TimeIntegral
-from experiments.config import AdamW
 from experiments.data.tokenizers import Letters27
 from experiments.evaluation.bound import spread
 from experiments.evaluation.units import Estimate
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_constant import WarmupConstant
+from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.settings import override, resolve
 from experiments.training.train_step import (
     init_state,
-    learning_rate,
     make_optimizer,
     make_train_step,
 )
@@ -88,19 +89,19 @@ def test_ema_is_the_average_with_warm_up_in_float32():
 
 
 def test_rate_rises_then_falls_to_its_end():
-    rate = learning_rate(AdamW(peak_lr=1.0, warmup_steps=4, decay_steps=104, final_lr=0.1))
+    rate = WarmupCosine(peak_lr=1.0, warmup_steps=4, decay_steps=104, final_lr=0.1).build()
     np.testing.assert_allclose([rate(n) for n in range(4)], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
     np.testing.assert_allclose(
         [rate(4), rate(54), rate(104), rate(999)], [1, 0.55, 0.1, 0.1], rtol=1e-5
     )
-    constant = learning_rate(AdamW(peak_lr=1.0, warmup_steps=1))
+    constant = WarmupConstant(peak_lr=1.0, warmup_steps=1).build()
     np.testing.assert_allclose([constant(0), constant(1), constant(999)], 1)
 
 
 def test_gradients_are_clipped_and_decay_spares_all_but_matrices():
     params = {"norm": {"scale": jnp.ones(3)}, "up": {"kernel": jnp.ones((3, 3))}}
-    config = AdamW(peak_lr=0.1, warmup_steps=0, weight_decay=0.5)
-    optimizer = make_optimizer(replace(get_config(), optimizer=config))
+    config = AdamW(WarmupConstant(peak_lr=0.1, warmup_steps=0), weight_decay=0.5)
+    optimizer = make_optimizer(replace(get_config(), optimizer=config), params)
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     np.testing.assert_array_equal(updates["norm"]["scale"], 0)

@@ -13,8 +13,10 @@ lm1b-sentence128 (experiments/data/protocols.py); `--set data.rows=wrap` makes i
 from dataclasses import replace
 
 from configs.text8 import mdlm
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
 from experiments.data.protocols import protocol
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_constant import WarmupConstant
 from samplers.ancestral import Ancestral
 
 
@@ -25,5 +27,5 @@ def get_config() -> Experiment:
         model=replace(base.model, dropout=0.1),
         data=protocol("lm1b-sentence128", path="data/lm1b"),
         sampler=Ancestral(steps=128),
-        optimizer=AdamW(peak_lr=3e-4, warmup_steps=2500),
+        optimizer=AdamW(WarmupConstant(peak_lr=3e-4, warmup_steps=2500)),
     )

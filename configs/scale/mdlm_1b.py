@@ -11,7 +11,9 @@ chips: docs/pods.md. Not yet trained with this code.
 from dataclasses import replace
 
 from configs.scale import mdlm_100m
-from experiments.config import AdamW, Experiment, Mesh
+from experiments.config import Experiment, Mesh
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 
 
 def get_config() -> Experiment:
@@ -20,9 +22,10 @@ def get_config() -> Experiment:
         base,
         model=replace(base.model, num_layers=16, width=2048, num_heads=16, qk_norm=True),
         optimizer=AdamW(
-            peak_lr=3e-4, warmup_steps=2000, decay_steps=100_000, final_lr=3e-5, beta2=0.95,
+            WarmupCosine(peak_lr=3e-4, warmup_steps=2000, decay_steps=100_000, final_lr=3e-5),
+            beta2=0.95,
             weight_decay=0.1,
         ),
         train=replace(base.train, num_steps=100_000, batch_size=1024),
         mesh=Mesh(data=-1, fsdp=16),
-    )  # fmt: skip
+    )

@@ -20,7 +20,12 @@ def get_config() -> Experiment:
     return replace(
         base,
         model=replace(base.model, num_layers=32, width=4096, num_heads=32, mlp_ratio=5.0),
-        optimizer=replace(base.optimizer, peak_lr=2e-4, decay_steps=500_000, final_lr=2e-5),
+        optimizer=replace(
+            base.optimizer,
+            schedule=replace(
+                base.optimizer.schedule, peak_lr=2e-4, decay_steps=500_000, final_lr=2e-5
+            ),
+        ),
         train=replace(base.train, num_steps=500_000, batch_size=2048),
         mesh=Mesh(data=-1, fsdp=256),
     )

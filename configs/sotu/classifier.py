@@ -16,7 +16,9 @@ from dataclasses import replace
 
 from configs.sotu import mdlm
 from diffusion.noisy_classifier import NoisyClassifier
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from models.classifier import Classifier
 
 
@@ -27,6 +29,6 @@ def get_config() -> Experiment:
         process=NoisyClassifier(base.process),
         model=Classifier(num_layers=4, width=128, num_heads=4),
         data=replace(base.data, labels="period"),
-        optimizer=AdamW(peak_lr=1e-3, warmup_steps=50, decay_steps=600, beta2=0.99),
+        optimizer=AdamW(WarmupCosine(peak_lr=1e-3, warmup_steps=50, decay_steps=600), beta2=0.99),
         train=replace(base.train, label_dropout=0.0),
     )

@@ -11,7 +11,9 @@ Samples are one network call: `sample` needs no teacher. Figures: docs/measureme
 from dataclasses import replace
 
 from configs.sotu import dirichlet
-from experiments.config import AdamW, Experiment, Teacher
+from experiments.config import Experiment, Teacher
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from samplers.ancestral import Ancestral
 from samplers.distillation import OneStep
 from samplers.ode import ODE
@@ -23,7 +25,7 @@ def get_config() -> Experiment:
         base,
         process=OneStep(sampler=ODE(steps=16)),
         sampler=Ancestral(steps=1),
-        optimizer=AdamW(peak_lr=1e-3, warmup_steps=20, decay_steps=200, beta2=0.99),
+        optimizer=AdamW(WarmupCosine(peak_lr=1e-3, warmup_steps=20, decay_steps=200), beta2=0.99),
         train=replace(base.train, num_steps=200, eval_every=100, checkpoint_every=100),
         teacher=Teacher(),
     )

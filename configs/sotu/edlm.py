@@ -13,7 +13,9 @@ from dataclasses import replace
 
 from configs.sotu import mdlm
 from diffusion.edlm import EDLM
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from models.energy import EnergyTransformer
 from samplers.ancestral import Ancestral
 
@@ -25,5 +27,5 @@ def get_config() -> Experiment:
         process=EDLM(base.process, candidates=4, num_steps=16),
         energy=EnergyTransformer(base.model),
         sampler=Ancestral(steps=16),
-        optimizer=AdamW(peak_lr=3e-4, warmup_steps=50, decay_steps=600, beta2=0.99),
+        optimizer=AdamW(WarmupCosine(peak_lr=3e-4, warmup_steps=50, decay_steps=600), beta2=0.99),
     )

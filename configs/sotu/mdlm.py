@@ -5,13 +5,15 @@
 About four minutes on two CPU cores. Measured result and machine: docs/measurements.md. The schedule
 1 - cos(pi t / 2) spends more of its time where few tokens are masked than a linear one, and learns
 faster at this size; the bound it estimates is the same quantity. For a longer run raise
-train.num_steps and optimizer.decay_steps together.
+train.num_steps and optimizer.schedule.decay_steps together.
 """
 
 from diffusion.mdlm import MDLM
 from diffusion.schedules import MDLMCosine
-from experiments.config import AdamW, Evaluation, Experiment, Train
+from experiments.config import Evaluation, Experiment, Train
 from experiments.data.text import Text
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 
@@ -22,7 +24,7 @@ def get_config() -> Experiment:
         model=Transformer(num_layers=4, width=128, num_heads=4),
         data=Text(length=128),
         sampler=Ancestral(steps=128),
-        optimizer=AdamW(peak_lr=2e-3, warmup_steps=50, decay_steps=600, beta2=0.99),
+        optimizer=AdamW(WarmupCosine(peak_lr=2e-3, warmup_steps=50, decay_steps=600), beta2=0.99),
         train=Train(
             num_steps=600, batch_size=32, ema_decay=0.99, log_every=20, eval_every=200,
             checkpoint_every=200,

@@ -22,6 +22,8 @@ def get_config() -> Experiment:
         base,
         process=Autoregressive(),
         sampler=LeftToRight(),
-        optimizer=replace(base.optimizer, decay_steps=500_000),
+        optimizer=replace(
+            base.optimizer, schedule=replace(base.optimizer.schedule, decay_steps=500_000)
+        ),
         train=replace(base.train, num_steps=500_000),
     )

@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from configs.text8 import mdlm
 from diffusion.bfn import BFN
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_constant import WarmupConstant
 
 
 def get_config() -> Experiment:
@@ -22,7 +24,11 @@ def get_config() -> Experiment:
         process=BFN(),
         model=replace(base.model, num_layers=24, time_conditioning=True),
         optimizer=AdamW(
-            peak_lr=1e-4, warmup_steps=0, beta1=0.9, beta2=0.98, weight_decay=0.01, clip_norm=5.0
+            WarmupConstant(peak_lr=1e-4, warmup_steps=0),
+            beta1=0.9,
+            beta2=0.98,
+            weight_decay=0.01,
+            clip_norm=5.0,
         ),
         train=replace(base.train, batch_size=416, num_steps=1_200_000),
     )

@@ -24,6 +24,8 @@ def get_config() -> Experiment:
         base,
         process=BlockDiffusion(base.process, block_length=4, clip=(0.45, 0.95)),
         sampler=BlockByBlock(Ancestral(steps=4)),
-        optimizer=replace(base.optimizer, decay_steps=150_000),
+        optimizer=replace(
+            base.optimizer, schedule=replace(base.optimizer.schedule, decay_steps=150_000)
+        ),
         train=replace(base.train, num_steps=150_000),
     )

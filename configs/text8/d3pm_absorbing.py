@@ -13,7 +13,9 @@ from dataclasses import replace
 
 from configs.text8 import mdlm
 from diffusion.d3pm import D3PM
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_constant import WarmupConstant
 
 
 def get_config() -> Experiment:
@@ -22,5 +24,5 @@ def get_config() -> Experiment:
         base,
         process=D3PM(hybrid=0.01),
         model=replace(base.model, time_conditioning=True, dropout=0.0),
-        optimizer=AdamW(peak_lr=2e-4, warmup_steps=5000, clip_norm=250.0),
+        optimizer=AdamW(WarmupConstant(peak_lr=2e-4, warmup_steps=5000), clip_norm=250.0),
     )

@@ -11,7 +11,9 @@ paper (arXiv 2402.05841). Not yet trained with this code.
 from dataclasses import replace
 
 from configs.text8 import dirichlet
-from experiments.config import AdamW, Experiment, Teacher
+from experiments.config import Experiment, Teacher
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from samplers.ancestral import Ancestral
 from samplers.distillation import OneStep
 
@@ -22,7 +24,7 @@ def get_config() -> Experiment:
         base,
         process=OneStep(),
         sampler=Ancestral(steps=1),
-        optimizer=AdamW(peak_lr=1e-4, warmup_steps=1000, decay_steps=100_000),
+        optimizer=AdamW(WarmupCosine(peak_lr=1e-4, warmup_steps=1000, decay_steps=100_000)),
         train=replace(base.train, num_steps=100_000),
         teacher=Teacher(),
     )

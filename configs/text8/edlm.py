@@ -24,6 +24,8 @@ def get_config() -> Experiment:
         process=EDLM(base.process, candidates=2, window=0.2, num_steps=64),
         energy=EnergyTransformer(base.model),
         sampler=Ancestral(steps=64),
-        optimizer=replace(base.optimizer, decay_steps=400_000),
+        optimizer=replace(
+            base.optimizer, schedule=replace(base.optimizer.schedule, decay_steps=400_000)
+        ),
         train=replace(base.train, num_steps=400_000),
     )

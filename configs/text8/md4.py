@@ -13,7 +13,9 @@ from dataclasses import replace
 from configs.text8 import mdlm
 from diffusion.mdlm import MDLM
 from diffusion.schedules import Cosine
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 
 
 def get_config() -> Experiment:
@@ -23,9 +25,7 @@ def get_config() -> Experiment:
         process=MDLM(schedule=Cosine()),
         model=replace(base.model, time_conditioning=True, mlp="swiglu"),
         optimizer=AdamW(
-            peak_lr=3e-4,
-            warmup_steps=2000,
-            decay_steps=1_000_000,
+            WarmupCosine(peak_lr=3e-4, warmup_steps=2000, decay_steps=1_000_000),
             weight_decay=0.03,
             clip_norm=None,
         ),

@@ -9,8 +9,10 @@ character on the test split (quoted for MDLM by EDLM, arXiv 2410.21357). Not yet
 """
 
 from diffusion.mdlm import MDLM
-from experiments.config import AdamW, Evaluation, Experiment, Train
+from experiments.config import Evaluation, Experiment, Train
 from experiments.data.text import Text
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 
@@ -23,7 +25,7 @@ def get_config() -> Experiment:
             path="data/text8", length=256, split_points=(90_000_000, 95_000_000, 100_000_000)
         ),
         sampler=Ancestral(steps=256),
-        optimizer=AdamW(peak_lr=3e-4, warmup_steps=2000, decay_steps=1_000_000),
+        optimizer=AdamW(WarmupCosine(peak_lr=3e-4, warmup_steps=2000, decay_steps=1_000_000)),
         train=Train(num_steps=1_000_000, batch_size=512, ema_decay=0.9999),
         evaluation=Evaluation(num_times=8, batch_size=64, max_sequences=2048),
     )

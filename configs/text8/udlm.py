@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from configs.text8 import mdlm
 from diffusion.udlm import UDLM
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_constant import WarmupConstant
 
 
 def get_config() -> Experiment:
@@ -21,5 +23,5 @@ def get_config() -> Experiment:
         base,
         process=UDLM(),
         model=replace(base.model, time_conditioning=True, dropout=0.1),
-        optimizer=AdamW(peak_lr=3e-4, warmup_steps=2500),
+        optimizer=AdamW(WarmupConstant(peak_lr=3e-4, warmup_steps=2500)),
     )

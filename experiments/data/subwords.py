@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
 from experiments.files import write_atomically
 
@@ -24,7 +25,7 @@ _KINDS = (
 
 
 @dataclass(frozen=True)
-class Subwords:
+class Subwords(Tokenizer):
     """path: a vocab.txt (WordPiece, lower case as bert-base-uncased), a folder with encoder.json and
     vocab.bpe (byte-level BPE, GPT-2), a tokenizer.json, or a .model of SentencePiece. sha256, of what
     was read, and vocab_size are filled in and stored with the run; the file may move.

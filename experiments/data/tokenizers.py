@@ -1,10 +1,10 @@
 """Alphabets: text to token numbers and back. The mask token belongs to the process, never to these."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from string import ascii_lowercase, ascii_uppercase
-from typing import Protocol
 
 import numpy as np
 
@@ -18,25 +18,31 @@ _SPELLED = str.maketrans(
 )
 
 
-class Tokenizer(Protocol):
+class Tokenizer(ABC):
+    """How text becomes token numbers and back."""
+
     vocab_size: int | None
     separator: str  # stands between the files of a directory
 
+    @abstractmethod
     def encode(self, chunks: Iterable[str], where: str) -> Iterator[np.ndarray]:
         """The tokens of each chunk of one text, uint8 or uint16; UserError naming `where`."""
 
+    @abstractmethod
     def decode(self, tokens: np.ndarray) -> str:
         """The text of a row of tokens."""
 
+    @abstractmethod
     def count_characters(self, tokens: np.ndarray) -> int:
         """How many characters of the text the tokens stand for."""
 
+    @abstractmethod
     def count_words(self, tokens: np.ndarray) -> int:
         """How many words, parted by white space, they stand for."""
 
 
 @dataclass(frozen=True)
-class Letters27:
+class Letters27(Tokenizer):
     """text8's alphabet: space is 0, a to z are 1 to 26.
 
     With `normalize`, any text is brought into it as text8 was (M. Mahoney's wikifil.pl): lower case,
@@ -67,7 +73,7 @@ class Letters27:
 
 
 @dataclass(frozen=True)
-class Characters:
+class Characters(Tokenizer):
     """One token per character of `symbols`; "" takes every character that occurs in the data."""
 
     symbols: str = ""
@@ -96,7 +102,7 @@ class Characters:
 
 
 @dataclass(frozen=True)
-class Bytes:
+class Bytes(Tokenizer):
     """One token per byte of the UTF-8 text."""
 
     vocab_size = 256

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from diffusion.mdlm import MDLM
 from experiments.compression.archive import MAGIC, Header, pack, sha256, unpack
 from experiments.compression.coding import decode
-from experiments.config import AdamW, Experiment, Train
+from experiments.config import Experiment, Train
 from experiments.data.text import Text
 from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import TEXT, changed, damaged, damaged_folder, dumped, place
 from experiments.fuzzing.settings_readers import SMALL
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.runs import load_run
 from experiments.training.checkpoint_record import RECORD, record_hash
 from experiments.training.checkpoints import Checkpoints
@@ -27,7 +29,11 @@ def make_run(folder: Path) -> Path:
     (folder / "text.txt").write_text(TEXT.replace("\n", " ") * 20)
     data = Text(str(folder / "text.txt"), length=16, cache_dir=str(folder / "cache"))
     experiment = Experiment(
-        MDLM(), SMALL, data, optimizer=AdamW(warmup_steps=0), train=Train(num_steps=0, batch_size=2)
+        MDLM(),
+        SMALL,
+        data,
+        optimizer=AdamW(WarmupConstant(warmup_steps=0)),
+        train=Train(num_steps=0, batch_size=2),
     )
     train(experiment, folder / "run", log=lambda line: None)
     return folder / "run"

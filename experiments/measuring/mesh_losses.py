@@ -33,7 +33,7 @@ from models.transformer import Transformer
 # divides by the size of the gradient: where that is nearly 0, an eps of 1e-8 makes steps of rounding.
 SETTINGS = (
     "model.num_layers=1", "model.width=32", "model.num_heads=8", "model.condition_width=16",
-    "model.dropout=0.1", "data.length=16", "train.batch_size=8", "optimizer.warmup_steps=0",
+    "model.dropout=0.1", "data.length=16", "train.batch_size=8", "optimizer.schedule.warmup_steps=0",
     "optimizer.eps=1e-3", "evaluation.num_times=2", "evaluation.batch_size=8",
     "evaluation.max_sequences=8",
 )  # fmt: skip

@@ -12,9 +12,11 @@ from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.dirichlet import DirichletFlow
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.random import split
-from experiments.config import AdamW, Experiment, Train
+from experiments.config import Experiment, Train
 from experiments.data.text import Text
 from experiments.measuring.fit import fit
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.warmup_cosine import WarmupCosine
 from models.classifier import Classifier
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
@@ -72,7 +74,7 @@ def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
     train = Train(
         num_steps=steps, batch_size=batch_size, ema_decay=0.99, label_dropout=0.3, seed=seed
     )
-    optimizer = AdamW(peak_lr=3e-3, warmup_steps=50, decay_steps=max(steps, 51))
+    optimizer = AdamW(WarmupCosine(3e-3, warmup_steps=50, decay_steps=max(steps, 51)))
     data = Text(length=task.length)
     denoiser = Experiment(process, model, data, optimizer=optimizer, train=train)
 

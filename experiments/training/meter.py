@@ -4,7 +4,6 @@ import math
 import time
 
 from experiments.errors import Diverged
-from experiments.training.train_step import learning_rate
 
 
 class Meter:
@@ -13,7 +12,7 @@ class Meter:
     def __init__(self, experiment, start, log):
         self.config, self.log = experiment.train, log
         self.tokens_per_step = experiment.train.batch_size * experiment.data.length
-        self.rate = learning_rate(experiment.optimizer)
+        self.rate = experiment.optimizer.schedule.build()
         self.read_at, self.since, self.skipped = start, None, 0
 
     def paused(self):
@@ -26,7 +25,8 @@ class Meter:
             first = step - int(totals["steps"]) + 1
             raise Diverged(
                 f"the {what} is not finite somewhere in steps {first} to {step}; nothing of it is "
-                "saved; lower optimizer.peak_lr or raise optimizer.warmup_steps and run again"
+                "saved; lower optimizer.schedule.peak_lr or raise optimizer.schedule.warmup_steps and "
+                "run again"
             )
 
     def read(self, step, totals, health):

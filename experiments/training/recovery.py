@@ -97,8 +97,8 @@ class Rollback:
                 else "there is no checkpoint before"
             )
             raise Diverged(
-                f"{what}, and {why}; nothing of it is saved; lower optimizer.peak_lr or raise "
-                "optimizer.warmup_steps and run again, in another workdir"
+                f"{what}, and {why}; nothing of it is saved; lower optimizer.schedule.peak_lr or raise "
+                "optimizer.schedule.warmup_steps and run again, in another workdir"
             )
         log(
             f"{what}; back to step {newest} with another order of the data, rollback "

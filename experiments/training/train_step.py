@@ -8,47 +8,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.config import AdamW, Experiment
+from experiments.config import Experiment
 from experiments.training.recovery import judged, run_key, zero_health
 from models.layers import over
 
 
-def learning_rate(config: AdamW) -> optax.Schedule:
-    """The rate as a function of the step."""
-    peak = config.peak_lr
-    if config.decay_steps is None:
-        after = optax.constant_schedule(peak)
-    else:
-        after = optax.cosine_decay_schedule(
-            peak, config.decay_steps - config.warmup_steps, config.final_lr / peak if peak else 0.0
-        )
-    if config.warmup_steps == 0:
-        return after
-    # The first update already has a rate above zero.
-    warmup = optax.linear_schedule(peak / config.warmup_steps, peak, config.warmup_steps - 1 or 1)
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
-
-
-def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW; nothing for parameters that are not trained."""
-    config = experiment.optimizer
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    adamw = optax.adamw(
-        learning_rate(config),
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree_util.tree_map_with_path(
-            lambda path, _: path[-1].key == "kernel", params
-        ),
-    )
-    chain = optax.chain(clip, adamw)
+def make_optimizer(experiment: Experiment, params: dict) -> optax.GradientTransformation:
+    """The experiment's optimiser of `params`; nothing for those that are not trained."""
+    update = experiment.optimizer.build(params)
     trained = experiment.process.traits.trained
     if trained is None:
-        return chain
+        return update
     return optax.partition(
-        {True: chain, False: optax.set_to_zero()},
+        {True: update, False: optax.set_to_zero()},
         lambda params: jax.tree_util.tree_map_with_path(
             lambda path, _: path[0].key in trained, params
         ),
@@ -63,7 +35,7 @@ def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
     return {
         "params": params,
         "ema": jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
-        "optimizer": make_optimizer(experiment).init(params),
+        "optimizer": make_optimizer(experiment, params).init(params),
         "step": jnp.zeros((), jnp.int32),
         "totals": zero_totals(),
         "health": zero_health(),
@@ -97,7 +69,8 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
     parameters of the teacher, or None. mesh: the devices that the state is spread over.
     """
     model, train = experiment.model, experiment.train
-    optimizer = make_optimizer(experiment)
+    abstract = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
+    optimizer = make_optimizer(experiment, abstract)
 
     def microbatch_loss(params, key, total, tokens, rows, given, offset, frozen):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
@@ -110,7 +83,8 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
             given = given | {"label": label}
         network = experiment.network(params, dropout_keys=keys[:, 1], **given)
         loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
-        return without_padding(loss, given).sum() / total
+        weight = train.token_weight(tokens, jax.lax.stop_gradient(loss))
+        return without_padding(weight * loss, given).sum() / total
 
     @over(mesh)
     def train_step(state, tokens, given=None, frozen=None):

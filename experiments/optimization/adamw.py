@@ -1,0 +1,43 @@
+"""AdamW (arXiv 1711.05101), by optax."""
+
+from dataclasses import dataclass
+
+import optax
+
+from experiments.optimization.optimizer import (
+    LearningRate,
+    Optimizer,
+    check_settings,
+    clipped,
+    matrices,
+)
+from experiments.optimization.warmup_constant import WarmupConstant
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """schedule: the learning rate. beta1, beta2: decay rates of the means of gradients and of their
+    squares. eps: added to the root of the latter. weight_decay acts on matrices only. clip_norm: the
+    largest global norm of a gradient, None for any.
+    """
+
+    schedule: LearningRate = WarmupConstant()
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self):
+        check_settings(self, ("beta1", "beta2"))
+
+    def build(self, params):
+        adamw = optax.adamw(
+            self.schedule.build(),
+            b1=self.beta1,
+            b2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            mask=matrices,
+        )
+        return clipped(self.clip_norm, adamw)

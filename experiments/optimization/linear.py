@@ -1,0 +1,30 @@
+"""A linear rise to the peak, then a line down."""
+
+from dataclasses import dataclass
+
+import optax
+
+from experiments.optimization.optimizer import LearningRate, warmed_up
+
+
+@dataclass(frozen=True)
+class Linear(LearningRate):
+    """The rate rises to peak_lr in warmup_steps and falls along a line to final_lr at decay_steps."""
+
+    peak_lr: float = 3e-4
+    warmup_steps: int = 2500
+    decay_steps: int = 1_000_000
+    final_lr: float = 0.0
+
+    def __post_init__(self):
+        self.check()
+        if self.decay_steps <= self.warmup_steps:
+            raise ValueError(
+                f"Linear.decay_steps = {self.decay_steps} must exceed warmup_steps = "
+                f"{self.warmup_steps}"
+            )
+
+    def build(self):
+        steps = self.decay_steps - self.warmup_steps
+        falling = optax.linear_schedule(self.peak_lr, self.final_lr, steps)
+        return warmed_up(self.peak_lr, self.warmup_steps, falling)

@@ -1,0 +1,68 @@
+"""What an optimiser and a learning-rate schedule are: each is a frozen dataclass of settings in a file
+of its own, chosen by `--set optimizer=NAME` and `--set optimizer.schedule=NAME`."""
+
+from abc import ABC, abstractmethod
+
+import jax
+import optax
+
+
+class LearningRate(ABC):
+    """A learning rate that depends on the step; `peak_lr` is the largest."""
+
+    peak_lr: float
+
+    @abstractmethod
+    def build(self) -> optax.Schedule:
+        """The rate as a function of the number of updates before this one."""
+
+    def check(self) -> None:
+        """Nothing; ValueError for settings that no schedule can have."""
+        for name in ("peak_lr", "warmup_steps", "decay_steps", "stable_steps", "final_lr"):
+            value = vars(self).get(name, 0)
+            if value < 0:
+                raise ValueError(f"{type(self).__name__}.{name} = {value} must not be negative")
+
+
+class Optimizer(ABC):
+    """How gradients become updates. `schedule` is its learning rate."""
+
+    schedule: LearningRate
+
+    @abstractmethod
+    def build(self, params: dict) -> optax.GradientTransformation:
+        """The transformation of gradients of `params`, a nested dict of arrays or of their shapes."""
+
+
+def warmed_up(peak: float, warmup_steps: int, after: optax.Schedule) -> optax.Schedule:
+    """`after`, counted from the end of a linear rise to `peak`, whose first rate is above zero."""
+    if warmup_steps == 0:
+        return after
+    warmup = optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1 or 1)
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def clipped(
+    norm: float | None, update: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """The update of gradients whose global norm is at most `norm`; None clips nothing."""
+    return optax.chain(optax.clip_by_global_norm(norm) if norm else optax.identity(), update)
+
+
+def matrices(params: dict) -> dict:
+    """Whether each parameter is the matrix of a layer, which weight decay acts on, by its name."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def check_settings(optimizer: Optimizer, betas: tuple[str, ...]) -> None:
+    """Nothing; ValueError for a decay rate outside of [0, 1), or a negative eps, decay or clipping."""
+    name = type(optimizer).__name__
+    for setting in betas:
+        if not 0 <= getattr(optimizer, setting) < 1:
+            raise ValueError(f"{name}.{setting} = {getattr(optimizer, setting)} is outside [0, 1)")
+    for setting in ("eps", "weight_decay"):
+        if vars(optimizer)[setting] < 0:
+            raise ValueError(f"{name}.{setting} = {vars(optimizer)[setting]} must not be negative")
+    norm = vars(optimizer)["clip_norm"]
+    if norm is not None and norm <= 0:
+        raise ValueError(f"{name}.clip_norm = {norm} must be positive, or None")

@@ -1,0 +1,33 @@
+"""A linear rise to the peak, then a cosine down."""
+
+from dataclasses import dataclass
+
+import optax
+
+from experiments.optimization.optimizer import LearningRate, warmed_up
+
+
+@dataclass(frozen=True)
+class WarmupCosine(LearningRate):
+    """The rate rises to peak_lr in warmup_steps and falls along a cosine to final_lr at decay_steps,
+    whatever the number of steps trained, so that a run continued is the run it would have been."""
+
+    peak_lr: float = 3e-4
+    warmup_steps: int = 2500
+    decay_steps: int = 1_000_000
+    final_lr: float = 0.0
+
+    def __post_init__(self):
+        self.check()
+        if self.decay_steps <= self.warmup_steps:
+            raise ValueError(
+                f"WarmupCosine.decay_steps = {self.decay_steps} must exceed warmup_steps = "
+                f"{self.warmup_steps}"
+            )
+
+    def build(self):
+        share = self.final_lr / self.peak_lr if self.peak_lr else 0.0
+        falling = optax.cosine_decay_schedule(
+            self.peak_lr, self.decay_steps - self.warmup_steps, share
+        )
+        return warmed_up(self.peak_lr, self.warmup_steps, falling)

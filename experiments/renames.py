@@ -1,0 +1,47 @@
+"""Settings under the names that earlier versions stored them by: the one place that knows old names.
+
+`renamed` makes of the plain data of one dataclass what this version would have stored. A type that moved
+is a row of TYPES; settings that were arranged in another way have a function in ARRANGED.
+"""
+
+from collections.abc import Callable
+
+TYPES = {
+    "experiments.config.AdamW": "experiments.optimization.adamw.AdamW",
+}
+FIELDS: dict[str, dict[str, str]] = {}
+"""By the new type: the new names of settings."""
+
+
+def _adamw(plain: dict) -> dict:
+    """The learning rate was settings of the optimiser; decay_steps None was a constant rate."""
+    if "schedule" in plain:
+        return plain
+    rate = {
+        n: plain[n] for n in ("peak_lr", "warmup_steps", "decay_steps", "final_lr") if n in plain
+    }
+    rest = {name: value for name, value in plain.items() if name not in rate}
+    if rate.get("decay_steps") is None:
+        kind, rate = (
+            "warmup_constant.WarmupConstant",
+            {n: v for n, v in rate.items() if n in ("peak_lr", "warmup_steps")},
+        )
+    else:
+        kind = "warmup_cosine.WarmupCosine"
+    return rest | {"schedule": {"_type": f"experiments.optimization.{kind}"} | rate}
+
+
+ARRANGED: dict[str, Callable[[dict], dict]] = {
+    "experiments.optimization.adamw.AdamW": _adamw,
+}
+
+
+def renamed(plain: dict) -> dict:
+    """The plain data of a dataclass, {"_type": ..., setting: value}, under this version's names."""
+    stored = plain.get("_type")
+    if not isinstance(stored, str):
+        return plain
+    name = TYPES.get(stored, stored)
+    fields = FIELDS.get(name, {})
+    plain = {fields.get(key, key): value for key, value in plain.items()} | {"_type": name}
+    return ARRANGED.get(name, dict)(plain)

@@ -1,0 +1,18 @@
+"""How much each token counts in the training loss: a frozen dataclass of settings in a file of its own,
+chosen by `--set train.token_weight=NAME`. The bound that is reported never changes."""
+
+from abc import ABC, abstractmethod
+
+from jax import Array
+
+
+class TokenWeight(ABC):
+    """Weights of the tokens of a batch, in training alone."""
+
+    @abstractmethod
+    def __call__(self, x0: Array, nats: Array, reference: Array | None = None) -> Array:
+        """(B, L): by how much the loss of each token is multiplied.
+
+        x0: the tokens (B, L). nats: their losses (B, L), through which no gradient flows. reference: the
+        losses (B, L) of a reference run, where there is one.
+        """
