@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 TYPES = {
     "experiments.config.AdamW": "experiments.optimization.adamw.AdamW",
+    "samplers.distillation.OneStep": "diffusion.one_step.OneStep",
 }
 FIELDS: dict[str, dict[str, str]] = {}
 """By the new type: the new names of settings."""
@@ -31,8 +32,18 @@ def _adamw(plain: dict) -> dict:
     return rest | {"schedule": {"_type": f"experiments.optimization.{kind}"} | rate}
 
 
+def _one_step(plain: dict) -> dict:
+    """The teacher's trajectories were those of a sampler."""
+    if "sampler" not in plain:
+        return plain
+    rest = {name: plain[name] for name in plain if name not in ("sampler", "process", "vocab_size")}
+    solved = {name: plain["sampler"][name] for name in ("steps", "end") if name in plain["sampler"]}
+    return rest | solved | ({"base": plain["process"]} if "process" in plain else {})
+
+
 ARRANGED: dict[str, Callable[[dict], dict]] = {
     "experiments.optimization.adamw.AdamW": _adamw,
+    "diffusion.one_step.OneStep": _one_step,
 }
 
 

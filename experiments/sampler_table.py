@@ -64,10 +64,9 @@ def processes() -> list:
     from diffusion.mdlm import MDLM
     from diffusion.process import Objective
     from experiments.settings import choices
-    from samplers.distillation import OneStep
 
     found = []
-    for cls in (*choices(Objective, MDLM), *choices(Objective, OneStep)):
+    for cls in choices(Objective, MDLM):
         variants = [cls()]
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
@@ -78,7 +77,7 @@ def processes() -> list:
                     if (made := _made(cls, f.name, choice)) is not None
                 ]
         found += variants
-    return found
+    return [process for process in found if process.traits.output == "tokens"]
 
 
 def _made(cls: type, name: str, choice: type):

@@ -21,6 +21,7 @@ from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
+from diffusion.one_step import OneStep
 from diffusion.schedules import Cosine, Geometric, Linear, Polynomial
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
@@ -30,7 +31,6 @@ from experiments.errors import UserError
 from experiments.runs import load_run
 from experiments.sampling.grid import FILE, fitted_information, information
 from samplers.ancestral import Ancestral
-from samplers.distillation import OneStep
 
 SMOKE = str(Path(__file__).parent.parent / "configs" / "smoke.py")
 ROWS = 20_000
@@ -162,7 +162,7 @@ def test_a_grid_of_bfn_does_not_move_its_rate():
     np.testing.assert_array_equal(fine, coarse)
 
 
-@pytest.mark.parametrize("process", [Autoregressive(5), OneStep(5)])
+@pytest.mark.parametrize("process", [Autoregressive(5), OneStep(DirichletFlow(5))])
 def test_what_has_no_times_is_refused(process):
     with pytest.raises(UserError, match=type(process).__name__):
         information(process, None, None, jnp.zeros((2, 4), int), jnp.ones((2, 1)), 3)

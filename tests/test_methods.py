@@ -11,10 +11,10 @@ import pytest
 from conftest import SMALL
 
 from diffusion.dirichlet import DirichletFlow
+from diffusion.one_step import OneStep
 from experiments import cli
 from experiments.runs import load_run
 from experiments.training.checkpoints import Checkpoints
-from samplers.distillation import OneStep
 from samplers.ode import ODE
 
 ROOT = Path(__file__).parent.parent
@@ -154,7 +154,7 @@ def test_one_step_learns_the_end_of_its_teachers_trajectories():
             ode.sample(jax.random.key(5), flow, teacher, z.shape[:2], start=z), 5
         )
 
-    taught = OneStep(5, flow, ode).taught_by(teacher)
+    taught = OneStep(flow, ode.steps, ode.end).taught_by(teacher)
     losses = [
         taught.loss(jax.random.key(0), m, x0, u).mean() for m in (student, lambda z, t: z * 0)
     ]

@@ -23,6 +23,7 @@ from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
+from diffusion.one_step import OneStep
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
 from experiments import cli, sampler_table
@@ -31,7 +32,6 @@ from models.energy import EnergyTransformer
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.corrected import Corrected
-from samplers.distillation import OneStep
 from samplers.resampled import Resampled
 from samplers.windows import Windows
 
@@ -190,7 +190,7 @@ def test_particles_bring_given_tokens_to_the_conditional_law(process):
 def test_particles_are_refused_where_the_bridge_tells_more_than_the_state():
     """With the probability of the given token as that of a step, the distance to the conditional law
     grew with steps on the toy V3L3: for DirichletFlow and 64 particles from 0.10 to 0.33 (8, 48)."""
-    for process in (DirichletFlow(2), LinearFlow(2), OneStep(2)):
+    for process in (DirichletFlow(2), LinearFlow(2), OneStep(DirichletFlow(2))):
         assert Resampled(1).verdict(process).kind == "refused"
 
 

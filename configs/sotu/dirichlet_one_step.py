@@ -11,19 +11,18 @@ Samples are one network call: `sample` needs no teacher. Figures: docs/measureme
 from dataclasses import replace
 
 from configs.sotu import dirichlet
+from diffusion.one_step import OneStep
 from experiments.config import Experiment, Teacher
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_cosine import WarmupCosine
 from samplers.ancestral import Ancestral
-from samplers.distillation import OneStep
-from samplers.ode import ODE
 
 
 def get_config() -> Experiment:
     base = dirichlet.get_config()
     return replace(
         base,
-        process=OneStep(sampler=ODE(steps=16)),
+        process=OneStep(steps=16),
         sampler=Ancestral(steps=1),
         optimizer=AdamW(WarmupCosine(peak_lr=1e-3, warmup_steps=20, decay_steps=200), beta2=0.99),
         train=replace(base.train, num_steps=200, eval_every=100, checkpoint_every=100),

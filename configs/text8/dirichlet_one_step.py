@@ -11,11 +11,11 @@ paper (arXiv 2402.05841). Not yet trained with this code.
 from dataclasses import replace
 
 from configs.text8 import dirichlet
+from diffusion.one_step import OneStep
 from experiments.config import Experiment, Teacher
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_cosine import WarmupCosine
 from samplers.ancestral import Ancestral
-from samplers.distillation import OneStep
 
 
 def get_config() -> Experiment:

@@ -28,7 +28,7 @@ import numpy as np
 
 from diffusion.bfn import BFN
 from diffusion.block import BlockDiffusion
-from diffusion.process import Model, Objective, Process
+from diffusion.process import Composed, FlowProcess, Model, Objective, Process
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import prepare
 from experiments.devices.memory import check_memory
@@ -51,8 +51,8 @@ _LEAST = 1e-6  # times are at least so far from 0 and 1, as in training
 def timed(process: Objective) -> Process:
     """The process whose loss at one time is measured: itself, or that under blocks or an energy.
     UserError where there is none."""
-    base = getattr(process, "base", process)
-    if not (hasattr(base, "token_loss") and hasattr(base, "time")):
+    base = process.base if isinstance(process, Composed) else process
+    if not isinstance(base, Process) or process.traits.max_steps is not None:
         raise UserError(
             f"{type(process).__name__} has no loss at a time, so there is no grid of times to fit"
         )
@@ -61,7 +61,7 @@ def timed(process: Objective) -> Process:
 
 def measures_fall(process: Objective) -> bool:
     """Whether information is the fall of the loss, since the loss is the cross entropy of x0."""
-    return hasattr(timed(process), "flow")
+    return isinstance(timed(process), FlowProcess)
 
 
 def information(

@@ -28,10 +28,10 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
         raise UserError(f"teacher.workdir {teacher.workdir} does not exist; give a run directory")
     run = load_run(teacher.workdir)
     student, process = experiment.process, run.experiment.process
-    if type(process) is not type(student.process):
+    if type(process) is not type(student.base):
         raise UserError(
             f"teacher.workdir {teacher.workdir} holds a {type(process).__name__}, and "
-            f"{type(student).__name__} learns from {type(student.process).__name__}"
+            f"{type(student).__name__} learns from {type(student.base).__name__}"
         )
     if run.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError(f"teacher.workdir {teacher.workdir} was trained on another alphabet")
@@ -43,6 +43,4 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
             "fit; set the same, or --set teacher.start_from=False"
         )
     filled = replace(teacher, model=run.experiment.model, fingerprint=run.fingerprint)
-    return replace(
-        experiment, teacher=filled, process=replace(student, process=process)
-    ), run.params
+    return replace(experiment, teacher=filled, process=replace(student, base=process)), run.params
