@@ -9,11 +9,10 @@ import jax
 
 from experiments.config import Experiment, Mesh
 from experiments.data.subwords import Subwords
-from experiments.data.text import Text, prepare
 from experiments.devices.sharding import make_mesh, tree_shardings
 from experiments.errors import UserError
-from experiments.settings import load, override, resolve
-from experiments.stored import decode
+from experiments.settings import load, override
+from experiments.stored import classes, decode
 from experiments.training.checkpoints import Checkpoints, Damaged
 
 TOKENIZER = "tokenizer"  # the folder of a run's own copy of a vocabulary from a file
@@ -38,7 +37,7 @@ def load_run(
     """The run in `workdir` at `step` (default: the newest), on the devices of this machine.
 
     Placement and kernels (mesh, model.attention) are this machine's, not those it was trained with.
-    config: the file that defines the user's own classes; its settings must fit the checkpoint.
+    config: the file that defines the user's own classes; their settings are those of the run.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     step = checkpoints.latest() if step is None else step
@@ -50,16 +49,8 @@ def load_run(
     with _naming_good_steps(checkpoints, step):
         meta = checkpoints.meta(step)
     plain, where = meta.get("config"), f"checkpoint {step}"
-    if config:
-        stored = load(config)
-        data = decode(
-            plain.get("data") if isinstance(plain, dict) else plain, f"{where}.data", Text
-        )
-        stored = resolve(
-            replace(stored, data=data), data.tokenizer, lambda: prepare(data).split("train", 1)
-        )
-    else:
-        stored = decode(plain, where, Experiment)
+    own = classes(load(config)) if config else {}
+    stored = decode(plain, where, Experiment, own)
     here = replace(stored, mesh=Mesh(), model=stored.model.for_runtime())
     kept = Path(workdir) / TOKENIZER
     if isinstance(here.data.tokenizer, Subwords) and kept.is_dir():

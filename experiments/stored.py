@@ -9,6 +9,7 @@ import importlib
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,8 +75,12 @@ def encode(config: Any) -> Any:
     if dataclasses.is_dataclass(config):
         cls = type(config)
         values = {f.name: encode(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"_type": f"{cls.__module__}.{cls.__qualname__}"} | values
+        return {"_type": _name(cls)} | values
     return [encode(v) for v in config] if isinstance(config, tuple) else config
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def read_stored(path: Path) -> Any:
@@ -92,14 +97,30 @@ def may_stand(cls: type, hint) -> bool:
     return any(isinstance(option, type) and issubclass(cls, option) for option in options)
 
 
-def decode(data: Any, where: str = "config", hint: Any = None) -> Any:
+def classes(config: Any) -> dict[str, type]:
+    """The classes of all settings of a dataclass by the names that `encode` gives them."""
+    found = {_name(type(config)): type(config)}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= classes(value)
+    return found
+
+
+def decode(
+    data: Any,
+    where: str = "config",
+    hint: Any = None,
+    own: Mapping[str, type] = types.MappingProxyType({}),
+) -> Any:
     """The object that `encode` made plain, of the annotation `hint` if one is given; UserError for
-    anything but settings of this project, each where it may stand."""
+    anything but settings of this project, each where it may stand. own: `classes` of a config that the
+    user gave, which may be named too."""
     if not isinstance(data, dict):
         raise UserError(f"{where} = {data!r}: expected settings, an object with a _type")
     data = renamed(data)
     name = data.get("_type")
-    cls = _setting(name)
+    cls = own.get(name) if isinstance(name, str) and name in own else _setting(name)
     if cls is None:
         raise UserError(
             f"{where}: {name} is not a setting of this version of ddlm; where it is your own class, "
@@ -120,7 +141,7 @@ def decode(data: Any, where: str = "config", hint: Any = None) -> Any:
         try:
             nested = isinstance(value, dict)
             inner = f"{where}.{key}", hints[key]
-            values[key] = decode(value, *inner) if nested else fit(value, hints[key])
+            values[key] = decode(value, *inner, own) if nested else fit(value, hints[key])
         except TypeError:
             raise UserError(f"{where}.{key} = {value!r}: expected {describe(hints[key])}") from None
     try:

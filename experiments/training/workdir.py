@@ -10,7 +10,7 @@ from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.runs import TOKENIZER
 from experiments.settings import differences
-from experiments.stored import decode, encode, read_stored
+from experiments.stored import classes, decode, encode, read_stored
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
@@ -19,7 +19,9 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     if path.exists():
         stored = read_stored(path)
         if stored != encode(experiment):
-            changed = differences(decode(stored, str(path), Experiment), experiment)
+            changed = differences(
+                decode(stored, str(path), Experiment, classes(experiment)), experiment
+            )
             if changed:
                 raise UserError(
                     f"workdir {workdir} holds a run of another config ({'; '.join(changed[:4])}); "

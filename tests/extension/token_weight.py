@@ -1,0 +1,26 @@
+"""A token weight of one's own: the focal loss (arXiv 1708.02002), which spares what is known already.
+
+ddlm train --config tests/extension/token_weight.py --workdir runs/own
+"""
+
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+
+from configs import smoke
+from experiments.token_weights.token_weight import TokenWeight
+
+
+@dataclass(frozen=True)
+class Focal(TokenWeight):
+    """(1 - p)^power, p = exp(-nats)."""
+
+    power: float = 2.0
+
+    def __call__(self, x0, nats, reference=None):
+        return (1 - jnp.exp(-nats)) ** self.power
+
+
+def get_config():
+    base = smoke.get_config()
+    return replace(base, train=replace(base.train, token_weight=Focal()))

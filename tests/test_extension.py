@@ -1,0 +1,45 @@
+"""A new process, sampler, network, optimiser, schedule and token weight, each in one file outside of the
+packages: trained, evaluated and sampled from by the commands, and named nowhere in the tree."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import evaluate, sample, train
+
+HERE = Path(__file__).parent / "extension"
+FILES = {path.stem: path for path in sorted(HERE.glob("*.py"))}
+SHORT = ["--set", "train.num_steps=4", "--set", "train.eval_every=4", "--set",
+         "train.log_every=2", "--set", "evaluation.max_sequences=8"]  # fmt: skip
+
+
+KINDS = ["backbone", "optimizer", "process", "sampler", "schedule", "token_weight"]
+
+
+def test_there_is_one_of_each_and_none_is_long():
+    assert list(FILES) == KINDS
+    for path in FILES.values():
+        assert len(path.read_text().splitlines()) < 60, path
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_part_of_ones_own_is_trained_evaluated_and_sampled(name, tmp_path, capsys):
+    config, workdir = ["--config", str(FILES[name])], ["--workdir", str(tmp_path / "run")]
+    train.main([*config, *workdir, *SHORT])
+    train.main([*config, *workdir, *SHORT, "--set", "train.num_steps=6"])
+    assert "continuing after step 4" in capsys.readouterr().out
+    record = evaluate.main([*config, *workdir, "--max-sequences", "8", "--num-times", "2"])
+    assert 0 < record["value"] < 10
+    sample.main([*config, *workdir, "--num", "2", "--out", str(tmp_path / "s.jsonl")])
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and all(len(line["text"]) == 32 for line in lines)
+
+
+def test_nothing_in_the_tree_names_them():
+    names = ["CubicMask", "Squared(", "LocalMixer", "Lion", "Triangles", "Focal"]
+    root = HERE.parent.parent
+    for package in ("diffusion", "models", "samplers", "configs", "experiments"):
+        for path in (root / package).rglob("*.py"):
+            text = path.read_text()
+            assert not [name for name in names if name in text], path
