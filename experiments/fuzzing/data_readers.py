@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from experiments.data import preparing
 from experiments.data.builders import builder_class
-from experiments.data.reading import read
+from experiments.data.reading import files_of, read, sources_of
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters, Letters27
@@ -75,8 +75,9 @@ def _read_text(case: tuple[str, bytes], folder: Path) -> None:
     path = folder / f"text{case[0]}"
     path.write_bytes(case[1])
     for tokenizer in (Bytes(), Characters()):
-        for _ in read(path, tokenizer):
-            pass
+        for _, chunks in read(sources_of(path, files_of(path)), tokenizer):
+            for _ in chunks:
+                pass
     (folder / "cache").mkdir()
     corpus = prepare(Text(str(path), Bytes(), cache_dir=str(folder / "cache")))
     corpus.tokenizer.decode(corpus.tokens)
@@ -204,7 +205,7 @@ def _interrupt(cache: Path, begun: Path) -> None:
     starts, characters, words = np.load(done / "documents.npy")
     shutil.copy(done / "tokens.bin", work)
     np.stack([np.diff(starts), characters[:-1], words[:-1]], axis=1).tofile(work / "documents.bin")
-    progress = {"documents": len(starts) - 1, "sizes": {"all": int(starts[-1])}}
+    progress = {"documents": len(starts) - 1, "sizes": {"train": int(starts[-1])}}
     (work / "progress.json").write_text(json.dumps(progress))
 
 
