@@ -95,7 +95,7 @@ def plan_splits(
         raise UserError(f"data.path {root} has no text")
     if splits is not None:
         return _by_pattern(root, found, splits)
-    alone = len(found) == 1 and found[0].path == root
+    alone = len(sources) == 1 and found[0].path == root
     names = ["/".join(source.name.split("/")[below:]) for source in found]
     told = [set()] if alone else tell(names)
     if not any(told):
