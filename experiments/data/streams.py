@@ -199,10 +199,11 @@ def members(path: Path, order: Sequence[str] = ()) -> Iterator[tuple[str, Binary
         raise UserError(f"{path}: damaged or cut short (it is no archive); get it again")
     if kind == "zip":
         with told(path), zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in zip_files(archive)}
-            for name in order or infos:
-                with archive.open(infos[name]) as stream:
-                    yield name, stream
+            infos = zip_files(archive)
+            by_name = {info.filename: info for info in infos}
+            for info in [by_name[name] for name in order] or infos:
+                with archive.open(info) as stream:
+                    yield info.filename, stream
         return
     with opened(path) as stream:
         yield from tar_members(stream, path)
