@@ -99,7 +99,7 @@ def test_a_whole_word_of_a_name_tells_the_split(named, how, corpus):
         ("train.txt test.txt", r"but none after validation.*\(\"train\.txt\", \"5%\", \"test\.txt\"\)"),
         ("train/a.txt valid/a.txt", r"but none after test"),
         ("valid.txt test.txt", r"none after train.*\(\"\", \"valid\.txt\", \"test\.txt\"\)"),
-        ("train.txt", "none after validation"),
+        ("train.txt train.2.txt", "none after validation"),
         ("train-1.txt train-2.txt", "none after validation"),
         ("my_test_corpus.train.txt my_test_corpus.valid.txt", "none after test"),
         ("train.txt valid.txt test.txt more.txt", r"test: test\.txt\) and more\.txt not"),
@@ -110,11 +110,14 @@ def test_a_whole_word_of_a_name_tells_the_split(named, how, corpus):
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["folder", "zip", "xz"])
 def test_what_names_leave_open_is_one_line_that_says_how_to_tell_it(names, message, how, corpus):
-    if how != "folder" and " " not in names:
-        return  # an archive of one text is that text
     with pytest.raises(UserError, match=message) as error:
         corpus(dict.fromkeys(names.split(), "of the people " * 9), how)
     assert '--set \'data.splits=("*", "5%", "5%")\'' in str(error.value)
+
+
+def test_a_folder_of_one_split_is_told(corpus):
+    with pytest.raises(UserError, match=r"train: train\.txt.*none after validation"):
+        corpus({"train.txt": "of the people"})
 
 
 @pytest.mark.parametrize("names", ["contest.txt", "attest/a.txt latest.txt prétrain.txt", "a b"])
