@@ -15,7 +15,7 @@ from experiments.data.splits import tell
 from experiments.data.text import Text, prepare, training_lines
 from experiments.data.tokenizers import Bytes
 from experiments.errors import UserError
-from experiments.settings import override
+from experiments.settings import differences, override
 from experiments.stored import decode, encode
 
 LETTERS = {"train": "a", "validation": "b", "test": "c"}
@@ -219,6 +219,8 @@ def test_splits_are_set_and_stored_and_a_run_without_them_loads():
     stored = encode(experiment)
     del stored["data"]["splits"]
     assert decode(stored).data.splits is None
+    other = override(experiment, ['data.splits=("*", "5%", "5%")'])
+    assert not differences(decode(stored), other)  # its training text is compared by hash
 
 
 def test_a_prepared_folder_may_lack_splits_also_in_an_archive(corpus):
