@@ -8,6 +8,8 @@ instance what `ddlm prepare` made of WikiText-2 or PTB, and may be repeated: zer
 from experiments import cli
 from experiments.errors import UserError
 
+_SPLITS = ("data.splits=", "data.split_points=")  # with --text they are of that
+
 
 def main(arguments: list[str]) -> dict:
     options = cli.parser("evaluate", __doc__)
@@ -18,7 +20,8 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--text",
         action="append",
-        help="other text: a folder with splits, or a file, taken whole; may be repeated",
+        help="other text: a folder or an archive with splits, which their names tell or "
+        "--set data.splits=..., or one text, taken whole; may be repeated",
     )
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
     options.add_argument("--batch-size", type=cli.positive, help="sequences at a time")
@@ -68,7 +71,9 @@ def main(arguments: list[str]) -> dict:
     ]
     if given.batch_size:
         overrides.append(f"evaluation.batch_size={given.batch_size}")
-    run = load_run(given.workdir, given.step, overrides, given.config, ema=not given.raw)
+    of_text = [c for c in overrides if given.text and c.startswith(_SPLITS)]
+    own = [c for c in overrides if c not in of_text]
+    run = load_run(given.workdir, given.step, own, given.config, ema=not given.raw)
     if given.text and given.out:
         raise UserError(
             "--out is for the record of one text; with --text they are in the run's records/"
@@ -78,18 +83,16 @@ def main(arguments: list[str]) -> dict:
         changes = apart if text is None else [f"data.path={text}", *apart]
         here, whole = run, False
         if text is not None:
-            if not Path(text).exists():
+            if not Path(text).expanduser().exists():
                 raise UserError(f"--text {text} does not exist; give a file or a folder")
             print(f"{text}:", flush=True)
-            path = [f"data.path={text}", "data.split_points=None"]
-            here, whole = (
-                replace(run, experiment=override(run.experiment, path)),
-                Path(text).is_file(),
-            )
+            path = [f"data.path={text}", "data.split_points=None", "data.splits=None", *of_text]
+            here = replace(run, experiment=override(run.experiment, path))
+            whole = not Path(text).expanduser().is_dir() and not of_text
         records.append(
             evaluate_run(
                 here,
-                "all" if whole else given.split,
+                given.split,
                 given.seed,
                 ema=not given.raw,
                 log=_progress,

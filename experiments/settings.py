@@ -26,7 +26,7 @@ RESUMABLE = (
     "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.keep_last", "train.keep_best", "train.accumulation", "train.max_rollbacks",
     "evaluation", "sampler", "mesh",
-    "data.cache_dir", "data.path", "data.tokenizer.path", "teacher.workdir",
+    "data.cache_dir", "data.path", "data.splits", "data.tokenizer.path", "teacher.workdir",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Train SentencePiece: python -m experiments.train_sentencepiece --data FILE --out spm.model
 
-Of the lines of a text, or of the training split of a directory with files named after train, valid and
-test; a run takes it with --set data.tokenizer=Subwords --set data.tokenizer.path=spm.model. The 8,192
+Of the lines of a text, or of those of a directory or archive that are named after train, where some
+are; a run takes it with --set data.tokenizer=Subwords --set data.tokenizer.path=spm.model. The 8,192
 tokens of the LM1B protocol of D3PM (arXiv 2107.03006) are the default.
 """
 

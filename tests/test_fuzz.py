@@ -25,7 +25,6 @@ from experiments.compression.coding import decode as decode_words
 from experiments.compression.text import check_rows
 from experiments.data import preparing
 from experiments.data.builders import builder_class
-from experiments.data.reading import read
 from experiments.data.statistics import read_table
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
@@ -324,7 +323,7 @@ def test_zip_that_is_damaged_in_its_names_or_locked_is_refused(tmp_path, refused
     assert end > at
     for content in (nameless, locked, latin, strange):
         path.write_bytes(content)
-        refused(list, read(path, Bytes()))
+        refused(prepare, Text(str(path), Bytes(), cache_dir=str(tmp_path / "cache")))
         kind, out = builder_class("documents"), tmp_path / "out"
         refused(preparing.prepare, kind, str(path), out, True, lambda line: None)
 

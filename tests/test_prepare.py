@@ -26,8 +26,8 @@ from conftest import SMALL
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from experiments import cli
-from experiments.data import preparing
-from experiments.data.builders import DATASETS, builder_class, members
+from experiments.data import preparing, streams
+from experiments.data.builders import DATASETS, builder_class
 from experiments.data.text import prepare as tokens_of
 from experiments.settings import load
 
@@ -630,5 +630,5 @@ def test_neither_preparing_nor_training_imports_tensorflow(tmp_path):
 def test_a_zstandard_file_of_several_frames_is_read_whole(tmp_path):
     path = tmp_path / "a.zst"
     path.write_bytes(PACK[".zst"](b"one\n") + PACK[".zst"](b"") + PACK[".zst"](b"two\n" * 9**6))
-    with members.opened(path) as stream:
+    with streams.opened(path) as stream:
         assert stream.read() == b"one\n" + b"two\n" * 9**6

@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ import numpy as np
 from experiments.data.documents import Documents, DocumentWriter, forget_progress
 from experiments.data.labels import Labels, cut_each, folder_of, from_runs, period
 from experiments.data.prepared import SPLITS, checked, table
-from experiments.data.reading import CHUNK, read
+from experiments.data.reading import CHUNK, Source, read
 from experiments.data.rows import Rows, make_rows
+from experiments.data.splits import Plan
 from experiments.data.tokenizers import Characters, Letters27, Tokenizer
 from experiments.errors import UserError
 from experiments.plain_json import parse
@@ -32,7 +33,8 @@ class Corpus:
     """tokens: (N,) memory-mapped; bounds and sha256 by the name of the split; source: for records;
     labels: of all tokens, or None; documents, of all tokens, where the text was read by documents;
     unknown: how many tokens of a split stand for what the vocabulary lacks; dataset: the published
-    corpus that it is, where that is known."""
+    corpus that it is, where that is known; files: which of them are in which split, in words; one:
+    whether the text has no splits but those cut of it."""
 
     tokens: np.ndarray
     tokenizer: Tokenizer
@@ -43,6 +45,8 @@ class Corpus:
     documents: Documents | None = None
     unknown: dict[str, int] = field(default_factory=dict)
     dataset: str | None = None
+    files: str = ""
+    one: bool = False
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -84,10 +88,10 @@ class Corpus:
         return self.labels and self.labels.counted_from(self.bounds[name][0])
 
 
-def _embedded(path: Path) -> Iterator[tuple[str, str, str]]:
+def _embedded(source: Source) -> Iterator[tuple[str, str, str]]:
     """(split, period, text) of each address, one a line, and of the spaces between them: every twentieth
     is in validation, and every twentieth in test."""
-    addresses = "".join(read(path, Letters27())).splitlines()
+    addresses = [a for _, chunks in read([source], Letters27()) for a in _lines(chunks) if a]
     of = {9: "validation", 19: "test"}
     for name in SPLITS:
         chosen = [i for i in range(len(addresses)) if of.get(i % 20, "train") == name]
@@ -98,59 +102,59 @@ def _embedded(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _streams(data, parts) -> Iterator[tuple[str, str, Iterator[str], str]]:
     """(split, label or "", chunks of text, where from), each chunk once."""
-    for name, paths in parts:
+    for name, sources in parts.items():
         if name == "embedded":
-            for split, label, text in _embedded(paths[0]):
+            for split, label, text in _embedded(sources[0]):
                 yield split, label, iter([text]), EMBEDDED
             continue
-        for number, path in enumerate(paths):
-            label = folder_of(path, Path(data.path).expanduser()) if data.labels else ""
+        for number, (source, chunks) in enumerate(read(sources, data.tokenizer)):
+            label = folder_of(source.path, Path(data.path).expanduser()) if data.labels else ""
             if number:
-                yield name, label, iter([data.tokenizer.separator]), str(path)
-            yield name, label, read(path, data.tokenizer), str(path)
+                yield name, label, iter([data.tokenizer.separator]), str(source)
+            yield name, label, chunks, str(source)
 
 
-def write_corpus(folder: Path, data, parts, source: str, names: tuple[str, ...]) -> None:
-    """Nothing; the folder holds the corpus of `data`, a Text, of the files of `parts`."""
+def write_corpus(folder: Path, data, plan: Plan, source: str, names: tuple[str, ...]) -> None:
+    """Nothing; the folder holds the corpus of `data`, a Text, of the sources of the plan."""
     tokenizer = data.tokenizer
     if isinstance(tokenizer, Characters) and not tokenizer.symbols:
-        tokenizer = _with_symbols(data, parts, source)
+        tokenizer = _with_symbols(data, plan.parts, source)
     folder.mkdir(exist_ok=True)
     size = tokenizer.vocab_size or 0
     dtype = "uint8" if size <= 256 else "uint16" if size <= 65536 else "uint32"
     write = _write_documents if data.by_documents else _write_stream
-    sizes, runs = write(folder, data, tokenizer, parts, dtype)
+    sizes, runs = write(folder, data, tokenizer, plan.parts, dtype)
     total = sum(sizes.values())
     if total == 0:
         raise UserError(f"data.path {data.path}: {source} contains no text")
-    points = [int(n) for n in np.cumsum([sizes.get(name, 0) for name in SPLITS])]
-    if "all" in sizes:
-        points = list(data.split_points or _shares(total))
-        if data.by_documents:
-            starts = np.load(folder / "documents.npy", "r")[0]
-            points = [int(starts[np.searchsorted(starts, point)]) for point in points]
-    elif data.split_points and tuple(points) != data.split_points:
+    ends = list((plan.one and data.split_points) or plan.ends(sizes.get("train", 0)))
+    if data.by_documents:
+        starts = np.load(folder / "documents.npy", "r")[0]
+        ends = [int(starts[np.searchsorted(starts, end)]) for end in ends]
+    if ends[-1] > total:
         raise UserError(
-            f"data.split_points = {data.split_points}, but the files of {source} named after splits end "
-            f"at {points}; leave it out: --set data.split_points=None"
-        )
-    if points[-1] > total:
-        raise UserError(
-            f"data.split_points end at {points[-1]}, but {source} has {total} tokens; "
+            f"data.split_points end at {ends[-1]}, but {source} has {total} tokens; "
             "declare the ends of train, validation and test within the text"
         )
-    if data.labels and "all" in sizes and data.split_points is None:
-        runs, points = cut_each(folder / "tokens.bin", dtype, from_runs(names, runs), _shares)
+    train = sizes.get("train", 0)
+    if train and data.labels and plan.shares and data.split_points is None:
+        runs, ends = cut_each(folder / "tokens.bin", dtype, names, runs, train, plan.ends)
+    bounds = _bounds(ends, sizes)
+    points = tuple(stop for _, stop in bounds.values())
+    if not plan.one and data.split_points and points != data.split_points:
+        raise UserError(
+            f"data.split_points = {data.split_points}, but the files of {source} named after splits end "
+            f"at {list(points)}; leave it out: --set data.split_points=None"
+        )
     tokens = np.memmap(folder / "tokens.bin", dtype, "r")
-    bounds = {
-        n: (int(a), int(b)) for n, a, b in zip(SPLITS, [0, *points[:-1]], points, strict=True)
-    }
     described = {
         "dtype": dtype,
         "size": total,
         "bounds": bounds,
         "symbols": tokenizer.symbols if isinstance(tokenizer, Characters) else None,
         "sha256": {n: _sha256(tokens[a:b]) for n, (a, b) in bounds.items()},
+        "files": plan.told,
+        "one": plan.one,
     }
     unknown = getattr(tokenizer, "unknown", None)
     if unknown is not None:
@@ -223,15 +227,14 @@ def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
                 yield data.tokenizer.separator + text if joined and name in begun else text
                 begun.add(name)
 
-    for name, paths in parts:
+    for name, sources in parts.items():
         if name == "embedded":
-            for split, _, text in _embedded(paths[0]):
+            for split, _, text in _embedded(sources[0]):
                 yield split, parted(split, [text.strip()]), EMBEDDED
             continue
-        for path in paths:
-            chunks = read(path, data.tokenizer)
+        for source, chunks in read(sources, data.tokenizer):
             texts = _lines(chunks) if data.document == "line" else ["".join(chunks)]
-            yield name, parted(name, texts), str(path)
+            yield name, parted(name, texts), str(source)
 
 
 def _lines(chunks: Iterator[str]) -> Iterator[str]:
@@ -242,8 +245,17 @@ def _lines(chunks: Iterator[str]) -> Iterator[str]:
     yield rest.removesuffix("\r")
 
 
-def _shares(size: int) -> tuple[int, int, int]:
-    return int(0.9 * size), int(0.95 * size), size
+def _bounds(ends: list[int], sizes: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Where each split begins and ends among the tokens, train's text first, which is cut at `ends`."""
+    bounds = dict(zip(SPLITS, pairwise([0, *ends]), strict=True))
+    at = sizes.get("train", 0)
+    for name in SPLITS[1:]:
+        if name in sizes:
+            bounds[name] = at, at + sizes[name]
+            at += sizes[name]
+        elif bounds[name][0] == bounds[name][1]:
+            bounds[name] = at, at
+    return bounds
 
 
 def _sha256(tokens: np.ndarray) -> str:
@@ -292,5 +304,5 @@ def open_corpus(folder: Path, data, source: str) -> Corpus:
         documents = Documents(starts, characters[:-1], words[:-1])
     return Corpus(
         tokens, tokenizer, bounds, described["sha256"], source, labels, documents,
-        described.get("unknown", {}),
+        described.get("unknown", {}), files=described["files"], one=described["one"],
     )  # fmt: skip

@@ -95,24 +95,33 @@ def folder_names(
 
 
 def cut_each(
-    path: Path, dtype: str, labels: Labels, shares: Callable[[int], tuple[int, ...]]
+    path: Path,
+    dtype: str,
+    names: tuple[str, ...],
+    runs: list[tuple[str, int]],
+    size: int,
+    cut: Callable[[int], tuple[int, ...]],
 ) -> tuple[list[tuple[str, int]], list[int]]:
-    """The runs of the file of tokens and the ends of its splits, once the text of each label is cut at
-    shares(its size) and the file holds first the first pieces of all, and last their last."""
+    """The runs of the file of tokens, and the ends of the splits of its first `size` tokens, once the
+    text of each label in these is cut at cut(its size), and they are first the first pieces of all, and
+    last their last. runs: (label, number of tokens) of all in the file; one ends at `size`."""
     joined = path.rename(path.with_name("joined.bin"))
     tokens = np.memmap(joined, dtype, "r")
-    stops = [*labels.starts[1:], len(tokens)]
+    count = int(np.searchsorted(np.cumsum([n for _, n in runs]), size)) + 1
+    labels, rest = from_runs(names, runs[:count]), runs[count:]
+    stops = [*labels.starts[1:], size]
     cuts = [
-        [int(start) + n for n in (0, *shares(int(stop - start)))]
+        [int(start) + n for n in (0, *cut(int(stop - start)))]
         for start, stop in zip(labels.starts, stops, strict=True)
     ]
-    runs, points, size = [], [], 0
+    made, points, done = [], [], 0
     with open(path, "wb") as file:
         for pieces in zip(*(pairwise(cut) for cut in cuts), strict=True):
             for (start, stop), number in zip(pieces, labels.ids, strict=True):
                 tokens[start:stop].tofile(file)
-                runs.append((labels.names[number], stop - start))
-                size += stop - start
-            points.append(size)
+                made.append((labels.names[number], stop - start))
+                done += stop - start
+            points.append(done)
+        tokens[size:].tofile(file)
     joined.unlink()
-    return runs, points
+    return made + rest, points

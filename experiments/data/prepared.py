@@ -1,5 +1,6 @@
 """The form of a prepared text's files beside its tokens, which a damaged cache may not have."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 def checked(described, characters: bool, labelled: bool) -> dict:
     """What corpus.json says, of the right form; ValueError for another. characters, labelled: whether it
     has to tell the symbols and the names of labels."""
-    kinds = {"dtype": str, "size": int, "bounds": dict, "sha256": dict}
+    kinds = {"dtype": str, "size": int, "bounds": dict, "sha256": dict, "files": str, "one": bool}
     kinds |= {"symbols": str} if characters else {}
     kinds |= {"label_names": list} if labelled else {}
     if not isinstance(described, dict) or any(
@@ -21,12 +22,11 @@ def checked(described, characters: bool, labelled: bool) -> dict:
         raise ValueError("corpus.json is of another form")
     if described["dtype"] not in ("uint8", "uint16", "uint32"):
         raise ValueError(f"tokens of type {described['dtype']}")
-    ends = [0]
-    for name in SPLITS:
-        bounds = described["bounds"].get(name)
-        ends += bounds if isinstance(bounds, list) else []
-    rising = all(type(end) is int for end in ends) and ends == sorted(ends)
-    if len(ends) != 1 + 2 * len(SPLITS) or not rising or ends[-1] > described["size"]:
+    bounds = [described["bounds"].get(name) for name in SPLITS]
+    if any(type(b) is not list or [type(end) for end in b] != [int, int] for b in bounds):
+        raise ValueError("its splits are no parts of it")
+    ends = [0, *chain(*sorted(bounds)), described["size"]]
+    if ends != sorted(ends):
         raise ValueError("its splits are no parts of it")
     strings = [*described["sha256"].values(), *(described["label_names"] if labelled else ())]
     counts = described.get("unknown", {})

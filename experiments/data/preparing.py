@@ -107,6 +107,7 @@ def _write(
                 return None
             raise UserError(
                 f"--source {builder.source}: the {split} split has no text; {builder.name} needs more"
+                f"{builder.ADVICE}"
             )
         if published and published != digest.hexdigest():
             raise UserError(

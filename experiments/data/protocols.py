@@ -45,7 +45,7 @@ PROTOCOLS = {
         end="<|endoftext|>",
     ),
 }
-_FREE = ("path", "cache_dir", "tokenizer", "split_points", "labels", "label_names")
+_FREE = ("path", "cache_dir", "tokenizer", "splits", "split_points", "labels", "label_names")
 
 
 def protocol(name: str, **settings) -> Text:

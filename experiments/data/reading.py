@@ -1,65 +1,121 @@
-"""Text files, also compressed ones, read as a stream."""
+"""Texts, each a file or a member of an archive, read as a stream of characters.
 
-import bz2
-import gzip
-import lzma
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator
-from io import TextIOWrapper
+A byte order mark at the beginning of one is none of its characters. What `--set data.tokenizer=Bytes`
+reads may be any bytes, but what is compressed is never taken for them.
+"""
+
+import codecs
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
+from experiments.data.streams import (
+    archive_kind,
+    hidden,
+    members,
+    opened,
+    start_of_text,
+    told,
+    unpacked,
+)
 from experiments.data.tokenizers import Bytes, Tokenizer
 from experiments.errors import UserError
 
-CHUNK = 1 << 22  # characters, or tokens, at a time
-# What the libraries raise of files that are damaged, cut short, or of a kind that they do not read.
-DAMAGE = (
-    EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error,
-    UnicodeDecodeError,  # zipfile: of a name
-    RuntimeError,  # zipfile: a password, an unknown compression
-)  # fmt: skip
-_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+CHUNK = 1 << 22  # bytes, or tokens, at a time
 
 
-def read(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
-    """The text in chunks; UserError for what is not UTF-8 or not the compressed file it says."""
-    try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                for member in sorted(info.filename for info in zip_files(archive)):
-                    with archive.open(member) as file:
-                        yield from _chunks(file, tokenizer, path)
+@dataclass(frozen=True)
+class Source:
+    """A text. name: its path below what was asked for, in which an archive stands as a folder does;
+    member: its name in the archive `path`, None where it is the file itself."""
+
+    path: Path
+    name: str
+    member: str | None = None
+
+    def __str__(self):
+        return str(self.path) if self.member is None else f"{self.path}: {self.member}"
+
+
+def files_of(path: Path) -> list[tuple[str, Path]]:
+    """(name below `path`, file) of a file, or of a folder in the order of names, but for hidden ones."""
+    if not path.is_dir():
+        return [(path.name, path)]
+    found = ((p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file())
+    return [(name, p) for name, p in found if not hidden(name)]
+
+
+def sources_of(root: Path, files: Iterable[tuple[str, Path]]) -> list[Source]:
+    """The texts of files below `root`, or of that file, and of the archives among them, without
+    hidden members: those of a zip in the order of their names, those of a tar as they stand in it."""
+    found = []
+    for name, path in files:
+        kind = archive_kind(path)
+        if kind:
+            below = "" if path == root else f"{name}/"
+            inside = [Source(path, f"{below}{_tidy(m)}", m) for m, _ in members(path)]
+            inside = [source for source in inside if not hidden(_tidy(source.member))]
+            _check_members(path, inside)
+            found += sorted(inside, key=lambda source: source.member) if kind == "zip" else inside
         else:
-            with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-                yield from _chunks(file, tokenizer, path)
-    except DAMAGE as error:
-        raise UserError(f"{path}: the compressed file is damaged or cut short ({error})") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+            found.append(Source(path, name))
+    return found
 
 
-def zip_files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The members that are files, in the archive's order; BadZipFile for one without a name."""
-    if not all(info.filename for info in archive.infolist()):
-        raise zipfile.BadZipFile("a member without a name")
-    return [info for info in archive.infolist() if not info.is_dir()]
+def _tidy(member: str) -> str:
+    """The path of a member with "/" between its parts and nothing before the first."""
+    parts = member.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
 
 
-def _chunks(file, tokenizer, path) -> Iterator[str]:
-    errors = "surrogateescape" if isinstance(tokenizer, Bytes) else "strict"
-    text = TextIOWrapper(file, encoding="utf-8", errors=errors, newline="")
-    read = 0
-    while True:
-        try:
-            chunk = text.read(CHUNK)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}: not UTF-8 after character {read} ({error.reason}); convert it, or take it "
-                "as it is with --set data.tokenizer=Bytes"
-            ) from error
-        if not chunk:
-            return
-        read += len(chunk)
-        yield chunk
+def _check_members(path: Path, inside: list[Source]) -> None:
+    names = Counter(source.member for source in inside)
+    if not names:
+        raise UserError(f"{path}: an archive without text")
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{path}: {name} is in the archive {count} times; unpack it")
+
+
+def streams(sources: Iterable[Source]) -> Iterator[tuple[Source, io.BufferedReader]]:
+    """Each source with its bytes, without compression, to be read before the next."""
+    for path, texts in groupby(sources, lambda source: source.path):
+        by_member = {source.member: source for source in texts}
+        if None in by_member:
+            with opened(path) as stream:
+                yield by_member[None], stream
+            continue
+        for member, stream in members(path, list(by_member)):
+            if member in by_member:
+                with told(by_member[member]):
+                    stream = unpacked(stream, member)
+                yield by_member[member], stream
+
+
+def read(sources: Iterable[Source], tokenizer: Tokenizer) -> Iterator[tuple[Source, Iterator[str]]]:
+    """Each source with its text in chunks, to be read before the next; UserError for what is no UTF-8
+    text and for what is damaged."""
+    for source, stream in streams(sources):
+        yield source, _chunks(stream, isinstance(tokenizer, Bytes), source)
+
+
+def _chunks(stream: io.BufferedReader, binary: bool, where: Source) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if binary else "strict")
+    with told(where):
+        offset, block = start_of_text(stream, where, binary), None
+        while block != b"":
+            block = stream.read(CHUNK)
+            waiting = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{where}: not UTF-8 at byte {offset - waiting + error.start} ({error.reason}); "
+                    "convert it, or take it as it is with --set data.tokenizer=Bytes"
+                ) from error
+            offset += len(block)
+            if text:
+                yield text

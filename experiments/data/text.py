@@ -1,7 +1,8 @@
 """A text corpus: files read once, as a stream, into token numbers on disk that are memory-mapped.
 
 The prepared tokens live in a cache, in a folder named after what they depend on (source files,
-tokenizer, splits). It is written under a temporary name and renamed when complete.
+tokenizer, splits). It is written under a temporary name and renamed when complete. What comes through a
+pipe is kept there too, as it is needed again.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,33 +19,33 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from experiments.data.corpus import (
-    EMBEDDED,
-    SPLITS,
-    Corpus,
-    open_corpus,
-    read_documents,
-    write_corpus,
-)
+from experiments.data.corpus import EMBEDDED, Corpus, open_corpus, read_documents, write_corpus
 from experiments.data.labels import PERIODS, folder_names
+from experiments.data.reading import Source, files_of, sources_of
+from experiments.data.splits import DATASET, WORDS, Plan, check_splits, plan_splits, share_of
 from experiments.data.subwords import Subwords
 from experiments.data.tokenizers import Letters27, Tokenizer
 from experiments.errors import UserError
 from experiments.plain_json import parse
 
-DATASET = "dataset.json"  # what experiments.prepare says of a folder
-_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
+_VERSION = 4  # of what a text is read as; another makes the cache anew
 
 
 @dataclass(frozen=True)
 class Text:
     """Where the text is and how it becomes sequences of `length` tokens.
 
-    path: a UTF-8 file, also .xz, .gz, .bz2 or .zip, or a directory of such; None is the embedded
-    corpus. A directory with files named after train, valid(ation) and test gives those splits; any
-    other text is cut at `split_points`, the ends of train, validation and test in tokens, or into 90,
-    5 and 5 %. What `experiments.prepare` wrote is known by its dataset.json. cache_dir: by default
+    path: a file of UTF-8, compressed (gzip, xz, bzip2, Zstandard) or not, an archive of such (zip, tar),
+    or a directory of both, known by their content, hidden files left out; None is the embedded corpus.
+    Files or folders named after train, valid(ation) and test are those splits (experiments.data.splits);
+    any other text is cut at `split_points`, the ends of train, validation and test in tokens, or into
+    90, 5 and 5 %. What `experiments.prepare` wrote is known by its dataset.json. cache_dir: by default
     $DDLM_CACHE, $XDG_CACHE_HOME/ddlm or ~/.cache/ddlm.
+
+    splits: the files of train, validation and test where their names do not tell, or tell otherwise:
+    ("a.txt|b.txt", "dev/*", "") has patterns as of a shell, of files or folders; "" is none. "5%" takes
+    so much from the end of train's text: ("*", "5%", "5%") cuts all of it, ("train.txt", "5%",
+    "test.txt") takes validation out of train. What no pattern names is left out.
 
     rows: what a sequence is. "wrap": `length` tokens of the text as it goes on, which random crops are
     trained and chunks evaluated on. "sentence": a document, padded. "pack": as many whole documents as
@@ -69,6 +71,7 @@ class Text:
     document: Literal["file", "line"] = "file"
     begin: str = ""
     end: str = ""
+    splits: tuple[str, str, str] | None = None
 
     @property
     def by_documents(self) -> bool:
@@ -82,6 +85,13 @@ class Text:
         points = self.split_points
         if points is not None and not 0 < points[0] < points[1] < points[2]:
             raise ValueError(f"Text.split_points = {points} must rise from above 0")
+        if self.splits is not None:
+            check_splits(self.splits)
+            if points is not None and any(map(share_of, self.splits)):
+                raise ValueError(
+                    f"Text.split_points = {points}, and Text.splits = {self.splits} has shares too; "
+                    "give one of them"
+                )
         if self.labels == "period" and self.path is not None:
             raise ValueError(
                 f"Text.labels = period is for the embedded corpus, and Text.path = {self.path}; give a "
@@ -110,15 +120,15 @@ def prepare(data: Text) -> Corpus:
     """The corpus of `data`, from the cache or prepared now."""
     if isinstance(data.tokenizer, Subwords):
         data = replace(data, tokenizer=data.tokenizer.read())
-    parts, source = _parts(data)
-    identity = [[name, *_stamp(path)] for name, paths in parts for path in paths]
-    names = _label_names(data, parts)
-    more = (data.labels,) if data.labels else ()
+    root, files, source = _files(data)
+    identity = [(name, *_stamp(name, path)) for name, path in files]
+    names = _label_names(data, root, files)
+    more = (data.labels, data.splits)
     if data.by_documents:
         digest = getattr(data.tokenizer, "sha256", None)
         # Whether documents are joined into one text, or each stands alone.
         more += (digest, data.rows == "wrap", data.document, data.begin, data.end)
-    key = repr((3, identity, data.tokenizer, data.split_points, *more))
+    key = repr((_VERSION, identity, data.tokenizer, data.split_points, *more))
     name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
     found = _opened(folder, data, source)
@@ -127,7 +137,7 @@ def prepare(data: Text) -> Corpus:
             with _workplace(folder, data.by_documents) as work:
                 found = _opened(folder, data, source)  # another process was first
                 if found is None:
-                    write_corpus(work, data, parts, source, names)
+                    write_corpus(work, data, _plan(data, root, files), source, names)
                     if folder.exists():
                         shutil.rmtree(folder)  # it did not open: broken, or of another version
                     with contextlib.suppress(FileExistsError):
@@ -184,10 +194,10 @@ def _dataset(data: Text) -> str | None:
 
 def training_lines(data: Text) -> Iterator[str]:
     """The lines that are not empty of the files of the training split, or of all where none is."""
-    parts, _ = _parts(data)
+    root, files, _ = _files(data)
+    plan = _plan(data, root, files, lacking=True)
     lines = replace(data, document="line", rows="sentence")
-    found = [(name, paths) for name, paths in parts if name in ("train", "all")]
-    for _, texts, _ in read_documents(lines, found):
+    for _, texts, _ in read_documents(lines, {"train": plan.parts.get("train", [])}):
         yield from texts
 
 
@@ -199,47 +209,81 @@ def _cache(data: Text) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddlm"
 
 
-def _parts(data: Text) -> tuple[list[tuple[str, list[Path]]], str]:
-    """The files of each split (or of "all"), in the order of the tokens, and the source's name."""
+def _files(data: Text) -> tuple[Path, list[tuple[str, Path]], str]:
+    """Where the text is, the names and paths of its files in order, and the source's name."""
     if data.path is None:
         # An installed package may be inside an archive; this one is not (setup.py: package_data).
         file = Path(str(resources.files("experiments.data") / "corpora" / "sotu27.txt.xz"))
-        return [("embedded", [file])], EMBEDDED
+        return file, [(file.name, file)], EMBEDDED
     path = Path(data.path).expanduser()
-    if path.is_file():
-        return [("all", [path])], path.name
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(
             f"data.path {data.path} does not exist; give a text file or a directory with "
             "--set data.path=PATH"
         )
-    files = sorted(
-        p
-        for p in path.rglob("*")
-        if p.is_file()
-        and not p.relative_to(path).as_posix().startswith(".")
-        and p != path / DATASET
-    )
-    if not files:
-        raise UserError(f"data.path {data.path} is a directory without files")
-    found: dict[str, list[Path]] = {name: [] for name in SPLITS}
-    for file in files:
-        for word in re.split("[^a-z]+", file.name.lower()):
-            found.get(_NAMES.get(word, word), []).append(file)
-    if all(found.values()) or ((path / DATASET).is_file() and any(found.values())):
-        return list(found.items()), path.resolve().name
-    return [("all", files)], path.resolve().name
+    name = path.resolve().name if path.is_dir() else path.name
+    root = path if path.is_dir() or path.is_file() else _from_pipe(data, path)
+    files = files_of(root)
+    if root.is_dir() and not any(name != DATASET for name, _ in files):
+        raise UserError(f"data.path {data.path} is a directory without files (hidden ones aside)")
+    return root, files, name
 
 
-def _label_names(data: Text, parts) -> tuple[str, ...]:
+def _from_pipe(data: Text, path: Path) -> Path:
+    """A file with what the pipe `path` gives, which is named after that."""
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        raise UserError(
+            f"data.path {path} is a device, no text; give a file, a directory or a pipe"
+        )
+    cache, digest = _cache(data), hashlib.sha256()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".pipe-", dir=cache) as folder:
+            piped = Path(folder) / "text"
+            with open(path, "rb") as pipe, open(piped, "wb") as file:
+                while block := pipe.read(1 << 20):
+                    digest.update(block)
+                    file.write(block)
+            if not piped.stat().st_size:
+                raise UserError(
+                    f"data.path {path}: nothing comes through the pipe, which can be read only once; "
+                    "write the text to a file"
+                )
+            kept = cache / f"pipe-{digest.hexdigest()[:16]}"
+            if not kept.exists():  # else it keeps its time, by which its tokens are known
+                piped.rename(kept)
+    except OSError as error:
+        raise UserError(
+            f"data.path {path} is kept in data.cache_dir {cache}: {error.strerror or error}; choose "
+            "another with --set data.cache_dir=DIR"
+        ) from error
+    return kept
+
+
+def _plan(data: Text, root: Path, files: list[tuple[str, Path]], lacking: bool = False) -> Plan:
+    """Which texts are in which split, once archives were looked into."""
+    sources = sources_of(root, files)
+    if data.path is None:
+        told = "every twentieth address is in validation, and every twentieth in test"
+        return Plan({"embedded": [Source(files[0][1], EMBEDDED)]}, told)
+    plan = plan_splits(root, sources, data.splits, below=data.labels == "folder", lacking=lacking)
+    if plan.one and data.split_points:
+        return replace(plan, told=f"{plan.told.partition(' cut ')[0]} cut at data.split_points")
+    return plan
+
+
+def _label_names(data: Text, root: Path, files: list[tuple[str, Path]]) -> tuple[str, ...]:
     """The names of the labels that `data` asks for; UserError where its files do not tell them."""
     if data.labels != "folder":
         return PERIODS if data.labels else ()
-    files = [path for _, paths in parts for path in paths]
+    paths = [path for name, path in files if name != DATASET]
     least = 1 if data.label_names else 2  # text of one label can be evaluated
-    return folder_names(Path(data.path).expanduser(), files, {*SPLITS, *_NAMES}, least)
+    return folder_names(root, paths, set(WORDS), least)
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+def _stamp(name: str, path: Path) -> tuple:
+    """What a change of the file changes; what prepare says of a folder has to be there, no more."""
+    if name.split("/")[-1] == DATASET:
+        return ()
+    about = path.stat()
+    return str(path.resolve()), about.st_size, about.st_mtime_ns

@@ -120,7 +120,8 @@ def evaluate_run(
     whole: bool = False,
 ) -> dict:
     """The evaluation record of a trained model over a whole split, or over at most `max_sequences`
-    whole sequences at equal distances in it. whole: the split is all of the text."""
+    whole sequences at equal distances in it. whole: a text without splits of its own is taken whole, as
+    the split "all"."""
     experiment = run.experiment
     check_bound(experiment)
     check_labels(experiment)
@@ -136,7 +137,10 @@ def evaluate_run(
             f"{said}; a run keeps the alphabet it was trained with, to which {other[2:]} maps text"
         ) from error
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
-    corpus = corpus.whole(split) if whole else corpus
+    if whole and corpus.one:
+        corpus, split = corpus.whole("all"), "all"
+    elif experiment.data.path is not None:
+        log(f"{corpus.source}: {corpus.files}")
     agree({"the text": corpus.sha256.get(split, "")})
     every, _ = sequences(experiment, corpus, split)
     length = experiment.data.length

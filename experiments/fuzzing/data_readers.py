@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from experiments.data import preparing
 from experiments.data.builders import builder_class
-from experiments.data.reading import read
+from experiments.data.reading import files_of, read, sources_of
+from experiments.data.splits import WORDS
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters, Letters27
@@ -52,6 +53,19 @@ def _tar(members: list[tuple[str, bytes]], kind: bytes = tarfile.REGTYPE, link: 
     return made.getvalue()
 
 
+_SPLIT_NAMES = (
+    "train.txt", "valid.txt", "test.txt", "my_test_corpus.{}.txt", "{}/a.txt", "{}/test-driven.txt",
+    "train-train.txt", "{}-00000-of-00010.txt", "contest.txt", "a/b/{}.tokens", "dev", "README.md",
+    "dataset.json", "eval.txt", "{}.zip/a", "TRAIN/x.TXT", "./val/a", "prétrain.txt",
+)  # fmt: skip
+_HIDDEN = (".a.txt.swp", "x/.DS_Store", "__MACOSX/._a", "a.txt~", "Thumbs.db", "x/.git/config")
+_SPLITS = (
+    None, None, None, ("*", "5%", "5%"), ("train*", "5%", "test*"), ("*", "", ""), ("", "*", ""),
+    ("[", "!", "**/*"), ("a|b", "50%", "49%"), ("train", "valid/", "test"),
+)  # fmt: skip
+_ODD_LINES = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\r\n"
+
+
 _MEMBERS = [(f"{name}.txt", TEXT.encode()) for name in ("train", "valid", "test")]
 _RECORDS = [
     ("text.jsonl", b"".join(json.dumps({"text": TEXT}).encode() + b"\n" for _ in range(20)))
@@ -64,6 +78,11 @@ def _files() -> st.SearchStrategy[tuple[str, bytes]]:
     whole = {
         "": plain, ".txt": "Ünïcöde 𝔸 \u2028 text\r\n".encode() * 9, ".gz": gzip.compress(plain),
         ".bz2": bz2.compress(plain), ".xz": lzma.compress(plain), ".zip": _zip(_MEMBERS),
+        ".GZ": gzip.compress(_tar(_MEMBERS)), ".tar": _tar(_MEMBERS), "_mark": b"\xef\xbb\xbf" + plain,
+        ".zst": zstandard.ZstdCompressor().compress(plain), "_lines": _ODD_LINES.encode() * 9,
+        ".lzma": lzma.compress(plain, lzma.FORMAT_ALONE), "_16": TEXT.encode("utf-16"),
+        ".tgz": gzip.compress(_tar([("a.gz", gzip.compress(plain))])), "_pdf": b"%PDF-1.7\n" + plain,
+        "_twice": _zip([("a.zip", _zip(_MEMBERS))]), "_7z": b"7z\xbc\xaf\x27\x1c" + plain,
     }  # fmt: skip
     one = st.sampled_from(list(whole.items()))
     broken = one.flatmap(lambda item: st.tuples(st.just(item[0]), damaged(item[1])))
@@ -75,11 +94,41 @@ def _read_text(case: tuple[str, bytes], folder: Path) -> None:
     path = folder / f"text{case[0]}"
     path.write_bytes(case[1])
     for tokenizer in (Bytes(), Characters()):
-        for _ in read(path, tokenizer):
-            pass
+        for _, chunks in read(sources_of(path, files_of(path)), tokenizer):
+            for _ in chunks:
+                pass
     (folder / "cache").mkdir()
     corpus = prepare(Text(str(path), Bytes(), cache_dir=str(folder / "cache")))
     corpus.tokenizer.decode(corpus.tokens)
+
+
+def _splits() -> st.SearchStrategy[tuple]:
+    """(how, names and contents, data.splits) of folders and archives with names that tell splits, or
+    seem to."""
+    name = st.builds(str.format, st.sampled_from(_SPLIT_NAMES), st.sampled_from(list(WORDS)))
+    content = st.sampled_from((TEXT, TEXT[:40], "", "\ufeff" + TEXT, _ODD_LINES, "a\0b", "é"))
+    file = st.tuples(st.one_of(name, name, name, st.sampled_from(_HIDDEN)), content)
+    files = st.lists(file, min_size=1, max_size=6, unique_by=lambda item: item[0])
+    return st.tuples(st.sampled_from(("folder", "zip", "tar")), files, st.sampled_from(_SPLITS))
+
+
+def _read_splits(case: tuple, folder: Path) -> None:
+    how, files, splits = case
+    path = folder / "data"
+    if how == "folder":
+        for name, content in files:
+            if not any(part.is_file() for part in (path / name).parents):
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                (path / name).is_dir() or (path / name).write_text(content)
+    else:
+        pack = _zip if how == "zip" else _tar
+        path.write_bytes(pack([(name, content.encode()) for name, content in files]))
+    data = Text(str(path), Characters(), cache_dir=str(folder / "cache"), splits=splits)
+    corpus = prepare(data)
+    again = prepare(data)
+    if (corpus.bounds, corpus.files) != (again.bounds, again.files):
+        raise AssertionError("the cache tells other splits")
+    prepare(replace(data, rows="sentence", document="line"))
 
 
 def _archives() -> st.SearchStrategy[tuple[str, str, bytes]]:
@@ -204,7 +253,7 @@ def _interrupt(cache: Path, begun: Path) -> None:
     starts, characters, words = np.load(done / "documents.npy")
     shutil.copy(done / "tokens.bin", work)
     np.stack([np.diff(starts), characters[:-1], words[:-1]], axis=1).tofile(work / "documents.bin")
-    progress = {"documents": len(starts) - 1, "sizes": {"all": int(starts[-1])}}
+    progress = {"documents": len(starts) - 1, "sizes": {"train": int(starts[-1])}}
     (work / "progress.json").write_text(json.dumps(progress))
 
 
@@ -233,8 +282,9 @@ def _read_notes(case: tuple[str, bytes], folder: Path) -> None:
 
 def readers(folder: Path) -> list[Reader]:
     return [
-        Reader("text files, compressed or not", 700, _files(), _read_text),
+        Reader("text files, compressed or not", 600, _files(), _read_text),
+        Reader("names that tell splits", 300, _splits(), _read_splits),
         *_corpora(folder / "corpora"),
-        Reader("datasets and their archives", 500, _archives(), _prepare_dataset),
-        Reader("dataset.json", 300, _dataset_notes(), _read_notes),
+        Reader("datasets and their archives", 400, _archives(), _prepare_dataset),
+        Reader("dataset.json", 200, _dataset_notes(), _read_notes),
     ]

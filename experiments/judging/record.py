@@ -120,7 +120,7 @@ def _other_text(path: str, data: Text) -> Corpus:
     if not Path(path).expanduser().exists():
         raise UserError(f"--train {path} does not exist; give a text file or a directory")
     try:
-        return prepare(Text(path, data.tokenizer, cache_dir=data.cache_dir))
+        return prepare(Text(path, data.tokenizer, cache_dir=data.cache_dir, splits=("*", "", "")))
     except UserError as error:
         said = str(error).partition("; ")[0]
         raise UserError(f"--train: {said}; give text in the alphabet of the run") from error

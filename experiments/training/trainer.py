@@ -271,6 +271,7 @@ def _summary(experiment: Experiment, corpus: Corpus, state, start: int) -> str:
         f"{jax.devices()[0].device_kind}{processes}\n{corpus.source}: {sizes} tokens of "
         f"{experiment.process.vocab_size} ({type(data.tokenizer).__name__}), in "
         f"{'sequences' if data.rows == 'wrap' else f'rows ({data.rows})'} of {data.length}\n"
+        f"{corpus.files}\n"
         + (f"labels: {', '.join(corpus.label_names)}\n" if corpus.labels else "")
         + (f"continuing after step {start}" if start else "starting")
     )

@@ -18,8 +18,9 @@ from urllib.error import HTTPError
 import tensorflow_datasets as tfds
 from etils import epath
 
-from experiments.data.builders.members import (
+from experiments.data.streams import (
     CHUNK,
+    check_inside,
     hidden,
     is_archive,
     lines,
@@ -27,6 +28,7 @@ from experiments.data.builders.members import (
     opened,
     plain,
     told,
+    unpacked,
 )
 from experiments.errors import UserError
 
@@ -41,7 +43,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     URLS: the published files; their sizes and sha256 are in checksums.tsv, where tfds looks for them.
     NAMES: the files of each split, by name, also compressed or in an archive. DIGESTS: of the text of a
     split, "md5:..."; LINES: of one or several splits together, as published. ENDING: what ends an
-    example in the text. sources: after `_split_generators`, name, bytes and sha256 of the files taken.
+    example in the text. ADVICE: for who has too little text. sources: after `_split_generators`, name,
+    bytes and sha256 of the files taken.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -50,6 +53,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     DIGESTS: ClassVar[dict[str, str]] = {}
     LINES: ClassVar[dict[tuple[str, ...], int]] = {}
     ENDING = "\n"
+    ADVICE = ""
     HOMEPAGE = ""
     LICENCE = ""
     code_path = epath.Path(
@@ -125,7 +129,10 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, path in files:
             if self.is_archive(name):
                 for member, stream in members(path):
+                    check_inside(member, path)
                     if not hidden(member):
+                        with told(f"{path}: {member}"):
+                            stream = unpacked(stream, member)
                         yield member, stream, f"{path}: {member}"
             else:
                 with opened(path) as stream:
@@ -165,7 +172,10 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             files = [(p.relative_to(self.source).as_posix(), p) for p in found]
             files = [(n, p) for n, p in files if self.is_part(p.name) and not hidden(n)]
         else:
-            raise UserError(f"--source {self.source} does not exist; give a file or a folder")
+            what = "is no file, and a pipe can be read only once" * self.source.exists()
+            raise UserError(
+                f"--source {self.source} {what or 'does not exist'}; give a file or a folder"
+            )
         if not any(self.is_archive(n) or self.split_of(n) is not None for n, _ in files):
             raise self.refusal("none of its files is of this dataset")
         return files

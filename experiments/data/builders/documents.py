@@ -1,9 +1,9 @@
 """Text of your own, such as OpenWebText: a document a line of train, valid and test.
 
-Files are taken in the order of their names. Where each name tells a split (a word of it is train, valid,
-validation, val, dev or test) and not all the same, that is the split; else every twentieth document is
-in valid, and every twentieth in test, as in the embedded corpus. So a document that is in the source
-twice may be in two splits.
+Files are taken in the order of their names. Where their names, or those of their folders, tell train,
+valid and test (experiments.data.splits), those are the splits; where they tell none, or all the same,
+every twentieth document is in valid, and every twentieth in test, as in the embedded corpus. So a
+document that is in the source twice may be in two splits.
 """
 
 import re
@@ -11,13 +11,20 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from experiments.data.builders.corpus import SPLITS, Corpus, Files
-from experiments.data.builders.members import decode, is_archive, lines, plain, told
-from experiments.errors import UserError
+from experiments.data.reading import Source, sources_of, streams
+from experiments.data.splits import tell
+from experiments.data.streams import (
+    check_inside,
+    decode,
+    is_archive,
+    lines,
+    plain,
+    start_of_text,
+    told,
+)
+from experiments.errors import UserError, shortened
 from experiments.plain_json import parse
 
-_WORDS = {"train": "train", "test": "test"} | dict.fromkeys(
-    ("valid", "validation", "val", "dev"), "valid"
-)
 _TWENTIETH = {9: "valid", 19: "test"}  # of each twenty documents; train has the others
 
 
@@ -28,48 +35,69 @@ class Documents(Corpus, skip_registration=True):
     name = "documents"
     LICENCE = "that of your files"
     KINDS = (".txt", ".jsonl")
+    ADVICE = ": a .txt file is one document; --dataset lines takes each of its lines for one"
 
     def is_part(self, name: str) -> bool:
         return is_archive(name) or self.split_of(name) is not None
 
     def split_of(self, name: str) -> str | None:
-        """The split that the name tells, "" where none, and None for what is no document."""
-        path = PurePosixPath(plain(PurePosixPath(name).name))
-        if path.suffix not in self.KINDS:
-            return None
-        named = {_WORDS[w] for w in re.split("[^a-z]+", path.stem.lower()) if w in _WORDS}
-        return named.pop() if len(named) == 1 else ""
+        """ "" for a document, whose split only the names of all tell, and None for what is none."""
+        return "" if PurePosixPath(plain(name)).suffix.lower() in self.KINDS else None
+
+    def refusal(self, found: str) -> UserError:
+        return UserError(
+            f"--source {self.source}: {found}; {self.name} takes files and members of archives that end "
+            f"with {' or '.join(self.KINDS)}"
+        )
 
     def check(self, files: Files) -> None:
         """UserError where the names of the files tell some splits and not others."""
-        named = self._named(files)
-        missing = [split for split in SPLITS if split not in named]
-        if named and missing and not self.partial:
+        texts = sources_of(self.source, files)
+        for text in texts:
+            check_inside(text.member or "", text.path)
+        self._texts = [text for text in texts if self.split_of(text.name) is not None]
+        if not self._texts:
+            raise self.refusal("none of its files is of this dataset")
+        named = tell([text.name for text in self._texts])
+        self._named: dict[Source, str] = {}
+        if len(set().union(*named)) < 2:
+            return
+        for text, found in zip(self._texts, named, strict=True):
+            if len(found) != 1:
+                what = "after two splits" if found else "after none, and others are"
+                raise UserError(
+                    f"--source {self.source}: {text.name} is named {what}; name all files or folders "
+                    "after train, valid or test, or prepare them apart"
+                )
+            self._named[text] = found.pop().replace("validation", "valid")
+        there = set(self._named.values())
+        missing = [split for split in SPLITS if split not in there]
+        if missing and not self.partial:
             raise UserError(
-                f"--source {self.source}: its files are named after {' and '.join(sorted(named))}, and "
+                f"--source {self.source}: its files are named after {' and '.join(sorted(there))}, and "
                 f"{missing[0]} is missing; add it, rename them, or take what is there: --partial"
             )
 
     def splits(self, files: Files) -> list[str]:
-        named = self._named(files)
-        return [split for split in SPLITS if not named or split in named]
+        there = self._named.values()
+        return [split for split in SPLITS if not there or split in there]
 
     def texts(self, files: Files, split: str) -> Iterator[str]:
-        named, seen = self._named(files), 0
-        for name, stream, where in self.streams(files):
-            its = self.split_of(name)
-            if its is None or (named and its != split):
+        named, seen = self._named, 0
+        for source, stream in streams(self._texts):
+            if named and named[source] != split:
                 continue
-            with told(where):
-                for content, place in self.units(name, stream, where):
+            with told(source):
+                start_of_text(stream, source)
+                for content, place in self.units(source.name, stream, str(source)):
                     chosen = named or _TWENTIETH.get(seen % 20, "train") == split
                     seen += 1
-                    if chosen and (text := self.text_of(name, content, place)):
+                    if chosen and (text := self.text_of(source.name, content, place)):
                         yield text
 
     def units(self, name: str, stream, where: str) -> Iterator[tuple[bytes, str]]:
         """(content, where) of the documents of a file, not yet read as such."""
-        if not plain(name).endswith(".jsonl"):
+        if not _has_records(name):
             yield stream.read(), where
             return
         for number, line in enumerate(stream, 1):
@@ -79,20 +107,34 @@ class Documents(Corpus, skip_registration=True):
     def text_of(self, name: str, content: bytes, where: str) -> str:
         """The text of a document on one line."""
         text = decode(content, where)
-        if plain(name).endswith(".jsonl"):
-            try:
-                text = parse(text)["text"]
-                text.encode()  # half of a surrogate pair is no text
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f'{where}: not a JSON record with its text in "text" ({error})'
-                ) from error
+        if _has_records(name):
+            text = _text_of_record(text, where)
         return re.sub(r"\s*[\r\n]\s*", " ", text.strip())
 
-    def _named(self, files: Files) -> set[str]:
-        """The splits that the names of the files tell, if they do."""
-        named = {"" if is_archive(name) else self.split_of(name) for name, _ in files}
-        return set() if "" in named or len(named) < 2 else named
+
+def _has_records(name: str) -> bool:
+    return plain(name).lower().endswith(".jsonl")
+
+
+def _text_of_record(line: str, where: str) -> str:
+    try:
+        record = parse(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not a JSON record ({shortened(str(error))})") from error
+    what = f"it is {_kind(record)}"
+    if isinstance(record, dict):
+        there = ", ".join(map(repr, record)) or "nothing"
+        what = f"it has {shortened(there)}"
+        if "text" in record:
+            what = f'its "text" is {_kind(record["text"])}'
+            if isinstance(record["text"], str):
+                return record["text"]
+    raise UserError(f'{where}: not a JSON record with its text in "text": {what}')
+
+
+def _kind(value) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return names.get(type(value), "null" if value is None else "a number")
 
 
 class Lines(Documents, skip_registration=True):
@@ -100,6 +142,7 @@ class Lines(Documents, skip_registration=True):
 
     name = "lines"
     KINDS = (".txt", ".tokens")
+    ADVICE = ": each line is a document"
 
     def units(self, name: str, stream, where: str) -> Iterator[tuple[bytes, str]]:
         for number, line in enumerate(lines(stream, where), 1):

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, ClassVar
 
 from experiments.data.builders.corpus import Corpus
-from experiments.data.builders.members import lines, plain, tar_members
+from experiments.data.streams import check_inside, lines, plain, tar_members
 
 _NOVELS = "train-novels.tar"
 
@@ -32,5 +32,6 @@ class Lambada(Corpus, skip_registration=True):
             yield from lines(stream, where)
             return
         for path, novel in tar_members(stream, where):
+            check_inside(path, where)
             if PurePosixPath(path).match("train-novels/*/*.txt"):
                 yield from lines(novel, f"{where}: {path}")

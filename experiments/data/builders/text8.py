@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from experiments.data.builders.corpus import Corpus, Files
-from experiments.data.builders.members import CHUNK, is_archive, told
+from experiments.data.streams import CHUNK, is_archive, told
 from experiments.errors import UserError
 
 
