@@ -181,8 +181,8 @@ class Experiment:
                 "text of full length; set data.rows = wrap"
             )
         self.process.check(self)
-        for sampler in self.sampler.layers:
-            sampler.check(self)
+        for depth, sampler in enumerate(self.sampler.layers):
+            sampler.check(self, "sampler" + depth * ".inner")
 
     def _check_networks(self) -> None:
         """ValueError for networks that are not what the process asks for."""

@@ -32,11 +32,11 @@ class Ancestral(OnGrid):
             return Verdict("refused", "cached=True is for one network and discrete states")
         return self.unfit(process) or Verdict("exact", "draws of x0, then of the exact bridge")
 
-    def check(self, experiment):
-        super().check(experiment)
+    def check(self, experiment, path):
+        super().check(experiment, path)
         if self.cached and experiment.model.time_conditioning:
             raise ValueError(
-                f"sampler {type(self).__name__}.cached = True, but model.time_conditioning = True: the "
+                f"{path}.cached = True, but model.time_conditioning = True: the "
                 "output changes with time even where no token does; set cached to False"
             )
 

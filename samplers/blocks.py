@@ -38,10 +38,10 @@ class BlockByBlock(Sampler):
         inner = self.inner.verdict(process.base)
         return inner._replace(why=f"{type(self.inner).__name__} on each block: {inner.why}")
 
-    def check(self, experiment):
+    def check(self, experiment, path):
         size = experiment.process.traits.attention_block
         if self.span is not None and self.span < size:
-            raise ValueError(f"sampler.span = {self.span} is shorter than a block of {size} tokens")
+            raise ValueError(f"{path}.span = {self.span} is shorter than a block of {size} tokens")
 
     def calls(self, process, length):
         size = process.block_length

@@ -102,9 +102,9 @@ class Sampler(ABC):
         """This sampler and those inside of it, from the outermost in."""
         return (self,) if self.inner is None else (self, *self.inner.layers)
 
-    def check(self, experiment) -> None:  # noqa: B027, most have nothing to object
-        """Nothing; ValueError where the sampler, which may stand inside of another, does not go with
-        other parts of the experiment."""
+    def check(self, experiment, path: str) -> None:  # noqa: B027, most have nothing to object
+        """Nothing; ValueError where the sampler does not go with other parts of the experiment, in which
+        it is the setting `path`."""
 
 
 def masks(process: Objective) -> bool:
@@ -274,11 +274,11 @@ class OnGrid(Stepwise):
         """(z_s, guess of x0), from z at time t; t and s are (B, 1)."""
         raise NotImplementedError
 
-    def check(self, experiment):
+    def check(self, experiment, path):
         most = experiment.process.traits.max_steps
         if most is not None and self.steps > most:
             raise ValueError(
-                f"sampler {type(self).__name__}.steps = {self.steps}: "
+                f"{path}.steps = {self.steps}: "
                 f"{type(experiment.process).__name__} is sampled in at most {most}"
             )
 

@@ -20,7 +20,7 @@ TABLE = {  # package: (ours, others beside the standard library; None allows all
     "configs": ({"diffusion", "models", "samplers", "experiments"}, set()),
     "experiments": ({"diffusion", "models", "samplers", "experiments"}, None),
 }
-STANDARD = {"copy", "dataclasses", "typing", "collections", "functools", "math"}
+STANDARD = {"abc", "copy", "dataclasses", "typing", "collections", "functools", "math"}
 
 
 def imports(path):

@@ -99,12 +99,14 @@ def test_stored_values_of_a_wrong_kind_are_refused():
 
 
 def test_settings_are_checked_together_whatever_their_order():
-    e = get_config()
+    e = override(get_config(), ["optimizer.schedule=WarmupCosine"])
     pair = ["optimizer.schedule.decay_steps=8", "optimizer.schedule.warmup_steps=5"]
     assert override(e, pair) == override(e, pair[::-1])
     swapped = ["process=Autoregressive", "sampler=LeftToRight"]
     assert override(e, swapped) == override(e, swapped[::-1])
-    with pytest.raises(UserError, match=r"decay_steps=4, optimizer\.warmup_steps=5: AdamW"):
+    with pytest.raises(
+        UserError, match=r"decay_steps=4, optimizer\.schedule\.warmup_steps=5: Warm"
+    ):
         override(e, ["optimizer.schedule.decay_steps=4", "optimizer.schedule.warmup_steps=5"])
 
 
@@ -120,7 +122,12 @@ def test_settings_are_checked_together_whatever_their_order():
     ],
 )
 def test_a_refusal_names_the_settings_at_fault_alone(items, named):
-    others = ["data.length=32", "optimizer.schedule.peak_lr=0.1", "train.seed=3", "sampler.steps=9"]
+    others = [
+        "optimizer.schedule=WarmupCosine",
+        "optimizer.schedule.peak_lr=0.1",
+        "train.seed=3",
+        "sampler.steps=9",
+    ]
     for given in ([*others, *items], [*others[:3], *items, "train.log_every=7"]):
         with pytest.raises(UserError) as error:
             override(get_config(), given)
