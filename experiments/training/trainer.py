@@ -41,7 +41,7 @@ from experiments.training.recovery import Rollback, data_seed, newest_state
 from experiments.training.signals import Interrupted, Signals
 from experiments.training.teacher import load_teacher
 from experiments.training.train_step import init_state, make_train_step, zero_totals
-from experiments.training.workdir import claim
+from experiments.training.workdir import claim, one_writer
 from models.transformer import num_parameters
 
 Log = Callable[[str], None]
@@ -50,10 +50,11 @@ Log = Callable[[str], None]
 def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
     """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
 
-    Raises UserError for what the user can put right (nothing in `workdir` changes then), Diverged for
-    a loss that is not finite and stays so, Stopped after a signal, once the state is saved.
+    Raises UserError for what the user can put right (nothing in `workdir` changes then), also where
+    another process trains in it; Diverged for a loss that is not finite and stays so, Stopped after a
+    signal, once the state is saved.
     """
-    with Signals() as signals:
+    with Signals() as signals, one_writer(workdir, log):
         _train(experiment, workdir, log, signals)
 
 
@@ -111,7 +112,7 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
         )
         evaluate = make_evaluate(experiment, corpus, mesh, frozen, signals)
         step_function = partial(step_function, frozen=frozen)
-        with Metrics(workdir, start) if is_first() else NoMetrics() as metrics:
+        with Metrics(workdir, start, log) if is_first() else NoMetrics() as metrics:
             if pending:
                 value = evaluated(evaluate, state, start, experiment, metrics, log)
                 checkpoints.complete(start, _meta(experiment, corpus, start), value)
