@@ -1,8 +1,10 @@
 """One writer of a run's directory, of prepared text and of a dataset; readers go on beside it."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,16 +17,21 @@ import pytest
 from test_faults import SETTINGS, run
 from test_programs import ROOT, SMOKE
 
-from experiments import cli, locks
+from experiments import cli, locks, stored
+from experiments.config import Experiment
 from experiments.data.text import Text, prepare
+from experiments.devices.sharding import make_mesh
 from experiments.errors import UserError
+from experiments.files import write_atomically
 from experiments.locks import held
+from experiments.runs import load_run
 from experiments.training import trainer
 from experiments.training.checkpoints import Checkpoints
 
 HOLDING = """
 import sys, time
 from pathlib import Path
+from experiments.files import write_atomically
 from experiments.locks import held
 with held(Path(sys.argv[1]), "it"):
     print("held", flush=True)
@@ -209,6 +216,46 @@ def test_a_second_training_ends_at_once_and_changes_nothing(tmp_path, capsys, mo
 make = trainer.make_train_step
 
 
+@pytest.mark.parametrize(
+    "error, call", [("EROFS", "open"), ("EACCES", "open"), ("ENOSPC", "mkdir"), ("EROFS", "mkdir")]
+)
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch, error, call):
+    """Root may write where others may not: the system's answers are made up."""
+    number = getattr(errno, error)
+
+    def failing(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, call, failing)
+    line = second(capsys, tmp_path / "new" / "w")
+    monkeypatch.undo()
+    assert "w cannot be written (" in line and os.strerror(number) in line
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("there", ["file", "folder"])
+def test_what_stands_where_it_is_to_be_is_told(tmp_path, capsys, there):
+    if there == "file":
+        (tmp_path / "w").write_text("")
+    else:
+        (tmp_path / "w" / ".lock").mkdir(parents=True)
+    line = second(capsys, tmp_path / "w")
+    assert ("is a file" if there == "file" else "(.lock: Is a directory)") in line
+
+
+def test_a_file_on_a_read_only_file_system_is_one_line(tmp_path, monkeypatch):
+    """Taking the temporary file away fails there too."""
+    number = errno.EROFS
+
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("builtins.open", failing)
+    monkeypatch.setattr(Path, "unlink", failing)
+    with pytest.raises(UserError, match=r"could not be written \(Read-only"):
+        write_atomically(tmp_path / "a.json", "{}")
+
+
 def test_a_mistake_in_the_config_leaves_no_directory(tmp_path):
     with pytest.raises(UserError, match="no such"):
         run(tmp_path / "new" / "w", "no.such=1")
@@ -225,6 +272,57 @@ def test_a_comparison_holds_its_folder(tmp_path, capsys):
     error = capsys.readouterr().err
     assert f"workdir {tmp_path} is in use by another process, {process.pid} " in error
     assert error.count("\n") == 1 and listing(tmp_path) == [".lock"]
+
+
+# Readers beside a training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    run(workdir, "train.num_steps=4", "train.keep_last=1")
+    return workdir
+
+
+def test_readers_take_the_newest_of_checkpoints_that_come_and_go(trained, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(trained, workdir)
+    e = stored.decode(Checkpoints(workdir / "checkpoints").meta(4)["config"], "", Experiment)
+    like = trainer._like(e, make_mesh(e.mesh))
+    ends, steps = threading.Event(), []
+
+    def writing():
+        with Checkpoints(workdir / "checkpoints", keep_last=1, keep_best=0) as checkpoints:
+            state, meta = checkpoints.restore(4, like), checkpoints.meta(4)
+            while not ends.is_set():
+                steps.append(steps[-1] + 1 if steps else 5)
+                checkpoints.save(steps[-1], state, meta)
+
+    thread = threading.Thread(target=writing)
+    thread.start()
+    try:
+        found = [load_run(str(workdir)).step for _ in range(20)]
+    finally:
+        ends.set()
+        thread.join(timeout=60)
+    assert found == sorted(found) and found[-1] > found[0]
+
+
+def test_a_checkpoint_deleted_while_it_is_read(trained, tmp_path, monkeypatch):
+    workdir = tmp_path / "w"
+    shutil.copytree(trained, workdir)
+    folder, real = workdir / "checkpoints", Checkpoints.restore_partial
+
+    def deleted(self, step, *arguments):
+        if step == 4:
+            (folder / "4").rename(folder / "8")
+        return real(self, step, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "restore_partial", deleted)
+    assert load_run(str(workdir)).step == 8
+    (folder / "8").rename(folder / "4")
+    with pytest.raises(UserError, match="4: not there; other steps: 8"):
+        load_run(str(workdir), step=4)
 
 
 # Prepared text
