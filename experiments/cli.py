@@ -66,24 +66,24 @@ def add_distributed(options: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
-    return value
+    """An integer from 1 to 2^31 - 1, for argparse."""
+    return _whole(text, 1)
 
 
 def natural(text: str) -> int:
     """An integer from 0 to 2^31 - 1, for argparse."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
         value = -1
-    if not 0 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 to 2147483647")
+    if not least <= value < 2**31:
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]} must be a whole number from {least} to 2147483647"
+        )
     return value
 
 

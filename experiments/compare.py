@@ -60,6 +60,7 @@ def _train_and_compare(given) -> None:
     from experiments.comparison.plan import budget, make_plan
     from experiments.figure import check_figure, draw
     from experiments.files import write_atomically
+    from experiments.training.workdir import one_writer
 
     workdir = Path(given.workdir)
     table_path = Path(given.table or workdir / "table.md")
@@ -73,11 +74,12 @@ def _train_and_compare(given) -> None:
         given.num_times,
         given.batch_size,
     )
-    results = run_all(plan, log=_progress)
-    text = f"{budget(plan)}\n\n{table(results)}\n"
-    print(f"\n{text}", flush=True)
-    write_atomically(table_path, text)
-    write_atomically(plot_path, draw(results, budget(plan), plot_path.suffix))
+    with one_writer(workdir, _progress):
+        results = run_all(plan, log=_progress)
+        text = f"{budget(plan)}\n\n{table(results)}\n"
+        print(f"\n{text}", flush=True)
+        write_atomically(table_path, text)
+        write_atomically(plot_path, draw(results, budget(plan), plot_path.suffix))
     print(f"table: {table_path}\nplot: {plot_path}")
 
 

@@ -3,7 +3,7 @@
 Defaults live in these dataclasses only. How settings are read, overridden and stored: `settings.py`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
 import jax
@@ -169,6 +169,18 @@ class Teacher:
     fingerprint: str = ""
 
 
+def _check_integers(config, path: str = "") -> None:
+    """ValueError for a setting that the devices' integers of 32 bits, or a seed's, do not hold."""
+    for f in fields(config):
+        value, here = getattr(config, f.name), f"{path}{f.name}"
+        if is_dataclass(value):
+            _check_integers(value, f"{here}.")
+        elif type(value) is int:
+            least, most = (0, 2**32 - 1) if f.name == "seed" else (-(2**31), 2**31 - 1)
+            if not least <= value <= most:
+                raise ValueError(f"{here} = {value} is outside {least} to {most}")
+
+
 def _check_sampler(sampler: Sampler, process: Objective, model: Transformer) -> None:
     verdict = sampler.verdict(process)
     if verdict.kind == "refused":
@@ -211,6 +223,7 @@ class Experiment:
     energy_from: str = ""
 
     def __post_init__(self):
+        _check_integers(self)
         if hasattr(self.process, "log_weight") != (self.energy is not None):
             raise ValueError(
                 f"energy = {self.energy}, but process {type(self.process).__name__} has "

@@ -1,6 +1,7 @@
 """Files that are either complete or absent, and arrays that are what their header says."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from tokenize import TokenError
 
@@ -37,5 +38,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        with suppress(OSError):  # on a read-only file system too
+            temporary.unlink()
         raise UserError(f"{path}: could not be written ({error.strerror or error})") from error

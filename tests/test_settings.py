@@ -30,6 +30,24 @@ def test_hints_are_of_what_was_chosen(items, word):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("value", ["100000000000000000000", "-100000000000000000000", "1e20"])
+def test_no_integer_setting_takes_what_the_devices_do_not_hold(value):
+    e = get_config()
+    whole = [path for path, now in leaves(e).items() if type(now) is int]
+    whole.remove("model.mlp_ratio")  # a float, whose default is a whole number
+    assert len(whole) > 20
+    for path in whole:
+        with pytest.raises(UserError, match=f"--set {path}=") as caught:
+            override(e, [f"{path}={value}"])
+        assert "\n" not in str(caught.value)
+
+
+def test_a_seed_may_have_32_bits():
+    assert override(get_config(), [f"train.seed={2**32 - 1}"]).train.seed == 2**32 - 1
+    with pytest.raises(UserError, match="outside 0 to 4294967295"):
+        override(get_config(), [f"train.seed={2**32}"])
+
+
 def test_override_of_every_kind():
     e = override(
         get_config(),

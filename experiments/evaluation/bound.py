@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
@@ -12,8 +14,8 @@ from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
 from experiments.devices.distributed import agree, in_turn
-from experiments.devices.memory import check_memory
-from experiments.devices.sharding import batch_shards, global_batch
+from experiments.devices.memory import check_program
+from experiments.devices.sharding import BATCH, batch_shards, global_batch
 from experiments.errors import UserError
 from experiments.evaluation.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation.record import make_record, per_word
@@ -42,8 +44,7 @@ def estimate(
     sequence of its own, so every token counts once.
     """
     length = experiment.data.length
-    shards = batch_shards(mesh)
-    batch = -(-experiment.evaluation.batch_size // shards) * shards
+    batch = _batch(experiment, text, mesh)
     terms: dict[str, list] = {}
     sizes, first = [], 0
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
@@ -62,6 +63,29 @@ def estimate(
     result = Estimate(sum(stacked.values()), sizes, characters)
     per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
     return result, per_token
+
+
+def _batch(experiment: Experiment, text: np.ndarray | Rows, mesh) -> int:
+    """Sequences at a time, no more than there are."""
+    whole = len(text) if isinstance(text, Rows) else len(text) // experiment.data.length
+    shards = batch_shards(mesh)
+    return -(-min(experiment.evaluation.batch_size, max(whole, 1)) // shards) * shards
+
+
+def check_estimate(
+    experiment: Experiment, bound: Callable, params: dict, text: np.ndarray | Rows, mesh,
+    frozen: dict | None = None, labels: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """UserError where an `estimate` does not fit into memory; its program is compiled here. params may
+    be described alone."""
+    batch, split = _batch(experiment, text, mesh), NamedSharding(mesh, P(BATCH))
+    length = experiment.data.length
+    rows = jax.ShapeDtypeStruct((batch, length), np.int32, sharding=split)
+    given = {"segments": rows} if isinstance(text, Rows) else {}
+    if labels is not None:
+        given["label"] = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
+    lowered = bound.lower(params, rows, 0, frozen, given)
+    check_program(lowered, batch, length, mesh, "evaluation.batch_size (--batch-size)")
 
 
 def spread(tokens: np.ndarray, length: int, max_sequences: int) -> np.ndarray:
@@ -125,7 +149,6 @@ def evaluate_run(
     experiment = run.experiment
     check_bound(experiment)
     check_labels(experiment)
-    check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
     try:
         with in_turn():
             corpus = prepare(experiment.data)
@@ -148,6 +171,7 @@ def evaluate_run(
     text, labels = sequences(experiment, corpus, split, max_sequences)
     characters, words = spelled(corpus, split, text)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
+    check_estimate(experiment, bound, run.params, text, run.mesh, labels=labels)
     start = last = time.perf_counter()
 
     def progress(done, total):

@@ -18,7 +18,7 @@ from experiments.judging.table import table
 from experiments.sampling.grid import FILE, SCHEMA, fitted_information
 from experiments.sampling.samples_file import common, network_calls, read_samples
 from experiments.stored import encode
-from experiments.training.metrics import Metrics, read_metric
+from experiments.training.metrics import DAMAGED, Metrics, read_metric
 from samplers.remask import ReMDM
 
 RECORD = {
@@ -85,8 +85,11 @@ def _metrics(content: bytes, folder: Path) -> None:
     (folder / "metrics.jsonl").write_bytes(content)
     for name in ("train/loss", "perf/tokens_per_s"):
         sum(value for _, value in read_metric(folder, name))
-    with Metrics(folder, 2) as metrics:
+    (folder / DAMAGED).unlink(missing_ok=True)
+    said: list[str] = []
+    with Metrics(folder, 2, said.append) as metrics:
         metrics.write(3, {"train/loss": 1.0})
+    assert (folder / DAMAGED).exists() == any(DAMAGED in line for line in said)
 
 
 def _grid(content: bytes, folder: Path) -> None:

@@ -31,7 +31,7 @@ from diffusion.block import BlockDiffusion
 from diffusion.process import Model, Objective, Process
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import prepare
-from experiments.devices.memory import check_memory
+from experiments.devices.memory import check_program
 from experiments.devices.sharding import batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.evaluation.bound import sequences
@@ -104,8 +104,6 @@ def measure(
     experiment = run.experiment
     timed(experiment.process)
     check_labels(experiment)
-    rows = experiment.evaluation.batch_size
-    check_memory(experiment, rows, run.mesh, "evaluation.batch_size")
     corpus = prepare(experiment.data)
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
     if experiment.data.rows != "wrap":
@@ -171,6 +169,9 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
         place = np.resize(places[first : first + count], batch)[:, None]
         rows = jax.tree.map(lambda a: global_batch(mesh, a, axis=0), [*rows, place])
         x0, given, place = rows
+        if not first:
+            lowered = compiled.lower(run.params, x0, first, place, given)
+            check_program(lowered, batch, x0.shape[1], mesh, "evaluation.batch_size")
         yield np.asarray(compiled(run.params, x0, first, place, given), np.float64)[:, :count]
         first += count
         if time.perf_counter() - last > 5:

@@ -7,11 +7,13 @@ from dataclasses import fields, is_dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from diffusion.random import fold_in
 from experiments.config import Experiment
-from experiments.devices.memory import check_memory
-from experiments.devices.sharding import batch_shards, global_batch, replicated
+from experiments.devices.memory import check_program
+from experiments.devices.sharding import BATCH, batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.runs import Run
 from experiments.sampling.given import encode
@@ -111,11 +113,14 @@ def sample_run(
         )
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
-    check_memory(run.experiment, batch, run.mesh, "--batch-size")
     compiled = make_sample(run.experiment, run.mesh, wish, trace)
     guide = wish.classifier and wish.classifier.params
+    split = NamedSharding(run.mesh, P(BATCH))
+    numbers = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
+    lowered = compiled.lower(run.params, seed, numbers, known, guide)
+    check_program(lowered, batch, len(known), run.mesh, "--batch-size", "--length")
     for first in range(0, num, batch):
-        numbers = global_batch(run.mesh, np.arange(first, first + batch), axis=0)
+        numbers = global_batch(run.mesh, np.arange(first, first + batch, dtype=np.int32), axis=0)
         sampled, given = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
         for i in range(min(batch, num - first)):
             frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))

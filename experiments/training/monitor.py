@@ -1,18 +1,31 @@
 """The evaluations during training, by which checkpoints are ranked."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
-from experiments.evaluation.bound import estimate, sequences, spelled
+from experiments.evaluation.bound import check_estimate, estimate, sequences, spelled
 from experiments.evaluation.estimators import make_bound, times_per_sequence
 from experiments.training.metrics import Metrics, NoMetrics
 from experiments.training.signals import Signals
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """What `make_evaluate` makes. check(params), of arrays that may be described alone: UserError where
+    the evaluation does not fit into memory."""
+
+    metrics: Callable[[dict], dict[str, float]]
+    check: Callable[[dict], None]
+
+    def __call__(self, params: dict) -> dict[str, float]:
+        return self.metrics(params)
+
+
 def make_evaluate(
     experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None, signals: Signals
-) -> Callable[[dict], dict[str, float]]:
+) -> Evaluate:
     """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
     the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
     Interrupted after a signal.
@@ -38,7 +51,10 @@ def make_evaluate(
             "eval/bound_nats_per_token": result.nats_per_token,
         }
 
-    return evaluate
+    def check(params):
+        check_estimate(experiment, bound, params, text, mesh, frozen, labels)
+
+    return Evaluate(evaluate, check)
 
 
 def evaluated(
