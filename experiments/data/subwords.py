@@ -64,9 +64,15 @@ class Subwords:
     @property
     def space(self) -> int | None:
         """The number of the token that is a space and nothing else, None where there is none."""
-        numbers = [self._loaded.number(name) for name in ("▁", "Ġ", " ")]
-        found = [n for n in numbers if n is not None and set(self.decode([n] * 3)) == {" "}]
-        return found[0] if found else None
+        names = ((n, self.name(n)) for n in range(self._loaded.size))
+        letters = (n for n, name in names if len(name) == 1 and self.decode([n, n]).isalpha())
+        between = next(letters, None)  # at the ends of a text spaces are dropped
+        for space in map(self._loaded.number, ("▁", "Ġ", " ")):
+            if None not in (space, between):
+                first, *rest, last = self.decode([between, space, between])
+                if rest == [" "] and first == last:
+                    return space
+        return None
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(number, start, stop) of the tokens of a text, by its characters. Some have no characters of
