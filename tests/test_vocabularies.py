@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from experiments.data.subwords import Subwords
 from experiments.errors import UserError
+from experiments.judging.transformers_scorer import without_dropout
 
 LINES = ["the state of the union walking and talking states unions people of the land"] * 30
 BYTES = [f"<0x{n:02X}>" for n in range(256)]
@@ -192,7 +194,7 @@ def unsettled(whole):
     model = whole["model"] | {"dropout": 0.5}
     ends = processors.TemplateProcessing(single="the $A the", special_tokens=[("the", 1)])
     made = Tokenizer.from_str(json.dumps(whole))
-    made.enable_truncation(2)
+    made.enable_truncation(9)
     made.enable_padding(length=40)
     made.post_processor = ends
     return json.loads(made.to_str()) | {"model": model}
@@ -207,6 +209,14 @@ def test_tokens_depend_on_the_text_alone(make, tmp_path):
     tokenizer = saved(tmp_path, unsettled(whole))
     assert all(encode(tokenizer, LINES[0]) == settled for _ in range(20))
     assert tokenizer.decode(np.array(settled)) == LINES[0]
+
+
+def test_a_scorer_of_the_transformers_library_has_no_dropout_either():
+    made = Tokenizer.from_str(json.dumps(unsettled(byte_level())))
+    before = {tuple(made.encode(LINES[0]).ids) for _ in range(20)}
+    without_dropout(SimpleNamespace(backend_tokenizer=made))
+    assert len({tuple(made.encode(LINES[0]).ids) for _ in range(20)}) == 1 < len(before)
+    without_dropout(SimpleNamespace())
 
 
 def test_sentencepiece_takes_the_likeliest_pieces(tmp_path):

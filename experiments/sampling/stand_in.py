@@ -18,7 +18,7 @@ from experiments.data.subwords import Subwords
 from experiments.errors import UserError
 
 _LETTERS = "qzxjkvwy" + ascii_lowercase  # those first that few tokens go on with
-_MOST = 2000  # words of the vocabulary that are tried where no letter will do
+_FIRST, _MOST = 10_000, 200  # tokens among which so many words are found, where no letter will do
 _LOSES_SPACE = (
     "no token is a space alone, so that what is drawn decides whether one comes before it"
 )
@@ -94,12 +94,11 @@ def _cut(tokenizer, parts) -> tuple[list[np.ndarray], bool] | None:
 
 
 def _words(tokenizer) -> Iterator[str]:
-    """What may stand in for a blank: letters, then words of the vocabulary."""
+    """What may stand in for a blank: letters, then the shortest words of the vocabulary."""
     yield from dict.fromkeys(_LETTERS)
-    texts = {tokenizer.name(n).strip("▁Ġ#") for n in range(min(_MOST, tokenizer.vocab_size))}
-    yield from sorted(
-        (text for text in texts if text.isalpha()), key=lambda text: (len(text), text)
-    )
+    texts = {tokenizer.name(n).strip("▁Ġ#") for n in range(min(_FIRST, tokenizer.vocab_size))}
+    words = sorted(filter(str.isalpha, texts), key=lambda text: (len(text), text))
+    yield from words[:_MOST]
 
 
 def _with_word(tokenizer, parts, word) -> tuple[list[np.ndarray], bool] | None:
