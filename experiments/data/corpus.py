@@ -19,7 +19,14 @@ from experiments.data.labels import Labels, cut_each, folder_of, from_runs, peri
 from experiments.data.prepared import SPLITS, checked, table
 from experiments.data.reading import CHUNK, read
 from experiments.data.rows import Rows, make_rows
-from experiments.data.tokenizers import Characters, Letters27, Tokenizer
+from experiments.data.tokenizers import (
+    Characters,
+    Letters27,
+    Tokenizer,
+    as_it_is,
+    count,
+    normalized,
+)
 from experiments.errors import UserError
 from experiments.plain_json import parse
 
@@ -196,7 +203,7 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
 
     def counted(texts):
         for text in texts:
-            waiting.append((len(text), len(text.split())))
+            waiting.append(count(text))
             yield text
 
     with DocumentWriter(folder, dtype) as writer:
@@ -204,7 +211,7 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
         for name, texts, where in read_documents(data, parts):
             while written and next(texts, None) is not None:
                 written -= 1
-            for tokens in tokenizer.encode(counted(texts), where):
+            for tokens in as_it_is(tokenizer).encode(counted(texts), where):
                 whole = np.concatenate([around[0], tokens.astype(dtype), around[1]])
                 writer.add(name, whole, *waiting.popleft())
         writer.finish()
@@ -212,8 +219,8 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
 
 
 def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
-    """(split, documents that are not empty, where from). In a text that goes on, with no tokens around
-    documents, what stands between them belongs to the later one."""
+    """(split, documents that are not empty, normalised, where from). In a text that goes on, with no
+    tokens around documents, what stands between them belongs to the later one."""
     joined = data.rows == "wrap" and not (data.begin or data.end)
     begun = set()
 
@@ -223,15 +230,21 @@ def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
                 yield data.tokenizer.separator + text if joined and name in begun else text
                 begun.add(name)
 
+    def modelled(name, texts):
+        texts = parted(name, texts)
+        if joined:
+            return normalized(data.tokenizer, texts)
+        return chain.from_iterable(normalized(data.tokenizer, [text]) for text in texts)
+
     for name, paths in parts:
         if name == "embedded":
             for split, _, text in _embedded(paths[0]):
-                yield split, parted(split, [text.strip()]), EMBEDDED
+                yield split, modelled(split, [text.strip()]), EMBEDDED
             continue
         for path in paths:
             chunks = read(path, data.tokenizer)
             texts = _lines(chunks) if data.document == "line" else ["".join(chunks)]
-            yield name, parted(name, texts), str(path)
+            yield name, modelled(name, texts), str(path)
 
 
 def _lines(chunks: Iterator[str]) -> Iterator[str]:

@@ -118,7 +118,8 @@ def prepare(data: Text) -> Corpus:
         digest = getattr(data.tokenizer, "sha256", None)
         # Whether documents are joined into one text, or each stands alone.
         more += (digest, data.rows == "wrap", data.document, data.begin, data.end)
-    key = repr((3, identity, data.tokenizer, data.split_points, *more))
+    version = 4 if data.by_documents else 3  # of what a prepared folder holds
+    key = repr((version, identity, data.tokenizer, data.split_points, *more))
     name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
     found = _opened(folder, data, source)
