@@ -13,10 +13,13 @@ from test_records import TEXT8, changed
 
 from experiments import cli
 from experiments.comparison.record_groups import Entry, group
+from experiments.compression.text import report, to_bytes, to_tokens
 from experiments.data import documents
+from experiments.data.statistics import context_embeddings
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import COUNTED, Bytes, Characters, Letters27
+from experiments.errors import UserError
 from experiments.evaluation.bound import spelled
 from experiments.evaluation.record_files import read_record, write_record
 from experiments.evaluation.units import Estimate
@@ -158,6 +161,26 @@ def test_perplexity_per_word_is_said_where_tokens_are_of_words(tmp_path):
         line = write_record(tmp_path / "r.json", changed(words | {"tokenizer": name}))
         assert ("54.60 +- 0.50 a word" in line) == said and "perplexity 2.64" in line
         assert read_record(tmp_path / "r.json")["words"] == 7
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [(b"\x80" * 4, "2.000 bits per byte"), ("éé".encode(), "4.000 bits per character")],
+)
+def test_compressed_sizes_are_per_what_the_file_has(content, said):
+    assert said in report({"coded": 1}, content)
+
+
+def test_compression_refuses_text_that_tokens_spell_otherwise(tmp_path):
+    words = tokenizer("subwords", tmp_path).read()
+    assert to_bytes(words, to_tokens(words, b"the people", tmp_path)) == b"the people"
+    for content in (b"The people", b"the  people", b"the people\n", "the ☃".encode()):
+        with pytest.raises(UserError, match="its tokens spell it otherwise"):
+            to_tokens(words, content, tmp_path)
+
+
+def test_embeddings_of_one_token_are_numbers():
+    assert np.isfinite(context_embeddings(np.zeros(1, np.uint8), 3)).all()
 
 
 # The commands
