@@ -65,6 +65,18 @@ def add_distributed(options: argparse.ArgumentParser) -> None:
     )
 
 
+def text(word: str) -> str:
+    """Text that is used as such, not as the name of a file, for argparse: the words of a command line
+    are bytes, and what is not UTF-8 in them no text."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not UTF-8 at its character {error.start + 1}; give it in UTF-8"
+        ) from error
+    return word
+
+
 def positive(text: str) -> int:
     """An integer from 1 to 2^31 - 1, for argparse."""
     return _whole(text, 1)

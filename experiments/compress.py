@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> None:
         show_progress,
         to_tokens,
     )  # fmt: skip
+    from experiments.data.tokenizers import count
     from experiments.errors import UserError
     from experiments.files import write_atomically
     from experiments.runs import load_run
@@ -63,14 +64,14 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     packed = pack(header, words)
     write_atomically(out, packed)
-    characters = run.experiment.data.tokenizer.count_characters(tokens)
+    characters, _ = count(content.decode("utf-8", "surrogateescape"))
     print(f"{path}: {characters:,} characters, {len(content):,} bytes; checkpoint {run.step}")
     sizes = {
         "code length of the model": promised / 8,
         f"coded, {given.group} a call": words.nbytes,
         f"{out.name}, with its header": len(packed),
     }
-    print(report(sizes | compressors(content), characters))
+    print(report(sizes | compressors(content), content))
 
 
 if __name__ == "__main__":

@@ -30,15 +30,26 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--out", help="a .jsonl file to write the samples to")
     options.add_argument("--trace", help="an .html file that plays how the samples came about")
     given = options.add_argument_group("given text")
-    given.add_argument("--prompt", default="", help="text that every sample begins with")
-    given.add_argument("--template", help="text with blanks, from the first position on")
-    given.add_argument("--blank", default="_", help="the character for a blank (default _)")
     given.add_argument(
-        "--require", action="append", default=[], metavar="TEXT",
+        "--prompt", type=cli.text, default="", help="text that every sample begins with"
+    )
+    given.add_argument(
+        "--template", type=cli.text,
+        help="text with blanks, each for one token, from the first position on",
+    )  # fmt: skip
+    given.add_argument(
+        "--blank", type=cli.text, default="_", help="the character for a blank (default _)"
+    )
+    given.add_argument(
+        "--require", type=cli.text, action="append", default=[], metavar="TEXT",
         help="text that every sample contains, where the model puts it; may be repeated",
     )  # fmt: skip
     law = options.add_argument_group("what is done to the model's law of each token, in this order")
-    law.add_argument("--ban", default="", metavar="TEXT", help="never draw the tokens of this text")
+    law.add_argument(
+        "--ban", type=cli.text, default="", metavar="TEXT",
+        help="never draw the tokens of this text; of subwords also those of it with a space before it, "
+        "and within a word, where that is one token: which they are is said",
+    )  # fmt: skip
     law.add_argument("--repetition", type=float, help="taken off log p for each other occurrence")
     law.add_argument("--temperature", type=float, help="divides log p; 0 takes the likeliest")
     law.add_argument("--top-k", type=cli.positive, help="keep the k likeliest tokens")
@@ -48,7 +59,7 @@ def main(arguments: list[str]) -> None:
     )
     law.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
     label = options.add_argument_group("labels, for runs trained with them, or with a classifier")
-    label.add_argument("--label", help="its name")
+    label.add_argument("--label", type=cli.text, help="its name")
     label.add_argument("--guidance", type=float, default=1.0, help="strength; 1 is the label's law")
     label.add_argument(
         "--classifier", metavar="RUN",

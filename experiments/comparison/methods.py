@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from experiments.comparison.plan import Method, Plan
+from experiments.comparison.record_groups import full_context
+from experiments.data.tokenizers import COUNTED
 from experiments.errors import Diverged
 from experiments.evaluation.bound import evaluate_run
 from experiments.evaluation.record_files import record_path, stored_record, write_record
@@ -60,7 +62,8 @@ def run_all(plan: Plan, log: Log = print) -> list[Result]:
                 method.name,
                 type(method.experiment.process).__name__,
                 record,
-                read_metric(directory, "eval/bound_bits_per_char"),
+                read_metric(directory, "eval/bound_bits_per_char")
+                or read_metric(directory, "eval/bound_bits_per_byte"),
                 median(speeds) if speeds else None,
             )
         )
@@ -83,7 +86,8 @@ def _evaluate(plan: Plan, method: Method, log: Log) -> dict:
         "split": plan.split,
         "split_sha256": plan.corpus.sha256[plan.split],
     }
-    if all(record.get(name) == value for name, value in identity.items()):
+    same = all(record.get(name) == value for name, value in identity.items())
+    if same and full_context(record)["counted"] == COUNTED:
         log(f"evaluated already: {path}")
         return record
     run = restore_run(directory, step, experiment)
@@ -96,7 +100,8 @@ def table(results: Sequence[Result]) -> str:
     """The results as a Markdown table with aligned columns, in their order; no final newline."""
     found = set().union(*(r.record["terms_nats_per_token"] for r in results if r.record))
     terms = [name for name in TERMS if name in found]
-    header = ["method", "kind", "bits per character", "standard error"]
+    units = [result.record["unit"] for result in results if result.record]
+    header = ["method", "kind", *(units[:1] or ["bits per character"]), "standard error"]
     header += [f"of which {name}" for name in terms] + ["training tokens/s"]
     rows = [header, *(_row(result, terms) for result in results)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -114,6 +119,7 @@ def _row(result: Result, terms: Sequence[str]) -> list[str]:
     cells = [method, record["kind"], f"{record['value']:.4f}", f"{record['standard_error']:.4f}"]
     for name in terms:
         nats = record["terms_nats_per_token"].get(name, math.nan)
-        bits = bits_per_character(nats, record["tokens"], record["characters"])
+        per = {"bits per character": record["characters"]}.get(record["unit"], record["tokens"])
+        bits = bits_per_character(nats, record["tokens"], per)
         cells.append("-" if math.isnan(bits) else f"{bits:.4f}")
     return [*cells, speed]

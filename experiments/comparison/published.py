@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from experiments.comparison.record_groups import OLD_CONTEXT, Entry, quantities
+from experiments.comparison.record_groups import Entry, full_context, quantities
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _look_up(record: dict, field: str) -> tuple[object, bool]:
         return (sizes[0], True) if sizes else (None, False)
     if field == "labels":
         return record.get("labels", "none"), True
-    values = record | {"context": OLD_CONTEXT | record["context"]}
+    values = record | {"context": full_context(record)}
     for part in field.split("."):
         if not isinstance(values, dict) or part not in values:
             return None, False

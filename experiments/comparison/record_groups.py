@@ -5,14 +5,20 @@ conditioned how. Two numbers are ranked only if every field of their protocols i
 says and another does not is a difference, since nobody knows.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.data.tokenizers import COUNTED
+
 # What holds of records from before these fields, of which there was one kind.
-OLD_CONTEXT = {"protocol": "wrap", "length_given": False, "added_tokens": []}
+OLD_CONTEXT = {"protocol": "wrap", "length_given": False, "added_tokens": [], "counted": COUNTED}
+# But for text read by documents that was normalised.
+_NORMALIZED = hashlib.sha256(b'{"normalize": true}').hexdigest()
+_BEFORE = "characters and words of the text before normalising"
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,18 @@ class Group:
     places: list[tuple[int, int]]
 
 
+def full_context(record: dict) -> dict:
+    """The context of a record, with what holds of records from before a field."""
+    found = OLD_CONTEXT | record["context"]
+    by_documents = found["protocol"] in ("sentence", "pack") or found.get("documents") == "line"
+    if by_documents and record["tokenizer_sha256"] == _NORMALIZED:
+        found["counted"] = record["context"].get("counted", _BEFORE)
+    return found
+
+
 def protocol(record: dict) -> dict[str, object]:
     """The fields on which numbers must agree to be comparable; values as a record holds them."""
-    context = OLD_CONTEXT | record["context"]
+    context = full_context(record)
     return {
         "unit": record["unit"],
         "tokenizer": record["tokenizer"],

@@ -21,7 +21,7 @@ _EVERY = 1 << 20  # tokens between two places from which a killed preparation go
 @dataclass(frozen=True)
 class Documents:
     """Of a text in order: starts (D + 1,), where each begins among the tokens and the last ends; how
-    many characters and words each has, (D,), as its text came."""
+    many characters and words each has, (D,) (experiments.data.tokenizers)."""
 
     starts: np.ndarray
     characters: np.ndarray

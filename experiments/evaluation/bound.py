@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
+from experiments.data.tokenizers import Bytes
 from experiments.devices.distributed import agree, in_turn
 from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch
@@ -35,10 +37,11 @@ def estimate(
     progress: Callable[[int, int], None] | None = None,
     frozen: dict | None = None,
     labels: np.ndarray | None = None,
+    not_text: int | None = None,
 ) -> tuple[Estimate, dict[str, float]]:
     """The estimate over all of the text, which has so many characters, and its terms in nats per token.
     frozen: the teacher's parameters where `bound` asks for them; labels: those of the sequences (N,),
-    which are then given.
+    which are then given; not_text: as in Estimate.
 
     Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
     sequence of its own, so every token counts once.
@@ -60,7 +63,7 @@ def estimate(
             progress(first, total)
     stacked = {name: np.concatenate(value) for name, value in terms.items()}
     sizes = np.array(sizes)
-    result = Estimate(sum(stacked.values()), sizes, characters)
+    result = Estimate(sum(stacked.values()), sizes, characters, not_text)
     per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
     return result, per_token
 
@@ -124,14 +127,34 @@ def sequences(
     return spread(text, length, max_sequences), labels
 
 
-def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows) -> tuple[int, int]:
-    """(characters, words) of the text, all or a part of a split; of a part that was read by documents,
-    in proportion to its tokens."""
-    documents = corpus.split_documents(split)
+@dataclass(frozen=True)
+class Counts:
+    """What a text has of each; not_text: bytes in no character, None where tokens are no bytes."""
+
+    characters: int
+    words: int
+    not_text: int | None
+
+
+def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) -> Counts:
+    """The counts of the text, all of a split or sequences of `length` of it; characters and words of a
+    part that was read by documents in proportion to its tokens."""
+    tokenizer, documents = corpus.tokenizer, corpus.split_documents(split)
+    runs = _runs(text, length, len(text) == int(np.diff(corpus.bounds[split])[0]))
+    not_text = sum(map(tokenizer.count_not_text, runs)) if isinstance(tokenizer, Bytes) else None
     if documents is None:
-        return corpus.tokenizer.count_characters(text), corpus.tokenizer.count_words(text)
+        characters = sum(map(tokenizer.count_characters, runs))
+        return Counts(characters, tokenizer.count_words(text), not_text)
     share = (text.count if isinstance(text, Rows) else len(text)) / documents.starts[-1]
-    return round(documents.characters.sum() * share), round(documents.words.sum() * share)
+    found = (round(each.sum() * share) for each in (documents.characters, documents.words))
+    return Counts(*found, not_text)
+
+
+def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]:
+    """The parts of the text in each of which it goes on."""
+    if isinstance(text, Rows):
+        return [text.tokens[a:b] for a, b in zip(text.starts, text.stops, strict=True)]
+    return [text] if whole else np.split(text, range(length, len(text), length))
 
 
 def evaluate_run(
@@ -169,7 +192,7 @@ def evaluate_run(
     length = experiment.data.length
     in_split = len(every) if isinstance(every, Rows) else -(-len(every) // length)
     text, labels = sequences(experiment, corpus, split, max_sequences)
-    characters, words = spelled(corpus, split, text)
+    counts = spelled(corpus, split, text, length)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
     check_estimate(experiment, bound, run.params, text, run.mesh, labels=labels)
     start = last = time.perf_counter()
@@ -183,8 +206,9 @@ def evaluate_run(
             log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
 
     result, terms = estimate(
-        experiment, bound, run.params, text, run.mesh, characters, progress, labels=labels
-    )
+        experiment, bound, run.params, text, run.mesh, counts.characters, progress, labels=labels,
+        not_text=counts.not_text,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
-    return record | per_word(result, words) | {"sequences_in_split": in_split}
+    return record | per_word(result, counts.words) | {"sequences_in_split": in_split}

@@ -13,6 +13,7 @@ from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.data.protocols import protocol_of
 from experiments.data.text import Text
+from experiments.data.tokenizers import COUNTED
 from experiments.evaluation.estimators import estimator_of, kind_of, times_per_sequence
 from experiments.evaluation.units import Estimate
 from experiments.labels import gives_labels
@@ -35,6 +36,13 @@ def per_word(result: Estimate, words: int) -> dict:
     }
 
 
+def _bytes(result: Estimate) -> dict:
+    """What a record says of tokens that are bytes."""
+    if result.not_text is None:
+        return {}
+    return {"bytes": int(result.tokens.sum()), "bytes_not_text": result.not_text}
+
+
 def context_of(data: Text, corpus: Corpus) -> dict:
     """How the text stands in sequences, what is counted, and the name of the protocol that this is."""
     rows = {
@@ -48,6 +56,7 @@ def context_of(data: Text, corpus: Corpus) -> dict:
         "chunks": rows[data.rows],
         "packed": data.rows != "sentence",
         "documents": data.document if data.by_documents else "file",
+        "counted": COUNTED,
         "length_given": data.rows != "wrap",
         "added_tokens": [token for token in (data.begin, data.end) if token],
         "bos_or_eos_counted": bool(data.begin or data.end),
@@ -83,17 +92,14 @@ def make_record(
     return {
         "process": type(experiment.process).__name__,
         "process_settings": encode(experiment.process),
-        "value": result.bits_per_character,
-        "unit": "bits per character",
+        "value": result.bits,
+        "unit": result.unit,
         "kind": kind_of(experiment),
-        "standard_error": result.to_bits_per_character(se),
+        "standard_error": result.to_bits(se),
         "confidence_interval_95": [
-            result.bits_per_character + side * result.to_bits_per_character(se)
-            for side in (-1.96, 1.96)
+            result.bits + side * result.to_bits(se) for side in (-1.96, 1.96)
         ],
-        "standard_error_over_times": 0.0
-        if exact
-        else result.to_bits_per_character(result.time_standard_error()),
+        "standard_error_over_times": 0.0 if exact else result.to_bits(result.time_standard_error()),
         "nats_per_token": result.nats_per_token,
         "nats_per_token_standard_error": se,
         "perplexity_per_token": result.perplexity,
@@ -106,6 +112,7 @@ def make_record(
         "sequences": len(result.tokens),
         "tokens": int(result.tokens.sum()),
         "characters": result.characters,
+        **_bytes(result),
         "context": context_of(experiment.data, corpus),
         "tokenizer": type(experiment.data.tokenizer).__name__,
         "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),

@@ -32,11 +32,16 @@ def write_record(path: Path, record: dict) -> str:
     write_atomically(path, content)
     given = ", given the labels" if record.get("labels") == "given" else ""
     said = [f"perplexity {_perplexity(record, 'token')}"]
-    said += [f"{_perplexity(record, 'word')} a word"] if record.get("words") else []
+    if record.get("words") and record["tokenizer"] == "Subwords":  # of letters it is astronomical
+        said.append(f"{_perplexity(record, 'word')} a word")
+    count = f"{record['characters']:,} characters"
+    if record.get("bytes_not_text"):
+        lost, every = record["bytes_not_text"], record["bytes"]
+        count += f" of UTF-8, and {lost:,} of the {every:,} bytes are not text"
     return (
         f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- "
         f"{record['standard_error']:.4f} {record['unit']} ({record['nats_per_token']:.4f} nats per "
-        f"token, {', '.join(said)}) over {record['characters']:,} characters, checkpoint "
+        f"token, {', '.join(said)}) over {count}, checkpoint "
         f"{record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
     )
 

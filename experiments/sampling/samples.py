@@ -16,7 +16,7 @@ from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.runs import Run
-from experiments.sampling.given import encode
+from experiments.sampling.given import banned
 from experiments.sampling.grid import fitted_information
 from experiments.sampling.wish import NOTHING, Wish
 from experiments.settings import leaves, override
@@ -75,11 +75,10 @@ def chosen(run: Run, given: Namespace) -> Run:
             option = "--" + name.replace("_", "-")
             experiment = with_setting(experiment, f"transform.{name}", value, option)
     if given.ban:
-        tokens = encode(experiment.data.tokenizer, given.ban, "--ban")
-        banned = tuple(sorted({int(v) for v in tokens}))
-        if len(banned) == experiment.data.tokenizer.vocab_size:
+        tokens = banned(experiment.data.tokenizer, given.ban)
+        if len(tokens) == experiment.data.tokenizer.vocab_size:
             raise UserError("--ban: nothing is left to draw; ban fewer tokens")
-        experiment = with_setting(experiment, "transform.banned", banned, "--ban")
+        experiment = with_setting(experiment, "transform.banned", tokens, "--ban")
     return replace(run, experiment=experiment)
 
 

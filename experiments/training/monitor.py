@@ -31,7 +31,7 @@ def make_evaluate(
     Interrupted after a signal.
     """
     text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
-    characters, _ = spelled(corpus, "validation", text)
+    counts = spelled(corpus, "validation", text, experiment.data.length)
     quantity = experiment.process.monitor
     bound = make_bound(
         experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
@@ -39,15 +39,17 @@ def make_evaluate(
 
     def evaluate(params):
         result, _ = estimate(
-            experiment, bound, params, text, mesh, characters, signals.check, frozen, labels
-        )
+            experiment, bound, params, text, mesh, counts.characters, signals.check, frozen, labels,
+            counts.not_text,
+        )  # fmt: skip
         if quantity == "loss":
             error = result.standard_error()
             loss = result.nats_per_token
             return {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
+        name = f"eval/bound_{result.unit.replace('character', 'char').replace(' ', '_')}"
         return {
-            "eval/bound_bits_per_char": result.bits_per_character,
-            "eval/bound_bits_per_char_se": result.to_bits_per_character(result.standard_error()),
+            name: result.bits,
+            f"{name}_se": result.to_bits(result.standard_error()),
             "eval/bound_nats_per_token": result.nats_per_token,
         }
 

@@ -54,6 +54,12 @@ def _check_directory(workdir: Path) -> None:
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Nothing; UserError where `workdir` cannot hold a run of the (resolved) experiment."""
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"workdir {workdir}: its name is not UTF-8, which checkpoints need; give another"
+        ) from error
     path = workdir / "config.json"
     if path.exists():
         stored = read_stored(path)
