@@ -121,7 +121,6 @@ def _end(axes, row: int, result: Result, style: dict) -> None:
     text = "diverged"
     if result.record:
         text = f"{result.record['value']:.3f} {result.record['kind']}"
-    if math.isfinite(result.value):
-        error = 2 * result.record["standard_error"]
+        error = 2 * (result.record["standard_error"] or 0)
         axes.errorbar(result.value, row, xerr=error, capsize=3, linestyle="none", **style)
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)

@@ -4,6 +4,8 @@ Everything goes through the same functions as the three commands; the run stays 
 an interrupted quickstart continues when it is started again.
 """
 
+import math
+
 from experiments import cli
 
 CONFIG, WORKDIR, SPLIT = "configs/sotu/mdlm.py", "runs/quickstart", "test"
@@ -29,7 +31,8 @@ def main(arguments: list[str]) -> None:
     print("\n3/3  Samples\n", flush=True)
     sample.main([*where, "--num", "3"])
     sample.main([*where, "--num", "1", "--prompt", "the state of the union is "])
-    rows = [(f"{record['process']} ({record['kind']})", record["value"], record["standard_error"])]
+    name, error = f"{record['process']} ({record['kind']})", record["standard_error"]
+    rows = [(name, record["value"], math.nan if error is None else error)]
     print("\nBits per character on the held-out addresses, with standard error")
     for name, value, error in rows + baselines:
         print(f"  {name:<24} {value:.3f} +- {error:.3f}")

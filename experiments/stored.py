@@ -79,7 +79,7 @@ def encode(config: Any) -> Any:
 def read_stored(path: Path) -> Any:
     """The plain data in the config.json of a run; UserError where it is not whole."""
     try:
-        return parse(path.read_bytes())
+        return parse(path.read_bytes(), finite=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
 

@@ -12,7 +12,12 @@ from statistics import median
 from experiments.comparison.plan import Method, Plan
 from experiments.errors import Diverged
 from experiments.evaluation.bound import evaluate_run
-from experiments.evaluation.record_files import record_path, stored_record, write_record
+from experiments.evaluation.record_files import (
+    record_path,
+    said_number,
+    stored_record,
+    write_record,
+)
 from experiments.evaluation.units import bits_per_character
 from experiments.labels import gives_labels
 from experiments.runs import restore_run
@@ -38,8 +43,7 @@ class Result:
     @property
     def value(self) -> float:
         """Bits per character; infinite where the run diverged, so that it sorts last."""
-        value = self.record["value"] if self.record else math.inf
-        return math.inf if math.isnan(value) else value
+        return self.record["value"] if self.record else math.inf
 
 
 def run_all(plan: Plan, log: Log = print) -> list[Result]:
@@ -111,7 +115,12 @@ def _row(result: Result, terms: Sequence[str]) -> list[str]:
     method, record = f"{result.name} ({result.process})", result.record
     if record is None:
         return [method, "-", "diverged", "-", *("-" for _ in terms), speed]
-    cells = [method, record["kind"], f"{record['value']:.4f}", f"{record['standard_error']:.4f}"]
+    cells = [
+        method,
+        record["kind"],
+        f"{record['value']:.4f}",
+        said_number(record["standard_error"], ".4f"),
+    ]
     for name in terms:
         nats = record["terms_nats_per_token"].get(name, math.nan)
         bits = bits_per_character(nats, record["tokens"], record["characters"])

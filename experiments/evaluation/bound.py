@@ -1,5 +1,6 @@
 """The bound over a corpus: a compiled estimate per batch, and the record that is written about it."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from experiments.data.text import prepare
 from experiments.devices.distributed import agree, in_turn
 from experiments.devices.memory import check_memory
 from experiments.devices.sharding import batch_shards, global_batch
-from experiments.errors import UserError
+from experiments.errors import Diverged, UserError
 from experiments.evaluation.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation.record import make_record, per_word
 from experiments.evaluation.units import Estimate
@@ -110,6 +111,18 @@ def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows) -> tuple[int, i
     return round(documents.characters.sum() * share), round(documents.words.sum() * share)
 
 
+def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:
+    """Nothing; Diverged where the bound of a sequence is not finite."""
+    bad = ~np.isfinite(result.nats).all(1)
+    if bad.any():
+        named = ", ".join(name for name, nats in terms.items() if not math.isfinite(nats))
+        raise Diverged(
+            f"the bound ({named}) is not finite for {bad.sum():,} of {len(bad):,} sequences at "
+            f"checkpoint {run.step}, so there is no record: the run has diverged; evaluate an earlier "
+            "checkpoint with --step, or train again with a lower optimizer.peak_lr"
+        )
+
+
 def evaluate_run(
     run: Run,
     split: str,
@@ -120,7 +133,8 @@ def evaluate_run(
     whole: bool = False,
 ) -> dict:
     """The evaluation record of a trained model over a whole split, or over at most `max_sequences`
-    whole sequences at equal distances in it. whole: the split is all of the text."""
+    whole sequences at equal distances in it. whole: the split is all of the text. Diverged where the
+    bound is not finite."""
     experiment = run.experiment
     check_bound(experiment)
     check_labels(experiment)
@@ -158,5 +172,6 @@ def evaluate_run(
         experiment, bound, run.params, text, run.mesh, characters, progress, labels=labels
     )
     seconds = time.perf_counter() - start
+    _check_finite(run, result, terms)
     record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
     return record | per_word(result, words) | {"sequences_in_split": in_split}

@@ -243,6 +243,8 @@ def _checked(record) -> dict:
     for name, kind in kinds.items():
         if type(record.get(name)) is not kind:
             raise ValueError(f"{name} is missing or not of type {kind.__name__}")
+    if record["sequences"] < 1 or record["checkpoint_step"] < 0:
+        raise ValueError("sequences or checkpoint_step is below what it may be")
     values = record["information"]
     if not 1 <= len(values) <= MOST_BINS or len(values) != len(record["standard_error"]):
         raise ValueError(f"information has {len(values)} entries")
