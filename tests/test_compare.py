@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shlex
 import shutil
 import statistics
 import sys
@@ -167,6 +168,23 @@ def test_a_method_whose_bound_is_not_finite_has_diverged_in_the_table(done, tmp_
         ["other (Mine)", "diverged"],
     ]
     assert not (tmp_path / "w" / "other" / "records" / "test-4.json").exists()
+
+
+def test_what_is_said_to_follow_training_reads_a_process_of_ones_own(done, tmp_path, capsys):
+    named = "a run"  # which a shell would take apart
+    sets = [*done.data, "--set", "model.num_layers=1", "--set", "train.num_steps=0"]
+    sets += ["--set", "evaluation.max_sequences=9"]
+    where = ["--workdir", str(tmp_path / named)]
+    assert cli.guarded("train", ["--config", str(done.configs[2]), *where, *sets]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    ddlm, command, *arguments = shlex.split(said.partition("; now: ")[2])
+    assert (ddlm, command, arguments[:4]) == (
+        "ddlm", "evaluate", [*where, "--config", str(done.configs[2])],
+    )  # fmt: skip
+    assert cli.guarded(command, arguments) == 0
+    monitored = [*where[:1], str(tmp_path / "plain"), *sets]
+    assert cli.guarded("train", ["--config", SMOKE, *monitored]) == 0
+    assert capsys.readouterr().out.endswith(f"ddlm evaluate --workdir {tmp_path / 'plain'}\n")
 
 
 def test_figure_is_a_png(done):

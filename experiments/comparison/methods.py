@@ -53,7 +53,7 @@ def run_all(plan: Plan, log: Log = print) -> list[Result]:
         log(f"\n{number}/{len(plan.methods)}  {method.name}\n")
         directory = plan.workdir / method.name
         try:
-            train(method.experiment, directory, log)
+            train(method.experiment, directory, log, method.reading)
             record = _evaluate(plan, method, log)
         except Diverged as error:
             log(f"{method.name} diverged: {error}")

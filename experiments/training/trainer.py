@@ -4,7 +4,8 @@ A run is a function of its config: it may be stopped anywhere and continued, on 
 devices too, and gives what it would have given uninterrupted (bit for bit on the same devices).
 """
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -47,17 +48,22 @@ from models.transformer import num_parameters
 Log = Callable[[str], None]
 
 
-def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
+def train(
+    experiment: Experiment, workdir: Path, log: Log = print, reading: Sequence[str] = ()
+) -> None:
     """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
+    reading: the options with which other commands read the run (`settings.reading_options`), to be said.
 
     Raises UserError for what the user can put right (nothing in `workdir` changes then), Diverged for
     a loss that is not finite and stays so, Stopped after a signal, once the state is saved.
     """
     with Signals() as signals:
-        _train(experiment, workdir, log, signals)
+        _train(experiment, workdir, log, reading, signals)
 
 
-def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) -> None:
+def _train(
+    experiment: Experiment, workdir: Path, log: Log, reading: Sequence[str], signals: Signals
+) -> None:
     config = experiment.train
     with in_turn():
         corpus = prepare(experiment.data)
@@ -97,7 +103,7 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
         log(_summary(experiment, corpus, state, start))
         if config.num_steps == 0 and checkpoints.latest() is None:
             checkpoints.save(0, state, _meta(experiment, corpus, 0))
-            log(f"saved as step 0; now: {_next(experiment, workdir)}")
+            log(f"saved as step 0; now: {_next(experiment, workdir, reading)}")
             return
         pending = start and checkpoints.meta(start).get("evaluation_pending")
         if start >= config.num_steps and not pending:
@@ -127,14 +133,14 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
                     placed = jax.device_put(np.int32(retry), replicated(mesh))
                     state["health"] = {**state["health"], "retry": placed}
                     metrics.rewind(start)
-    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir)}")
+    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir, reading)}")
 
 
-def _next(experiment: Experiment, workdir: Path) -> str:
+def _next(experiment: Experiment, workdir: Path, reading: Sequence[str]) -> str:
     if getattr(experiment.process, "needs_labels", False):
-        return f"ddlm sample --workdir RUN --classifier {workdir} --label NAME"
+        return f"ddlm sample --workdir RUN --classifier {shlex.quote(str(workdir))} --label NAME"
     then = "sample" if experiment.process.likelihood == "none" else "evaluate"
-    return f"ddlm {then} --workdir {workdir}"
+    return shlex.join(["ddlm", then, "--workdir", str(workdir), *reading])
 
 
 def _loop(
