@@ -20,6 +20,7 @@ from experiments.evaluation.estimators import check_bound, make_bound, times_per
 from experiments.evaluation.record import make_record, per_word
 from experiments.evaluation.units import Estimate
 from experiments.labels import check_labels, gives_labels
+from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.settings import resolve
 
@@ -158,18 +159,9 @@ def evaluate_run(
     text, labels = sequences(experiment, corpus, split, max_sequences)
     characters, words = spelled(corpus, split, text)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
-    start = last = time.perf_counter()
-
-    def progress(done, total):
-        nonlocal last
-        now = time.perf_counter()
-        if done == total or now - last > 5:
-            last = now
-            left = (now - start) / done * (total - done)
-            log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
-
+    start = time.perf_counter()
     result, terms = estimate(
-        experiment, bound, run.params, text, run.mesh, characters, progress, labels=labels
+        experiment, bound, run.params, text, run.mesh, characters, Progress(log), labels=labels
     )
     seconds = time.perf_counter() - start
     _check_finite(run, result, terms)

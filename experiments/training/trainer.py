@@ -157,7 +157,9 @@ def _loop(
     def read(step, totals, health):
         """The Rollback that is due according to what is now written."""
         totals, health = jax.device_get((totals, health))
-        metrics.write(*meter.read(step, totals, health))
+        started, running = latest
+        finished = started if running.is_ready() else step
+        metrics.write(*meter.read(step, totals, health, started, finished))
         bad = int(health["bad"])
         return Rollback(step, bad, int(health["retry"])) if bad >= config.rollback_after else None
 
@@ -167,6 +169,7 @@ def _loop(
             lambda *rows: global_batch(mesh, np.stack(rows), axis=1, count=size), *microbatches
         )
         state, loss = step_function(state, *batch)
+        latest = step, loss
         signals.idle = False
         signals.agree()
         # This step runs; now read what the one before measured, and wait for it, so that the host
