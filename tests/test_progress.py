@@ -42,8 +42,9 @@ def test_time_left_does_not_count_the_compilation(clock, compilation):
 
 def test_work_of_one_part_has_no_time_left(clock):
     said = []
+    told = Progress(said.append, "rows")
     clock.now += 50
-    Progress(said.append, "rows")(7, 7)
+    told(7, 7)
     assert said == ["7 of 7 rows"]
     told = Progress(said.append)
     for done in (1, 2):
