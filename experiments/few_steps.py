@@ -53,7 +53,6 @@ def main(arguments: list[str]) -> dict:
     series = {}
     for row in record["rows"]:
         name = f"{row['run']} {row['sampler']}" if given.sampler else row["run"]
-        name = name if len(name) <= 48 else f"{name[:47]}…"
         x, y = series.setdefault(name, ([], []))
         x.append(row["seconds_per_sample"])
         y.append(row["scorer_bits_per_char"])

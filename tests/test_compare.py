@@ -3,10 +3,12 @@
 import json
 import math
 import random
+import re
 import shlex
 import shutil
 import statistics
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from experiments.comparison.methods import Result, table
 from experiments.errors import Stopped
 from experiments.evaluation import bound
 from experiments.evaluation.record_files import read_record
-from experiments.figure import draw
+from experiments.figure import draw, short_names
 
 ROOT = Path(__file__).parent.parent
 ONES = np.ones((64, 2))  # sequences of a batch, times
@@ -296,3 +298,57 @@ def test_figure_and_table_of_fourteen_methods_name_each_of_them():
     rows = cells(table(results))[1:]
     assert [row[0] for row in rows] == [f"{r.name} (P)" for r in results]
     assert rows[11][2:4] == ["3.1000", "unknown"] and results[13].value == math.inf
+
+
+def panels(svg):
+    """(left, right) of each panel, in parts of the width of the figure."""
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    found = []
+    for part in re.split(r'<g id="axes_\d+">', svg)[1:]:
+        outline = re.search(r'd="M ([\d.]+) [\d.]+\s+L ([\d.]+)', part)
+        found.append(tuple(float(x) / width for x in outline.groups()))
+    return found
+
+
+def ended(name, value=2.0, curve=()):
+    record = {"value": value, "standard_error": 0.01, "kind": "bound"}
+    return Result(name, "P", record, list(curve), None)
+
+
+def test_a_figure_without_evaluations_while_training_has_no_panel_for_them():
+    curve = [(2, 3.0), (4, 2.5)]
+    results = [ended("a", curve=curve), ended("b")]
+    assert len(panels(draw(results, "title", ".svg").decode())) == 2
+    for bare in ([(2, math.nan)], []):
+        image = draw([ended("a", curve=bare), ended("b")], "title", ".svg").decode()
+        assert len(panels(image)) == 1 and "legend_1" not in image
+        assert image.count("<!-- a -->") == image.count("<!-- b -->") == 1
+
+
+LONG = "runs-of-november-{}-text8-mdlm-12layers-width768-lr3e-4-warmup2500-batch512-ema0.9999-x{}"
+
+
+@pytest.mark.parametrize("number", [1, 3, 12])
+@pytest.mark.parametrize("curve", [[], [(1, 4.0), (2, 3.0)]])
+@pytest.mark.parametrize("name", [LONG, LONG.replace("-", "_"), "$x_{{$ {}" + "y" * 400 + "{}"])
+def test_long_names_leave_room_for_the_axes(number, curve, name):
+    names = [name.format(chr(97 + n), n) for n in range(number)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = [ended(name, curve=curve) for name in names]
+        image = draw(results, "a title of $x_{$ " + "words " * 60, ".svg").decode()
+    found = panels(image)
+    assert len(found) == 1 + bool(curve)
+    for left, right in found:
+        assert 0 < left < right < 1 and right - left > 0.6 / (len(found) + 0.5)
+
+
+def test_short_names_differ_where_the_names_do():
+    assert short_names(["runs/a/x"]) == ["runs/a/x"]
+    assert short_names(["mdlm", "mdlm-long"]) == ["mdlm", "mdlm-long"]
+    assert short_names([f"/home/someone/runs/{n}" for n in "ab"]) == ["…a", "…b"]
+    for names in ([LONG.format(n, n) for n in range(9)], ["a" * 500 + str(n) for n in range(9)]):
+        short = short_names(names)
+        assert len(set(short)) == 9
+        assert all(len(line) <= 36 for name in short for line in name.split("\n"))
+        assert all(name.count("\n") < 3 for name in short)

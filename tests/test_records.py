@@ -6,9 +6,11 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from test_compare import panels
 
 from experiments import cli
 from experiments.comparison.published import match, published
@@ -408,6 +410,24 @@ def test_figure_has_a_panel_a_protocol_with_its_published_values(tmp_path):
     assert all(f"<!-- {name} (bound) -->" in image for name in "abc")
     assert all(f"axes_{n}" in image for n in (1, 2, 3)) and "axes_4" not in image
     assert "perplexity per token, records" in image
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_long_names_of_records_leave_half_of_the_width_to_the_axes(count, tmp_path):
+    long = "runs-of-november/{}-text8-mdlm-12layers-width768-lr3e-4-warmup2500-batch512-ema0.9999"
+    paths = [
+        save(
+            tmp_path / long.format(n) / "records" / f"r{k}.json",
+            changed({"value": 1.4 + n + k / 9}),
+        )
+        for n in range(count)
+        for k in range(2)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(tmp_path, paths, "p.svg")
+    ((left, right),) = panels((tmp_path / "o" / "p.svg").read_text())
+    assert right < 1 and right - left > 0.5
 
 
 def test_published_values_stand_beside_records_of_their_protocol(tmp_path):

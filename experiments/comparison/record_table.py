@@ -99,7 +99,7 @@ def _tokens(record: dict) -> str:
 
 def _published(match: Match) -> str:
     rows = [["published", match.unit, "+-", "kind", "source", "note"]]
-    for value in sorted(match.values, key=lambda v: v["value"]):
+    for value in match.values:
         spread = f"{value['spread']:g}" if "spread" in value else "-"
         last = [value["kind"] or "-", value["source"], value.get("note", "-")]
         rows.append([value["method"], f"{value['value']:.2f}", spread, *last])
