@@ -21,10 +21,9 @@ def main(arguments: list[str]) -> None:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
-
     from experiments.files import write_atomically
     from experiments.measuring.speed import measure
+    from experiments.plain_json import dumped
     from experiments.settings import load
 
     steps = [int(s) for s in given.steps.split(",") if s.strip().isdigit() and int(s)]
@@ -32,7 +31,7 @@ def main(arguments: list[str]) -> None:
         load(given.config, given.set), given.rounds, steps, lambda line: print(line, flush=True)
     )
     if given.out:
-        write_atomically(given.out, json.dumps(figures, indent=1) + "\n")
+        write_atomically(given.out, dumped(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

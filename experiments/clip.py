@@ -28,11 +28,11 @@ def main(arguments: list[str]) -> dict:
     if given.batches < 2:
         raise UserError("--batches must be at least 2, to have a variance")
 
-    import json
     import math
 
     from experiments.files import write_atomically
     from experiments.measuring.gradient_noise import measure
+    from experiments.plain_json import dumped
     from experiments.runs import load_run
 
     run = load_run(given.workdir, given.step)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> dict:
     print(f"least noise: --set process.clip={low},{high}")
     record = {"workdir": given.workdir, "checkpoint_step": run.step, "rows": found}
     if given.out:
-        write_atomically(given.out, json.dumps(record, indent=1) + "\n")
+        write_atomically(given.out, dumped(record, indent=1) + "\n")
     return record
 
 

@@ -10,7 +10,8 @@ ddlm compare RECORD [RECORD ...]
 Compares evaluation records that exist, files that `evaluate` wrote. Those of one protocol (unit, text,
 tokenizer, context, labels) are one sorted table, in which differences below two joint standard errors
 are ties; those of different protocols are not ranked, and what differs is said. Published values stand
-beside a table if the records are of the published protocol.
+beside a table if the records are of the published protocol. A record whose numbers are not finite or do
+not follow from each other is left out, and said to be.
 """
 
 from experiments import cli
@@ -88,19 +89,18 @@ def _compare_records(given) -> None:
 
     from experiments.comparison.published import match
     from experiments.comparison.record_figure import draw_records
-    from experiments.comparison.record_groups import Entry, group, name_records
+    from experiments.comparison.record_groups import group, read_entries
     from experiments.comparison.record_table import report
-    from experiments.evaluation.record_files import read_record
     from experiments.figure import check_figure
     from experiments.files import write_atomically
 
     table_path, plot_path = Path(given.table or "table.md"), Path(given.plot or "plot.png")
     check_figure(plot_path)
     paths = list(dict.fromkeys(given.records))  # a file named twice is one record
-    names = name_records(paths)
-    groups = group([Entry(n, read_record(p)) for n, p in zip(names, paths, strict=True)])
+    entries, left_out = read_entries(paths)
+    groups = group(entries)
     matches = [match(g.entries) for g in groups]
-    text = report(groups, matches) + "\n"
+    text = report(groups, matches, left_out) + "\n"
     print(text, flush=True)
     write_atomically(table_path, text)
     write_atomically(plot_path, draw_records(groups, matches, plot_path.suffix))

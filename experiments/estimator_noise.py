@@ -24,7 +24,6 @@ def main(arguments: list[str]) -> dict:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
     import math
     from dataclasses import replace
 
@@ -35,6 +34,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.evaluation.bound import sequences
     from experiments.evaluation.estimators import check_bound, make_bound
     from experiments.files import write_atomically
+    from experiments.plain_json import dumped
     from experiments.runs import load_run
 
     run = load_run(given.workdir, overrides=given.set)
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> dict:
             )
     record = {"settings": vars(given), "rows": rows}
     if given.out:
-        write_atomically(given.out, json.dumps(record, indent=1) + "\n")
+        write_atomically(given.out, dumped(record, indent=1) + "\n")
     return record
 
 

@@ -25,8 +25,6 @@ def main(arguments: list[str]) -> dict:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
-
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -34,6 +32,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.data.text import prepare
     from experiments.evaluation.bound import sequences
     from experiments.files import write_atomically
+    from experiments.plain_json import dumped
     from experiments.runs import load_run
     from experiments.sampling.samples import sample_run
     from experiments.sampling.wish import make_wish
@@ -69,7 +68,7 @@ def main(arguments: list[str]) -> dict:
         rows.append(_row(f"guidance {strength:g}", np.concatenate(x), np.concatenate(hits)))
     if given.out:
         write_atomically(
-            given.out, json.dumps({"settings": vars(given), "rows": rows}, indent=1) + "\n"
+            given.out, dumped({"settings": vars(given), "rows": rows}, indent=1) + "\n"
         )
     return {"rows": rows}
 

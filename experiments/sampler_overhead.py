@@ -21,7 +21,6 @@ def main(arguments: list[str]) -> dict:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
     import statistics
     import time
     from dataclasses import replace
@@ -31,6 +30,7 @@ def main(arguments: list[str]) -> dict:
 
     from diffusion.mdlm import MDLM
     from experiments.files import write_atomically
+    from experiments.plain_json import dumped
     from experiments.settings import load
     from samplers.ancestral import Ancestral
     from samplers.first_hitting import FirstHitting
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> dict:
                 flush=True,
             )
     if given.out:
-        write_atomically(given.out, json.dumps(figures, indent=1) + "\n")
+        write_atomically(given.out, dumped(figures, indent=1) + "\n")
     return figures
 
 

@@ -61,13 +61,12 @@ def main(arguments: list[str]) -> str:
 
 def processes() -> list:
     """Every process of this project with its defaults, and with each kernel and base it can have."""
-    from diffusion.mdlm import MDLM
     from diffusion.process import Objective
     from experiments.settings import choices
     from samplers.distillation import OneStep
 
     found = []
-    for cls in (*choices(Objective, MDLM), *choices(Objective, OneStep)):
+    for cls in choices(Objective, OneStep):
         variants = [cls()]
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):

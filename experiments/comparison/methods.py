@@ -14,7 +14,12 @@ from experiments.comparison.record_groups import full_context
 from experiments.data.tokenizers import COUNTED
 from experiments.errors import Diverged
 from experiments.evaluation.bound import evaluate_run
-from experiments.evaluation.record_files import record_path, stored_record, write_record
+from experiments.evaluation.record_files import (
+    record_path,
+    said_number,
+    stored_record,
+    write_record,
+)
 from experiments.evaluation.units import bits_per_character
 from experiments.labels import gives_labels
 from experiments.runs import restore_run
@@ -40,8 +45,7 @@ class Result:
     @property
     def value(self) -> float:
         """Bits per character; infinite where the run diverged, so that it sorts last."""
-        value = self.record["value"] if self.record else math.inf
-        return math.inf if math.isnan(value) else value
+        return self.record["value"] if self.record else math.inf
 
 
 def run_all(plan: Plan, log: Log = print) -> list[Result]:
@@ -51,7 +55,7 @@ def run_all(plan: Plan, log: Log = print) -> list[Result]:
         log(f"\n{number}/{len(plan.methods)}  {method.name}\n")
         directory = plan.workdir / method.name
         try:
-            train(method.experiment, directory, log)
+            train(method.experiment, directory, log, method.reading)
             record = _evaluate(plan, method, log)
         except Diverged as error:
             log(f"{method.name} diverged: {error}")
@@ -116,7 +120,12 @@ def _row(result: Result, terms: Sequence[str]) -> list[str]:
     method, record = f"{result.name} ({result.process})", result.record
     if record is None:
         return [method, "-", "diverged", "-", *("-" for _ in terms), speed]
-    cells = [method, record["kind"], f"{record['value']:.4f}", f"{record['standard_error']:.4f}"]
+    cells = [
+        method,
+        record["kind"],
+        f"{record['value']:.4f}",
+        said_number(record["standard_error"], ".4f"),
+    ]
     for name in terms:
         nats = record["terms_nats_per_token"].get(name, math.nan)
         per = {"bits per character": record["characters"]}.get(record["unit"], record["tokens"])

@@ -2,8 +2,6 @@
 
 import gzip
 import lzma
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from experiments.config import Experiment
 from experiments.data.tokenizers import Bytes, Tokenizer, as_it_is, count
 from experiments.devices.memory import device_memory
 from experiments.errors import UserError
+from experiments.progress import Progress
 
 
 def read_bytes(path: Path) -> bytes:
@@ -68,19 +67,9 @@ def first_law(laws: Laws) -> str:
     return sha256(laws.law(0))
 
 
-def show_progress() -> Callable[[int, int], None]:
+def show_progress() -> Progress:
     """progress(sequences done, of all), which prints a line every few seconds."""
-    start = last = time.perf_counter()
-
-    def progress(done, total):
-        nonlocal last
-        now = time.perf_counter()
-        if done < total and now - last > 5:
-            last = now
-            left = (now - start) / done * (total - done)
-            print(f"{done:,} of {total:,} sequences, {left:.0f} s left", flush=True)
-
-    return progress
+    return Progress(lambda line: print(line, flush=True))
 
 
 def compressors(content: bytes) -> dict[str, int]:

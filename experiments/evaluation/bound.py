@@ -1,5 +1,6 @@
 """The bound over a corpus: a compiled estimate per batch, and the record that is written about it."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from experiments.data.tokenizers import Bytes
 from experiments.devices.distributed import agree, in_turn
 from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch
-from experiments.errors import UserError
+from experiments.errors import Diverged, UserError
 from experiments.evaluation.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation.record import make_record, per_word
 from experiments.evaluation.units import Estimate
 from experiments.labels import check_labels, gives_labels
+from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.settings import resolve
 
@@ -157,6 +159,18 @@ def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]
     return [text] if whole else np.split(text, range(length, len(text), length))
 
 
+def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:
+    """Nothing; Diverged where the bound of a sequence is not finite."""
+    bad = ~np.isfinite(result.nats).all(1)
+    if bad.any():
+        named = ", ".join(name for name, nats in terms.items() if not math.isfinite(nats))
+        raise Diverged(
+            f"the bound ({named}) is not finite for {bad.sum():,} of {len(bad):,} sequences at "
+            f"checkpoint {run.step}, so there is no record: the run has diverged; evaluate an earlier "
+            "checkpoint with --step, or train again with a lower optimizer.peak_lr"
+        )
+
+
 def evaluate_run(
     run: Run,
     split: str,
@@ -168,7 +182,7 @@ def evaluate_run(
 ) -> dict:
     """The evaluation record of a trained model over a whole split, or over at most `max_sequences`
     whole sequences at equal distances in it. whole: a text without splits of its own is taken whole, as
-    the split "all"."""
+    the split "all". Diverged where the bound is not finite."""
     experiment = run.experiment
     check_bound(experiment)
     check_labels(experiment)
@@ -195,20 +209,12 @@ def evaluate_run(
     counts = spelled(corpus, split, text, length)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
     check_estimate(experiment, bound, run.params, text, run.mesh, labels=labels)
-    start = last = time.perf_counter()
-
-    def progress(done, total):
-        nonlocal last
-        now = time.perf_counter()
-        if done == total or now - last > 5:
-            last = now
-            left = (now - start) / done * (total - done)
-            log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
-
+    start = time.perf_counter()
     result, terms = estimate(
-        experiment, bound, run.params, text, run.mesh, counts.characters, progress, labels=labels,
-        not_text=counts.not_text,
+        experiment, bound, run.params, text, run.mesh, counts.characters, Progress(log),
+        labels=labels, not_text=counts.not_text,
     )  # fmt: skip
     seconds = time.perf_counter() - start
+    _check_finite(run, result, terms)
     record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
     return record | per_word(result, counts.words) | {"sequences_in_split": in_split}

@@ -45,10 +45,6 @@ class Estimate:
     def bits_per_character(self) -> float:
         return self.to_bits_per_character(self.nats_per_token)
 
-    @property
-    def perplexity(self) -> float:
-        return math.exp(self.nats_per_token)
-
     def standard_error(self) -> float:
         """Nats per token: the spread between sequences, which contains that of the time samples.
 
@@ -78,3 +74,13 @@ class Estimate:
 def bits_per_character(nats_per_token: float, tokens: int, characters: int) -> float:
     """Bits per character of text in which `tokens` tokens spell `characters` characters; NaN of none."""
     return float(nats_per_token * tokens / math.log(2) / characters) if characters else math.nan
+
+
+def perplexity(nats: float, standard_error: float | None) -> tuple[float | None, float | None]:
+    """exp(nats) and its standard error; None where no float holds it, or the error is unknown."""
+    try:
+        value = math.exp(nats)
+    except OverflowError:
+        return None, None
+    error = None if standard_error is None else value * standard_error
+    return value, error if error is not None and math.isfinite(error) else None

@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from math import exp, log
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -21,11 +22,15 @@ from experiments.stored import encode
 from experiments.training.metrics import DAMAGED, Metrics, read_metric
 from samplers.remask import ReMDM
 
+_NATS, _ERROR, _WORDS = 0.97, 0.007, 900_000
+_WORD = 5_000_000 / _WORDS  # tokens
 RECORD = {
-    "process": "MDLM", "process_settings": {"vocab_size": 27}, "kind": "bound", "value": 1.4,
-    "unit": "bits per character", "standard_error": 0.01, "standard_error_over_times": 0.005,
-    "nats_per_token": 0.97, "nats_per_token_standard_error": 0.007, "perplexity_per_token": 2.64,
-    "perplexity_per_token_standard_error": 0.02, "terms_nats_per_token": {"diffusion": 0.97},
+    "process": "MDLM", "process_settings": {"vocab_size": 27}, "kind": "bound",
+    "value": _NATS / log(2), "unit": "bits per character", "standard_error": _ERROR / log(2),
+    "standard_error_over_times": 0.005, "nats_per_token": _NATS,
+    "nats_per_token_standard_error": _ERROR, "perplexity_per_token": exp(_NATS),
+    "perplexity_per_token_standard_error": exp(_NATS) * _ERROR,
+    "terms_nats_per_token": {"prior": 0.17, "diffusion": 0.8},
     "estimator": "mean over 2 stratified times per sequence", "num_times": 2, "seed": 0,
     "sequences": 19532, "tokens": 5_000_000, "characters": 5_000_000,
     "context": {"length": 256, "chunks": "fixed", "packed": True, "bos_or_eos_counted": False,
@@ -34,9 +39,10 @@ RECORD = {
     "split_points": [90_000_000, 95_000_000, 100_000_000], "split_sha256": "b" * 64, "ema": True,
     "precision": "float32", "checkpoint_step": 1000, "checkpoint_fingerprint": "c" * 16,
     "device": "1 x cpu", "seconds": 1.0, "version": "0.1.0", "time": "2026-01-01T00:00:00Z",
-    "sequences_in_split": 19532, "labels": "none", "dataset": "text8", "words": 7,
-    "nats_per_word": 4.0, "perplexity_per_word": 54.6, "perplexity_per_word_standard_error": 0.5,
-    "confidence_interval_95": [1.3, 1.5],
+    "sequences_in_split": 19532, "labels": "none", "dataset": "text8", "words": _WORDS,
+    "nats_per_word": _NATS * _WORD, "perplexity_per_word": exp(_NATS * _WORD),
+    "perplexity_per_word_standard_error": exp(_NATS * _WORD) * _ERROR * _WORD,
+    "confidence_interval_95": [(_NATS + side * _ERROR) / log(2) for side in (-1.96, 1.96)],
 }  # fmt: skip
 _SAMPLE = {
     "number": 0, "text": "of the people", "seed": 0, "network_calls": 16, "checkpoint_step": 5,
@@ -54,8 +60,9 @@ _ORIGIN = ("seed", "checkpoint_step", "checkpoint_fingerprint", "precision", "pr
 def _record(content: bytes, folder: Path) -> None:
     (folder / "b.json").write_bytes(content)
     stored_record(folder / "b.json")
-    entries = [Entry("a", RECORD), Entry("b", read_record(folder / "b.json"))]
-    groups = group(entries)
+    record = read_record(folder / "b.json")
+    json.dumps(record, allow_nan=False)  # what is believed is finite
+    groups = group([Entry("a", RECORD), Entry("b", record)])
     report(groups, [match(one.entries) for one in groups]).encode()
 
 

@@ -17,7 +17,6 @@ What is stored in a run, sampling-grid.json, is plain JSON, and is checked when 
 import json
 import math
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from experiments.evaluation.bound import sequences
 from experiments.files import write_atomically
 from experiments.labels import check_labels
 from experiments.plain_json import parse
+from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.settings import resolve
 from experiments.training.checkpoints import Checkpoints
@@ -164,7 +164,7 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
     compiled = jax.jit(program, out_shardings=replicated(mesh))
     shards = batch_shards(mesh)
     batch = -(-min(experiment.evaluation.batch_size, len(places)) // shards) * shards
-    first, last = 0, time.perf_counter()
+    first, progress = 0, Progress(log)
     for *rows, count in evaluation_batches(tokens, experiment.data.length, batch, labels):
         place = np.resize(places[first : first + count], batch)[:, None]
         rows = jax.tree.map(lambda a: global_batch(mesh, a, axis=0), [*rows, place])
@@ -174,9 +174,7 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
             check_program(lowered, batch, x0.shape[1], mesh, "evaluation.batch_size")
         yield np.asarray(compiled(run.params, x0, first, place, given), np.float64)[:, :count]
         first += count
-        if time.perf_counter() - last > 5:
-            last = time.perf_counter()
-            log(f"{first:,} of {len(places):,} sequences")
+        progress(first, len(places))
 
 
 def table(record: dict) -> str:
@@ -244,6 +242,8 @@ def _checked(record) -> dict:
     for name, kind in kinds.items():
         if type(record.get(name)) is not kind:
             raise ValueError(f"{name} is missing or not of type {kind.__name__}")
+    if record["sequences"] < 1 or record["checkpoint_step"] < 0:
+        raise ValueError("sequences or checkpoint_step is below what it may be")
     values = record["information"]
     if not 1 <= len(values) <= MOST_BINS or len(values) != len(record["standard_error"]):
         raise ValueError(f"information has {len(values)} entries")

@@ -49,6 +49,6 @@ def common(samples: list[dict], name: str):
 def network_calls(samples: list[dict]) -> float | None:
     """Evaluations of the network a sample, the mean; None where not every line has a number of them."""
     calls = [sample.get("network_calls") for sample in samples]
-    if not all(type(call) in (int, float) for call in calls):
+    if not all(type(call) in (int, float) and call >= 0 for call in calls):
         return None
     return sum(calls) / len(calls)

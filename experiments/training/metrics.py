@@ -1,6 +1,5 @@
 """Metrics of a run: `metrics.jsonl` and TensorBoard events, continued exactly after a resume."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -12,7 +11,7 @@ from tensorboardX.summary import scalar
 
 from experiments.errors import UserError
 from experiments.files import write_atomically
-from experiments.plain_json import parse
+from experiments.plain_json import dumped, parse
 
 DAMAGED = "metrics.damaged"  # the lines of metrics.jsonl that cannot be read
 
@@ -82,7 +81,7 @@ class Metrics:
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line {"step": ..., name: value}, and a TensorBoard scalar for each name."""
         with self._failing():
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(dumped({"step": step, **values}) + "\n")
             for name, value in values.items():
                 self._event(step=step, summary=scalar(name, value))
             self._events.flush()

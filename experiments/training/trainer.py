@@ -4,7 +4,8 @@ A run is a function of its config: it may be stopped anywhere and continued, on 
 devices too, and gives what it would have given uninterrupted (bit for bit on the same devices).
 """
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -50,18 +51,23 @@ from models.transformer import num_parameters
 Log = Callable[[str], None]
 
 
-def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
+def train(
+    experiment: Experiment, workdir: Path, log: Log = print, reading: Sequence[str] = ()
+) -> None:
     """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
+    reading: the options with which other commands read the run (`settings.reading_options`), to be said.
 
     Raises UserError for what the user can put right (nothing in `workdir` changes then), also where
     another process trains in it; Diverged for a loss that is not finite and stays so, Stopped after a
     signal, once the state is saved.
     """
     with Signals() as signals, one_writer(workdir, log):
-        _train(experiment, workdir, log, signals)
+        _train(experiment, workdir, log, reading, signals)
 
 
-def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) -> None:
+def _train(
+    experiment: Experiment, workdir: Path, log: Log, reading: Sequence[str], signals: Signals
+) -> None:
     config = experiment.train
     with in_turn():
         corpus = prepare(experiment.data)
@@ -105,7 +111,7 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
         log(f"continuing after step {start}" if start else "starting")
         if config.num_steps == 0 and checkpoints.latest() is None:
             checkpoints.save(0, state, _meta(experiment, corpus, 0))
-            log(f"saved as step 0; now: {_next(experiment, workdir)}")
+            log(f"saved as step 0; now: {_next(experiment, workdir, reading)}")
             return
         pending = start and checkpoints.meta(start).get("evaluation_pending")
         if start >= config.num_steps and not pending:
@@ -128,14 +134,14 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
                     placed = jax.device_put(np.int32(retry), replicated(mesh))
                     state["health"] = {**state["health"], "retry": placed}
                     metrics.rewind(start)
-    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir)}")
+    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir, reading)}")
 
 
-def _next(experiment: Experiment, workdir: Path) -> str:
+def _next(experiment: Experiment, workdir: Path, reading: Sequence[str]) -> str:
     if getattr(experiment.process, "needs_labels", False):
-        return f"ddlm sample --workdir RUN --classifier {workdir} --label NAME"
+        return f"ddlm sample --workdir RUN --classifier {shlex.quote(str(workdir))} --label NAME"
     then = "sample" if experiment.process.likelihood == "none" else "evaluate"
-    return f"ddlm {then} --workdir {workdir}"
+    return shlex.join(["ddlm", then, "--workdir", str(workdir), *reading])
 
 
 def _loop(
@@ -152,7 +158,9 @@ def _loop(
     def read(step, totals, health):
         """The Rollback that is due according to what is now written."""
         totals, health = jax.device_get((totals, health))
-        metrics.write(*meter.read(step, totals, health))
+        started, running = latest
+        finished = started if running.is_ready() else step
+        metrics.write(*meter.read(step, totals, health, started, finished))
         bad = int(health["bad"])
         return Rollback(step, bad, int(health["retry"])) if bad >= config.rollback_after else None
 
@@ -162,6 +170,7 @@ def _loop(
             lambda *rows: global_batch(mesh, np.stack(rows), axis=1, count=size), *microbatches
         )
         state, loss = step_function(state, *batch)
+        latest = step, loss
         signals.idle = False
         signals.agree()
         # This step runs; now read what the one before measured, and wait for it, so that the host
