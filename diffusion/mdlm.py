@@ -27,7 +27,7 @@ from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import at, pick
 from diffusion.process import Likelihood
 from diffusion.random import categorical
-from diffusion.schedules import Linear, Schedule, masked_weight
+from diffusion.schedules import Linear, Schedule, masked_weight, masked_weights
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,8 @@ class MDLM(ContinuousMarkovProcess):
         if self.num_steps is None:
             weight = masked_weight(self.schedule, t)
         else:
-            s = (jnp.round(t * self.num_steps) - 1) / self.num_steps
-            # (alpha(s) - alpha(t)) / (1 - alpha(t)), without the cancellation
-            reveal = -jnp.expm1(self.schedule.log1m_alpha(s) - self.schedule.log1m_alpha(t))
-            weight = self.num_steps * reveal
+            weights = jnp.asarray(masked_weights(self.schedule, self.num_steps), t.dtype)
+            weight = weights[jnp.round(t * self.num_steps).astype(jnp.int32)]
         return jnp.where(z == self.mask, weight * _cross_entropy(out, x0), 0)
 
     def log_ratio(self, out, z, t):
