@@ -30,7 +30,7 @@ import numpy as np
 
 from diffusion.markov import Head
 from diffusion.numerics import in_float64, pick
-from diffusion.process import Likelihood
+from diffusion.process import Likelihood, check_num_steps
 from diffusion.random import normal, split
 from diffusion.simplex import SimplexProcess, log_state
 
@@ -92,8 +92,7 @@ class BFN(SimplexProcess):
 
     def __post_init__(self):
         self.check_size()
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"BFN.num_steps = {self.num_steps} must be at least 1, or None")
+        check_num_steps(self)
 
     def time(self, u):
         if self.num_steps is None:

@@ -47,7 +47,7 @@ from diffusion.dense import (
 from diffusion.kernels import Absorbing, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
 from diffusion.numerics import divergence, log1mexp, minus, normalised, pick
-from diffusion.process import Likelihood
+from diffusion.process import Likelihood, check_num_steps
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ class D3PM(MarkovProcess):
     likelihood: ClassVar[Likelihood] = "bound"
 
     def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"D3PM.num_steps = {self.num_steps} must be at least 1")
+        check_num_steps(self)
         if not hasattr(self.schedule, "betas"):
             raise ValueError(
                 f"D3PM.schedule = {type(self.schedule).__name__} is one of continuous time; use "

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import at, pick
-from diffusion.process import Likelihood
+from diffusion.process import Likelihood, check_num_steps
 from diffusion.random import categorical
 from diffusion.schedules import Linear, Schedule, masked_weight, masked_weights
 
@@ -45,8 +45,7 @@ class MDLM(ContinuousMarkovProcess):
         self.check_schedule()
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"MDLM.vocab_size = {self.vocab_size} must be at least 1")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"MDLM.num_steps = {self.num_steps} must be at least 1, or None")
+        check_num_steps(self)
 
     @property
     def mask(self) -> int:

@@ -26,7 +26,7 @@ import numpy as np
 
 from diffusion.markov import Head
 from diffusion.numerics import normalised, pick
-from diffusion.process import Likelihood
+from diffusion.process import Likelihood, check_num_steps
 from diffusion.random import uniform
 from diffusion.token_masking import TokenMasking
 
@@ -44,8 +44,7 @@ class Spindle(TokenMasking):
     head: Head = "leave_one_out"
 
     def __post_init__(self):
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"Spindle.num_steps = {self.num_steps} must be at least 1, or None")
+        check_num_steps(self)
         if self.posterior == "published" and self.num_steps is None:
             raise ValueError(
                 "Spindle.posterior = 'published' is defined on a grid; set num_steps (published: 2048)"

@@ -18,6 +18,7 @@ from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
+from diffusion.process import MOST_STEPS
 from diffusion.schedules import (
     Cosine,
     Geometric,
@@ -278,3 +279,14 @@ def test_steps_on_the_simplex(T):
     z = jnp.broadcast_to(jnp.array([1.0, 0.0]), (*t.shape, 2))
     moved = LinearFlow(2).bridge(None, jnp.ones(t.shape, int), z, t, s)[..., 1]
     np.testing.assert_allclose(wide(moved), (t_ - s_) / t_, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("make", [MDLM, D3PM, Spindle, BFN])
+def test_grids_that_float32_does_not_tell_apart_are_unsupported(make):
+    most = MOST_STEPS
+    k = np.r_[1:1000, most - 1000 : most + 1, np.linspace(1, most, 1000).astype(int)]
+    t = jnp.asarray(k / most, jnp.float32)
+    np.testing.assert_array_equal(jnp.round(t * most), k)
+    make(3, num_steps=10)
+    with pytest.raises(ValueError, match=f"{make.__name__}.num_steps = {most + 1} "):
+        make(3, num_steps=most + 1)
