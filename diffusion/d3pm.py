@@ -47,7 +47,7 @@ from diffusion.dense import (
 from diffusion.kernels import Absorbing, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
 from diffusion.numerics import divergence, log1mexp, minus, normalised, pick
-from diffusion.process import Likelihood
+from diffusion.process import Likelihood, check_num_steps
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ class D3PM(MarkovProcess):
     likelihood: ClassVar[Likelihood] = "bound"
 
     def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"D3PM.num_steps = {self.num_steps} must be at least 1")
+        check_num_steps(self)
         if not hasattr(self.schedule, "betas"):
             raise ValueError(
                 f"D3PM.schedule = {type(self.schedule).__name__} is one of continuous time; use "
@@ -144,6 +143,9 @@ def _interpolation(kernel: Absorbing | Uniform, vocab_size: int, betas: np.ndarr
         log_keep = np.cumsum(log_kept)
         log_moved = np.log(np.append(0.0, betas))
         log_move = np.log(-np.expm1(log_keep))
+    # The tables are float32 in the program: what that drops of log_keep is a table of its own.
+    high = log_keep.astype(np.float32).astype(np.float64)
+    low = np.where(np.isinf(high), 0, log_keep - np.where(np.isinf(high), 0, high))
     T = len(betas)
 
     def index(t):
@@ -157,8 +159,8 @@ def _interpolation(kernel: Absorbing | Uniform, vocab_size: int, betas: np.ndarr
 
     def step(t, s):
         now, then = index(t), index(s)
-        # Of one step the tables have all digits; of several the difference has enough.
-        several = jnp.minimum(minus(at(log_keep, now), at(log_keep, then)), 0)
+        rest = at(low, now) - at(low, then)
+        several = jnp.minimum(minus(at(high, now), at(high, then)) + rest, 0)
         one = now == then + 1
         kept = jnp.where(one, at(log_kept, now), several)
         return Keep(kept, jnp.where(one, at(log_moved, now), log1mexp(several)))

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.numerics import minus
 from diffusion.random import split, uniform
 
 
@@ -46,7 +47,8 @@ class Absorbing:
 
     def draw_bridge(self, key: Array, x, z, t: Keep, s: Keep, step: Keep, vocab_size: int) -> Array:
         """z_s ~ q(z_s | z_t, x): reveals a mask with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
-        reveal = -jnp.expm1(s.log_move - t.log_move)
+        # The odds of being revealed: alpha_s - alpha_t, which is a product, against 1 - alpha_s.
+        reveal = jax.nn.sigmoid(minus(s.log_keep + step.log_move, s.log_move))
         reveal = uniform(key, z.shape, reveal.dtype) < reveal
         return jnp.where((z == vocab_size) & reveal, x, z)
 

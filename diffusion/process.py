@@ -29,6 +29,7 @@ Some processes ask more of it (`models.transformer.Network`): context=x0 for blo
 (B, L), where rows hold several texts, or padding, which is segment 0."""
 
 Likelihood = Literal["exact", "bound", "estimate", "none"]
+MOST_STEPS = 2**22  # of a grid of times k / T: float32 gives back k from them up to here
 
 
 class Objective(Protocol):
@@ -133,3 +134,12 @@ class TimeIntegral:
 
     def bound(self, key, model, x0, u):
         return sum(self.bound_terms(key, model, x0, u).values())
+
+
+def check_num_steps(process) -> None:
+    """ValueError for a `num_steps` that makes no grid of times; None is continuous time."""
+    if process.num_steps is not None and not 1 <= process.num_steps <= MOST_STEPS:
+        raise ValueError(
+            f"{type(process).__name__}.num_steps = {process.num_steps} must be at least 1 and at most "
+            f"{MOST_STEPS}, beyond which float32 does not tell its times apart"
+        )

@@ -113,8 +113,7 @@ class SEDD(ContinuousMarkovProcess):
         """log of (exp(-dsigma Q) score)_y exp(dsigma Q)[z, y], dsigma from s to t: (B, L, S), up to a
         constant per position; -inf where it is not positive, and for the mask at s = 0."""
         score = jnp.exp(self.log_ratio(out, z, t))
-        kept = self.chain.step(t, s).log_keep
-        kept, moved = jnp.exp(kept)[..., None], -jnp.expm1(kept)[..., None]
+        moved = jnp.exp(self.chain.step(t, s).log_move)[..., None]
         total = score.sum(-1, keepdims=True)
         if isinstance(self.kernel, Uniform):
             back = score - moved * total / self.vocab_size

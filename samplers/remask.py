@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from diffusion.markov import masked_in_continuous_time
 from diffusion.numerics import pick
 from diffusion.random import categorical, split, uniform
+from diffusion.schedules import log_drop
 from samplers.sampler import OnGrid, State, Verdict
 
 
@@ -84,7 +85,8 @@ class ReMDM(OnGrid):
         x0 = categorical(key_x0, log_p)
         free = ~masked if given is None else ~masked & (given < 0)
         alpha_t = jnp.exp(process.schedule.log_alpha(t))
-        noise_t, noise_s = (jnp.exp(process.schedule.log1m_alpha(time)) for time in (t, s))
+        noise_s = jnp.exp(process.schedule.log1m_alpha(s))
+        gained = jnp.exp(log_drop(process.schedule, t, s))
         most = jnp.minimum(1, noise_s / jnp.maximum(alpha_t, 1e-30))
         sigma = jnp.minimum(self.eta, most) if self.rule == "cap" else self.eta * most
         if self.loop:
@@ -95,8 +97,8 @@ class ReMDM(OnGrid):
             share = jnp.where(free, jnp.exp(-drawn_with), 0)
             sigma = sigma * share / jnp.maximum(share.sum(1, keepdims=True), 1e-30)
             mean = sigma.sum(1, keepdims=True) / jnp.maximum(free.sum(1, keepdims=True), 1)
-        # alpha_s - alpha_t + sigma alpha_t, without the cancellation.
-        reveal = ((noise_t - noise_s) + mean * alpha_t) / noise_t
+        # Of 1 - alpha_t = gained + 1 - alpha_s, so that at s = 0 it is exactly 1.
+        reveal = (gained + mean * alpha_t) / (gained + noise_s)
         revealed = masked & (uniform(key_reveal, z.shape) < reveal)
         put_back = free & (uniform(key_mask, z.shape) < sigma)
         chosen = jnp.exp(pick(log_p, x0))
