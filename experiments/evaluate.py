@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--config", help="the file that defines your own process, if it is your own"
     )
-    options.add_argument("--out", help="where to write the record")
+    options.add_argument("--out", type=cli.output, help="where to write the record")
     cli.add_set(options)
     cli.add_distributed(options)
     given = options.parse_args(arguments)
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> dict:
         if text is not None:
             if not Path(text).exists():
                 raise UserError(f"--text {text} does not exist; give a file or a folder")
-            print(f"{text}:", flush=True)
+            cli.log(f"{text}:")
             path = [f"data.path={text}", "data.split_points=None"]
             here, whole = (
                 replace(run, experiment=override(run.experiment, path)),
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> dict:
                 "all" if whole else given.split,
                 given.seed,
                 ema=not given.raw,
-                log=_progress,
+                log=cli.log,
                 max_sequences=given.max_sequences,
                 whole=whole,
             )
@@ -101,10 +101,6 @@ def main(arguments: list[str]) -> dict:
         if is_first():
             print(write_record(out, records[-1]))
     return records[0]
-
-
-def _progress(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
 
     start(given.distributed, stop_together=True)
     experiment = load(given.config, given.set)
-    train(experiment, Path(given.workdir), log=lambda line: print(line, flush=True))
+    train(experiment, Path(given.workdir), log=cli.log)
 
 
 if __name__ == "__main__":

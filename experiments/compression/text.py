@@ -2,8 +2,6 @@
 
 import gzip
 import lzma
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,21 +62,6 @@ def first_law(laws: Laws) -> str:
     """A hash of the probabilities of the first call, which tells machines of other arithmetic."""
     laws.begin(0)
     return sha256(laws.law(0))
-
-
-def show_progress() -> Callable[[int, int], None]:
-    """progress(sequences done, of all), which prints a line every few seconds."""
-    start = last = time.perf_counter()
-
-    def progress(done, total):
-        nonlocal last
-        now = time.perf_counter()
-        if done < total and now - last > 5:
-            last = now
-            left = (now - start) / done * (total - done)
-            print(f"{done:,} of {total:,} sequences, {left:.0f} s left", flush=True)
-
-    return progress
 
 
 def compressors(content: bytes) -> dict[str, int]:
