@@ -30,10 +30,14 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
     options.add_argument("--batch-size", type=cli.positive, help="sequences at a time, evaluating")
     options.add_argument(
-        "--table", help="the Markdown file (default: table.md in WORKDIR, or here for records)"
+        "--table",
+        type=cli.output,
+        help="the Markdown file (default: table.md in WORKDIR, or here for records)",
     )
     options.add_argument(
-        "--plot", help="the image file (default: plot.png in WORKDIR, or here for records)"
+        "--plot",
+        type=cli.output,
+        help="the image file (default: plot.png in WORKDIR, or here for records)",
     )
     cli.add_set(options)
     given = options.parse_intermixed_args(arguments)
@@ -75,13 +79,12 @@ def _train_and_compare(given) -> None:
         given.num_times,
         given.batch_size,
     )
-    with one_writer(workdir, _progress):
-        results = run_all(plan, log=_progress)
+    with one_writer(workdir, cli.log):
+        results = run_all(plan, log=cli.log)
         text = f"{budget(plan)}\n\n{table(results)}\n"
-        print(f"\n{text}", flush=True)
         write_atomically(table_path, text)
         write_atomically(plot_path, draw(results, budget(plan), plot_path.suffix))
-    print(f"table: {table_path}\nplot: {plot_path}")
+    print(f"\n{text}\ntable: {table_path}\nplot: {plot_path}")
 
 
 def _compare_records(given) -> None:
@@ -101,14 +104,9 @@ def _compare_records(given) -> None:
     groups = group(entries)
     matches = [match(g.entries) for g in groups]
     text = report(groups, matches, left_out) + "\n"
-    print(text, flush=True)
     write_atomically(table_path, text)
     write_atomically(plot_path, draw_records(groups, matches, plot_path.suffix))
-    print(f"table: {table_path}\nplot: {plot_path}")
-
-
-def _progress(line: str) -> None:
-    print(line, flush=True)
+    print(f"{text}\ntable: {table_path}\nplot: {plot_path}")
 
 
 if __name__ == "__main__":

@@ -47,8 +47,7 @@ def main(arguments: list[str]) -> dict:
     out = Path(given.out)
     plot = out / "few-steps.png"
     check_figure(plot)
-    record = measure(given, lambda line: print(line, flush=True))
-    print("\n" + table(record))
+    record = measure(given, cli.log)
     write_atomically(out / "few-steps.json", dumped(record, indent=1) + "\n")
     series = {}
     for row in record["rows"]:
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> dict:
         y.append(row["scorer_bits_per_char"])
     labels = {"xlabel": "seconds per sample", "ylabel": "bits per character under the scorer"}
     write_atomically(plot, draw_lines(series, plot.suffix, log_x=True, **labels))
-    print(f"\nrecord and plot: {out}")
+    print(f"\n{table(record)}\n\nrecord and plot: {out}")
     return record
 
 

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--exact", action="store_true")
     options.add_argument("--num", type=cli.positive, default=64, help="samples of each label")
     options.add_argument("--seed", type=cli.natural, default=0)
-    options.add_argument("--out", help="where to write the figures as JSON")
+    options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
     given = options.parse_args(arguments)
 
@@ -80,10 +80,9 @@ def _row(name, tokens, hits) -> dict:
     share = np.bincount(tokens.reshape(-1)) / tokens.size
     entropy = float(-sum(p * np.log2(p) for p in share if p > 0))
     error = float(hits.std() / np.sqrt(len(hits)))
-    print(
+    cli.log(
         f"{name:16} label found in {hits.mean():.3f} +- {error:.3f} of {len(hits)}, entropy "
-        f"{entropy:.3f} bits a character",
-        flush=True,
+        f"{entropy:.3f} bits a character"
     )
     return {"of": name, "accuracy": float(hits.mean()), "error": error, "entropy_bits": entropy}
 

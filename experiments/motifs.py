@@ -43,8 +43,7 @@ def main(arguments: list[str]) -> dict:
     out = Path(given.out)
     plot = out / "motifs.png"
     check_figure(plot)
-    record = run(given, lambda line: print(line, flush=True))
-    print("\n" + table(record))
+    record = run(given, cli.log)
     write_atomically(out / "motifs.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([r["strength"] for r in rows], [r["right"] for r in rows])
@@ -52,7 +51,7 @@ def main(arguments: list[str]) -> dict:
     }
     labels = {"xlabel": "strength of guidance", "ylabel": "fraction of samples with their motif"}
     write_atomically(plot, draw_lines(series, plot.suffix, **labels))
-    print(f"\nrecord and plot: {out}")
+    print(f"\n{table(record)}\n\nrecord and plot: {out}")
     return record
 
 

@@ -33,8 +33,7 @@ def main(arguments: list[str]) -> dict:
 
     plot = Path(given.out) / "sampler-error.png"
     check_figure(plot)
-    record = measure(given, lambda line: print(line, flush=True))
-    print("\n" + table(record))
+    record = measure(given, cli.log)
     write_atomically(Path(given.out) / "sampler-error.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([row["calls"] for row in rows], [row["distance"] for row in rows])
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> dict:
     labels = {"xlabel": "calls of the network", "ylabel": "total variation from the data"}
     image = draw_lines(series, plot.suffix, log=True, log_x=True, **labels)
     write_atomically(plot, image)
-    print(f"\nrecord and plot: {given.out}")
+    print(f"\n{table(record)}\n\nrecord and plot: {given.out}")
     return record
 
 

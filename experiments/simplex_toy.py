@@ -196,8 +196,7 @@ def main(arguments: list[str]) -> dict:
         raise UserError(f"--out {out}: {error.strerror or error}") from error
     settings = vars(given) | {"sizes": sorted(set(given.sizes)), "length": LENGTH}
     results = [
-        measure(size, given.steps, given.samples, given.seed, lambda s: print(s, flush=True))
-        for size in settings["sizes"]
+        measure(size, given.steps, given.samples, given.seed, cli.log) for size in settings["sizes"]
     ]
     record = {
         "settings": settings,

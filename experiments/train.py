@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     start(given.distributed, stop_together=True)
     experiment = load(given.config, given.set)
     options = reading_options(experiment, given.config, given.set)
-    train(experiment, Path(given.workdir), lambda line: print(line, flush=True), options)
+    train(experiment, Path(given.workdir), cli.log, options)
 
 
 if __name__ == "__main__":

@@ -259,11 +259,18 @@ def test_what_cannot_be_compressed_is_one_line(which, content, options, message,
     assert not (tmp_path / "text.ddlm").exists()
 
 
-def test_files_are_not_overwritten_unasked(packed, command):
-    assert "exists" in command("decompress", "mdlm", packed, code=2)
-    path = packed.with_suffix("")
-    path.touch()
-    assert "exists; say where" in command("compress", "bytes", path, code=2)
+def test_files_are_not_overwritten_unasked(packed, command, tmp_path):
+    other, path = tmp_path / "elsewhere", packed.with_suffix("")
+    other.write_text("a text of the user's")
+    for out in ([], ["--out", str(other)]):
+        assert "exists; say where" in command("decompress", "mdlm", packed, *out, code=2)
+        assert "exists; say where" in command("compress", "bytes", path, *out, code=2)
+    assert other.read_text() == "a text of the user's"
+    command("decompress", "mdlm", packed, "--out", str(other), "--force")
+    assert other.read_bytes() == path.read_bytes()
+
+
+def test_files_are_found_and_told_apart(packed, command):
     other = packed.rename(packed.with_name("other"))
     assert "--out" in command("decompress", "mdlm", other, code=2)
     assert "cannot be read" in command("decompress", "mdlm", packed, code=2)

@@ -122,9 +122,11 @@ def after(workdir):
     record, samples = (str(workdir / name) for name in ("record.json", "samples.jsonl"))
     line = ["--workdir", str(workdir)]
     few = ["--max-sequences", "6", "--batch-size", "4", "--num-times", "2"]
+    drawn = [*line, "--steps", "3", "--prompt", "the", "--out", samples]
     return (
         ("evaluate", [*line, *few, "--out", record]),
-        ("sample", [*line, "--num", "5", "--steps", "3", "--prompt", "the", "--out", samples]),
+        ("sample", [*drawn, "--num", "1"]),
+        ("sample", [*drawn, "--num", "5"]),  # continues
     )
 
 

@@ -12,7 +12,6 @@ from experiments.config import Experiment
 from experiments.data.tokenizers import Bytes, Tokenizer, as_it_is, count
 from experiments.devices.memory import device_memory
 from experiments.errors import UserError
-from experiments.progress import Progress
 
 
 def read_bytes(path: Path) -> bytes:
@@ -65,11 +64,6 @@ def first_law(laws: Laws) -> str:
     """A hash of the probabilities of the first call, which tells machines of other arithmetic."""
     laws.begin(0)
     return sha256(laws.law(0))
-
-
-def show_progress() -> Progress:
-    """progress(sequences done, of all), which prints a line every few seconds."""
-    return Progress(lambda line: print(line, flush=True))
 
 
 def compressors(content: bytes) -> dict[str, int]:

@@ -5,8 +5,8 @@
 
 import numpy as np
 
+from experiments.data.arrays import map_array
 from experiments.errors import UserError
-from experiments.files import map_array
 
 _CHUNK = 1 << 24
 _MOST_TOKENS = 4096  # for tables of pairs

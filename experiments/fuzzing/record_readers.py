@@ -12,12 +12,14 @@ from experiments import compare
 from experiments.comparison.published import match
 from experiments.comparison.record_groups import Entry, group
 from experiments.comparison.record_table import report
+from experiments.errors import UserError
 from experiments.evaluation.record_files import read_record, stored_record
 from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import damaged, dumped, json_text
 from experiments.judging.table import table
 from experiments.sampling.grid import FILE, SCHEMA, fitted_information
 from experiments.sampling.samples_file import common, network_calls, read_samples
+from experiments.sampling.samples_writer import SamplesWriter
 from experiments.stored import encode
 from experiments.training.metrics import DAMAGED, Metrics, read_metric
 from samplers.remask import ReMDM
@@ -49,6 +51,7 @@ _SAMPLE = {
     "checkpoint_fingerprint": "c" * 16, "precision": "float32", "process": "MDLM",
     "sampler": encode(ReMDM()),
 }  # fmt: skip
+_ABOUT = {name: v for name, v in _SAMPLE.items() if name not in ("number", "text", "network_calls")}
 _GRID = {
     "schema": SCHEMA, "process": "MDLM", "split": "validation", "sequences": 4, "checkpoint_step": 5,
     "checkpoint_fingerprint": "c" * 16, "information": [0.5, 1.5], "standard_error": [0.1, 0.2],
@@ -88,6 +91,21 @@ def _samples(content: bytes, folder: Path) -> None:
     table(record).encode()
 
 
+def _continued(content: bytes, folder: Path) -> None:
+    """What is there stays, and a sample more is read back; or nothing is changed."""
+    path = folder / "s.jsonl"
+    path.write_bytes(content)
+    try:
+        with SamplesWriter(str(path), _ABOUT, force=False) as writer:
+            writer.write(writer.start, "of the people", 16)
+    except UserError:
+        assert path.read_bytes() == content
+        raise
+    assert path.read_bytes().startswith(b"".join(content.splitlines(True)[: writer.start]))
+    read = list(read_samples(path).values())
+    assert [sample["number"] for sample in read] == list(range(writer.start + 1))
+
+
 def _metrics(content: bytes, folder: Path) -> None:
     (folder / "metrics.jsonl").write_bytes(content)
     for name in ("train/loss", "perf/tokens_per_s"):
@@ -116,6 +134,13 @@ def _lines(values: list[dict]) -> st.SearchStrategy[bytes]:
     return st.one_of(one, one, one, damaged(b"\n".join(whole) + b"\n"))
 
 
+def _kept() -> st.SearchStrategy[bytes]:
+    """A file of samples, cut anywhere, or with a damaged line."""
+    values = [_SAMPLE | {"number": number} for number in range(3)]
+    whole = b"".join(dumped(value) + b"\n" for value in values)
+    return st.one_of(st.integers(0, len(whole)).map(lambda end: whole[:end]), _lines(values))
+
+
 def readers(folder: Path) -> list[Reader]:
     (folder / "figure").mkdir()
     _comparison(dumped(RECORD), folder / "figure")  # matplotlib keeps what it finds out at first
@@ -123,6 +148,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("evaluation records", 1000, json_text(RECORD), _record),
         Reader("compare, with its figure", 60, json_text(RECORD), _comparison),
         Reader("samples", 800, _lines([_SAMPLE, _SAMPLE | {"seed": 1}]), _samples),
+        Reader("samples, continued", 400, _kept(), _continued),
         Reader("metrics", 440, _lines(_METRICS), _metrics),
         Reader("sampling grids", 400, json_text(_GRID), _grid),
     ]

@@ -16,7 +16,6 @@ What is stored in a run, sampling-grid.json, is plain JSON, and is checked when 
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from experiments.plain_json import parse
 from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.settings import resolve
+from experiments.streams import complain
 from experiments.training.checkpoints import Checkpoints
 
 FILE = "sampling-grid.json"
@@ -225,10 +225,9 @@ def fitted_information(workdir: str | Path, run: Run | None = None) -> tuple[flo
         step = checkpoints.latest()
         fingerprint = None if step is None else checkpoints.fingerprint(step)
     if fingerprint not in (None, record["checkpoint_fingerprint"]):
-        print(
+        complain(
             f"warning: {path} was measured at another checkpoint ({record['checkpoint_step']}, not "
-            f"{step}); for an even grid {again} again",
-            file=sys.stderr,
+            f"{step}); for an even grid {again} again"
         )
     return tuple(record["information"])
 

@@ -1,7 +1,7 @@
 """Samples of a run: what is given, and the compiled loop over batches of samples."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 
 import jax
@@ -102,9 +102,10 @@ def make_sample(experiment: Experiment, mesh, wish: Wish = NOTHING, trace: bool 
 
 def sample_run(
     run: Run, num: int, seed: int, known: np.ndarray, batch_size: int, wish: Wish = NOTHING,
-    trace: bool = False,
+    trace: bool = False, start: int = 0, progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Sampled, np.ndarray]]:  # fmt: skip
-    """(number, what was sampled, what was given), as arrays of one row, of samples 0 to num - 1."""
+    """(number, what was sampled, what was given), as arrays of one row, of samples start to num - 1.
+    progress(samples drawn, num) is called after each batch."""
     if trace and not run.experiment.sampler.keeps_frames:
         raise UserError(
             f"--trace: sampler {type(run.experiment.sampler).__name__} keeps no frames; use one that "
@@ -118,7 +119,7 @@ def sample_run(
     numbers = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
     lowered = compiled.lower(run.params, seed, numbers, known, guide)
     check_program(lowered, batch, len(known), run.mesh, "--batch-size", "--length")
-    for first in range(0, num, batch):
+    for first in range(start, num, batch):
         numbers = global_batch(run.mesh, np.arange(first, first + batch, dtype=np.int32), axis=0)
         sampled, given = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
         for i in range(min(batch, num - first)):
@@ -128,3 +129,5 @@ def sample_run(
                 Sampled(sampled.x0[i], sampled.calls[i] + len(wish.words), frames),
                 given[i],
             )
+        if progress:
+            progress(min(first + batch, num), num)
