@@ -29,7 +29,7 @@ setup(
         "constriction>=0.5.0",  # the entropy coder of experiments.compress
         "zstandard>=0.25",  # what experiments.compress is compared with
         "tokenizers>=0.23",  # WordPiece and byte-level BPE, as their vocabularies were made
-        "sentencepiece>=0.2.1",  # the vocabulary of the D3PM protocol of LM1B, trained or loaded
+        "sentencepiece>=0.2.3",  # the vocabulary of the D3PM protocol of LM1B, trained or loaded
         "tensorboardX>=2.6.5",  # TensorBoard event files without TensorFlow
     ],
     extras_require={

@@ -20,16 +20,18 @@ At t = 1 nothing has been sent, so there is no prior term.
 On V = 2 the network may put out one column, the log-odds of token 1 (the paper's Bernoulli head).
 """
 
+import functools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.markov import Head
-from diffusion.numerics import pick
-from diffusion.process import Kind, TimeIntegral, TransitionProcess
+from diffusion.numerics import in_float64, pick
+from diffusion.process import Kind, TimeIntegral, TransitionProcess, check_num_steps
 from diffusion.random import normal, split
 from diffusion.simplex import EvidenceProcess, log_state
 
@@ -42,8 +44,20 @@ class Accuracy(ABC):
         """How much has been told of x0 by time t: falls to 0 at t = 1."""
 
     @abstractmethod
+    def gained(self, t, s):
+        """accuracy(s) - accuracy(t), s <= t."""
+
+    @abstractmethod
     def rate(self, t):
         """-d accuracy / dt."""
+
+
+@functools.lru_cache(maxsize=16)
+def gains(schedule: Accuracy, num_steps: int) -> np.ndarray:
+    """The accuracy gained from k / T to (k - 1) / T, (T + 1,) for k = 0..T, float64; 0 at k = 0. In
+    float32 already the rounding of k / T is a large part of 1 / T."""
+    k = np.arange(1, num_steps + 1)
+    return np.append(0.0, in_float64(schedule.gained, k / num_steps, (k - 1) / num_steps))
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,10 @@ class PowerAccuracy(Accuracy):
     def accuracy(self, t):
         return self.accuracy_1 * (1 - t) ** self.power
 
+    def gained(self, t, s):
+        passed = (t - s) / jnp.maximum(1 - s, jnp.finfo(s.dtype).tiny)
+        return -self.accuracy(s) * jnp.expm1(self.power * jnp.log1p(-passed))
+
     def rate(self, t):
         return self.accuracy_1 * self.power * (1 - t) ** (self.power - 1)
 
@@ -80,8 +98,10 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
 
     def __post_init__(self):
         self.check_size()
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"BFN.num_steps = {self.num_steps} must be at least 1, or None")
+        check_num_steps(self)
+
+    def in_steps(self, num_steps):
+        return replace(self, num_steps=num_steps)
 
     def time(self, u):
         if self.num_steps is None:
@@ -106,7 +126,7 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         )
 
     def bridge(self, key, x0, z, t, s):
-        gained = self.schedule.accuracy(s) - self.schedule.accuracy(t)
+        gained = self.schedule.gained(t, s)
         return jax.nn.softmax(log_state(z) + self.send(key, x0, gained))
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
@@ -125,8 +145,8 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         key_state, key_step = split(key)
         t = self.time(u)
         z = self.corrupt(key_state, x0, t)
-        s = (jnp.round(t * self.num_steps) - 1) / self.num_steps
-        gained = self.schedule.accuracy(s) - self.schedule.accuracy(t)
+        gained = jnp.asarray(gains(self.schedule, self.num_steps), t.dtype)
+        gained = gained[jnp.round(t * self.num_steps).astype(jnp.int32)]
         y = self.send(key_step, x0, gained)
         return self.num_steps * self.step_loss(model(z, t), x0, z, t, gained, y)
 

@@ -13,6 +13,11 @@ base process.
 `clip` restricts the times of the training loss, which lowers the variance of the gradient (times near 0
 have few masked tokens and large weights, near 1 nothing to learn from); the bound uses all times.
 `python -m experiments.clip` measures which interval is best for a run.
+
+clip = (1, 1) is the base in one step: every block is asked for wholly masked, in training and in the
+bound, and a token costs -log p(x0^i | blocks before). At block length 1 this is an autoregressive model
+and its exact likelihood, without the variance of times; for longer blocks it is the likelihood of the
+sampler that draws each block in one step, its tokens independently of each other.
 """
 
 from dataclasses import dataclass, replace
@@ -37,14 +42,26 @@ class BlockDiffusion(Composed, Likelihood):
             raise ValueError(
                 f"BlockDiffusion.block_length = {self.block_length} must be at least 1"
             )
-        if not 0 <= self.clip[0] < self.clip[1] <= 1:
-            raise ValueError(f"BlockDiffusion.clip = {self.clip} must rise within [0, 1]")
+        if not (0 <= self.clip[0] < self.clip[1] <= 1 or self._one_step):
+            raise ValueError(
+                f"BlockDiffusion.clip = {self.clip} must rise within [0, 1], or be (1, 1) for one "
+                "step a block"
+            )
         bounded = isinstance(self.base, Likelihood) and self.base.likelihood == "bound"
         if not (bounded and isinstance(self.base, JumpProcess)):
             raise ValueError(
                 f"BlockDiffusion.base = {type(self.base).__name__} is not a process on discrete states "
                 "with a bound for each token; MDLM, D3PM, SEDD and UDLM are"
             )
+        if self._one_step and not _goes_in_one_step(self.base):
+            raise ValueError(
+                f"BlockDiffusion.clip = {self.clip} is one step a block, which a base of masks that can "
+                f"go in steps has, MDLM or D3PM, and {type(self.base).__name__} has not"
+            )
+
+    @property
+    def _one_step(self) -> bool:
+        return tuple(self.clip) == (1, 1)
 
     @property
     def traits(self):
@@ -67,6 +84,9 @@ class BlockDiffusion(Composed, Likelihood):
         return jnp.maximum(jnp.where(shifted >= 1, shifted - 1, shifted), 1e-7)
 
     def loss(self, key, model, x0, u):
+        if self._one_step:
+            base, u = self._at_1(u, x0.shape[1])
+            return base.loss(key, _in_context(model, x0), x0, u)
         return self.loss_within(key, model, x0, u, *self.clip)
 
     def loss_within(self, key, model, x0, u, low, high):
@@ -75,9 +95,22 @@ class BlockDiffusion(Composed, Likelihood):
         return self.base.loss(key, _in_context(model, x0), x0, u)
 
     def bound_terms(self, key, model, x0, u):
-        u = self.uniforms(u, x0.shape[1])
-        return self.base.bound_terms(key, _in_context(model, x0), x0, u)
+        length = x0.shape[1]
+        base, u = self._at_1(u, length) if self._one_step else (self.base, self.uniforms(u, length))
+        return base.bound_terms(key, _in_context(model, x0), x0, u)
+
+    def _at_1(self, u, length):
+        """The base in one step, and its one time for all positions, (B, L)."""
+        return self.base.in_steps(1), jnp.ones((len(u), length), u.dtype)
 
 
 def _in_context(model: Model, x0: Array) -> Model:
     return lambda z, t, **condition: model(z, t, context=x0, **condition)
+
+
+def _goes_in_one_step(base: Process) -> bool:
+    """Whether the base reveals all that it masks in one step."""
+    try:
+        return base.known_tokens == "exact" and base.in_steps(1) is not None
+    except ValueError:
+        return False

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.kernels import ClosedKernel, Keep, draw_token
-from diffusion.numerics import at, log1mexp, logaddexp, minus
+from diffusion.numerics import at, logaddexp, minus
 from diffusion.random import categorical, split
 from diffusion.schedules import Schedule
 
@@ -62,7 +62,8 @@ class Chain(ABC):
 class Interpolation(Chain):
     """The law of a process with a closed kernel: how q moves between the times of its schedule.
 
-    keep(t) gives alpha at t, (B, 1) or (B, L); step(t, s) gives alpha(t) / alpha(s).
+    keep(t) gives alpha at t, (B, 1) or (B, L); step(t, s) gives alpha(t) / alpha(s), of which log_move
+    has all its digits however close the times are: log_keep alone tells them apart no better than alpha.
     """
 
     kernel: ClosedKernel
@@ -133,8 +134,10 @@ def interpolation(kernel: ClosedKernel, vocab_size: int, schedule: Schedule) -> 
         return Keep(schedule.log_alpha(t), schedule.log1m_alpha(t))
 
     def step(t, s):
-        kept = jnp.minimum(minus(schedule.log_alpha(t), schedule.log_alpha(s)), 0)
-        return Keep(kept, log1mexp(kept))
+        s = jnp.minimum(s, t)
+        kept = minus(schedule.log_alpha(t), schedule.log_alpha(s))
+        moved = minus(schedule.log_drop(t, s), schedule.log_alpha(s))
+        return Keep(jnp.minimum(kept, 0), jnp.minimum(moved, 0))
 
     return Interpolation(kernel, vocab_size, keep, step)
 

@@ -21,7 +21,7 @@ head="leave_one_out" and a kernel that is not absorbing it pulls the network awa
 L_vb (the cross entropy is least at the posterior), which is why it hurts the uniform process there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -48,7 +48,7 @@ from diffusion.dense import (
 from diffusion.kernels import Absorbing, ClosedKernel, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
 from diffusion.numerics import divergence, log1mexp, minus, normalised, pick
-from diffusion.process import Kind
+from diffusion.process import Kind, check_num_steps
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class D3PM(MarkovProcess):
     likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"D3PM.num_steps = {self.num_steps} must be at least 1")
+        check_num_steps(self)
         if not isinstance(self.schedule, Betas):
             raise ValueError(
                 f"D3PM.schedule = {type(self.schedule).__name__} is one of continuous time; use "
@@ -103,6 +102,9 @@ class D3PM(MarkovProcess):
         steps = self.kernel.steps(betas, self.vocab_size)
         check_ergodic(self.kernel, steps.sum(0))
         return DenseChain(steps, self.vocab_size)
+
+    def in_steps(self, num_steps):
+        return replace(self, num_steps=num_steps)
 
     def time(self, u):
         return jnp.ceil(u * self.num_steps) / self.num_steps
@@ -146,6 +148,9 @@ def _interpolation(kernel: ClosedKernel, vocab_size: int, betas: np.ndarray):
         log_keep = np.cumsum(log_kept)
         log_moved = np.log(np.append(0.0, betas))
         log_move = np.log(-np.expm1(log_keep))
+    # The tables are float32 in the program: what that drops of log_keep is a table of its own.
+    high = log_keep.astype(np.float32).astype(np.float64)
+    low = np.where(np.isinf(high), 0, log_keep - np.where(np.isinf(high), 0, high))
     T = len(betas)
 
     def index(t):
@@ -159,8 +164,8 @@ def _interpolation(kernel: ClosedKernel, vocab_size: int, betas: np.ndarray):
 
     def step(t, s):
         now, then = index(t), index(s)
-        # Of one step the tables have all digits; of several the difference has enough.
-        several = jnp.minimum(minus(at(log_keep, now), at(log_keep, then)), 0)
+        rest = at(low, now) - at(low, then)
+        several = jnp.minimum(minus(at(high, now), at(high, then)) + rest, 0)
         one = now == then + 1
         kept = jnp.where(one, at(log_kept, now), several)
         return Keep(kept, jnp.where(one, at(log_moved, now), log1mexp(several)))

@@ -44,7 +44,7 @@ from jax.scipy.special import digamma, gammaln
 
 from diffusion.dirichlet_coefficient import coefficient_over_x
 from diffusion.markov import Head
-from diffusion.numerics import pick
+from diffusion.numerics import log_quotient, pick
 from diffusion.process import FlowProcess, Kind, Likelihood
 from diffusion.random import fold_in, log_exponential, log_gamma, signs, split
 from diffusion.simplex import EvidenceProcess, log_state
@@ -87,6 +87,10 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         """Of the token's own component: 1 at t = 1, inf at t = 0."""
         return 1 - self.scale * jnp.log(t)
 
+    def _gained(self, t, s):
+        """conc(s) - conc(t), s <= t."""
+        return -self.scale * log_quotient(s, t)
+
     def evidence(self, t):
         return jnp.minimum(self.conc(t) - 1, _CERTAIN)
 
@@ -109,7 +113,7 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
     def bridge(self, key, x0, z, t, s):
         now, then = (jnp.broadcast_to(self.conc(time), x0.shape) for time in (t, s))
         key_kept, key_gained = split(key)
-        gained = jnp.where(jnp.isinf(then), 1.0, then - now)
+        gained = jnp.where(jnp.isinf(then), 1.0, self._gained(t, s))
         log_kept = log_gamma(key_kept, now + self.vocab_size - 1)
         w = jax.nn.sigmoid(log_kept - log_gamma(key_gained, gained))
         w = jnp.where(jnp.isinf(then), 0, w)[..., None]
@@ -121,7 +125,7 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
 
     def flow(self, log_p0, z, t, s):
         """z at s, by one step of log z: each component is multiplied, none leaves (0, 1)."""
-        gained = (self.conc(s) - self.conc(t))[..., None]
+        gained = self._gained(t, s)[..., None]
         rate = self._log_velocity(jnp.exp(log_p0), z, self.conc(t))
         return jax.nn.softmax(log_state(z) + gained * rate)
 

@@ -36,7 +36,7 @@ The model of a process of this file is `model(z, t)`, the base's network, with a
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -81,7 +81,7 @@ class _Residual(Process, Composed, Likelihood):
         """As `Objective.bound_terms`: those of the base in `num_steps` steps, and what the energy
         changes, "energy", which belongs to the sequence and is spread over its positions evenly."""
         key_base, key_energy = split(key)
-        steps = replace(self.base, num_steps=self.num_steps)
+        steps = self.base.in_steps(self.num_steps)
         terms = steps.bound_terms(key_base, model, x0, u)
         gain = self.num_steps * self._gain(key_energy, model, x0, steps.time(u))
         return terms | {"energy": jnp.broadcast_to(-gain[:, None] / x0.shape[1], x0.shape)}

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.markov import Head
-from diffusion.numerics import log1mexp, pick
+from diffusion.numerics import log1mexp, log_quotient, pick
 from diffusion.process import Kind, Traits
 from diffusion.random import split
 from diffusion.token_masking import TokenMasking
@@ -66,6 +66,9 @@ class GenMD4(TokenMasking):
         # At t = 0 log t is -inf; w * -inf has no gradient in w, and none is wanted.
         log_t = jnp.maximum(jnp.log(t), -1e30)[..., None]
         return jnp.log1p(-self.eps) + self._power(t) * log_t
+
+    def _log_stay(self, t, s, elapsed=None):
+        return self._power(t) * jnp.maximum(log_quotient(s, t), -1e30)[..., None]
 
     def weight(self, t):
         return self._power(t) / t[..., None]

@@ -59,5 +59,5 @@ class LinearFlow(SimplexProcess, FlowProcess):
         return self._line(jnp.exp(log_p0), z, t, s)
 
     def _line(self, end, z, t, s):
-        kept = (s / t)[..., None]
-        return kept * z + (1 - kept) * end
+        kept, moved = (s / t)[..., None], ((t - s) / t)[..., None]
+        return kept * z + moved * end

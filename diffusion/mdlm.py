@@ -16,7 +16,7 @@ survive at t = 1; the generative model then starts from that same share of unifo
 the prior term is KL(q(z_1 | x0) || p(z_1)) = alpha(1) log V per position. The official code drops both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import at, pick
-from diffusion.process import Kind, Traits
+from diffusion.process import Kind, Traits, check_num_steps
 from diffusion.random import categorical
-from diffusion.schedules import Linear, Schedule, masked_weight
+from diffusion.schedules import Linear, Schedule, masked_weight, masked_weights
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class MDLM(ContinuousMarkovProcess):
         self.check_schedule()
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"MDLM.vocab_size = {self.vocab_size} must be at least 1")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"MDLM.num_steps = {self.num_steps} must be at least 1, or None")
+        check_num_steps(self)
 
     @property
     def traits(self):
@@ -55,6 +54,9 @@ class MDLM(ContinuousMarkovProcess):
     @property
     def mask(self) -> int:
         return self.vocab_size
+
+    def in_steps(self, num_steps):
+        return replace(self, num_steps=num_steps)
 
     def time(self, u):
         if self.num_steps is None:
@@ -75,10 +77,8 @@ class MDLM(ContinuousMarkovProcess):
         if self.num_steps is None:
             weight = masked_weight(self.schedule, t)
         else:
-            s = (jnp.round(t * self.num_steps) - 1) / self.num_steps
-            # (alpha(s) - alpha(t)) / (1 - alpha(t)), without the cancellation
-            reveal = -jnp.expm1(self.schedule.log1m_alpha(s) - self.schedule.log1m_alpha(t))
-            weight = self.num_steps * reveal
+            weights = jnp.asarray(masked_weights(self.schedule, self.num_steps), t.dtype)
+            weight = weights[jnp.round(t * self.num_steps).astype(jnp.int32)]
         return jnp.where(z == self.mask, weight * _cross_entropy(out, x0), 0)
 
     def log_ratio(self, out, z, t):

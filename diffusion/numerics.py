@@ -1,13 +1,34 @@
 """Elementwise functions that keep their digits where the textbook form loses them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+
+def in_float64(function: Callable[..., Array], *arguments: np.ndarray) -> np.ndarray:
+    """function(*arguments) of arrays in double precision, at once, also while a program is traced: for
+    tables of numbers that float32 does not tell apart. On the host, for not every device has float64."""
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # where JAX_PLATFORMS leaves it out
+        host = None
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.default_device(host):
+        return np.asarray(function(*(jnp.asarray(a, jnp.float64) for a in arguments)))
 
 
 def log1mexp(x: Array) -> Array:
     """log(1 - exp(x)) for x <= 0; -inf at 0."""
     return jnp.where(x > -0.7, jnp.log(-jnp.expm1(x)), jnp.log1p(-jnp.exp(x)))
+
+
+def log_quotient(a: Array, b: Array) -> Array:
+    """log(a / b) for 0 <= a <= b, to full relative precision where they are close; -inf at a = 0."""
+    close = a > b / 2  # there a - b is exact
+    apart = minus(jnp.log(a), jnp.log(b))
+    return jnp.where(close, jnp.log1p(jnp.where(close, (a - b) / b, 0)), apart)
 
 
 def bregman(d: Array) -> Array:

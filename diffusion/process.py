@@ -52,6 +52,7 @@ Some processes ask more of it (`models.backbone.Network`): context=x0 for block 
 (B, L), where rows hold several texts, or padding, which is segment 0."""
 
 Kind = Literal["exact", "bound", "estimate"]
+MOST_STEPS = 2**22  # of a grid of times k / T: float32 gives back k from them up to here
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,13 @@ class Process(Objective):
     def time(self, u: Array) -> Array:
         """t (B, 1): the process's own measure on time, a grid for discrete-time processes."""
         return u
+
+    def in_steps(self, num_steps: int | None) -> "Process":
+        """The same process, its loss that of `num_steps` steps on a grid of times, or of continuous time
+        for None. ValueError where it has not both."""
+        if num_steps is not None:
+            raise ValueError(f"{type(self).__name__} does not go in steps on a grid of times")
+        return self
 
     def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         """(B, L, V): what the network would have to put out for `predict` to give log_p0."""
@@ -277,3 +285,12 @@ class TimeIntegral(Process, Likelihood):
 
     def bound_terms(self, key, model, x0, u):
         return {"diffusion": self.loss(key, model, x0, u)}
+
+
+def check_num_steps(process) -> None:
+    """ValueError for a `num_steps` that makes no grid of times; None is continuous time."""
+    if process.num_steps is not None and not 1 <= process.num_steps <= MOST_STEPS:
+        raise ValueError(
+            f"{type(process).__name__}.num_steps = {process.num_steps} must be at least 1 and at most "
+            f"{MOST_STEPS}, beyond which float32 does not tell its times apart"
+        )

@@ -196,7 +196,7 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
         """log of (exp(-dsigma Q) score)_y exp(dsigma Q)[z, y], dsigma from s to t: (B, L, S), up to a
         constant per position; -inf where it is not positive, and for the mask at s = 0."""
         score = jnp.exp(self.log_ratio(out, z, t))
-        moved = -jnp.expm1(self.chain.step(t, s).log_keep)[..., None]
+        moved = jnp.exp(self.chain.step(t, s).log_move)[..., None]
         back = self.graph.undo(score, moved, (s == 0)[..., None])
         possible = back > 0
         log_back = jnp.where(possible, jnp.log(jnp.where(possible, back, 1)), -jnp.inf)

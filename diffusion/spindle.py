@@ -17,7 +17,7 @@ q(z_s | z_t, x0), and its weight is computed from the very token that is to be g
 bound on anything and is labelled an estimate. The published perplexity of 63.78 on LM1B is of this kind.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -26,7 +26,7 @@ import numpy as np
 
 from diffusion.markov import Head
 from diffusion.numerics import normalised, pick
-from diffusion.process import Kind
+from diffusion.process import Kind, check_num_steps
 from diffusion.random import uniform
 from diffusion.token_masking import TokenMasking
 
@@ -44,8 +44,7 @@ class Spindle(TokenMasking):
     head: Head = "leave_one_out"
 
     def __post_init__(self):
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"Spindle.num_steps = {self.num_steps} must be at least 1, or None")
+        check_num_steps(self)
         if self.posterior == "published" and self.num_steps is None:
             raise ValueError(
                 "Spindle.posterior = 'published' is defined on a grid; set num_steps (published: 2048)"
@@ -60,6 +59,9 @@ class Spindle(TokenMasking):
     @property
     def likelihood(self) -> Kind:
         return "bound" if self.posterior == "exact" else "estimate"
+
+    def in_steps(self, num_steps):
+        return replace(self, num_steps=num_steps)
 
     @cached_property
     def tilt(self) -> np.ndarray:
@@ -77,6 +79,17 @@ class Spindle(TokenMasking):
 
     def log_masked(self, t):
         return jnp.log(jnp.clip(self._masked(t), 0, 1))
+
+    def _log_stay(self, t, s, elapsed=None):
+        elapsed = t - s if elapsed is None else elapsed
+        now, then = self._masked(t), self._masked(s)
+        # sin(pi t) - sin(pi s) as a product, its cosine as a sine of what t + s lacks of 1.
+        sines = 2 * jnp.sin(jnp.pi / 2 * ((1 - t) - s)) * jnp.sin(jnp.pi / 2 * elapsed)
+        revealed = jnp.broadcast_to(elapsed, t.shape)[..., None]
+        revealed = revealed + self._bend * sines[..., None] * self._tilt(t)
+        close = (now <= 1) & (then > now / 2) & (then <= 1)
+        share = jnp.where(close, revealed / jnp.where(close, now, 1), 0)
+        return jnp.where(close, jnp.log1p(-share), super()._log_stay(t, s))
 
     def weight(self, t):
         masked = self._masked(t)
@@ -99,16 +112,19 @@ class Spindle(TokenMasking):
 
     def published_keep(self, x0, t):
         """alpha^i(t), (B, L), of the official code."""
+        return 1 - self._published_masked(x0, t)
+
+    def _published_masked(self, x0, t):
         f = jnp.asarray(self.frequency, t.dtype)[x0]
-        keep = 1 - t + self.strength * jnp.sin(jnp.pi * t) * (f - f.mean(-1, keepdims=True))
-        return jnp.where(t <= 0, 1.0, jnp.clip(keep, 0, 0.999))
+        masked = t - self.strength * jnp.sin(jnp.pi * t) * (f - f.mean(-1, keepdims=True))
+        return jnp.where(t <= 0, 0.0, jnp.clip(masked, 0.001, 1))
 
     def published_reveal(self, x0, t):
         """(B, L): how likely the official posterior is to reveal a mask, going from t to t - 1 / T."""
-        s = t - 1 / self.num_steps
-        beta = 1 / (self.num_steps * (1 - t) + 1)
-        keep = self.published_keep(x0, jnp.where(s < 0.5 / self.num_steps, 0, s))
-        return beta * keep / (beta * keep + 1 - keep)
+        k = jnp.round(t * self.num_steps)
+        masked = self._published_masked(x0, (k - 1) / self.num_steps)
+        keep = (1 - masked) / (self.num_steps - k + 1)
+        return keep / (keep + masked)
 
     @property
     def _bend(self) -> float:

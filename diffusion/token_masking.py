@@ -84,11 +84,14 @@ class TokenMasking(RateProcess, TimeIntegral):
             others = jnp.where(jnp.isneginf(at(x0, self.vocab_size)), weight * jnp.exp(log_mu), 0)
             loss = others.sum(-1) + pick(weight, x0) * bregman(of_x0)
         else:
-            log_stay = self._log_stay(t, t - 1 / self.num_steps)
+            s = (jnp.round(t * self.num_steps) - 1) / self.num_steps
+            log_stay = self._log_stay(t, s, 1 / self.num_steps)
             stay = pick(log_stay, x0)
             certain = jnp.isneginf(stay)  # x0 does not stay masked, and the excess has no weight
-            log_stay = jnp.where(certain[..., None], 0, log_stay)
-            excess = jnp.where(certain, 0, stay) - jax.nn.logsumexp(log_mu + log_stay, axis=-1)
+            # log(stay_x / sum_v mu_v stay_v) as a sum of small numbers, as sum mu is 1 only to rounding.
+            apart = log_stay - jnp.where(certain, 0, stay)[..., None]
+            apart = jnp.where(certain[..., None], 0, jnp.minimum(apart, 80))
+            excess = -jnp.log1p(jnp.sum(jnp.exp(log_mu) * jnp.expm1(apart), axis=-1))
             loss = self.num_steps * (jnp.expm1(stay) * of_x0 + jnp.exp(stay) * excess)
         return jnp.where(masked, loss, 0)
 
@@ -126,8 +129,9 @@ class TokenMasking(RateProcess, TimeIntegral):
         masked = jnp.concatenate([ratio, jnp.zeros_like(ratio[..., :1])], axis=-1)
         return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
 
-    def _log_stay(self, t, s):
-        """log((1 - alpha_v(s)) / (1 - alpha_v(t))), (..., V): that a masked v is not revealed."""
+    def _log_stay(self, t, s, elapsed=None):
+        """log((1 - alpha_v(s)) / (1 - alpha_v(t))), (..., V): that a masked v is not revealed. elapsed:
+        t - s, where it is known to more digits than the difference of the times has."""
         return jnp.minimum(minus(self.log_masked(s), self.log_masked(t)), 0)
 
     def _boundary_terms(self, key, model, x0, u):

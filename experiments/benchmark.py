@@ -17,22 +17,19 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--steps", default="64,256", help="sampling steps (default 64,256; 0: none)"
     )
-    options.add_argument("--out", help="where to write the figures as JSON")
+    options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
-
     from experiments.files import write_atomically
     from experiments.measuring.speed import measure
+    from experiments.plain_json import dumped
     from experiments.settings import load
 
     steps = [int(s) for s in given.steps.split(",") if s.strip().isdigit() and int(s)]
-    figures = measure(
-        load(given.config, given.set), given.rounds, steps, lambda line: print(line, flush=True)
-    )
+    figures = measure(load(given.config, given.set), given.rounds, steps, cli.log)
     if given.out:
-        write_atomically(given.out, json.dumps(figures, indent=1) + "\n")
+        write_atomically(given.out, dumped(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ import sys
 import traceback
 from importlib.metadata import version
 
-from experiments.errors import Diverged, Stopped, UserError
+from experiments.errors import Diverged, Stopped, UserError, shortened
+from experiments.files import check_apart, descriptor, why_unwritable
+from experiments.streams import NAME, complain, flush, open_missing, standard_output
+from experiments.streams import log as log
 
 COMMANDS = {
     "train": "a model from an experiment config, or continue a run",
@@ -32,6 +35,23 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{message}; see {self.prog} --help")
+
+    def print_help(self, file=None):
+        """Nothing; the help is written, or an OSError raised, which argparse drops."""
+        print(self.format_help(), end="", file=file, flush=True)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does; UserError where a file to be written is one that another option names."""
+        given, rest = super().parse_known_args(args, namespace)
+        pairs = {True: [], False: []}
+        for action in self._actions:
+            value = getattr(given, action.dest, None)
+            name = action.option_strings[-1] if action.option_strings else action.metavar
+            for word in value if isinstance(value, list) else [value]:
+                if isinstance(word, str):
+                    pairs[action.type is output].append((name or action.dest, word))
+        check_apart(pairs[True], pairs[False])
+        return given, rest
 
 
 def parser(name: str, description: str) -> Parser:
@@ -65,64 +85,138 @@ def add_distributed(options: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
+def output(text: str) -> str:
+    """The name of a file to be written, for argparse: what cannot be one is said before any work."""
+    reason = why_unwritable(text)
+    if reason:
+        raise argparse.ArgumentTypeError(f"{text or repr(text)} cannot be written: {reason}")
+    return text
+
+
+def add_force(options: argparse.ArgumentParser) -> None:
+    """The option for `experiments.files.check_new`."""
+    options.add_argument(
+        "--force", action="store_true", help="replace what the file of --out holds"
+    )
+
+
+def text(word: str) -> str:
+    """Text that is used as such, not as the name of a file, for argparse: the words of a command line
+    are bytes, and what is not UTF-8 in them no text."""
     try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
-    return value
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not UTF-8 at its character {error.start + 1}; give it in UTF-8"
+        ) from error
+    return word
+
+
+def positive(text: str) -> int:
+    """An integer from 1 to 2^31 - 1, for argparse."""
+    return _whole(text, 1)
 
 
 def natural(text: str) -> int:
     """An integer from 0 to 2^31 - 1, for argparse."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
         value = -1
-    if not 0 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 to 2147483647")
+    if not least <= value < 2**31:
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]} must be a whole number from {least} to 2147483647"
+        )
     return value
 
 
 def run(name: str) -> None:
     """Runs `experiments.<name>.main` on the command line and exits with its code."""
+    open_missing()
     _use_huge_pages()
     _exit(guarded(name, sys.argv[1:]))
 
 
 def guarded(name: str, arguments: list[str]) -> int:
     """The exit code of a command, its expected errors printed as one line."""
+    return _bounded(
+        lambda: importlib.import_module(f"experiments.{name}").main(arguments),
+        arguments,
+        name != "train",  # what it says is in metrics.jsonl too
+    )
+
+
+def _bounded(command, arguments: list[str], log_counts: bool = True) -> int:
+    """The exit code of what `command` does; the one place where errors end as a line, whatever raised
+    them. An exception that is none of the expected is a mistake of ours, and goes on. log_counts:
+    whether a line of the log that could not be written is an error in the end."""
+    output = None
+    # What is printed must not stand between the lines of a file that is standard output itself.
+    elsewhere = any(descriptor(str(word).split("=", 1)[-1]) == 1 for word in arguments)
     try:
-        importlib.import_module(f"experiments.{name}").main(arguments)
-        return 0
-    except UserError as error:
-        code, line = 2, f"error: {error}"
-    except Diverged as error:
-        code, line = 1, f"error: {error}"
-    except Stopped as error:
-        code, line = 128 + error.signal, str(error)
-    except KeyboardInterrupt:
-        code, line = 130, "interrupted"
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        joined = _joined()
-        if joined is None:
-            raise
-        code, line = 1, traceback.format_exc()
-        if joined.is_lost(error):
-            said = str(error).splitlines()[0]
-            line = (
-                f"error: another process is gone ({said}); its own last lines say why; start all of "
-                "them again, which continues a training from its newest checkpoint"
-            )
+        with standard_output(elsewhere) as output:
+            command()
+        return 2 if output.lost and log_counts else 0
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = _expected(error) or _of_several(error)
+        told = output is not None and output.lost and getattr(error, "filename", None) == NAME
     joined = _joined()
-    print(line if joined is None else f"{joined.me()}{line}", file=sys.stderr)
+    if line and not told:
+        complain(line if joined is None else f"{joined.me()}{line}")
     return code
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system says, and of what."""
+    said = error.strerror or shortened(str(error)) or type(error).__name__
+    if error.filename == NAME:
+        return f"{NAME} cannot be written ({said})"
+    return said if error.filename is None else f"{error.filename}: {said}"
+
+
+def _expected(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, line) of an error that is not a mistake of ours, else None."""
+    match error:
+        case UserError():
+            return 2, f"error: {error}"
+        case Diverged():
+            return 1, f"error: {error}"
+        case Stopped():
+            return 128 + error.signal, str(error)
+        case KeyboardInterrupt():
+            return 130, "interrupted"
+        case BrokenPipeError():  # the reader of our output left, as `| head` does
+            return 141, ""
+        case OSError():
+            return 2, f"error: {_of_system(error)}"
+        case UnicodeError():
+            return 2, f"error: text that cannot be encoded or decoded ({shortened(str(error))})"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        said = shortened(str(error)) or "no more is given"
+        return 2, (
+            f"error: out of memory ({said}); lower --batch-size (of training: train.batch_size, or "
+            "raise train.accumulation), the length, or the size of the model"
+        )
+    return None
+
+
+def _of_several(error: BaseException) -> tuple[int, str]:
+    """(exit code, line) of an unexpected error in one of several processes, which may be of another
+    one's end; in a process that is alone it is raised."""
+    joined = _joined()
+    if joined is None:
+        raise error
+    if not joined.is_lost(error):
+        return 1, "".join(traceback.format_exception(error)).rstrip("\n")
+    said = str(error).splitlines()[0]
+    return 1, (
+        f"error: another process is gone ({said}); its own last lines say why; start all of "
+        "them again, which continues a training from its newest checkpoint"
+    )
 
 
 def _joined():
@@ -132,34 +226,39 @@ def _joined():
 
 
 def _exit(code: int) -> None:
+    flush()
     if code == 0:
         sys.exit()
     joined = _joined()
     if joined:
         joined.leave()
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)  # threads of a save that failed would be waited for, and wait for minutes
 
 
 def main() -> None:
     """The console script `ddlm`."""
-    first = sys.argv[1] if len(sys.argv) > 1 else ""
-    if first in ("-h", "--help"):
+    open_missing()
+    first, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if first in COMMANDS:
+        _use_huge_pages()
+        _exit(guarded(first, rest))
+    code = _bounded(lambda: _about(first), [])
+    flush()
+    sys.exit(code)
+
+
+def _about(first: str) -> None:
+    """Nothing; what is asked for besides the commands is printed."""
+    if first == "--version":
+        print(f"ddlm {version('ddlm')}")
+    elif first in ("-h", "--help"):
         print("usage: ddlm COMMAND [--help] ...\n")
         for name, purpose in COMMANDS.items():
             print(f"  {name:<11} {purpose}")
         print("\nOther programs, python -m experiments.NAME, and examples: docs/guide.md")
-        sys.exit(0)
-    if first == "--version":
-        print(f"ddlm {version('ddlm')}")
-        sys.exit(0)
-    if first not in COMMANDS:
+    else:
         said = f"no command {first}" if first else "a command is missing"
-        print(f"error: {said}; one of {', '.join(COMMANDS)}; see ddlm --help", file=sys.stderr)
-        sys.exit(2)
-    _use_huge_pages()
-    _exit(guarded(sys.argv[1], sys.argv[2:]))
+        raise UserError(f"{said}; one of {', '.join(COMMANDS)}; see ddlm --help")
 
 
 def _use_huge_pages() -> None:

@@ -23,30 +23,30 @@ def main(arguments: list[str]) -> dict:
     )
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument("--seed", type=cli.natural, default=0)
-    options.add_argument("--out", help="a .json file to write the figures to")
+    options.add_argument("--out", type=cli.output, help="a .json file to write the figures to")
     given = options.parse_args(arguments)
     if given.batches < 2:
         raise UserError("--batches must be at least 2, to have a variance")
 
-    import json
     import math
 
     from experiments.files import write_atomically
     from experiments.measuring.gradient_noise import measure
+    from experiments.plain_json import dumped
     from experiments.runs import load_run
 
     run = load_run(given.workdir, given.step)
-    found = measure(run, INTERVALS, given.batches, given.seed, lambda line: print(line, flush=True))
+    found = measure(run, INTERVALS, given.batches, given.seed, cli.log)
     best = min(found, key=lambda row: row["noise"])
     if best["noise"] == math.inf:
         raise UserError(
             f"{given.batches} batches do not show a mean gradient above its noise; give more --batches"
         )
     low, high = best["clip"]
-    print(f"least noise: --set process.clip={low},{high}")
     record = {"workdir": given.workdir, "checkpoint_step": run.step, "rows": found}
     if given.out:
-        write_atomically(given.out, json.dumps(record, indent=1) + "\n")
+        write_atomically(given.out, dumped(record, indent=1) + "\n")
+    print(f"least noise: --set process.clip={low},{high}")
     return record
 
 

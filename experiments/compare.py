@@ -10,7 +10,8 @@ ddlm compare RECORD [RECORD ...]
 Compares evaluation records that exist, files that `evaluate` wrote. Those of one protocol (unit, text,
 tokenizer, context, labels) are one sorted table, in which differences below two joint standard errors
 are ties; those of different protocols are not ranked, and what differs is said. Published values stand
-beside a table if the records are of the published protocol.
+beside a table if the records are of the published protocol. A record whose numbers are not finite or do
+not follow from each other is left out, and said to be.
 """
 
 from experiments import cli
@@ -29,10 +30,14 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
     options.add_argument("--batch-size", type=cli.positive, help="sequences at a time, evaluating")
     options.add_argument(
-        "--table", help="the Markdown file (default: table.md in WORKDIR, or here for records)"
+        "--table",
+        type=cli.output,
+        help="the Markdown file (default: table.md in WORKDIR, or here for records)",
     )
     options.add_argument(
-        "--plot", help="the image file (default: plot.png in WORKDIR, or here for records)"
+        "--plot",
+        type=cli.output,
+        help="the image file (default: plot.png in WORKDIR, or here for records)",
     )
     cli.add_set(options)
     given = options.parse_intermixed_args(arguments)
@@ -60,6 +65,7 @@ def _train_and_compare(given) -> None:
     from experiments.comparison.plan import budget, make_plan
     from experiments.figure import check_figure, draw
     from experiments.files import write_atomically
+    from experiments.training.workdir import one_writer
 
     workdir = Path(given.workdir)
     table_path = Path(given.table or workdir / "table.md")
@@ -73,12 +79,12 @@ def _train_and_compare(given) -> None:
         given.num_times,
         given.batch_size,
     )
-    results = run_all(plan, log=_progress)
-    text = f"{budget(plan)}\n\n{table(results)}\n"
-    print(f"\n{text}", flush=True)
-    write_atomically(table_path, text)
-    write_atomically(plot_path, draw(results, budget(plan), plot_path.suffix))
-    print(f"table: {table_path}\nplot: {plot_path}")
+    with one_writer(workdir, cli.log):
+        results = run_all(plan, log=cli.log)
+        text = f"{budget(plan)}\n\n{table(results)}\n"
+        write_atomically(table_path, text)
+        write_atomically(plot_path, draw(results, budget(plan), plot_path.suffix))
+    print(f"\n{text}\ntable: {table_path}\nplot: {plot_path}")
 
 
 def _compare_records(given) -> None:
@@ -86,27 +92,21 @@ def _compare_records(given) -> None:
 
     from experiments.comparison.published import match
     from experiments.comparison.record_figure import draw_records
-    from experiments.comparison.record_groups import Entry, group, name_records
+    from experiments.comparison.record_groups import group, read_entries
     from experiments.comparison.record_table import report
-    from experiments.evaluation.record_files import read_record
     from experiments.figure import check_figure
     from experiments.files import write_atomically
 
     table_path, plot_path = Path(given.table or "table.md"), Path(given.plot or "plot.png")
     check_figure(plot_path)
     paths = list(dict.fromkeys(given.records))  # a file named twice is one record
-    names = name_records(paths)
-    groups = group([Entry(n, read_record(p)) for n, p in zip(names, paths, strict=True)])
+    entries, left_out = read_entries(paths)
+    groups = group(entries)
     matches = [match(g.entries) for g in groups]
-    text = report(groups, matches) + "\n"
-    print(text, flush=True)
+    text = report(groups, matches, left_out) + "\n"
     write_atomically(table_path, text)
     write_atomically(plot_path, draw_records(groups, matches, plot_path.suffix))
-    print(f"table: {table_path}\nplot: {plot_path}")
-
-
-def _progress(line: str) -> None:
-    print(line, flush=True)
+    print(f"{text}\ntable: {table_path}\nplot: {plot_path}")
 
 
 if __name__ == "__main__":

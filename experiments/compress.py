@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--seed", type=cli.natural, default=0, help="of the orders (default 0)")
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument("--config", help="the file that defines your own process")
-    options.add_argument("--out", help="where to write (default: FILE.ddlm)")
+    options.add_argument("--out", type=cli.output, help="where to write (default: FILE.ddlm)")
+    cli.add_force(options)
     given = options.parse_args(arguments)
 
     from importlib.metadata import version
@@ -37,17 +38,16 @@ def main(arguments: list[str]) -> None:
         first_law,
         read_bytes,
         report,
-        show_progress,
         to_tokens,
     )  # fmt: skip
-    from experiments.errors import UserError
-    from experiments.files import write_atomically
+    from experiments.data.tokenizers import count
+    from experiments.files import check_new, write_atomically
+    from experiments.progress import Progress
     from experiments.runs import load_run
 
     path = Path(given.file)
     out = Path(given.out or f"{path}.ddlm")
-    if not given.out and out.exists():
-        raise UserError(f"{out} exists; say where to write with --out")
+    check_new(out, given.force)
     content = read_bytes(path)
     run = load_run(given.workdir, given.step, config=given.config)
     tokens = to_tokens(run.experiment.data.tokenizer, content, path)
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     rows = min(given.batch_size, max(1, -(-len(tokens) // length)))
     laws = make_laws(run, rows, given.group, given.seed)
     fingerprint = first_law(laws)
-    words, promised = encode(laws, tokens, show_progress())
+    words, promised = encode(laws, tokens, Progress(cli.log))
     header = Header(
         version("ddlm"), jax.__version__, jax.devices()[0].device_kind, run.fingerprint, run.step,
         len(tokens), rows, given.group, given.seed, fingerprint, sha256(content),
@@ -63,14 +63,14 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     packed = pack(header, words)
     write_atomically(out, packed)
-    characters = run.experiment.data.tokenizer.count_characters(tokens)
+    characters, _ = count(content.decode("utf-8", "surrogateescape"))
     print(f"{path}: {characters:,} characters, {len(content):,} bytes; checkpoint {run.step}")
     sizes = {
         "code length of the model": promised / 8,
         f"coded, {given.group} a call": words.nbytes,
         f"{out.name}, with its header": len(packed),
     }
-    print(report(sizes | compressors(content), characters))
+    print(report(sizes | compressors(content), content))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Defaults live in these dataclasses only. How settings are read, overridden and stored: `settings.py`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
 import jax
@@ -140,6 +140,18 @@ class Teacher:
     fingerprint: str = ""
 
 
+def _check_integers(config, path: str = "") -> None:
+    """ValueError for a setting that the devices' integers of 32 bits, or a seed's, do not hold."""
+    for f in fields(config):
+        value, here = getattr(config, f.name), f"{path}{f.name}"
+        if is_dataclass(value):
+            _check_integers(value, f"{here}.")
+        elif type(value) is int:
+            least, most = (0, 2**32 - 1) if f.name == "seed" else (-(2**31), 2**31 - 1)
+            if not least <= value <= most:
+                raise ValueError(f"{here} = {value} is outside {least} to {most}")
+
+
 @dataclass(frozen=True)
 class Experiment:
     """All that a run depends on.
@@ -165,6 +177,7 @@ class Experiment:
     energy_from: str = ""
 
     def __post_init__(self):
+        _check_integers(self)
         self._check_networks()
         if self.process.traits.output == "tokens":
             self._check_sampler()

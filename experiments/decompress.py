@@ -11,7 +11,10 @@ def main(arguments: list[str]) -> None:
     options.add_argument("file", help="what `compress` has written")
     options.add_argument("--workdir", required=True, help="the run it was made with")
     options.add_argument("--config", help="the file that defines your own process")
-    options.add_argument("--out", help="where to write (default: FILE without .ddlm)")
+    options.add_argument(
+        "--out", type=cli.output, help="where to write (default: FILE without .ddlm)"
+    )
+    cli.add_force(options)
     given = options.parse_args(arguments)
 
     from pathlib import Path
@@ -22,11 +25,11 @@ def main(arguments: list[str]) -> None:
         check_rows,
         first_law,
         read_bytes,
-        show_progress,
         to_bytes,
     )
     from experiments.errors import UserError
-    from experiments.files import write_atomically
+    from experiments.files import check_new, write_atomically
+    from experiments.progress import Progress
     from experiments.runs import load_run
 
     path = Path(given.file)
@@ -34,8 +37,7 @@ def main(arguments: list[str]) -> None:
     if not given.out and path.suffix != ".ddlm":
         raise UserError(f"{path}: its name does not end in .ddlm; say where to write with --out")
     out = Path(given.out or path.with_suffix(""))
-    if not given.out and out.exists():
-        raise UserError(f"{out} exists; say where to write with --out")
+    check_new(out, given.force)
     try:
         run = load_run(given.workdir, header.step, config=given.config)
     except UserError as error:
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> None:
     if first_law(laws) != header.first_law:
         raise UserError(f"{path}: {elsewhere}")
     try:
-        tokens = decode(laws, words, header.tokens, show_progress())
+        tokens = decode(laws, words, header.tokens, Progress(cli.log))
     except MemoryError as error:
         raise UserError(
             f"{path}: its {header.tokens:,} tokens do not fit into this machine's memory"

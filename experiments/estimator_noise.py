@@ -20,11 +20,10 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--num-times", type=cli.positive, nargs="+", default=[1, 2, 4, 8])
     options.add_argument("--repeats", type=cli.positive, default=16)
     options.add_argument("--max-sequences", type=cli.positive, default=128)
-    options.add_argument("--out", help="where to write the figures as JSON")
+    options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
     import math
     from dataclasses import replace
 
@@ -35,6 +34,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.evaluation.bound import sequences
     from experiments.evaluation.estimators import check_bound, make_bound
     from experiments.files import write_atomically
+    from experiments.plain_json import dumped
     from experiments.runs import load_run
 
     run = load_run(given.workdir, overrides=given.set)
@@ -64,14 +64,13 @@ def main(arguments: list[str]) -> dict:
             noise, mean = float(np.std(values, ddof=1)), float(np.mean(values))
             row = {"estimator": name, "num_times": times, "nats_per_token": mean, "noise": noise}
             rows.append(row | {"error_of_mean": noise / math.sqrt(given.repeats)})
-            print(
+            cli.log(
                 f"{name:16} {times:3} calls: {mean:.4f} +- {rows[-1]['error_of_mean']:.4f} nats a "
-                f"token, noise of one evaluation {noise:.4f}",
-                flush=True,
+                f"token, noise of one evaluation {noise:.4f}"
             )
     record = {"settings": vars(given), "rows": rows}
     if given.out:
-        write_atomically(given.out, json.dumps(record, indent=1) + "\n")
+        write_atomically(given.out, dumped(record, indent=1) + "\n")
     return record
 
 

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--config", help="the file that defines your own process, if it is your own"
     )
-    options.add_argument("--out", help="where to write the record")
+    options.add_argument("--out", type=cli.output, help="where to write the record")
     cli.add_set(options)
     cli.add_distributed(options)
     given = options.parse_args(arguments)
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> dict:
         if text is not None:
             if not Path(text).expanduser().exists():
                 raise UserError(f"--text {text} does not exist; give a file or a folder")
-            print(f"{text}:", flush=True)
+            cli.log(f"{text}:")
             path = [f"data.path={text}", "data.split_points=None", "data.splits=None", *of_text]
             here = replace(run, experiment=override(run.experiment, path))
             whole = not Path(text).expanduser().is_dir() and not of_text
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> dict:
                 given.split,
                 given.seed,
                 ema=not given.raw,
-                log=_progress,
+                log=cli.log,
                 max_sequences=given.max_sequences,
                 whole=whole,
             )
@@ -104,10 +104,6 @@ def main(arguments: list[str]) -> dict:
         if is_first():
             print(write_record(out, records[-1]))
     return records[0]
-
-
-def _progress(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> dict:
     settings = ["train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100", *given.set]
     workdir = Path(given.workdir)
     counts = kill_often(
-        given.config, workdir, settings, given.kills, given.seed, _say, given.processes
+        given.config, workdir, settings, given.kills, given.seed, cli.log, given.processes
     )
     end = counts["last committed step"] + 5
     counts |= compared(given.config, workdir, settings, end, given.processes)
@@ -42,10 +42,6 @@ def main(arguments: list[str]) -> dict:
     ):
         raise Diverged(f"something was lost by the kills; see {workdir}")
     return counts
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

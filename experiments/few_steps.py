@@ -34,12 +34,12 @@ def main(arguments: list[str]) -> dict:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
     from pathlib import Path
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
     from experiments.judging.sample_quality import measure, table
+    from experiments.plain_json import dumped
 
     names = [Path(workdir).name for workdir in given.workdir]
     if len(set(names)) < len(names):
@@ -47,19 +47,17 @@ def main(arguments: list[str]) -> dict:
     out = Path(given.out)
     plot = out / "few-steps.png"
     check_figure(plot)
-    record = measure(given, lambda line: print(line, flush=True))
-    print("\n" + table(record))
-    write_atomically(out / "few-steps.json", json.dumps(record, indent=1) + "\n")
+    record = measure(given, cli.log)
+    write_atomically(out / "few-steps.json", dumped(record, indent=1) + "\n")
     series = {}
     for row in record["rows"]:
         name = f"{row['run']} {row['sampler']}" if given.sampler else row["run"]
-        name = name if len(name) <= 48 else f"{name[:47]}…"
         x, y = series.setdefault(name, ([], []))
         x.append(row["seconds_per_sample"])
         y.append(row["scorer_bits_per_char"])
     labels = {"xlabel": "seconds per sample", "ylabel": "bits per character under the scorer"}
     write_atomically(plot, draw_lines(series, plot.suffix, log_x=True, **labels))
-    print(f"\nrecord and plot: {out}")
+    print(f"\n{table(record)}\n\nrecord and plot: {out}")
     return record
 
 

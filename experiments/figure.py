@@ -4,6 +4,8 @@ from __future__ import annotations  # the type of a Result is not imported, and 
 
 import io
 import math
+import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_WIDTH = 36  # characters of a line of a name
 LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 
 
@@ -37,31 +40,65 @@ def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4 + 0.22 * len(results)), layout="constrained")
+    names = short_names([result.name for result in results])
+    curves = [_columns(result.curve) for result in results]
+    evaluated = any(values for _, values in curves)  # while they trained
+    height = 3 + 0.4 * len(results) * (1 + max(name.count("\n") for name in names)) ** 0.5
+    figure = Figure(figsize=(11 if evaluated else 7, height), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for number, result in enumerate(results):
+    *left, right = figure.subplots(1, 1 + evaluated, squeeze=False)[0]
+    for number, (result, curve, name) in enumerate(zip(results, curves, names, strict=True)):
         line, marker = LINES[number // len(COLOURS) % len(LINES)]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": marker, "markersize": 4}
-        left.plot(*_columns(result.curve), linestyle=line, label=result.name, **style)
+        for axes in left:
+            axes.plot(*curve, linestyle=line, label=name, **style)
         _end(right, number, result, style)
-    left.set(xlabel="step", ylabel="validation bound (bits per character)")
-    left.set_ylim(_limits([_columns(result.curve)[1] for result in results]))
-    left.xaxis.get_major_locator().set_params(integer=True)
+    for axes in left:
+        axes.set(xlabel="step", ylabel="validation bound (bits per character)")
+        axes.set_ylim(_limits([values for _, values in curves]))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend(figure, axes, names)
     right.set(xlabel="bits per character, with 2 standard errors")
-    right.set_yticks(range(len(results)), [result.name for result in results])
+    right.set_yticks(range(len(results)), names, fontsize=9, parse_math=False)  # a $ is a $
     right.set_ylim(len(results) - 0.5, -0.5)
     right.tick_params(axis="y", length=0)
-    for axes in (left, right):
+    for axes in (*left, right):
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, handlelength=4)
-    figure.suptitle(title.replace("; ", "\n"), fontsize=9)
+    lines = [textwrap.fill(part, 130 if evaluated else 80) for part in title.split("; ")]
+    figure.suptitle("\n".join(lines), fontsize=9, parse_math=False)
     image = io.BytesIO()
     figure.savefig(image, format=suffix[1:].lower(), dpi=150)
     return image.getvalue()
+
+
+def _legend(figure, axes, names: Sequence[str]) -> None:
+    """Draws the legend of the axes below them, in as many columns as the figure is wide enough for."""
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    columns = max(1, min(4, 120 // (longest + 9)))
+    legend = figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9,
+        handlelength=4,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names as they fit beside an axis: without a long beginning that all have, on up to three
+    lines; of a longer one the middle is left out."""
+    alike = os.path.commonprefix(list(names))  # noqa: RUF071, these are no paths
+    common = alike if len(names) > 1 else ""
+    start = 1 + max(common.rfind(mark) for mark in "/-_. ")
+    start = start if start >= 12 else 0
+    short = []
+    for name in names:
+        name = f"…{name[start:]}" if start else name
+        if len(name) > 3 * _WIDTH:
+            name = f"{name[: 3 * _WIDTH // 2 - 4]}…{name[4 - 3 * _WIDTH // 2 :]}"
+        short.append("\n".join(textwrap.wrap(name, _WIDTH)[:3]) or name)
+    return short
 
 
 def draw_lines(
@@ -75,11 +112,12 @@ def draw_lines(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    many = len(series) > 8  # for a legend inside
+    names = short_names(list(series))
+    many = len(series) > 8 or any("\n" in name for name in names)  # for a legend inside
     figure = Figure(figsize=(10, 5.5) if many else (7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for number, (name, (x, y)) in enumerate(series.items()):
+    for number, (name, (x, y)) in enumerate(zip(names, series.values(), strict=True)):
         line, marker = LINES[number // len(COLOURS) % len(LINES)]
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(x, y, color=colour, marker=marker, markersize=4, linestyle=line, label=name)
@@ -88,9 +126,11 @@ def draw_lines(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if many:
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+        legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     else:
-        axes.legend(frameon=False)
+        legend = axes.legend(frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     image = io.BytesIO()
     figure.savefig(image, format=suffix[1:].lower(), dpi=150)
     return image.getvalue()
@@ -121,7 +161,6 @@ def _end(axes, row: int, result: Result, style: dict) -> None:
     text = "diverged"
     if result.record:
         text = f"{result.record['value']:.3f} {result.record['kind']}"
-    if math.isfinite(result.value):
-        error = 2 * result.record["standard_error"]
+        error = 2 * (result.record["standard_error"] or 0)
         axes.errorbar(result.value, row, xerr=error, capsize=3, linestyle="none", **style)
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)

@@ -1,41 +1,154 @@
-"""Files that are either complete or absent, and arrays that are what their header says."""
+"""Files as programs write them. What a path names decides how.
 
+A regular file, or one that is not there, is complete or as it was before: the content goes to another
+file beside it, which then takes its place, its mode and its owner. A symbolic link is followed, and
+stays. A pipe, a device, or an open file of this process (/dev/stdout, /dev/fd/3) is written into.
+"""
+
+import errno
 import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tokenize import TokenError
-
-import numpy as np
+from typing import BinaryIO
 
 from experiments.errors import UserError
 
+# A directory that takes no new file, or a file that is mounted, alone, from elsewhere.
+_CANNOT_REPLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
+_MOST_LINKS = 40  # as many as Linux follows
 
-def map_array(path: str | Path) -> np.ndarray:
-    """The array in a .npy file, memory-mapped, so that a header that promises too much takes no memory;
-    OSError or ValueError where there is none, or one of Python's objects."""
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Nothing; `path` holds `content` (text as UTF-8), or what it held before. UserError where it cannot
+    be written.
+
+    Pipes, devices and open files get the content as it comes, and so does a file that can be written in
+    a directory that cannot. Other names of the file (hard links) keep the old content.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    with writing(path):
+        file = open_stream(path)
+        if file is None:
+            _replace(Path(os.path.realpath(path)), content)
+            return
+        with file:
+            file.write(content)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """A block in which an OSError becomes a UserError that names `path`; a pipe whose reader has left
+    stays the BrokenPipeError that it is."""
     try:
-        with np.errstate(over="ignore"):
-            return np.load(path, "r", allow_pickle=False)
-    except (
-        EOFError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        TokenError,
-    ) as error:  # of its header
-        raise ValueError(f"it is no .npy file ({type(error).__name__})") from error
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Nothing; `path` holds `content`, or what it held before. UserError where it cannot be written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def open_stream(path: str | Path) -> BinaryIO | None:
+    """The pipe, device or open file that `path` names, to be written into; None where `path` is a
+    regular file or could become one. OSError for a directory, and for what cannot be opened."""
+    number = descriptor(path)
+    if number is not None:
+        return os.fdopen(os.dup(number), "wb")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    return None if stat.S_ISREG(mode) else os.fdopen(os.open(path, os.O_WRONLY), "wb")
+
+
+def descriptor(path: str | Path) -> int | None:
+    """The number of the open file of this process that `path` names, as /dev/stdout does; else None.
+
+    Opened by its name, a file would be written from its beginning, and the shell's >> ignored.
+    """
+    path = os.fspath(path)
+    with suppress(OSError, ValueError):  # the last name of a chain is no link
+        for _ in range(_MOST_LINKS):
+            folder, name = os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path)
+            ours = re.fullmatch(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd", folder)
+            if ours and re.fullmatch("[0-9]{1,9}", name):
+                return int(name)
+            path = os.path.join(folder, os.readlink(os.path.join(folder, name)))
+    return None
+
+
+def why_unwritable(path: str) -> str | None:
+    """The reason why no file `path` could be written, as far as one sees before it is tried."""
+    if not path:
+        return "it names no file"
+    if os.path.isdir(path) or path.endswith(os.sep):
+        return "it is a directory; name a file in it"
+    if os.path.exists(path):
+        return None if os.access(path, os.W_OK) else "it is write-protected"
+    folder = Path(os.path.realpath(path)).parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is not a directory"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"no file can be made in {folder}"
+
+
+def check_new(path: str | Path, force: bool) -> None:
+    """Nothing; UserError where `path` cannot be written, or is a regular file that holds something and
+    that only `force` replaces."""
+    if reason := why_unwritable(os.fspath(path)):
+        raise UserError(f"{path} cannot be written: {reason}")
+    if os.path.isfile(path) and os.path.getsize(path) and descriptor(path) is None and not force:
+        raise UserError(f"{path} exists; say where to write with --out, or replace it with --force")
+
+
+def check_apart(written: Iterable[tuple[str, str]], read: Iterable[tuple[str, str]]) -> None:
+    """Nothing; UserError where a regular file that is to be written is one of the others. Both: names of
+    options and what they say, which of those to be read may be anything."""
+    seen = {os.path.realpath(path): option for option, path in read if os.path.isfile(path)}
+    for option, path in written:
+        if os.path.exists(path) and not os.path.isfile(path):  # several may go to /dev/null
+            continue
+        place = os.path.realpath(path)
+        if place in seen:
+            raise UserError(f"{seen[place]} and {option} are the same file, {path}; name another")
+        seen[place] = option
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Nothing; the regular file `path`, no link, holds `content`, or is as it was with an OSError."""
+    before = path.stat() if path.exists() else None
+    if before and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is write-protected")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb" if isinstance(content, bytes) else "w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(temporary, "xb") as file:
+            if before:
+                _make_like(file.fileno(), before)
+            _write_through(file, content)
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
-        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if before is None or getattr(error, "errno", None) not in _CANNOT_REPLACE:
+            raise
+        with open(path, "r+b") as file:
+            _write_through(file, content)
+
+
+def _make_like(number: int, before: os.stat_result) -> None:
+    """The open file has the owner, where that is allowed, and the mode of another."""
+    with suppress(OSError):
+        os.fchown(number, before.st_uid, before.st_gid)
+    os.fchmod(number, stat.S_IMODE(before.st_mode))
+
+
+def _write_through(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.truncate()
+    file.flush()
+    os.fsync(file.fileno())

@@ -30,7 +30,9 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--config", help="the file that defines your own process, if it is your own"
     )
-    options.add_argument("--out", help="where to write (default: sampling-grid.json in the run)")
+    options.add_argument(
+        "--out", type=cli.output, help="where to write (default: sampling-grid.json in the run)"
+    )
     cli.add_set(options)
     given = options.parse_args(arguments)
 
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> dict:
         given.num_sequences,
         given.bins,
         given.seed,
-        lambda line: print(line, flush=True),
+        cli.log,
     )
     out = Path(given.out or Path(given.workdir) / FILE)
     write_grid(out, record)

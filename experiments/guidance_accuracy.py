@@ -21,11 +21,9 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--exact", action="store_true")
     options.add_argument("--num", type=cli.positive, default=64, help="samples of each label")
     options.add_argument("--seed", type=cli.natural, default=0)
-    options.add_argument("--out", help="where to write the figures as JSON")
+    options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
     given = options.parse_args(arguments)
-
-    import json
 
     import jax
     import jax.numpy as jnp
@@ -34,6 +32,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.data.text import prepare
     from experiments.evaluation.bound import sequences
     from experiments.files import write_atomically
+    from experiments.plain_json import dumped
     from experiments.runs import load_run
     from experiments.sampling.samples import sample_run
     from experiments.sampling.wish import make_wish
@@ -69,7 +68,7 @@ def main(arguments: list[str]) -> dict:
         rows.append(_row(f"guidance {strength:g}", np.concatenate(x), np.concatenate(hits)))
     if given.out:
         write_atomically(
-            given.out, json.dumps({"settings": vars(given), "rows": rows}, indent=1) + "\n"
+            given.out, dumped({"settings": vars(given), "rows": rows}, indent=1) + "\n"
         )
     return {"rows": rows}
 
@@ -81,10 +80,9 @@ def _row(name, tokens, hits) -> dict:
     share = np.bincount(tokens.reshape(-1)) / tokens.size
     entropy = float(-sum(p * np.log2(p) for p in share if p > 0))
     error = float(hits.std() / np.sqrt(len(hits)))
-    print(
+    cli.log(
         f"{name:16} label found in {hits.mean():.3f} +- {error:.3f} of {len(hits)}, entropy "
-        f"{entropy:.3f} bits a character",
-        flush=True,
+        f"{entropy:.3f} bits a character"
     )
     return {"of": name, "accuracy": float(hits.mean()), "error": error, "entropy_bits": entropy}
 

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> list[dict]:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def measured(line):
-        print(line, flush=True)
+        cli.log(line)
         if line.startswith("step ") and "/" in line.split()[1]:
             now, step = time.perf_counter(), int(line.split()[1].partition("/")[0])
             before, then = (rows[-1]["step"], rows[-1]["at"]) if rows else (0, start)

@@ -36,7 +36,9 @@ _DEVICES = "xla_force_host_platform_device_count"
 
 def main(arguments: list[str]) -> list:
     options = cli.parser("mesh_table", __doc__)
-    options.add_argument("--out", help="the Markdown file to write (default: the standard output)")
+    options.add_argument(
+        "--out", type=cli.output, help="the Markdown file to write (default: the standard output)"
+    )
     options.add_argument("--configs", nargs="+", help="default: all of configs/sotu, and two more")
     options.add_argument("--meshes", nargs="+", default=MESHES, help="default: all twelve")
     options.add_argument("--steps", type=cli.positive, default=3)
@@ -52,6 +54,7 @@ def main(arguments: list[str]) -> list:
     from experiments.errors import UserError
     from experiments.files import write_atomically
     from experiments.measuring.mesh_losses import Row, measure, mesh_of
+    from experiments.streams import complain
 
     for name in given.meshes:
         mesh_of(name)  # before anything is measured
@@ -69,7 +72,7 @@ def main(arguments: list[str]) -> list:
         found = measure(path, shared, meshes, given.steps)
         row = Row(" ".join([Path(path).stem, *settings]), found, alike=not there)
         rows.append(row)
-        print(f"{row.name}: {_said(row)}", file=sys.stderr, flush=True)
+        complain(f"{row.name}: {_said(row)}")
         jax.clear_caches()
     faults = [f"{row.name}: {fault}" for row in rows for fault in row.faults(given.meshes, LIMITS)]
     text = page(rows, given.meshes, given.steps)
@@ -78,7 +81,7 @@ def main(arguments: list[str]) -> list:
     else:
         print(text, end="")
     if faults:
-        print("\n".join(faults), file=sys.stderr)
+        complain("\n".join(faults))
         raise SystemExit(1)
     return rows
 

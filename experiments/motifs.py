@@ -31,28 +31,27 @@ def main(arguments: list[str]) -> dict:
     if given.motif > given.length:
         raise UserError(f"--motif {given.motif} is longer than --length {given.length}")
 
-    import json
     from pathlib import Path
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
     from experiments.measuring.motif_task import BASES, run, table
+    from experiments.plain_json import dumped
 
     if given.labels < BASES:
         raise UserError(f"--labels {given.labels} must be at least {BASES}")
     out = Path(given.out)
     plot = out / "motifs.png"
     check_figure(plot)
-    record = run(given, lambda line: print(line, flush=True))
-    print("\n" + table(record))
-    write_atomically(out / "motifs.json", json.dumps(record, indent=1) + "\n")
+    record = run(given, cli.log)
+    write_atomically(out / "motifs.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([r["strength"] for r in rows], [r["right"] for r in rows])
         for name, rows in record["results"].items()
     }
     labels = {"xlabel": "strength of guidance", "ylabel": "fraction of samples with their motif"}
     write_atomically(plot, draw_lines(series, plot.suffix, **labels))
-    print(f"\nrecord and plot: {out}")
+    print(f"\n{table(record)}\n\nrecord and plot: {out}")
     return record
 
 

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> dict:
         "--tries", type=cli.natural, default=4,
         help="settings to compile where it does not fit (default 4)",
     )  # fmt: skip
-    options.add_argument("--out", help="where to write the plan as JSON")
+    options.add_argument("--out", type=cli.output, help="where to write the plan as JSON")
     cli.add_set(options)
     given = options.parse_args(arguments)
 
@@ -52,11 +52,11 @@ def main(arguments: list[str]) -> dict:
 
     found = {"config": given.config, "set": given.set} | plan(
         load(given.config, given.set), given.topology, given.vocab_size, given.sample_batch,
-        given.tries, lambda line: print(line, flush=True),
+        given.tries, cli.log,
     )  # fmt: skip
-    print(report(found))
     if given.out:
         write_atomically(given.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    print(report(found))
     return found
 
 

@@ -33,9 +33,7 @@ def main(arguments: list[str]) -> None:
 
     kind = builder_class(given.dataset)
     out = Path(given.out).expanduser()
-    described = prepare(
-        kind, given.source, out, given.partial, lambda line: print(line, flush=True)
-    )
+    described = prepare(kind, given.source, out, given.partial, cli.log)
     settings = "" if kind.name == "text8" else " --set data.tokenizer=Characters"
     if len(described["splits"]) == 3:
         print(

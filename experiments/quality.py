@@ -36,21 +36,22 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--mauve", action="store_true", help='MAUVE by the scorer (pip install "ddlm[mauve]")'
     )
-    options.add_argument("--out", help="where to write the record (default: SAMPLES.quality.json)")
+    options.add_argument(
+        "--out", type=cli.output, help="where to write the record (default: SAMPLES.quality.json)"
+    )
     given = options.parse_args(arguments)
 
-    import json
     from pathlib import Path
 
     from experiments.files import write_atomically
     from experiments.judging.record import measure
     from experiments.judging.table import table
+    from experiments.plain_json import dumped
 
-    record = measure(given, lambda line: print(line, flush=True))
-    print("\n" + table(record))
+    record = measure(given, cli.log)
     out = Path(given.out or Path(given.samples).with_suffix(".quality.json"))
-    write_atomically(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    print(f"record: {out}")
+    write_atomically(out, dumped(record, indent=1) + "\n")
+    print(f"\n{table(record)}\nrecord: {out}")
     return record
 
 

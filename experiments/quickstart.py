@@ -4,6 +4,9 @@ Everything goes through the same functions as the three commands; the run stays 
 an interrupted quickstart continues when it is started again.
 """
 
+import math
+from collections.abc import Sequence
+
 from experiments import cli
 
 CONFIG, WORKDIR, SPLIT = "configs/sotu/mdlm.py", "runs/quickstart", "test"
@@ -17,25 +20,31 @@ def main(arguments: list[str]) -> None:
     cli.add_set(options)
     given = options.parse_args(arguments)
 
+    import shlex
+
     from experiments import evaluate, sample, train
+    from experiments.settings import load, reading_options
 
     overrides = [word for item in given.set for word in ("--set", item)]
     where = ["--workdir", given.workdir]
+    reading = reading_options(load(given.config, given.set), given.config, given.set)
     print("1/3  Training a masked diffusion language model\n", flush=True)
     train.main(["--config", given.config, *where, *overrides])
     print(f"\n2/3  The bound on the held-out addresses ({SPLIT} split)\n", flush=True)
-    record = evaluate.main([*where, "--split", SPLIT])
-    baselines = _baselines(given.workdir)
+    record = evaluate.main([*where, *reading, "--split", SPLIT])
+    baselines = _baselines(given.workdir, reading)
     print("\n3/3  Samples\n", flush=True)
-    sample.main([*where, "--num", "3"])
-    sample.main([*where, "--num", "1", "--prompt", "the state of the union is "])
-    rows = [(f"{record['process']} ({record['kind']})", record["value"], record["standard_error"])]
+    sample.main([*where, *reading, "--num", "3"])
+    sample.main([*where, *reading, "--num", "1", "--prompt", "the state of the union is "])
+    name, error = f"{record['process']} ({record['kind']})", record["standard_error"]
+    rows = [(name, record["value"], math.nan if error is None else error)]
     print("\nBits per character on the held-out addresses, with standard error")
     for name, value, error in rows + baselines:
         print(f"  {name:<24} {value:.3f} +- {error:.3f}")
     print(
         f"\nNext:\n"
-        f"  .venv/bin/ddlm sample --workdir {given.workdir} --template 'we ____ the people of ____'\n"
+        f"  .venv/bin/ddlm sample {shlex.join([*where, *reading])} "
+        "--template 'we ____ the people of ____'\n"
         f"  .venv/bin/ddlm train --config {given.config} --workdir runs/longer "
         f"--set train.num_steps=20000 --set optimizer.schedule.decay_steps=20000\n"
         f"  .venv/bin/ddlm train --config {given.config} --workdir runs/mine "
@@ -43,13 +52,14 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _baselines(workdir: str) -> list[tuple[str, float, float]]:
+def _baselines(workdir: str, reading: Sequence[str]) -> list[tuple[str, float, float]]:
     """(name, bits per character, standard error) of n-grams, on the same split, cut the same way."""
     from experiments.data.text import prepare
     from experiments.evaluation.ngram import ngram_estimate
     from experiments.runs import load_run
 
-    data = load_run(workdir).experiment.data
+    run = load_run(workdir, overrides=reading[3::2], config=reading[1] if reading else None)
+    data = run.experiment.data
     corpus = prepare(data)
     train, tokens = corpus.split("train", 1), corpus.split(SPLIT, 1)
     rows = []

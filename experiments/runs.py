@@ -39,13 +39,28 @@ def load_run(
     Placement and kernels (mesh, model.attention) are this machine's, not those it was trained with.
     config: the file that defines the user's own classes; their settings are those of the run.
     """
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints")
-    step = checkpoints.latest() if step is None else step
-    if step is None:
-        what = "holds no checkpoint" if Path(workdir).is_dir() else "is not there"
-        raise UserError(
-            f"workdir {workdir} {what}; train first: ddlm train --config CONFIG --workdir {workdir}"
-        )
+    checkpoints, asked = Checkpoints(Path(workdir) / "checkpoints"), step
+    while True:
+        step = checkpoints.latest() if asked is None else asked
+        if step is None:
+            what = "holds no checkpoint" if Path(workdir).is_dir() else "is not there"
+            raise UserError(
+                f"workdir {workdir} {what}; train first: ddlm train --config CONFIG --workdir {workdir}"
+            )
+        try:
+            return _load(workdir, checkpoints, step, overrides, config, ema)
+        except UserError:
+            if step in checkpoints.steps():
+                raise
+            if asked is not None:
+                checkpoints.meta(step)  # which says that it is not there
+            # A training has deleted it meanwhile, and there are newer ones.
+
+
+def _load(
+    workdir: str, checkpoints: Checkpoints, step: int, overrides: Sequence[str], config: str | None,
+    ema: bool,
+) -> Run:  # fmt: skip
     with _naming_good_steps(checkpoints, step):
         meta = checkpoints.meta(step)
     plain, where = meta.get("config"), f"checkpoint {step}"

@@ -3,6 +3,9 @@
 A prompt is given as the first characters, or as a --template in which the --blank character stands for
 what the model is to fill in; given characters never change. Sample number i depends on the seed and i
 alone, not on the batch size or on how many are drawn.
+
+With --out they are written as they are drawn, one JSON object a line, and the same command (with any
+--num and --batch-size) continues what was interrupted.
 """
 
 from experiments import cli
@@ -27,18 +30,32 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--batch-size", type=cli.positive, default=16, help="samples at a time")
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument("--config", help="the file that defines your own process or sampler")
-    options.add_argument("--out", help="a .jsonl file to write the samples to")
-    options.add_argument("--trace", help="an .html file that plays how the samples came about")
+    options.add_argument("--out", type=cli.output, help="a .jsonl file to append the samples to")
+    cli.add_force(options)
+    options.add_argument(
+        "--trace", type=cli.output, help="an .html file that plays how the samples came about"
+    )
     given = options.add_argument_group("given text")
-    given.add_argument("--prompt", default="", help="text that every sample begins with")
-    given.add_argument("--template", help="text with blanks, from the first position on")
-    given.add_argument("--blank", default="_", help="the character for a blank (default _)")
     given.add_argument(
-        "--require", action="append", default=[], metavar="TEXT",
+        "--prompt", type=cli.text, default="", help="text that every sample begins with"
+    )
+    given.add_argument(
+        "--template", type=cli.text,
+        help="text with blanks, each for one token, from the first position on",
+    )  # fmt: skip
+    given.add_argument(
+        "--blank", type=cli.text, default="_", help="the character for a blank (default _)"
+    )
+    given.add_argument(
+        "--require", type=cli.text, action="append", default=[], metavar="TEXT",
         help="text that every sample contains, where the model puts it; may be repeated",
     )  # fmt: skip
     law = options.add_argument_group("what is done to the model's law of each token, in this order")
-    law.add_argument("--ban", default="", metavar="TEXT", help="never draw the tokens of this text")
+    law.add_argument(
+        "--ban", type=cli.text, default="", metavar="TEXT",
+        help="never draw the tokens of this text; of subwords also those of it with a space before it, "
+        "and within a word, where that is one token: which they are is said",
+    )  # fmt: skip
     law.add_argument("--repetition", type=float, help="taken off log p for each other occurrence")
     law.add_argument("--temperature", type=float, help="divides log p; 0 takes the likeliest")
     law.add_argument("--top-k", type=cli.positive, help="keep the k likeliest tokens")
@@ -48,7 +65,7 @@ def main(arguments: list[str]) -> None:
     )
     law.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
     label = options.add_argument_group("labels, for runs trained with them, or with a classifier")
-    label.add_argument("--label", help="its name")
+    label.add_argument("--label", type=cli.text, help="its name")
     label.add_argument("--guidance", type=float, default=1.0, help="strength; 1 is the label's law")
     label.add_argument(
         "--classifier", metavar="RUN",
@@ -66,18 +83,11 @@ def main(arguments: list[str]) -> None:
     cli.add_distributed(options)
     given = options.parse_args(arguments)
 
-    import json
-
-    from experiments.devices.distributed import is_first, start
-    from experiments.evaluation.record import precision
-    from experiments.files import write_atomically
+    from experiments.devices.distributed import start
     from experiments.runs import load_run
     from experiments.sampling.given import check_given, given_tokens
-    from experiments.sampling.samples import check_writes, chosen, sample_run
-    from experiments.sampling.trace import trace_record
-    from experiments.sampling.trace_page import page
+    from experiments.sampling.samples import check_writes, chosen
     from experiments.sampling.wish import make_wish
-    from experiments.stored import encode
 
     start(given.distributed)
     name, *settings = given.sampler.split() if given.sampler else [""]
@@ -102,29 +112,45 @@ def main(arguments: list[str]) -> None:
         experiment, known, given.require, given.label, given.guidance, given.guidance_interval,
         classifier, given.exact,
     )  # fmt: skip
-    lines, traced = [], []
-    size = min(given.batch_size, given.num)
-    tracing = given.trace is not None
-    for number, sampled, fixed in sample_run(
-        run, given.num, given.seed, known, size, wish, tracing
-    ):
-        text = data.tokenizer.decode(sampled.x0)
-        print(f"[{number}] {text}", flush=True)
-        line = {"number": number, "text": text, "seed": given.seed}
-        line |= {"network_calls": int(sampled.calls), "checkpoint_step": run.step}
-        line |= {"checkpoint_fingerprint": run.fingerprint, "precision": precision(experiment)}
-        line |= {
-            "process": type(experiment.process).__name__,
-            "sampler": encode(experiment.sampler),
-        }
-        lines.append(json.dumps(line, ensure_ascii=False))
-        traced.append((number, sampled, fixed))
-    if given.out and is_first():
-        write_atomically(given.out, "".join(line + "\n" for line in lines))
-        print(f"samples: {given.out}")
+    _draw(run, given, known, wish, classifier)
+
+
+def _draw(run, given, known, wish, classifier) -> None:
+    """Nothing; the samples are printed, or in the file that is given, and the trace in its own."""
+    from experiments.devices.distributed import first_says, is_first
+    from experiments.files import write_atomically
+    from experiments.progress import Progress
+    from experiments.sampling.samples import sample_run
+    from experiments.sampling.samples_writer import SamplesWriter, description
+    from experiments.sampling.trace import trace_record
+    from experiments.sampling.trace_page import page
+
+    tracing, traced = given.trace is not None, []
+    tokenizer, out = run.experiment.data.tokenizer, given.out if is_first() else None
+    with SamplesWriter(out, description(run, given, classifier), given.force) as writer:
+        (held,) = first_says([writer.start])
+        if held:
+            more = f"; continuing to {given.num:,}" if held < given.num else ""
+            cli.log(f"{given.out}: {held:,} samples are there{more}")
+        start = 0 if tracing else held  # frames are kept nowhere
+        size = min(given.batch_size, max(1, given.num - start))
+        progress = Progress(cli.log, "samples") if given.out else None
+        for number, sampled, fixed in sample_run(
+            run, given.num, given.seed, known, size, wish, tracing, start, progress
+        ):
+            if not is_first():
+                continue
+            text = tokenizer.decode(sampled.x0)
+            writer.write(number, text, int(sampled.calls))
+            if not given.out:
+                print(f"[{number}] {text}", flush=True)
+            if tracing:
+                traced.append((number, sampled, fixed))
     if tracing and is_first():
-        write_atomically(given.trace, page(trace_record(experiment, given.workdir, traced)))
+        write_atomically(given.trace, page(trace_record(run.experiment, given.workdir, traced)))
         print(f"trace: {given.trace}, to be opened in a browser")
+    if given.out:
+        print(f"samples: {given.out}")
 
 
 if __name__ == "__main__":

@@ -24,18 +24,17 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--out", default="runs/sampler-error", help="directory")
     given = options.parse_args(arguments)
 
-    import json
     from pathlib import Path
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
     from experiments.measuring.sampler_error_toy import measure, table
+    from experiments.plain_json import dumped
 
     plot = Path(given.out) / "sampler-error.png"
     check_figure(plot)
-    record = measure(given, lambda line: print(line, flush=True))
-    print("\n" + table(record))
-    write_atomically(Path(given.out) / "sampler-error.json", json.dumps(record, indent=1) + "\n")
+    record = measure(given, cli.log)
+    write_atomically(Path(given.out) / "sampler-error.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([row["calls"] for row in rows], [row["distance"] for row in rows])
         for name, rows in record["samplers"].items()
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> dict:
     labels = {"xlabel": "calls of the network", "ylabel": "total variation from the data"}
     image = draw_lines(series, plot.suffix, log=True, log_x=True, **labels)
     write_atomically(plot, image)
-    print(f"\nrecord and plot: {given.out}")
+    print(f"\n{table(record)}\n\nrecord and plot: {given.out}")
     return record
 
 

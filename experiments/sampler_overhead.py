@@ -17,11 +17,10 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--vocab", type=cli.positive, nargs="+", default=[27, 30522])
     options.add_argument("--batch-size", type=cli.positive, default=4)
     options.add_argument("--rounds", type=cli.positive, default=5)
-    options.add_argument("--out", help="where to write the figures as JSON")
+    options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
     given = options.parse_args(arguments)
 
-    import json
     import statistics
     import time
     from dataclasses import replace
@@ -31,6 +30,7 @@ def main(arguments: list[str]) -> dict:
 
     from diffusion.mdlm import MDLM
     from experiments.files import write_atomically
+    from experiments.plain_json import dumped
     from experiments.settings import load
     from samplers.ancestral import Ancestral
     from samplers.first_hitting import FirstHitting
@@ -77,15 +77,14 @@ def main(arguments: list[str]) -> dict:
         median = {name: statistics.median(values) for name, values in seconds.items()}
         figures["seconds"][vocab] = median
         network = median.pop("network")
-        print(f"V = {vocab}: a call of the network {network * 1e3:.1f} ms", flush=True)
+        cli.log(f"V = {vocab}: a call of the network {network * 1e3:.1f} ms")
         for name, value in median.items():
-            print(
+            cli.log(
                 f"  {name}: {value * 1e3:.2f} ms a step outside the network, "
-                f"{value / (value + network):.1%} of a step",
-                flush=True,
+                f"{value / (value + network):.1%} of a step"
             )
     if given.out:
-        write_atomically(given.out, json.dumps(figures, indent=1) + "\n")
+        write_atomically(given.out, dumped(figures, indent=1) + "\n")
     return figures
 
 

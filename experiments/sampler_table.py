@@ -46,7 +46,9 @@ bridge of `Ancestral` shares its law at every time for the exact denoiser, not f
 
 def main(arguments: list[str]) -> str:
     options = cli.parser("sampler_table", __doc__)
-    options.add_argument("--out", help="the file to write (default: the standard output)")
+    options.add_argument(
+        "--out", type=cli.output, help="the file to write (default: the standard output)"
+    )
     given = options.parse_args(arguments)
 
     from experiments.files import write_atomically

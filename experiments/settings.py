@@ -19,7 +19,15 @@ from experiments.config import Experiment
 from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.errors import UserError
 from experiments.labels import fill_labels
-from experiments.stored import describe, fit, may_stand
+from experiments.stored import (
+    annotations,
+    fit,
+    is_finite,
+    is_module_of_settings,
+    may_stand,
+    namespace,
+    own_classes,
+)
 
 # What may differ between a run and its continuation: it changes how long, how often and where, not what.
 RESUMABLE = (
@@ -39,23 +47,44 @@ def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see the folder configs/"
         raise UserError(f"config file {path} does not exist{hint}")
     try:
-        get_config = runpy.run_path(path).get("get_config")
+        names = runpy.run_path(path)
+        get_config = names.get("get_config")
         experiment = get_config() if get_config else None
     except Exception as error:  # whatever the user's Python raises is the user's to put right
         raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"config file {path} must define get_config() that returns an Experiment")
-    return override(experiment, overrides)
+    for name, value in leaves(experiment).items():
+        if not is_finite(value):
+            raise UserError(f"config file {path}: {name} = {value}: must be finite")
+    return override(experiment, overrides, _defined(names, names["__name__"]))
 
 
-def override(experiment: Experiment, overrides: typing.Sequence[str]) -> Experiment:
-    """The experiment with each "path=value" applied, in order; only their result has to be valid."""
+def reading_options(
+    experiment: Experiment, config: str, overrides: typing.Sequence[str]
+) -> tuple[str, ...]:
+    """What commands that read a run of the experiment are given beside its directory: where settings are
+    of the user's own classes, the file that defines them, and the overrides, which the file lacks
+    (without evaluation.max_sequences, which is of training)."""
+    if not own_classes(experiment):
+        return ()
+    kept = [item for item in overrides if not item.startswith("evaluation.max_sequences")]
+    return "--config", config, *(word for item in kept for word in ("--set", item))
+
+
+def override(
+    experiment: Experiment, overrides: typing.Sequence[str], own: typing.Sequence[type] = ()
+) -> Experiment:
+    """The experiment with each "path=value" applied, in order; only their result has to be valid. own:
+    dataclasses that may be named beside those of this project and of the experiment's own files."""
     items = []
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"--set {item}: expected PATH=VALUE, such as train.num_steps=200")
-        items.append(_Override(path.strip(), tuple(path.strip().split(".")), text.strip()))
+        items.append(
+            _Override(path.strip(), tuple(path.strip().split(".")), text.strip(), tuple(own))
+        )
     try:
         return _replace(experiment, items)
     except _Unknown as error:
@@ -95,17 +124,19 @@ def named(hint, like: Any, text: str, path: str) -> Any:
     try:
         return _replace(found, items) if items else found
     except _Unknown as error:
-        known = ", ".join(leaves(found))
+        known = ", ".join(leaves(found)) or "none"
         raise UserError(f"{path} {text}: no setting {error}; known: {known}") from None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Override:
-    """A value for the setting at `path`, of which `names` are left from where it is looked at."""
+    """A value for the setting at `path`, of which `names` are left from where it is looked at; own: as
+    `override` has it."""
 
     path: str
     names: tuple[str, ...]
     text: str
+    own: tuple[type, ...] = ()
 
 
 class _Unknown(Exception):
@@ -150,20 +181,21 @@ def _at_fault(config, items: list[_Override], said: str) -> list[_Override]:
 
 def _applied(config, items: list[_Override]):
     """As `_replace`, with ValueError as the dataclass raises it."""
-    hints = typing.get_type_hints(type(config))
-    own: dict[str, list[_Override]] = {}
+    hints = annotations(type(config))
+    by_name: dict[str, list[_Override]] = {}
     for item in items:
         if item.names[0] not in [f.name for f in dataclasses.fields(config)]:
             raise _Unknown(item.path)
-        own.setdefault(item.names[0], []).append(item)
+        by_name.setdefault(item.names[0], []).append(item)
     changes = {}
-    for name, given in own.items():
+    for name, given in by_name.items():
         value, inner = getattr(config, name), []
         for item in given:
             if len(item.names) > 1:
                 inner.append(dataclasses.replace(item, names=item.names[1:]))
-            elif dataclasses.is_dataclass(value):
-                value, inner = _sibling(hints[name], type(value), item.path, item.text), []
+            elif _is_kind(value, hints[name], item.text):
+                own = (*item.own, *_own(type(config)))
+                value, inner = _sibling(hints[name], type(value), item.path, item.text, own), []
             else:
                 value = _parse(item.text, hints[name], item.path)
         if inner and not dataclasses.is_dataclass(value):
@@ -172,9 +204,18 @@ def _applied(config, items: list[_Override]):
     return dataclasses.replace(config, **changes)
 
 
-def _sibling(hint, cls: type, path: str, text: str):
+def _is_kind(value: Any, hint, text: str) -> bool:
+    """Whether `text` is to name a dataclass, for a setting declared as `hint` that is `value` now."""
+    options = typing.get_args(hint)
+    if text.lower() in ("none", "null") and type(None) in options:
+        return False
+    return dataclasses.is_dataclass(value) or any(map(dataclasses.is_dataclass, options))
+
+
+def _sibling(hint, cls: type, path: str, text: str, own: typing.Sequence[type] = ()):
     """An instance, with its defaults, of the dataclass `text`: one of those that may stand there."""
-    known = {c.__name__: c for c in choices(hint, cls)}
+    own = [c for c in (*own, *_own(cls)) if c is cls or may_stand(c, hint)]
+    known = {c.__name__: c for c in (*choices(hint, cls), *own)}
     if text not in known:
         near = difflib.get_close_matches(text.lower(), [name.lower() for name in known], 1, 0.7)
         meant = [f" (did you mean {name}?)" for name in known if name.lower() in near]
@@ -182,25 +223,49 @@ def _sibling(hint, cls: type, path: str, text: str):
             f"--set {path}={text}: expected one of {', '.join(sorted(known))}, or {path}.SETTING="
             + "".join(meant)
         )
+    missing = [
+        f.name
+        for f in dataclasses.fields(known[text])
+        if f.init and f.default is f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(
+            f"--set {path}={text}: {text} has no default for {', '.join(missing)}; construct it in a "
+            "config file"
+        )
     return known[text]()
 
 
 def choices(hint, cls: type) -> list[type]:
-    """The dataclasses of a setting declared as `hint`: those of a union, or for an interface those in
-    the folder of `cls` that inherit from it."""
+    """The dataclasses of this project for a setting declared as `hint` that is a `cls` now: those of a
+    union, or for an interface those that inherit from it, in its folder and in that of `cls`."""
     options = typing.get_args(hint) or (hint,)
     if not any(inspect.isabstract(option) for option in options):
         return [c for c in options if dataclasses.is_dataclass(c)]
-    package = cls.__module__.rpartition(".")[0]
-    folder = importlib.import_module(package).__path__ if package else []
-    modules = [importlib.import_module(f"{package}.{m.name}") for m in pkgutil.iter_modules(folder)]
+    names = [o.__module__ for o in (*options, cls) if is_module_of_settings(o.__module__)]
     return [
         c
-        for module in modules
-        for c in vars(module).values()
-        if dataclasses.is_dataclass(c)
-        and c.__module__ == module.__name__
-        and may_stand(c, hint)
+        for package in dict.fromkeys(name.rpartition(".")[0] for name in names)
+        for m in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}.")
+        for c in _defined(vars(importlib.import_module(m.name)), m.name)
+        if may_stand(c, hint)
+    ]
+
+
+def _own(cls: type) -> list[type]:
+    """The dataclasses of the file that defines `cls`, where that is the user's own."""
+    mine = not is_module_of_settings(cls.__module__) and dataclasses.is_dataclass(cls)
+    return _defined(namespace(cls), cls.__module__) if mine else []
+
+
+def _defined(names: dict[str, Any], module: str) -> list[type]:
+    """The dataclasses among the names of a module that are defined in it, but for abstract ones."""
+    return [
+        c
+        for c in names.values()
+        if isinstance(c, type)
+        and dataclasses.is_dataclass(c)
+        and c.__module__ == module
         and not inspect.isabstract(c)
     ]
 
@@ -209,15 +274,29 @@ def _parse(text: str, hint, path: str):
     options = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
     if hint is str or text in options:
         return text
-    plain = {"true": True, "false": False, "none": None, "null": None}
     try:
-        value = plain[text.lower()] if text.lower() in plain else ast.literal_eval(text)
+        value = ast.literal_eval(_Named().visit(ast.parse(text, mode="eval")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text  # the last three are of literals that are nested too deeply, or no values
     try:
         return fit(value, hint)
-    except TypeError:
-        raise UserError(f"--set {path}={text}: expected {describe(hint)}") from None
+    except TypeError as error:
+        with contextlib.suppress(TypeError):
+            return fit(text, hint)  # "nan" and "12" are texts too
+        raise UserError(f"--set {path}={text}: {error}") from None
+
+
+class _Named(ast.NodeTransformer):
+    """Puts values in the place of their names, which no literal of Python's is."""
+
+    values: typing.ClassVar = {
+        "true": True, "false": False, "none": None, "null": None,
+        "nan": float("nan"), "inf": float("inf"), "infinity": float("inf"),
+    }  # fmt: skip
+
+    def visit_Name(self, node):
+        name = node.id.lower()
+        return ast.Constant(self.values[name]) if name in self.values else node
 
 
 def _no_tokens():

@@ -12,7 +12,6 @@ most probable token at the end; ours is drawn from p(x0 | z).
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -189,6 +188,7 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
+    from experiments.plain_json import dumped
 
     out, start = Path(given.out), time.perf_counter()
     check_figure(plot := out / "simplex_toy.png")
@@ -198,8 +198,7 @@ def main(arguments: list[str]) -> dict:
         raise UserError(f"--out {out}: {error.strerror or error}") from error
     settings = vars(given) | {"sizes": sorted(set(given.sizes)), "length": LENGTH}
     results = [
-        measure(size, given.steps, given.samples, given.seed, lambda s: print(s, flush=True))
-        for size in settings["sizes"]
+        measure(size, given.steps, given.samples, given.seed, cli.log) for size in settings["sizes"]
     ]
     record = {
         "settings": settings,
@@ -209,7 +208,7 @@ def main(arguments: list[str]) -> dict:
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-    write_atomically(out / "simplex_toy.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(out / "simplex_toy.json", dumped(record, indent=1) + "\n")
     series = {m: [r["methods"][m]["kl"] for r in results] for m in METHODS}
     series["exact draws"] = [r["floor_measured"] for r in results]
     lines = {name: (settings["sizes"], values) for name, values in series.items()}

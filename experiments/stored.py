@@ -6,6 +6,7 @@ where its annotation allows it, and nothing else, so a checkpoint cannot name co
 
 import dataclasses
 import importlib
+import math
 import re
 import types
 import typing
@@ -26,12 +27,29 @@ _MODULES = re.compile(
 
 
 def fit(value, hint):
-    """The value as an instance of the annotation `hint`, or TypeError. Lists become tuples."""
+    """The value as an instance of the annotation `hint`; TypeError says what is expected. Lists become
+    tuples."""
+    if not is_finite(value):
+        raise TypeError("must be finite")
+    try:
+        return _fit(value, hint)
+    except TypeError:
+        raise TypeError(f"expected {describe(hint)}") from None
+
+
+def is_finite(value) -> bool:
+    """Whether no number of the value, or within its tuples and lists, is NaN or infinite."""
+    if isinstance(value, list | tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _fit(value, hint):
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in args:
             try:
-                return fit(value, option)
+                return _fit(value, option)
             except TypeError:
                 continue
         raise TypeError
@@ -43,7 +61,7 @@ def fit(value, hint):
         if not isinstance(value, list | tuple) or (args[-1] is not ... and len(args) != len(value)):
             raise TypeError
         kinds = [args[0]] * len(value) if args[-1] is ... else args
-        return tuple(fit(v, kind) for v, kind in zip(value, kinds, strict=True))
+        return tuple(_fit(v, kind) for v, kind in zip(value, kinds, strict=True))
     if hint is float and type(value) is int:
         try:
             return float(value)
@@ -86,9 +104,43 @@ def _name(cls: type) -> str:
 def read_stored(path: Path) -> Any:
     """The plain data in the config.json of a run; UserError where it is not whole."""
     try:
-        return parse(path.read_bytes())
+        return parse(path.read_bytes(), finite=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+
+
+def namespace(cls: type) -> dict[str, Any]:
+    """The names of the module that a dataclass is defined in, which may be a config file: one that was
+    run is no module any more."""
+    return getattr(vars(cls).get("__init__"), "__globals__", {})
+
+
+def annotations(cls: type) -> dict[str, Any]:
+    """The annotation of each field of a dataclass, names in it resolved where they were written."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        if "__dataclass_params__" in vars(base):
+            written = types.SimpleNamespace(__annotations__=vars(base).get("__annotations__", {}))
+            try:
+                found |= typing.get_type_hints(written, namespace(base))
+            except NameError as error:
+                raise UserError(
+                    f"class {base.__name__}: annotations of its fields: {error}"
+                ) from error
+    return found
+
+
+def is_module_of_settings(name: str) -> bool:
+    """Whether the module is one of those of this project that define settings."""
+    return _MODULES.fullmatch(name) is not None
+
+
+def own_classes(config: Any) -> set[str]:
+    """The names of the dataclasses among the settings that this project does not define, which `decode`
+    cannot construct."""
+    found = set() if is_module_of_settings(type(config).__module__) else {type(config).__name__}
+    inner = [getattr(config, f.name) for f in dataclasses.fields(config)]
+    return found.union(*(own_classes(value) for value in inner if dataclasses.is_dataclass(value)))
 
 
 def may_stand(cls: type, hint) -> bool:
@@ -124,11 +176,11 @@ def decode(
     if cls is None:
         raise UserError(
             f"{where}: {name} is not a setting of this version of ddlm; where it is your own class, "
-            "pass the config file that defines it with --config"
+            "pass the config file that defines it with --config, to a command that takes one"
         )
     if hint is not None and not may_stand(cls, hint):
         raise UserError(f"{where}: {name} cannot stand there; expected {describe(hint)}")
-    hints = typing.get_type_hints(cls)
+    hints = annotations(cls)
     known = [f.name for f in dataclasses.fields(cls)]
     values = {}
     for key, value in data.items():
@@ -136,14 +188,14 @@ def decode(
             continue
         if key not in known:
             raise UserError(
-                f"{where}.{key}: {name} has no such setting (known: {', '.join(known)})"
+                f"{where}.{key}: {name} has no such setting (known: {', '.join(known) or 'none'})"
             )
         try:
             nested = isinstance(value, dict)
             inner = f"{where}.{key}", hints[key]
             values[key] = decode(value, *inner, own) if nested else fit(value, hints[key])
-        except TypeError:
-            raise UserError(f"{where}.{key} = {value!r}: expected {describe(hints[key])}") from None
+        except TypeError as error:
+            raise UserError(f"{where}.{key} = {value!r}: {error}") from None
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
@@ -153,7 +205,7 @@ def decode(
 def _setting(name: Any) -> type | None:
     """The dataclass of settings that has the name, such as "diffusion.mdlm.MDLM"; None for another."""
     module_name, _, class_name = str(name).rpartition(".")
-    if not _MODULES.fullmatch(module_name):
+    if not is_module_of_settings(module_name):
         return None
     try:
         cls = getattr(importlib.import_module(module_name), class_name, None)

@@ -20,12 +20,13 @@ def main(arguments: list[str]) -> None:
     from pathlib import Path
 
     from experiments.devices.distributed import start
-    from experiments.settings import load
+    from experiments.settings import load, reading_options
     from experiments.training.trainer import train
 
     start(given.distributed, stop_together=True)
     experiment = load(given.config, given.set)
-    train(experiment, Path(given.workdir), log=lambda line: print(line, flush=True))
+    options = reading_options(experiment, given.config, given.set)
+    train(experiment, Path(given.workdir), cli.log, options)
 
 
 if __name__ == "__main__":

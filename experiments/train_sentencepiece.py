@@ -12,7 +12,7 @@ from experiments.errors import UserError
 def main(arguments: list[str]) -> None:
     options = cli.parser("train_sentencepiece", __doc__)
     options.add_argument("--data", required=True, help="a text file, or a directory of them")
-    options.add_argument("--out", required=True, help="the .model file to write")
+    options.add_argument("--out", required=True, type=cli.output, help="the .model file to write")
     options.add_argument("--vocab-size", type=cli.positive, default=8192)
     options.add_argument("--model-type", choices=["unigram", "bpe"], default="unigram")
     options.add_argument(
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     if not Path(given.data).expanduser().exists():
         raise UserError(f"--data {given.data} does not exist; give a text file or a directory")
     lines = list(islice(training_lines(Text(given.data)), given.sentences))
-    print(f"{len(lines):,} lines, {sum(map(len, lines)):,} characters", flush=True)
+    cli.log(f"{len(lines):,} lines, {sum(map(len, lines)):,} characters")
     made = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -82,8 +82,10 @@ class ReMDM(OnGrid):
         log_p = process.predict(model(z, t), z, t)
         x0 = categorical(key_x0, log_p)
         free = ~masked if given is None else ~masked & (given < 0)
-        alpha_t = jnp.exp(process.masked_schedule.log_alpha(t))
-        noise_t, noise_s = (jnp.exp(process.masked_schedule.log1m_alpha(time)) for time in (t, s))
+        schedule = process.masked_schedule
+        alpha_t = jnp.exp(schedule.log_alpha(t))
+        noise_s = jnp.exp(schedule.log1m_alpha(s))
+        gained = jnp.exp(schedule.log_drop(t, s))
         most = jnp.minimum(1, noise_s / jnp.maximum(alpha_t, 1e-30))
         sigma = jnp.minimum(self.eta, most) if self.rule == "cap" else self.eta * most
         if self.loop:
@@ -94,8 +96,8 @@ class ReMDM(OnGrid):
             share = jnp.where(free, jnp.exp(-drawn_with), 0)
             sigma = sigma * share / jnp.maximum(share.sum(1, keepdims=True), 1e-30)
             mean = sigma.sum(1, keepdims=True) / jnp.maximum(free.sum(1, keepdims=True), 1)
-        # alpha_s - alpha_t + sigma alpha_t, without the cancellation.
-        reveal = ((noise_t - noise_s) + mean * alpha_t) / noise_t
+        # Of 1 - alpha_t = gained + 1 - alpha_s, so that at s = 0 it is exactly 1.
+        reveal = (gained + mean * alpha_t) / (gained + noise_s)
         revealed = masked & (uniform(key_reveal, z.shape) < reveal)
         put_back = free & (uniform(key_mask, z.shape) < sigma)
         chosen = jnp.exp(pick(log_p, x0))

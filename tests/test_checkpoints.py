@@ -1,5 +1,6 @@
 """Checkpoints: bit-for-bit, kept or deleted as asked, and damage told in one line."""
 
+import logging
 import os
 import re
 import resource
@@ -379,6 +380,38 @@ def test_failed_write_surfaces_once_and_spares_the_older_step(tmp_path, capfd):
     checkpoints.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
     assert capfd.readouterr().err == ""
+
+
+def test_what_fails_amid_training_is_told_by_the_next_call_alone(tmp_path, capfd, caplog):
+    """Orbax's threads fail while nobody waits for them."""
+    checkpoints = saved(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # as on a full disk
+    try:
+        big = jax.random.bits(jax.random.key(0), (1 << 20,))
+        checkpoints.save(2, {"x": big, "y": big}, {})
+        (_, response) = checkpoints._pending
+        while not response._thread_runner._future.done():
+            time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with one_line():
+        checkpoints.wait()
+    assert capfd.readouterr().err == "" and checkpoints.steps() == [1]
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("jump", [366 * 86400, -366 * 86400])
+def test_a_clock_that_is_set_amid_a_save_ends_nothing(tmp_path, monkeypatch, jump):
+    real, calls = time.time, []
+    monkeypatch.setattr(
+        time, "time", lambda: real() + jump * min(calls.append(None) or len(calls), 9)
+    )
+    saved(tmp_path, steps=(1, 2))
+    monkeypatch.undo()
+    assert len(calls) > 20
+    state = make_state(2)
+    assert_same(Checkpoints(tmp_path).restore(2, abstract(state)), state)
 
 
 def test_directory_that_cannot_be_written_is_one_line(tmp_path):

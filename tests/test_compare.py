@@ -3,21 +3,28 @@
 import json
 import math
 import random
+import re
+import shlex
 import shutil
 import statistics
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from experiments import cli
 from experiments.comparison import methods
 from experiments.comparison.methods import Result, table
 from experiments.errors import Stopped
-from experiments.figure import draw
+from experiments.evaluation import bound
+from experiments.evaluation.record_files import read_record
+from experiments.figure import draw, short_names
 
 ROOT = Path(__file__).parent.parent
+ONES = np.ones((64, 2))  # sequences of a batch, times
 SMOKE = str(ROOT / "configs" / "smoke.py")
 OTHER = """
 from dataclasses import dataclass, replace
@@ -128,6 +135,60 @@ def test_records_compared_by_themselves_are_in_the_same_order(done, tmp_path):
     assert [row[1:4] for row in again] == [[row[0], *row[2:4]] for row in trained]
 
 
+@pytest.mark.parametrize("nats, code", [(math.inf, 1), (math.nan, 1), (1e5, 0)])
+def test_a_diverged_run_is_evaluated_to_one_line(done, tmp_path, nats, code, monkeypatch, capsys):
+    """nats: of a token, at 32 tokens a sequence; no float holds exp(1e5)."""
+    monkeypatch.setattr(
+        bound,
+        "make_bound",
+        lambda *_: lambda *_: {"prior": 0 * ONES, "diffusion": 32 * nats * ONES},
+    )
+    out = tmp_path / "r.json"
+    arguments = ["--workdir", str(done.workdir / "smoke"), "--split", "test", "--raw"]
+    assert cli.guarded("evaluate", [*arguments, "--out", str(out)]) == code
+    said = capsys.readouterr()
+    if code:
+        assert said.err.count("\n") == 1 and not out.exists()
+        assert said.err.startswith(
+            "error: the bound (diffusion) is not finite for 50 of 50 sequences"
+        )
+        assert "checkpoint 4" in said.err and "diverged" in said.err
+    else:
+        record = read_record(out)
+        assert record["nats_per_token"] == nats and record["perplexity_per_token"] is None
+        assert "perplexity beyond 1e308" in said.out
+
+
+def test_a_method_whose_bound_is_not_finite_has_diverged_in_the_table(done, tmp_path, monkeypatch):
+    shutil.copytree(done.workdir, tmp_path / "w")
+    (tmp_path / "w" / "other" / "records" / "test-4.json").unlink()
+    monkeypatch.setattr(bound, "make_bound", lambda *_: lambda *_: {"diffusion": math.inf * ONES})
+    assert compare(tmp_path / "w", done.configs[1:], *done.data, "--num-times", 1) == 0
+    rows = cells((tmp_path / "w" / "table.md").read_text())[1:]
+    assert [row[0:3:2] for row in rows] == [
+        ["smoke (MDLM)", f"{record_of(done.workdir, 'smoke')['value']:.4f}"],
+        ["other (Mine)", "diverged"],
+    ]
+    assert not (tmp_path / "w" / "other" / "records" / "test-4.json").exists()
+
+
+def test_what_is_said_to_follow_training_reads_a_process_of_ones_own(done, tmp_path, capsys):
+    named = "a run"  # which a shell would take apart
+    sets = [*done.data, "--set", "model.num_layers=1", "--set", "train.num_steps=0"]
+    sets += ["--set", "evaluation.max_sequences=9"]
+    where = ["--workdir", str(tmp_path / named)]
+    assert cli.guarded("train", ["--config", str(done.configs[2]), *where, *sets]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    ddlm, command, *arguments = shlex.split(said.partition("; now: ")[2])
+    assert (ddlm, command, arguments[:4]) == (
+        "ddlm", "evaluate", [*where, "--config", str(done.configs[2])],
+    )  # fmt: skip
+    assert cli.guarded(command, arguments) == 0
+    monitored = [*where[:1], str(tmp_path / "plain"), *sets]
+    assert cli.guarded("train", ["--config", SMOKE, *monitored]) == 0
+    assert capsys.readouterr().out.endswith(f"ddlm evaluate --workdir {tmp_path / 'plain'}\n")
+
+
 def test_figure_is_a_png(done):
     assert (done.workdir / "plot.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
@@ -227,8 +288,8 @@ def test_without_matplotlib_the_extra_is_named(done, tmp_path, monkeypatch, caps
 
 def test_figure_and_table_of_fourteen_methods_name_each_of_them():
     def result(n):
-        value = {11: math.inf, 12: math.nan}.get(n, 2 + n / 10)
-        record = {"value": value, "standard_error": 0.01, "kind": "bound"}
+        value = 2 + n / 10
+        record = {"value": value, "standard_error": None if n == 11 else 0.01, "kind": "bound"}
         record |= {"terms_nats_per_token": {}, "tokens": 1, "characters": 1}
         curve = [(s, value + 50 / s) for s in range(1, 9)] if n != 10 else []
         return Result(f"method{n:02d}", "P", record if n < 13 else None, curve, None)
@@ -236,6 +297,61 @@ def test_figure_and_table_of_fourteen_methods_name_each_of_them():
     results = [result(n) for n in range(14)]
     image = draw(results, "title", ".svg").decode()
     assert all(image.count(f"<!-- {r.name} -->") == 2 for r in results)  # legend and row
-    assert image.count("<!-- diverged -->") == 1 and image.count("<!-- nan bound -->") == 1
-    assert [row[0] for row in cells(table(results))[1:]] == [f"{r.name} (P)" for r in results]
-    assert [result(n).value for n in (11, 12, 13)] == [math.inf] * 3
+    assert image.count("<!-- diverged -->") == 1 and image.count("<!-- 3.100 bound -->") == 1
+    rows = cells(table(results))[1:]
+    assert [row[0] for row in rows] == [f"{r.name} (P)" for r in results]
+    assert rows[11][2:4] == ["3.1000", "unknown"] and results[13].value == math.inf
+
+
+def panels(svg):
+    """(left, right) of each panel, in parts of the width of the figure."""
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    found = []
+    for part in re.split(r'<g id="axes_\d+">', svg)[1:]:
+        outline = re.search(r'd="M ([\d.]+) [\d.]+\s+L ([\d.]+)', part)
+        found.append(tuple(float(x) / width for x in outline.groups()))
+    return found
+
+
+def ended(name, value=2.0, curve=()):
+    record = {"value": value, "standard_error": 0.01, "kind": "bound"}
+    return Result(name, "P", record, list(curve), None)
+
+
+def test_a_figure_without_evaluations_while_training_has_no_panel_for_them():
+    curve = [(2, 3.0), (4, 2.5)]
+    results = [ended("a", curve=curve), ended("b")]
+    assert len(panels(draw(results, "title", ".svg").decode())) == 2
+    for bare in ([(2, math.nan)], []):
+        image = draw([ended("a", curve=bare), ended("b")], "title", ".svg").decode()
+        assert len(panels(image)) == 1 and "legend_1" not in image
+        assert image.count("<!-- a -->") == image.count("<!-- b -->") == 1
+
+
+LONG = "runs-of-november-{}-text8-mdlm-12layers-width768-lr3e-4-warmup2500-batch512-ema0.9999-x{}"
+
+
+@pytest.mark.parametrize("number", [1, 3, 12])
+@pytest.mark.parametrize("curve", [[], [(1, 4.0), (2, 3.0)]])
+@pytest.mark.parametrize("name", [LONG, LONG.replace("-", "_"), "$x_{{$ {}" + "y" * 400 + "{}"])
+def test_long_names_leave_room_for_the_axes(number, curve, name):
+    names = [name.format(chr(97 + n), n) for n in range(number)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = [ended(name, curve=curve) for name in names]
+        image = draw(results, "a title of $x_{$ " + "words " * 60, ".svg").decode()
+    found = panels(image)
+    assert len(found) == 1 + bool(curve)
+    for left, right in found:
+        assert 0 < left < right < 1 and right - left > 0.6 / (len(found) + 0.5)
+
+
+def test_short_names_differ_where_the_names_do():
+    assert short_names(["runs/a/x"]) == ["runs/a/x"]
+    assert short_names(["mdlm", "mdlm-long"]) == ["mdlm", "mdlm-long"]
+    assert short_names([f"/home/someone/runs/{n}" for n in "ab"]) == ["…a", "…b"]
+    for names in ([LONG.format(n, n) for n in range(9)], ["a" * 500 + str(n) for n in range(9)]):
+        short = short_names(names)
+        assert len(set(short)) == 9
+        assert all(len(line) <= 36 for name in short for line in name.split("\n"))
+        assert all(name.count("\n") < 3 for name in short)

@@ -22,6 +22,7 @@ from conftest import SMALL, on_devices
 from experiments.cli import guarded
 from experiments.devices.distributed import start
 from experiments.errors import UserError
+from experiments.locks import held
 from experiments.runs import load_run
 from experiments.training.checkpoints import Checkpoints
 
@@ -121,10 +122,21 @@ def after(workdir):
     record, samples = (str(workdir / name) for name in ("record.json", "samples.jsonl"))
     line = ["--workdir", str(workdir)]
     few = ["--max-sequences", "6", "--batch-size", "4", "--num-times", "2"]
+    drawn = [*line, "--steps", "3", "--prompt", "the", "--out", samples]
     return (
         ("evaluate", [*line, *few, "--out", record]),
-        ("sample", [*line, "--num", "5", "--steps", "3", "--prompt", "the", "--out", samples]),
+        ("sample", [*drawn, "--num", "1"]),
+        ("sample", [*drawn, "--num", "5"]),  # continues
     )
+
+
+def test_a_run_that_another_process_writes_is_left_alone_by_all(tmp_path):
+    with held(tmp_path / ".lock", "it"):
+        codes, _, errors = both(training(tmp_path), devices=1)
+    assert codes == [2, 2], errors
+    assert f"error: workdir {tmp_path} is in use by another process, {os.getpid()} on " in errors[0]
+    assert f"error: workdir {tmp_path}: the first process says why not\n" in errors[1]
+    assert list(tmp_path.iterdir()) == []
 
 
 # In the first mesh each process has half of the rows, in the second both have all of them.
@@ -240,6 +252,7 @@ AGREE = """
 import sys
 from experiments.devices import distributed
 from experiments.errors import UserError
+from experiments.locks import held
 
 distributed.start(sys.argv[1:])
 distributed.agree({"a": "1", "b": "2"})

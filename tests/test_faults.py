@@ -25,7 +25,7 @@ from experiments.settings import load
 from experiments.training import monitor, recovery, trainer
 from experiments.training.checkpoint_record import RECORD
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.metrics import Metrics, read_metric
+from experiments.training.metrics import DAMAGED, Metrics, read_metric
 from experiments.training.signals import Signals
 
 SETTINGS = (*TINY, "train.keep_last=3", "train.log_every=1")
@@ -302,6 +302,38 @@ def test_metrics_on_a_full_disk_are_one_line_and_go_on_later(tmp_path, capfd):
     with Metrics(tmp_path, 1) as written:
         written.write(2, {"a": 4.0})
     assert read_metric(tmp_path, "a") == [(1, 1.0), (2, 4.0)]
+
+
+def test_a_continuation_keeps_lines_that_cannot_be_read_aside_and_says_which(tmp_path):
+    path, aside = tmp_path / "metrics.jsonl", tmp_path / DAMAGED
+    good = [b'{"step": 1, "a": 1.0}', b'{"step": 2, "a": 2.0}', b'{"step": 3, "a": 3.0}']
+    bad = [b'{"step": 1, "a"', b"\0\0\xff", b'{"a": 1}', b'{"step": "2"}', b"[2]"]
+    path.write_bytes(b"\n".join([good[0], *bad, *good[1:], b'{"step": 4, "a"']))
+    lines = []
+    with Metrics(tmp_path, 2, lines.append):
+        pass
+    cut, kept = lines
+    assert cut == f"{path}: its last line was cut short by a kill, and goes"
+    assert "5 of its lines (number 2, 3, 4, 5, ...) cannot be read" in kept
+    assert kept.endswith(f"are now in {aside}")
+    assert path.read_bytes() == b"\n".join(good[:2]) + b"\n"
+    assert aside.read_bytes() == b"\n".join(bad) + b"\n"
+    for _ in range(2):
+        with Metrics(tmp_path, 2, lines.append):
+            pass
+    assert len(lines) == 2 and aside.read_bytes() == b"\n".join(bad) + b"\n"
+    path.write_bytes(b"\0\n" + good[0] + b"\n")
+    with Metrics(tmp_path, 2, lines.append):
+        pass
+    assert "1 of its lines (number 1) cannot be read" in lines[2]
+    assert aside.read_bytes() == b"\n".join([*bad, b"\0"]) + b"\n"
+
+
+def test_metrics_that_are_gone_are_told(copy, straight):
+    (copy / "metrics.jsonl").unlink()
+    assert not any("metrics.jsonl" in line for line in run(straight))
+    said = f"{copy / 'metrics.jsonl'} is not there; it begins anew after step 16"
+    assert said in run(copy, "train.num_steps=17")
 
 
 # Other devices

@@ -254,6 +254,8 @@ BAD = [
     lambda r: r | {"information": [0.0] * 8},
     lambda r: r | {"information": {"0": 1.0}},
     lambda r: r | {"schema": "another"},
+    lambda r: r | {"sequences": 0},
+    lambda r: r | {"checkpoint_step": -1},
     lambda r: {k: v for k, v in r.items() if k != "checkpoint_fingerprint"},
     lambda r: [r],
 ]

@@ -34,7 +34,7 @@ from experiments.evaluation.record_files import read_record
 from experiments.fuzzing import engine, record_readers, run_readers, settings_readers
 from experiments.fuzzing import readers as all_readers
 from experiments.fuzzing.engine import Reader, judge, run
-from experiments.plain_json import parse
+from experiments.plain_json import dumped, parse
 from experiments.runs import load_run
 from experiments.sampling.samples_file import read_samples
 from experiments.settings import named, override
@@ -153,11 +153,28 @@ def test_json_that_would_fail_later_is_refused(content, said):
         parse(content)
 
 
-@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
-def test_json_of_finite_numbers_has_no_others(text):
+@pytest.mark.parametrize(
+    "text, fault",
+    [
+        ("NaN", "it is NaN"),
+        ("-1e999", "it is -Infinity"),
+        ('{"a": [0, {"b": NaN}]}', "a.1.b is NaN"),
+    ],
+)
+def test_json_of_finite_numbers_has_no_others(text, fault):
     parse(text)
-    with pytest.raises(ValueError, match="it holds"):
+    with pytest.raises(ValueError, match=f"^{fault}, no finite number$"):
         parse(text, finite=True)
+
+
+def test_json_of_ours_has_null_for_what_is_not_finite():
+    made = dumped({"a": (1.5, np.inf, {"b": float("nan")}), "c": -np.inf, "d": "NaN", "e": True})
+    assert parse(made, finite=True) == {
+        "a": [1.5, None, {"b": None}],
+        "c": None,
+        "d": "NaN",
+        "e": True,
+    }
 
 
 def test_json_takes_whole_pairs_and_nesting_as_of_configs():
@@ -452,6 +469,7 @@ def test_compressed_text_asks_for_no_more_than_there_is(refused):
         lambda record: record | {"arrays": []},
         lambda record: record | {"arrays": {"ema/a": 1}},
         lambda record: record | {"metric": "a"},
+        lambda record: record | {"metric": float("nan")},
         lambda record: {k: v for k, v in record.items() if k != "arrays"},
     ],
 )

@@ -1,7 +1,7 @@
 """Dirichlet flow matching against numbers of the official code and exact ones, in float64.
 
-The official coefficient c comes from a table of its integral, whose errors these tests measure. Where
-the official table is put in place of ours, everything else is the same to rounding.
+The official coefficient c comes from a table of its integral, whose errors these tests bound. Where the
+official table is put in place of ours, everything else is the same to rounding.
 """
 
 import re
@@ -17,7 +17,7 @@ from diffusion import dirichlet
 from diffusion.dirichlet import DirichletFlow
 from diffusion.dirichlet_coefficient import coefficient_over_x, quadrature
 from diffusion.numerics import at
-from diffusion.simplex import project
+from diffusion.simplex import log_state, project
 from samplers.guidance import classifier, classifier_free
 
 CELLS, SPACING = 999, 1e-3  # of the official table, in x and in conc
@@ -57,13 +57,41 @@ def weighted(p, c, x):
     return p * c - x * (p * c).sum(-1, keepdims=True)
 
 
+def over(c, x):
+    """c / x; at x = 0, where c is 0 and what it multiplies is too, 0."""
+    return np.where(x > 0, c / np.where(x > 0, x, 1), 0)
+
+
+def table_error(V, x, conc):
+    """At most what part of c the official one misses, (B, L, V); inf within the first cell of its table.
+
+    It interpolates the slope of I, about x^conc (1 - x)^V, on straight lines between points, takes a
+    forward difference in conc, and has the rounding of I over that difference.
+    """
+    c = quadrature(x, conc, V) * x
+    slope = c * (1 - x) ** (V - 1) * x ** (conc - 1) / beta(conc, V - 1)
+    rounding = 1e-12 / np.maximum(slope, 1e-300)
+    error = ((conc + V * x) / np.maximum(x * CELLS, 1)) ** 2 / 4 + 5 * SPACING + rounding
+    return np.where(x * CELLS > 1, error, np.inf)
+
+
+def assert_near_official(ours, official, x, conc, factor=1.0):
+    """Fields of p with sum |p| <= `factor`: as near as the table is good, where no state is in its first
+    cell; how many states these are."""
+    V = x.shape[-1]
+    miss = (table_error(V, x, conc) * quadrature(x, conc, V) * x).max(-1)
+    there = np.isfinite(miss)
+    assert (np.abs(ours - official).max(-1) <= factor * miss + 1e-12)[there].all()
+    return there.sum()
+
+
 def publish(monkeypatch, c, x, conc):
     """The official coefficients c at the states x in place of ours."""
 
     def published(z, a, *_):
         np.testing.assert_array_equal(z, x)
         np.testing.assert_allclose(np.broadcast_to(a, (len(x), 1)), conc, rtol=1e-12)
-        return jnp.asarray(c / x)
+        return jnp.asarray(over(c, x))
 
     monkeypatch.setattr(dirichlet, "coefficient_over_x", published)
 
@@ -98,23 +126,24 @@ def test_coefficient_is_the_exact_one(x64):
 
 
 def test_official_coefficient_is_off_within_the_first_cells_of_its_table(x64):
-    """It interpolates the slope of I, about x^conc near 0, on straight lines: below the first point,
-    1 / 999, what comes out is about (1 / 999 / x)^(conc - 1) times the exact one, 1e20 at worst."""
-    worst = 0
+    """Below the first point, 1 / 999, it falls as x^(2 - conc) from its value there, where the exact one
+    is about x: the smaller x and the larger conc, the larger it is."""
     for V, a in cases():
-        x, points = a["x"], np.linspace(0, 1, CELLS + 1)
+        x, points, first = a["x"], np.linspace(0, 1, CELLS + 1), 1 / CELLS
         for conc, official in zip(a["alphas"], a["c_code"], strict=True):
             slope = betainc(conc + SPACING, V - 1, points) - betainc(conc, V - 1, points)
-            table = -np.interp(x, points, slope / SPACING) * beta(conc, V - 1)
-            table /= (1 - x) ** (V - 1) * x ** (conc - 1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                table = -np.interp(x, points, slope / SPACING) * beta(conc, V - 1)
+                table /= (1 - x) ** (V - 1) * x ** (conc - 1)
+            table = np.where((x == 0) | (x == 1), 0, table)
             np.testing.assert_allclose(official, table, rtol=1e-9, err_msg=f"{V}")
-            times, power = official / own(V, x, conc), (1 / CELLS / x) ** (conc - 1)
-            assert (np.abs(times - 1) < 0.04)[x > 10 / CELLS].all()
-            assert (np.abs(times - 1) < 0.5)[x > 3 / CELLS].all()
-            first = x < 1 / CELLS
-            assert (times < 1.05 * power)[first].all() and (times > power / 4)[first].all()
-            worst = max(worst, times.max())
-    assert worst > 1e20
+            exact, error = own(V, x, conc), table_error(V, x, conc)
+            beyond = np.isfinite(error)
+            assert (np.abs(official - exact) <= error * exact)[beyond].all(), V
+            within = x[(x < first) & (x > 0)]
+            edge = quadrature(np.full((1, 1, 1), first), conc, V)[0, 0, 0] * first
+            linear = edge * (within / first) ** (2 - conc) * ((1 - first) / (1 - within)) ** (V - 1)
+            np.testing.assert_allclose(official[(x < first) & (x > 0)], linear, rtol=5 * SPACING)
 
 
 def test_velocity_is_the_exact_field_where_the_coefficient_is_known(x64):
@@ -130,8 +159,9 @@ def test_velocity_is_the_exact_field_where_the_coefficient_is_known(x64):
                 gained = 0.5  # by one step of log z
                 t, s = (time_of(process, a, len(x)) for a in (conc, conc + gained))
                 moved = process.flow(jnp.log(jnp.asarray(p)), jnp.asarray(x), t, s)
-                expected = softmax(np.log(x) + gained * golden / x)
-                np.testing.assert_allclose(moved, expected, rtol=1e-9)
+                expected = x * np.exp(gained * over(golden, x))
+                expected /= expected.sum(-1, keepdims=True)
+                np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-290)
         assert known
 
 
@@ -149,9 +179,8 @@ def test_fields_by_the_official_coefficient_are_the_official_ones(scale, monkeyp
                 slack = 1e-12 * np.abs(golden).max()
                 np.testing.assert_allclose(field(process, p, x, conc), golden, atol=slack)
             monkeypatch.undo()
-            if (x > 10 / CELLS).all():  # the table is good there
-                ours = field(process, a["flow_probs"], x, conc)
-                np.testing.assert_allclose(ours, a["flow"][number], atol=3e-4)
+            ours = field(process, a["flow_probs"], x, conc)
+            assert_near_official(ours, a["flow"][number], x, conc)
 
 
 def networks(a, number=0):
@@ -178,7 +207,8 @@ def direction(process, a, variant, number, x, conc):
 @pytest.mark.parametrize("variant", ["plain", "plain_temp", "add", "tilt", "score", "vfadd"])
 def test_euler_steps_are_the_official_ones(variant, monkeypatch, x64):
     """Each from the stored state, with the official coefficients at it; and with ours, which go
-    another way by as much as the coefficients differ."""
+    another way by no more than the coefficients differ."""
+    compared = 0
     for V, a in cases():
         process, grid, states = DirichletFlow(V), a["traj_alpha_grid"], a[f"traj_{variant}_x"]
         np.testing.assert_array_equal(states[0], a["traj_x0"])
@@ -190,39 +220,42 @@ def test_euler_steps_are_the_official_ones(variant, monkeypatch, x64):
             monkeypatch.undo()
             following = project(jnp.asarray(x + step * official))
             np.testing.assert_allclose(following, states[number + 1], err_msg=f"{V}", **TIGHT)
-            following = project(jnp.asarray(x + step * ours))
-            np.testing.assert_allclose(following, states[number + 1], atol=4e-4, err_msg=f"{V}")
-            assert np.abs(states[number + 1] - x).max() > 5 * 4e-4
+            compared += assert_near_official(ours, official, x, conc, MIX + abs(1 - MIX))
+            assert np.abs(states[number + 1] - x).max() > 1e-6
+    assert compared
 
 
 def test_projection_is_the_official_one(x64):
+    cut = False
     for V, a in cases():
         p = np.asarray(project(jnp.asarray(a["proj_in"])))
         np.testing.assert_allclose(p, a["proj_out"], rtol=1e-12, atol=1e-15, err_msg=f"{V}")
         # Its float32 divisor is a small integer, which float32 holds.
         np.testing.assert_allclose(p, a["proj_out_batch"], rtol=1e-12, atol=1e-15, err_msg=f"{V}")
-        assert (p == 0).any() and (np.abs(a["proj_in"].sum(-1) - 1) > 0.1).any()
+        cut |= (p == 0).any()
+    assert cut
 
 
 def test_guidance_by_scores_is_guidance_by_probabilities(x64):
-    outside = False
     for V, a in cases():
         (label, free), (p, p_free) = networks(a)
         process, z = DirichletFlow(V), jnp.asarray(a["x"])
         t = time_of(process, a["guid_alpha"], len(z))
-        # The official method solves a linear system for the law whose score is the guided one.
-        np.testing.assert_allclose(a["guid_score"], a["guid_add"], rtol=1e-10, err_msg=f"{V}")
-        outside |= (a["guid_add"] < 0).any()
-        expected = project(jnp.asarray(a["guid_score"]))
+        # The official method solves a linear system for the law whose score is the guided one. Its
+        # entries go up to 1 / x, and so does what is lost of the digits.
+        lost = 1e-10 + 1e3 * np.finfo(float).eps / np.maximum(a["x"], 1e-290).min()
+        np.testing.assert_allclose(
+            a["guid_score"], a["guid_add"], rtol=lost, atol=lost, err_msg=f"{V}"
+        )
+        expected = project(jnp.asarray(a["guid_add"]))
         law = np.exp(classifier_free(process, label, free, MIX)(z, t))
         np.testing.assert_allclose(law, expected, **TIGHT)
 
         def log_p_label(z, t, difference=p - p_free, conc=a["guid_alpha"]):
-            return (conc - 1) * jnp.sum(difference * jnp.log(z), axis=(1, 2))
+            return (conc - 1) * jnp.sum(difference * log_state(z), axis=(1, 2))
 
         # A classifier whose score is the difference of the two scores is the same guidance.
         law = np.exp(classifier(process, free, log_p_label, MIX)(z, t))
         np.testing.assert_allclose(law, expected, **TIGHT)
         model = classifier_free(process, label, free, 1 - TILT, "log_probability")
         np.testing.assert_allclose(np.exp(model(z, t)), a["guid_tilt"], rtol=1e-9, err_msg=f"{V}")
-    assert outside

@@ -23,7 +23,7 @@ def step_of(process, log_p0, z, t, s):
 
 
 def test_euler_weights_are_one_step_of_the_reverse_rates(x64):
-    a, over = reference("sedd"), 0
+    a = reference("sedd")
     dt = float(a["step_size"])
     for name, process, golden, out, z, t in groups(a):
         rate = np.exp(process.log_reverse_rate(out, z, t))
@@ -31,8 +31,6 @@ def test_euler_weights_are_one_step_of_the_reverse_rates(x64):
         weights = here * (1 - dt * rate.sum(-1, keepdims=True)) + dt * rate
         expected = golden["euler_probs"]
         np.testing.assert_allclose(weights, expected, rtol=1e-9, atol=1e-12, err_msg=name)
-        over += (expected < 0).sum()
-    assert over  # steps that would leave with more than probability 1 are among them
 
 
 def test_linear_euler_steps_are_drawn_from_the_clipped_weights(x64):
@@ -76,7 +74,6 @@ def test_top_p_of_md4_keeps_the_token_that_crosses_the_line(x64):
         np.testing.assert_array_equal(ours > 0, golden > 0, err_msg=key)
         # The official step is computed in float32.
         np.testing.assert_allclose(ours, golden, rtol=2e-6, err_msg=key)
-        assert (golden == 0).any()
         checked.append(top_p)
     assert len(checked) > 1
 
@@ -130,5 +127,5 @@ def test_reverse_step_weights_of_mdlm_sum_to_what_is_masked(x64):
         )
         checked += 1
     assert checked > 2
-    apart = np.abs(a["q_xs_cache_loglinear"] - a["q_xs_loglinear"])[masked].max()
-    assert 1e-4 < apart < 1e-3
+    apart = (1 - 1e-3) * a["q_xs_cache_loglinear"]
+    np.testing.assert_allclose(a["q_xs_loglinear"][masked], apart[masked], rtol=1e-9)

@@ -154,7 +154,7 @@ def test_official_posteriors_read_the_network_as_leave_one_out(x64):
             for v in range(V)
         )
         np.testing.assert_allclose(jnp.exp(log_p), mixture, rtol=1e-9)
-        assert np.abs(mixture - golden).sum(-1).max() > 1e-3
+        assert np.abs(mixture - golden).sum(-1).max() > 1e-6
     assert true and model > true
 
 
@@ -206,7 +206,9 @@ def test_reconstruction_converts_the_leave_one_out_law_and_the_official_one_does
     law = softmax(a["logits"]) * (alpha * np.eye(V)[z] + (1 - alpha) / V)
     of_x0 = (law * np.eye(V)[a["x0"]]).sum(-1) / law.sum(-1)
     np.testing.assert_allclose(value, -np.log(of_x0), rtol=1e-9)
-    assert (np.asarray(value)[kept] < a["recon_loss"][kept]).all()
+    # To be kept is a sign of x0, of as much use as the network leaves room for.
+    gain = (a["recon_loss"] - value)[kept]
+    assert (gain > 0)[np.exp(-a["recon_loss"][kept]) < 1 - 1e-9].all() and (gain > -1e-12).all()
     # Without noise at t = 0 the token itself tells x0, and there is no term.
     assert reconstruction(UDLM(V, Linear(1e-3)))[0] is None
     certain = UDLM(V, Linear(1e-3)).predict(out, x0, jnp.zeros_like(u))

@@ -189,15 +189,6 @@ def test_student_begins_with_the_teachers_parameters(text, teacher, tmp_path):
     assert all(jax.tree.leaves(same))
 
 
-def test_states_that_do_not_fit_are_refused_before_training(text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("experiments.devices.memory.device_memory", lambda: 6 * 4 * 4 * 16 * 27 - 1)
-    assert train("bfn", tmp_path / "run", text) == 2
-    error = capsys.readouterr().err
-    assert "train.batch_size" in error and "27 tokens" in error and error.count("\n") == 1
-    assert train("mdlm", tmp_path / "discrete", text) == 0
-    assert train("bfn", tmp_path / "run", text, "train.accumulation=2") == 0
-
-
 def test_records_under_other_settings_lie_beside_each_other_and_say_so(text, tmp_path):
     """Whether they are given by --set or by an option: a quick one never replaces a whole one."""
     assert train("bfn", tmp_path, text) == 0

@@ -185,8 +185,11 @@ def one_line(capsys, code=2):
         (["train", "--config", SMOKE, "--set", "mesh.data=3"], "mesh"),
         (["train", "--config", "nowhere.py"], "does not exist"),
         (["evaluate"], "is not there; train first: ddlm train"),
-        (["sample", "--steps", "0"], "--steps: 0 must be a whole number of at least 1"),
-        (["sample", "--num", "0"], "at least 1"),
+        (["sample", "--steps", "0"], "--steps: 0 must be a whole number from 1 to 2147483647"),
+        (["sample", "--num", "0"], "from 1 to"),
+        (["sample", "--num", "9" * 20], "from 1 to 2147483647"),
+        (["evaluate", "--batch-size", "9" * 5000], "from 1 to 2147483647"),
+        (["train", "--config", SMOKE, "--set", "train.seed=1e20"], "train.seed = 10000000000000"),
         (["sample", "--unknown"], "--unknown"),
     ],
 )

@@ -6,9 +6,11 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from test_compare import panels
 
 from experiments import cli
 from experiments.comparison.published import match, published
@@ -22,8 +24,8 @@ SCHEMA = json.loads((ROOT / "experiments/evaluation/record_schema.json").read_te
 TEXT8 = {
     "process": "MDLM", "process_settings": {"vocab_size": 27}, "kind": "bound", "value": 1.4,
     "unit": "bits per character", "standard_error": 0.01, "standard_error_over_times": 0.005,
-    "nats_per_token": 0.97, "nats_per_token_standard_error": 0.007, "perplexity_per_token": 2.64,
-    "perplexity_per_token_standard_error": 0.02, "terms_nats_per_token": {"diffusion": 0.97},
+    "nats_per_token": 0.0, "nats_per_token_standard_error": 0.0, "perplexity_per_token": 0.0,
+    "perplexity_per_token_standard_error": 0.0, "terms_nats_per_token": {"diffusion": 0.0},
     "estimator": "mean over 2 stratified times per sequence", "num_times": 2, "seed": 0,
     "sequences": 19532, "tokens": 5_000_000, "characters": 5_000_000,
     "context": {"length": 256, "chunks": "fixed", "packed": True, "bos_or_eos_counted": False},
@@ -34,15 +36,45 @@ TEXT8 = {
     "sequences_in_split": 19532,
 }  # fmt: skip
 LM1B = {
-    "dataset": "lm1b", "source": "lm1b", "tokenizer": "Subwords", "split_points": None, "words": 7,
-    "nats_per_word": 4.0, "perplexity_per_word": 54.6, "perplexity_per_word_standard_error": 0.5,
-    "process_settings": {"base": {"vocab_size": 30522}}, "perplexity_per_token": 27.5,
+    "dataset": "lm1b", "source": "lm1b", "tokenizer": "Subwords", "split_points": None,
+    "words": 4_000_000, "characters": 17_000_000,
+    "process_settings": {"base": {"vocab_size": 30522}},
     "context.length": 128, "context.protocol": "lm1b-sentence128", "context.length_given": True,
     "context.added_tokens": ["[CLS]", "[SEP]"],
 }  # fmt: skip
 
 
+def agreeing(record):
+    """The record with all numbers that follow from its value, standard error and counts."""
+    bits = record["tokens"] / math.log(2) / record["characters"]
+    nats, error = record["value"] / bits, record["standard_error"] / bits
+    found = {"nats_per_token": nats, "nats_per_token_standard_error": error}
+    found |= {"terms_nats_per_token": {"prior": nats / 4, "diffusion": nats * 3 / 4}}
+    units = {"token": 1.0}
+    if record.get("words"):
+        units["word"] = record["tokens"] / record["words"]
+        found["nats_per_word"] = nats * units["word"]
+    for unit, share in units.items():
+        known = nats * share < 700
+        perplexity = math.exp(nats * share) if known else None
+        found[f"perplexity_per_{unit}"] = perplexity
+        found[f"perplexity_per_{unit}_standard_error"] = (
+            perplexity * error * share if known else None
+        )
+    return record | found
+
+
+TEXT8 = agreeing(TEXT8)
+
+
 def changed(changes, record=TEXT8):
+    """The record with fields, dotted within others, set to other values, and what follows from them."""
+    record = edited(changes, record)
+    measured = {"value", "standard_error", "tokens", "characters", "words"} & changes.keys()
+    return agreeing(record) if measured else record
+
+
+def edited(changes, record=TEXT8):
     """The record with fields, dotted within others, set to other values."""
     record = copy.deepcopy(record)
     for name, value in changes.items():
@@ -109,7 +141,7 @@ def test_a_record_without_a_field_is_refused_by_the_name_of_the_field(name, tmp_
     ],
 )  # fmt: skip
 def test_a_field_of_the_wrong_type_is_named_with_what_it_must_be(name, value, must, tmp_path):
-    said = mistake(save(tmp_path / "r.json", changed({name: value})))
+    said = mistake(save(tmp_path / "r.json", edited({name: value})))
     assert f"the field {name} is {json.dumps(value)} and must be" in said and must in said
 
 
@@ -129,13 +161,126 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
     assert stored_record(tmp_path / "none.json") == {}
 
 
+UNKNOWN = {"sequences": 1} | {
+    f"{name}standard_error": None for name in ("", "nats_per_token_", "perplexity_per_token_")
+}
+
+
 @pytest.mark.parametrize(
-    "more", [{}, LM1B, {"of_a_later_version": [1]}, {"standard_error": math.nan}]
-)
+    "more",
+    [{}, LM1B, {"of_a_later_version": [1]}, UNKNOWN, {"value": 2000.0},
+     {"confidence_interval_95": [1.3804, 1.4196]}],
+)  # fmt: skip
 def test_what_is_written_is_read_back_unchanged(more, tmp_path):
-    record = changed(more)
+    record = edited(more) if more is UNKNOWN else changed(more)
     assert f"record: {tmp_path / 'r.json'}" in write_record(tmp_path / "r.json", record)
     assert repr(read_record(tmp_path / "r.json")) == repr(record)
+
+
+def numbers(record, path=()):
+    """(path, number) of every number in the record."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from numbers(value, (*path, name))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield ".".join((*path, name)), value
+
+
+WORDS = changed(LM1B)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+@pytest.mark.parametrize("name", [name for name, _ in numbers(WORDS)])
+def test_a_number_that_is_not_finite_is_named(name, number, tmp_path):
+    content = json.dumps(edited({name: "HERE"}, WORDS)).replace('"HERE"', number)
+    path = save(tmp_path / "r.json", content)
+    assert f"{name} is {number.replace('1e400', 'Infinity')}, no finite number" in mistake(path)
+    assert stored_record(path) == {}
+
+
+DERIVED = [name for name, value in numbers(WORDS) if "per_" in name or name in ("value", "words")]
+DERIVED += ["standard_error", "tokens", "characters"]
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, -1])
+@pytest.mark.parametrize("name", [n for n in DERIVED if n != "standard_error_over_times"])
+def test_a_number_that_the_others_contradict_is_not_believed(name, factor, tmp_path):
+    value = dict(numbers(WORDS))[name] * factor
+    value = round(value) if name in ("tokens", "characters", "words") else value
+    said = mistake(save(tmp_path / "r.json", edited({name: value}, WORDS)))
+    assert "but others give" in said or "must be at least" in said
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"value": 0.1}, "the field value is 0.1, but others give 1.4"),
+        ({"nats_per_token": 1e308}, "the field nats_per_token is 1e+308, but others give 0.970406"),
+        ({"terms_nats_per_token": {}}, "the field nats_per_token is 0.970406, but others give 0"),
+        ({"perplexity_per_token": None}, "perplexity_per_token is unknown, but others give 2.639"),
+        ({"confidence_interval_95": [1.38, 2.0]}, "confidence_interval_95 is 2, but"),
+        ({"kind": "exact"}, "kind is exact, but the estimator is mean over 2"),
+        ({"estimator": "exact, one pass"}, "kind is bound, but the estimator is exact"),
+        ({"estimator": "Gauss-Legendre quadrature at 2 times"}, "kind is bound, but Gauss-Legendre"),
+        ({"sequences": 19533}, "sequences is 19533, but there are 19532 in the split"),
+        ({"unit": "nats"}, "unit is 'nats' and must be bits per character"),
+        ({"nats_per_token_standard_error": None}, "is null, but there are 19532 sequences"),
+    ],
+)  # fmt: skip
+def test_fields_that_do_not_go_together_are_named(changes, words, tmp_path):
+    assert words in mistake(save(tmp_path / "r.json", edited(changes)))
+    with pytest.raises(ValueError, match="not an evaluation record"):
+        write_record(tmp_path / "w.json", edited(changes))
+    assert not (tmp_path / "w.json").exists()
+
+
+def test_rounded_numbers_agree(tmp_path):
+    for name, value in numbers(WORDS):
+        if isinstance(value, float):
+            digits = 1 if "error" in name else 3
+            rounded = edited({name: float(f"{value:.{digits}e}")}, WORDS)
+            assert read_record(save(tmp_path / "r.json", rounded)) == rounded
+
+
+def test_a_perplexity_that_no_float_holds_is_left_out_and_compares_by_its_bits(tmp_path, capsys):
+    beyond = changed({"value": 2000.0})
+    assert beyond["perplexity_per_token"] is None
+    assert "(1386.2944 nats per token, perplexity beyond 1e308)" in write_record(
+        tmp_path / "a.json", beyond
+    )
+    text = run(tmp_path, [str(tmp_path / "a.json"), save(tmp_path / "b.json", TEXT8)])
+    assert [row[:3] for row in cells(text)[0][1:]] == [
+        ["1", "b (MDLM)", "1.4000"],
+        ["2", "a (MDLM)", "2000.0000"],
+    ]
+
+
+def test_records_that_do_not_count_are_listed_and_hide_none(tmp_path, capsys):
+    records = {
+        "good": TEXT8, "first": edited({"value": 0.1}), "nan": edited({"value": math.nan}),
+        "none": "{}", "worse": changed({"value": 1.5}), "copy": TEXT8,
+    }  # fmt: skip
+    paths = {n: save(tmp_path / n / "records" / "r.json", r) for n, r in records.items()}
+    text = run(tmp_path, list(paths.values()))
+    ranked = cells(text)[0][1:]
+    assert [row[:2] for row in ranked] == [["1", "good (MDLM)"], ["2", "worse (MDLM)"]]
+    left_out = text[text.index("## Left out") :].strip().splitlines()[2:]
+    assert [line.split(":")[0] for line in left_out] == [
+        *["- not comparable"] * 3, "- the same record as good",
+    ]  # fmt: skip
+    for line, name, said in zip(
+        left_out,
+        ("first", "nan", "none", "copy"),
+        ("the field value is 0.1", "value is NaN", "is missing", ""),
+        strict=True,
+    ):
+        assert paths[name] in line and said in line
+    capsys.readouterr()
+    bad = [paths["nan"], paths["first"]]
+    assert cli.guarded("compare", [*bad, "--table", str(tmp_path / "t.md")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {paths['nan']}: ") and error.count("\n") == 1
+    assert not (tmp_path / "t.md").exists()
 
 
 def test_what_is_no_record_is_not_written(tmp_path):
@@ -185,9 +330,13 @@ def test_what_belongs_to_the_model_does_not_separate_and_old_records_compare_wit
     assert members.places == [(1, 1), (2, 2)]
 
 
-def test_a_value_that_is_not_a_number_comes_last():
-    (members,) = group([Entry("a", changed({"value": math.nan})), Entry("b", TEXT8)])
-    assert [e.name for e in members.entries] == ["b", "a"]
+def test_an_unknown_error_orders_nothing_and_is_shown_as_such(tmp_path):
+    one = edited(UNKNOWN, changed({"value": 9.0}))
+    text = run(tmp_path, [save(tmp_path / "a.json", TEXT8), save(tmp_path / "b.json", one)])
+    assert [row[:4] for row in cells(text)[0][1:]] == [
+        ["1-2", "a (MDLM)", "1.4000", "0.0100"],
+        ["1-2", "b (MDLM)", "9.0000", "-"],
+    ]
 
 
 def test_names_are_those_of_run_directories_unless_two_would_be_one():
@@ -230,7 +379,8 @@ def test_the_command_ranks_within_protocols_and_says_how_they_differ(tmp_path, c
 
 
 def test_a_table_says_where_kinds_differ_and_labels_are_given(tmp_path):
-    bound, exact = changed({"labels": "given"}), changed({"labels": "given", "kind": "exact"})
+    bound = changed({"labels": "given"})
+    exact = bound | {"kind": "exact", "estimator": "exact, one pass"}
     same = run(tmp_path, [save(tmp_path / "a.json", bound)])
     assert "wrap, given the labels" in same and "The kinds differ" not in same
     both = run(tmp_path, [save(tmp_path / "a.json", bound), save(tmp_path / "b.json", exact)])
@@ -245,7 +395,7 @@ def test_names_that_mean_something_to_markdown_or_to_the_plot_are_only_names(tmp
 
 
 def test_options_may_stand_between_records(tmp_path):
-    paths = [save(tmp_path / f"{n}.json", TEXT8) for n in "ab"]
+    paths = [save(tmp_path / f"{n}.json", TEXT8 | {"process": n}) for n in "ab"]
     out = ["--table", str(tmp_path / "t.md"), "--plot", str(tmp_path / "p.png")]
     assert cli.guarded("compare", [paths[0], *out, paths[1]]) == 0
     assert len(cells((tmp_path / "t.md").read_text())[0]) == 3
@@ -260,6 +410,24 @@ def test_figure_has_a_panel_a_protocol_with_its_published_values(tmp_path):
     assert all(f"<!-- {name} (bound) -->" in image for name in "abc")
     assert all(f"axes_{n}" in image for n in (1, 2, 3)) and "axes_4" not in image
     assert "perplexity per token, records" in image
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_long_names_of_records_leave_half_of_the_width_to_the_axes(count, tmp_path):
+    long = "runs-of-november/{}-text8-mdlm-12layers-width768-lr3e-4-warmup2500-batch512-ema0.9999"
+    paths = [
+        save(
+            tmp_path / long.format(n) / "records" / f"r{k}.json",
+            changed({"value": 1.4 + n + k / 9}),
+        )
+        for n in range(count)
+        for k in range(2)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(tmp_path, paths, "p.svg")
+    ((left, right),) = panels((tmp_path / "o" / "p.svg").read_text())
+    assert right < 1 and right - left > 0.5
 
 
 def test_published_values_stand_beside_records_of_their_protocol(tmp_path):
@@ -294,7 +462,7 @@ def test_published_values_stand_beside_records_of_their_protocol(tmp_path):
     ],
 )
 def test_published_values_of_another_protocol_are_not_shown_and_the_reason_is(changes, words):
-    found = match([Entry("a", changed(changes))])
+    found = match([Entry("a", edited(changes))])
     assert found.protocol is None and found.values == []
     (why,) = found.why
     assert words in why and why.count("(published") <= 1
@@ -344,7 +512,7 @@ def test_protocols_of_lm1b_are_told_apart():
 def test_a_table_shows_the_unit_of_what_is_published_too(tmp_path):
     own, beside = cells(run(tmp_path, [save(tmp_path / "a.json", changed(LM1B))]))
     units = ["bits per character", "standard error", "perplexity per token", "standard error"]
-    assert own[0][2:6] == units and own[1][2:6] == ["1.4000", "0.0100", "27.5000", "0.0200"]
+    assert own[0][2:6] == units and own[1][2:6] == ["1.4000", "0.0100", "27.0958", "0.6386"]
     assert beside[0][1] == "perplexity per token"
 
 

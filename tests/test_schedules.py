@@ -13,7 +13,8 @@ from diffusion.schedules import (
     Polynomial,
     Squeezed,
     masked_weight,
-)  # fmt: skip
+    time_of,
+)
 
 SCHEDULES = {
     "linear": (Linear(), lambda t: 1 - t),
@@ -42,12 +43,40 @@ def test_alpha_and_derivative_are_the_formula(name, x64):
 
 @rows
 def test_float32_keeps_its_digits_near_both_ends(name):
+    """alpha and 1 - alpha, and their logarithms, the one near 0 among them."""
     schedule = SCHEDULES[name][0]
-    for t in np.array([1e-6, 1e-4, 0.01, 0.5, 0.99, 0.9999], np.float32):
+    t = np.array([1e-6, 1e-4, 0.01, 0.3, 0.5, 0.9, 0.99, 0.9999, 1 - 1e-6, 1 - 2**-24], np.float32)
+    for f in (schedule.log_alpha, schedule.log1m_alpha):
         with jax.enable_x64(True):
-            exact = [float(f(jnp.float64(t))) for f in (schedule.log_alpha, schedule.log1m_alpha)]
-        got = [float(f(jnp.float32(t))) for f in (schedule.log_alpha, schedule.log1m_alpha)]
-        np.testing.assert_allclose(got, exact, rtol=2e-4, atol=1e-7)
+            exact = np.asarray(f(jnp.asarray(t, jnp.float64)))
+        np.testing.assert_allclose(f(jnp.asarray(t)), exact, rtol=5e-5)
+        np.testing.assert_allclose(np.exp(f(jnp.asarray(t))), np.exp(exact), rtol=1e-5)
+
+
+@rows
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_time_of_finds_the_first_time_that_has_the_value(name, dtype):
+    """Between neighbouring numbers, and so with all the digits that the value has, at both ends."""
+    schedule = SCHEDULES[name][0]
+    with jax.enable_x64(dtype == jnp.float64):
+        t = jnp.array([1e-15, 1e-9, 1e-6, 0.03, 0.4, 0.99, 0.9999, 1 - 1e-6, 1.0], dtype)
+        value = schedule.log1m_alpha(t)
+        found = time_of(schedule, value)
+        assert (schedule.log1m_alpha(found) >= value).all()
+        below = jnp.nextafter(found, jnp.zeros_like(found)) * (1 - 4 * jnp.finfo(dtype).eps)
+        assert ((schedule.log1m_alpha(below) <= value) | (found < 1e-37)).all()
+        # What a rounding of the value does to the time, and a rounding of the time itself.
+        eps = jnp.finfo(dtype).eps
+        slack = 8 * eps * (jnp.where(value < 0, -value / masked_weight(schedule, t), 0) + t)
+        assert (jnp.abs(found - t) <= slack).all()
+        assert time_of(schedule, jnp.zeros(1, dtype)) == 1
+        assert time_of(schedule, jnp.full(1, -jnp.inf, dtype)) < 1e-37
+
+
+def test_time_of_a_geometric_schedule_is_exact_where_almost_all_is_masked():
+    """There 1 - alpha is 1 to the rounding of float32: it is alpha that tells the times apart."""
+    t = jnp.array([0.98, 0.985, 0.99, 0.995, 0.999])
+    np.testing.assert_allclose(time_of(Geometric(), Geometric().log1m_alpha(t)), t, rtol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Polynomial(), Cosine(), MDLMCosine()])

@@ -30,6 +30,24 @@ def test_hints_are_of_what_was_chosen(items, word):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("value", ["100000000000000000000", "-100000000000000000000", "1e20"])
+def test_no_integer_setting_takes_what_the_devices_do_not_hold(value):
+    e = get_config()
+    whole = [path for path, now in leaves(e).items() if type(now) is int]
+    whole.remove("model.mlp_ratio")  # a float, whose default is a whole number
+    assert len(whole) > 20
+    for path in whole:
+        with pytest.raises(UserError, match=f"--set {path}=") as caught:
+            override(e, [f"{path}={value}"])
+        assert "\n" not in str(caught.value)
+
+
+def test_a_seed_may_have_32_bits():
+    assert override(get_config(), [f"train.seed={2**32 - 1}"]).train.seed == 2**32 - 1
+    with pytest.raises(UserError, match="outside 0 to 4294967295"):
+        override(get_config(), [f"train.seed={2**32}"])
+
+
 def test_override_of_every_kind():
     e = override(
         get_config(),
@@ -70,6 +88,104 @@ def test_a_wrong_setting_is_told_in_one_line(item, words):
     with pytest.raises(UserError) as error:
         override(get_config(), [item])
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["optimizer.peak_lr", "optimizer.clip_norm", "train.ema_decay", "train.num_steps",
+     "data.split_points", "sampler.transform.temperature", "train.max_grad_ratio"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "value", ["nan", "NaN", "inf", "-inf", "-Infinity", "1e400", "(1, inf, 3)"]
+)
+def test_numbers_must_be_finite(path, value):
+    if path == "data.split_points" or "(" not in value:
+        with pytest.raises(UserError) as error:
+            override(get_config(), [f"{path}={value}"])
+        assert str(error.value) == f"--set {path}={value}: must be finite"
+
+
+def test_a_text_may_be_the_name_of_a_number():
+    for text in ("nan", "inf", "12", "(1,"):
+        assert override(get_config(), [f"data.path={text}"]).data.path == text
+    assert override(get_config(), ["data.path=none"]).data.path is None
+
+
+def test_stored_and_constructed_numbers_must_be_finite(tmp_path):
+    data = encode(get_config())
+    data["optimizer"]["peak_lr"] = float("nan")
+    with pytest.raises(UserError, match=r"config\.optimizer\.peak_lr = nan: must be finite"):
+        decode(data)
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import replace\nfrom configs.smoke import get_config as base\n"
+        "def get_config():\n"
+        "    e = base()\n"
+        "    return replace(e, optimizer=replace(e.optimizer, eps=float('inf')))\n"
+    )
+    with pytest.raises(UserError, match=r"mine\.py: optimizer\.eps = inf: must be finite"):
+        load(str(path))
+
+
+OWN = """
+from __future__ import annotations
+from dataclasses import dataclass, replace
+from configs.smoke import get_config as base
+from diffusion.mdlm import MDLM
+from diffusion.schedules import Linear, Schedule
+
+@dataclass(frozen=True)
+class Mine(MDLM):
+    weight: float = 1.0
+    other: Schedule = Linear()
+
+@dataclass(frozen=True)
+class Bent(Linear):
+    power: float = 2.0
+
+@dataclass(frozen=True, kw_only=True)
+class Needy(Mine):
+    must: int
+
+def get_config():
+    return replace(base(), process=Mine(schedule=Bent()))
+"""
+
+
+def test_classes_of_ones_own_may_be_chosen_and_set_beside_those_of_the_library(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    own = load(str(path))
+    assert override(own, ["process.weight=2"]).process.weight == 2.0
+    assert type(override(own, ["process=Mine"]).process) is type(own.process)
+    assert type(override(own, ["process=UDLM"]).process).__name__ == "UDLM"
+    assert type(override(own, ["process.schedule=Bent"]).process.schedule).__name__ == "Bent"
+    assert override(own, ["process.other=Cosine"]).process.other == Cosine()
+    bent = override(own, ["process.other=Bent", "process.other.power=3"])
+    assert bent.process.other == type(own.process.schedule)(power=3.0)
+    library = tmp_path / "library.py"
+    library.write_text(OWN.replace("process=Mine(schedule=Bent())", "train=base().train"))
+    assert type(load(str(library), ["process=Mine"]).process).__name__ == "Mine"
+    for item, words in {
+        "process=MDML": ["Autoregressive, BFN, ", "MDLM, Mine, Needy, ", "(did you mean MDLM?)"],
+        "process=Needy": ["Needy has no default for must; construct it in a config file"],
+        "process=Mien": ["(did you mean Mine?)"],
+        "process.schedule=Bend": ["Bent, Cosine, Geometric, Linear", "(did you mean Bent?)"],
+        "process.other=X": ["Bent, Cosine, Geometric, Linear"],
+        "process.weight=inf": ["must be finite"],
+    }.items():
+        with pytest.raises(UserError) as error:
+            override(own, [item])
+        assert str(error.value).startswith(f"--set {item}: ")
+        assert all(word in str(error.value) for word in words), error.value
+
+
+def test_what_may_be_absent_is_chosen_by_its_class_and_made_absent_again():
+    with_teacher = override(get_config(), ["teacher=Teacher", "teacher.workdir=runs/a"])
+    assert with_teacher.teacher.workdir == "runs/a"
+    assert override(with_teacher, ["teacher=none"]).teacher is None
+    with pytest.raises(UserError, match=r"teacher=Techer: expected one of Teacher, .*mean Teacher"):
+        override(get_config(), ["teacher=Techer"])
 
 
 def test_round_trip_through_plain_data_and_resolve():

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -197,6 +198,11 @@ def test_a_run_on_subwords_lives_without_its_vocabulary_file(files, tmp_path, ca
     capsys.readouterr()
     assert cli.guarded("sample", [*where, "--num", "1", "--steps", "2", "--prompt", "The new"]) == 0
     assert capsys.readouterr().out.startswith("[0] the new")
+    options = ["--num", "1", "--steps", "2", "--template", "the stat_s of", "--ban", "the"]
+    assert cli.guarded("sample", [*where, *options]) == 0
+    out, err = capsys.readouterr()
+    assert re.match(r"\[0\] the stat ?\S+s of", out)
+    assert "banned tokens: 'the'\n" in err
     longer = [*sets, "--set", "train.num_steps=3", "--set", f"data.tokenizer.path={tmp_path / 'w'}"]
     assert cli.guarded("train", [*config, *where, *longer]) == 2  # not a vocabulary
     longer[-1] = f"data.tokenizer.path={tmp_path / 'w' / 'tokenizer'}"

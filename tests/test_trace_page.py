@@ -101,6 +101,17 @@ def test_the_page_is_a_function_of_the_record_and_arrays_are_lists():
     assert page(SMALL) == page(copy.deepcopy(SMALL)) == page(arrays)
 
 
+def test_nothing_lies_over_the_text_of_a_small_screen():
+    """On a phone of 360 x 640 the position's panel took the place that the text had."""
+    style = re.search(r"<style>(.*)</style>", page(SMALL), re.S)[1]
+    (small,) = re.findall(
+        r"@media \(max-width: 480px\), \(max-height: 480px\) \{(.*?)\n\}", style, re.S
+    )
+    order = {name: int(number) for name, number in re.findall(r"#(\w+) \{ order: (\d)", small)}
+    assert order["text"] < order["inspector"]
+    assert re.search(r"#inspector \{[^}]*position: static", small)
+
+
 def test_the_page_stays_small():
     """4/3 of a byte for a probability, 8 for a change, and what does not depend on the length."""
     letters = [chr(97 + v) for v in range(26)]

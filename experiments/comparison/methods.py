@@ -10,9 +10,16 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from experiments.comparison.plan import Method, Plan
+from experiments.comparison.record_groups import full_context
+from experiments.data.tokenizers import COUNTED
 from experiments.errors import Diverged
 from experiments.evaluation.bound import evaluate_run
-from experiments.evaluation.record_files import record_path, stored_record, write_record
+from experiments.evaluation.record_files import (
+    record_path,
+    said_number,
+    stored_record,
+    write_record,
+)
 from experiments.evaluation.units import bits_per_character
 from experiments.labels import gives_labels
 from experiments.runs import restore_run
@@ -38,8 +45,7 @@ class Result:
     @property
     def value(self) -> float:
         """Bits per character; infinite where the run diverged, so that it sorts last."""
-        value = self.record["value"] if self.record else math.inf
-        return math.inf if math.isnan(value) else value
+        return self.record["value"] if self.record else math.inf
 
 
 def run_all(plan: Plan, log: Log = print) -> list[Result]:
@@ -49,7 +55,7 @@ def run_all(plan: Plan, log: Log = print) -> list[Result]:
         log(f"\n{number}/{len(plan.methods)}  {method.name}\n")
         directory = plan.workdir / method.name
         try:
-            train(method.experiment, directory, log)
+            train(method.experiment, directory, log, method.reading)
             record = _evaluate(plan, method, log)
         except Diverged as error:
             log(f"{method.name} diverged: {error}")
@@ -60,7 +66,8 @@ def run_all(plan: Plan, log: Log = print) -> list[Result]:
                 method.name,
                 type(method.experiment.process).__name__,
                 record,
-                read_metric(directory, "eval/bound_bits_per_char"),
+                read_metric(directory, "eval/bound_bits_per_char")
+                or read_metric(directory, "eval/bound_bits_per_byte"),
                 median(speeds) if speeds else None,
             )
         )
@@ -83,7 +90,8 @@ def _evaluate(plan: Plan, method: Method, log: Log) -> dict:
         "split": plan.split,
         "split_sha256": plan.corpus.sha256[plan.split],
     }
-    if all(record.get(name) == value for name, value in identity.items()):
+    same = all(record.get(name) == value for name, value in identity.items())
+    if same and full_context(record)["counted"] == COUNTED:
         log(f"evaluated already: {path}")
         return record
     run = restore_run(directory, step, experiment)
@@ -96,7 +104,8 @@ def table(results: Sequence[Result]) -> str:
     """The results as a Markdown table with aligned columns, in their order; no final newline."""
     found = set().union(*(r.record["terms_nats_per_token"] for r in results if r.record))
     terms = [name for name in TERMS if name in found]
-    header = ["method", "kind", "bits per character", "standard error"]
+    units = [result.record["unit"] for result in results if result.record]
+    header = ["method", "kind", *(units[:1] or ["bits per character"]), "standard error"]
     header += [f"of which {name}" for name in terms] + ["training tokens/s"]
     rows = [header, *(_row(result, terms) for result in results)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -111,9 +120,15 @@ def _row(result: Result, terms: Sequence[str]) -> list[str]:
     method, record = f"{result.name} ({result.process})", result.record
     if record is None:
         return [method, "-", "diverged", "-", *("-" for _ in terms), speed]
-    cells = [method, record["kind"], f"{record['value']:.4f}", f"{record['standard_error']:.4f}"]
+    cells = [
+        method,
+        record["kind"],
+        f"{record['value']:.4f}",
+        said_number(record["standard_error"], ".4f"),
+    ]
     for name in terms:
         nats = record["terms_nats_per_token"].get(name, math.nan)
-        bits = bits_per_character(nats, record["tokens"], record["characters"])
+        per = {"bits per character": record["characters"]}.get(record["unit"], record["tokens"])
+        bits = bits_per_character(nats, record["tokens"], per)
         cells.append("-" if math.isnan(bits) else f"{bits:.4f}")
     return [*cells, speed]

@@ -16,7 +16,13 @@ from experiments.data.corpus import Corpus
 from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.evaluation.estimators import check_bound
-from experiments.settings import differences, leaves, load, override, resolve
+from experiments.settings import (
+    differences,
+    leaves,
+    load,
+    reading_options,
+    resolve,
+)
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.workdir import check_workdir
 from models.backbone import num_parameters
@@ -24,11 +30,13 @@ from models.backbone import num_parameters
 
 @dataclass(frozen=True)
 class Method:
-    """A config of the comparison, with the overrides applied; resolved: with what the data fills in."""
+    """A config of the comparison, with the overrides applied; resolved: with what the data fills in;
+    reading: as `experiments.training.trainer.train` takes it."""
 
     name: str
     experiment: Experiment
     resolved: Experiment
+    reading: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,12 @@ def make_plan(
     least = first.data.length if first.data.rows == "wrap" else 1
     tokens, *_ = [corpus.split(n, least) for n in ("train", "validation", split)]
     methods = []
-    for name, experiment in experiments.items():
+    for config, (name, experiment) in zip(configs, experiments.items(), strict=True):
         resolved = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
         check_bound(resolved)
         _check_run(workdir / name, resolved)
-        methods.append(Method(name, experiment, resolved))
+        reading = reading_options(experiment, config, overrides)
+        methods.append(Method(name, experiment, resolved, reading))
     given = {"num_times": num_times, "batch_size": batch_size}
     evaluation = replace(first.evaluation, **{k: v for k, v in given.items() if v is not None})
     return Plan(workdir, methods, corpus, split, evaluation)
@@ -102,9 +111,8 @@ def _experiments(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, 
         raise UserError(f"two configs would both be named {twice[0]} ({same}); rename a file")
     experiments = {}
     for name, config in zip(names, configs, strict=True):
-        experiment = load(config)
         try:
-            experiments[name] = override(experiment, overrides)
+            experiments[name] = load(config, overrides)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
     return experiments

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from experiments.comparison.record_groups import OLD_CONTEXT, Entry, quantities
+from experiments.comparison.record_groups import Entry, full_context, quantities
 
 
 @dataclass(frozen=True)
 class Match:
     """What is published beside a group. protocol: its name, None where nothing is shown; values: those
-    that compare; others: of that protocol by name, but known not to compare; why: lines that say what
-    is not shown, and why."""
+    that compare, the lowest first; others: of that protocol by name, but known not to compare; why:
+    lines that say what is not shown, and why."""
 
     protocol: str | None
     says: str
@@ -67,7 +67,7 @@ def match(entries: Sequence[Entry]) -> Match:
         for entry, found in zip(entries, wrong, strict=True)
         if found
     ]
-    values = [v for v in here if v.get("comparable", True)]
+    values = sorted((v for v in here if v.get("comparable", True)), key=lambda v: v["value"])
     others = [v for v in here if not v.get("comparable", True)]
     return Match(name, says, unit, values, others, why)
 
@@ -96,7 +96,7 @@ def _look_up(record: dict, field: str) -> tuple[object, bool]:
         return (sizes[0], True) if sizes else (None, False)
     if field == "labels":
         return record.get("labels", "none"), True
-    values = record | {"context": OLD_CONTEXT | record["context"]}
+    values = record | {"context": full_context(record)}
     for part in field.split("."):
         if not isinstance(values, dict) or part not in values:
             return None, False

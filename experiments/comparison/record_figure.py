@@ -1,6 +1,7 @@
 """The figure of a comparison of records: a panel for each protocol, with its published values below."""
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from experiments.comparison.published import Match
 from experiments.comparison.record_groups import Group, quantities
 from experiments.comparison.record_table import title
-from experiments.figure import COLOURS
+from experiments.figure import COLOURS, short_names
 
 
 def draw_records(groups: Sequence[Group], matches: Sequence[Match], suffix: str) -> bytes:
@@ -16,12 +17,14 @@ def draw_records(groups: Sequence[Group], matches: Sequence[Match], suffix: str)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [len(g.entries) + len(m.values) for g, m in zip(groups, matches, strict=True)]
-    figure = Figure(figsize=(9, sum(1.2 + 0.24 * n for n in rows)), layout="constrained")
+    names = [_names(g, m) for g, m in zip(groups, matches, strict=True)]
+    lines = [sum(1 + name.count("\n") for name in panel) for panel in names]
+    figure = Figure(figsize=(9, sum(1.2 + 0.24 * n for n in lines)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(groups), squeeze=False, height_ratios=[n + 3 for n in rows])[:, 0]
-    for number, (axes, group, match) in enumerate(zip(panels, groups, matches, strict=True), 1):
-        _panel(axes, group, match)
+    panels = figure.subplots(len(groups), squeeze=False, height_ratios=[n + 3 for n in lines])[:, 0]
+    for number, (axes, *panel) in enumerate(zip(panels, groups, matches, names, strict=True), 1):
+        group, _, _ = panel
+        _panel(axes, *panel)
         heading = textwrap.fill(f"{number}. {title(group)}", 60)  # labels may leave half the width
         axes.set_title(heading, fontsize=9, loc="left", parse_math=False)
     image = io.BytesIO()
@@ -29,22 +32,30 @@ def draw_records(groups: Sequence[Group], matches: Sequence[Match], suffix: str)
     return image.getvalue()
 
 
-def _panel(axes, group: Group, match: Match) -> None:
+def _names(group: Group, match: Match) -> list[str]:
+    """What stands beside the rows of a panel: the records, then the published values."""
+    entries = zip(short_names([e.name for e in group.entries]), group.entries, strict=True)
+    published = [f"published: {v['method']} ({v['kind'] or 'kind not said'})" for v in match.values]
+    own = [f"{name} ({entry.record['kind']})" for name, entry in entries]
+    return own + [textwrap.fill(name, 48) for name in published]
+
+
+def _panel(axes, group: Group, match: Match, names: Sequence[str]) -> None:
+    """Draws the values of a panel, each in the middle of the lines that its name takes."""
     unit = match.unit or group.protocol["unit"]
-    values = sorted(match.values, key=lambda v: v["value"])
-    for row, entry in enumerate(group.entries):
+    ends = list(itertools.accumulate((1 + name.count("\n") for name in names), initial=0))
+    middles = [(start + end) / 2 for start, end in itertools.pairwise(ends)]
+    for row, entry in zip(middles, group.entries, strict=False):
         value, error = quantities(entry.record).get(unit, (math.nan, math.nan))
         bar = 2 * error if math.isfinite(error) else 0
         axes.errorbar(value, row, xerr=bar, capsize=3, marker="o", color=COLOURS[0], linestyle="")
-    for row, value in enumerate(values, len(group.entries)):
+    for row, value in zip(middles[len(group.entries) :], match.values, strict=True):
         bar = value.get("spread", 0)
         axes.errorbar(
             value["value"], row, xerr=bar, marker="D", mfc="white", color=COLOURS[1], ls=""
         )
-    names = [f"{e.name} ({e.record['kind']})" for e in group.entries]
-    names += [f"published: {v['method']} ({v['kind'] or 'kind not said'})" for v in values]
-    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)  # a $ is a $
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(middles, names, fontsize=8, parse_math=False)  # a $ is a $
+    axes.set_ylim(ends[-1], 0)
     axes.set_xlabel(f"{unit}, records with 2 standard errors", fontsize=8)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -5,14 +5,21 @@ conditioned how. Two numbers are ranked only if every field of their protocols i
 says and another does not is a difference, since nobody knows.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.data.tokenizers import COUNTED
+from experiments.evaluation.record_files import NoRecord, read_record
+
 # What holds of records from before these fields, of which there was one kind.
-OLD_CONTEXT = {"protocol": "wrap", "length_given": False, "added_tokens": []}
+OLD_CONTEXT = {"protocol": "wrap", "length_given": False, "added_tokens": [], "counted": COUNTED}
+# But for text read by documents that was normalised.
+_NORMALIZED = hashlib.sha256(b'{"normalize": true}').hexdigest()
+_BEFORE = "characters and words of the text before normalising"
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,40 @@ class Group:
     places: list[tuple[int, int]]
 
 
+def full_context(record: dict) -> dict:
+    """The context of a record, with what holds of records from before a field."""
+    found = OLD_CONTEXT | record["context"]
+    by_documents = found["protocol"] in ("sentence", "pack") or found.get("documents") == "line"
+    if by_documents and record["tokenizer_sha256"] == _NORMALIZED:
+        found["counted"] = record["context"].get("counted", _BEFORE)
+    return found
+
+
+def read_entries(paths: Sequence[str]) -> tuple[list[Entry], list[str]]:
+    """The records in the files under short names, each record once, and a line for each file that adds
+    none: it holds no record, or one that contradicts itself, or one that another file holds too.
+    UserError where no record is left, or a file cannot be read."""
+    entries, left_out, mistakes = [], [], []
+    for name, path in zip(name_records(paths), paths, strict=True):
+        try:
+            record = read_record(Path(path))
+        except NoRecord as error:
+            mistakes.append(error)
+            left_out.append(f"not comparable: {error}")
+            continue
+        same = [entry.name for entry in entries if entry.record == record]
+        if same:
+            left_out.append(f"the same record as {same[0]}: {path}")
+        else:
+            entries.append(Entry(name, record))
+    if not entries:
+        raise mistakes[0]
+    return entries, left_out
+
+
 def protocol(record: dict) -> dict[str, object]:
     """The fields on which numbers must agree to be comparable; values as a record holds them."""
-    context = OLD_CONTEXT | record["context"]
+    context = full_context(record)
     return {
         "unit": record["unit"],
         "tokenizer": record["tokenizer"],
@@ -46,14 +84,16 @@ def protocol(record: dict) -> dict[str, object]:
 
 
 def quantities(record: dict) -> dict[str, tuple[float, float]]:
-    """(value, standard error) by unit, the unit of `value` first."""
+    """(value, standard error) by unit, the unit of `value` first; the error NaN where it is unknown."""
     found = {record["unit"]: (record["value"], record["standard_error"])}
     for unit in ("perplexity per token", "perplexity per word"):
         field = unit.replace(" ", "_")
-        if field in record:
-            error = record.get(f"{field}_standard_error", math.nan)
-            found.setdefault(unit, (record[field], error))
-    return found
+        if record.get(field) is not None:  # as it is where no float holds it
+            found[unit] = record[field], record.get(f"{field}_standard_error")
+    return {
+        unit: (value, math.nan if error is None else error)
+        for unit, (value, error) in found.items()
+    }
 
 
 def places(values: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
@@ -80,7 +120,7 @@ def group(entries: Sequence[Entry]) -> list[Group]:
         by_key.setdefault(json.dumps(protocol(entry.record)), []).append(entry)
     groups = []
     for members in by_key.values():
-        ordered = sorted(members, key=lambda e: (math.isnan(e.record["value"]), e.record["value"]))
+        ordered = sorted(members, key=lambda e: e.record["value"])
         values = [quantities(e.record)[e.record["unit"]] for e in ordered]
         groups.append(Group(protocol(ordered[0].record), ordered, places(values)))
     return groups

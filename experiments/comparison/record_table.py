@@ -1,6 +1,7 @@
 """The text of a comparison of records: a Markdown table for each protocol, what is published of it, and
 in what the protocols differ."""
 
+import math
 from collections.abc import Sequence
 
 from experiments.comparison.published import Match, published
@@ -16,8 +17,9 @@ KINDS = (
 )
 
 
-def report(groups: Sequence[Group], matches: Sequence[Match]) -> str:
-    """All groups, each a section, and their differences; Markdown without a final newline."""
+def report(groups: Sequence[Group], matches: Sequence[Match], left_out: Sequence[str] = ()) -> str:
+    """All groups, each a section, their differences, and lines that say what is left out and why;
+    Markdown without a final newline."""
     parts = []
     for number, (members, match) in enumerate(zip(groups, matches, strict=True), 1):
         parts += [f"## {number}. {title(members)}", _records(members, match)]
@@ -29,6 +31,8 @@ def report(groups: Sequence[Group], matches: Sequence[Match]) -> str:
         parts += match.why
     if len(groups) > 1:
         parts += ["## Not ranked against each other", _differences(groups)]
+    if left_out:
+        parts += ["## Left out", "\n".join(f"- {line}" for line in left_out)]
     return "\n\n".join(parts)
 
 
@@ -74,13 +78,17 @@ def _records(group: Group, match: Match) -> str:
     for entry, (best, worst) in zip(group.entries, group.places, strict=True):
         record = entry.record
         found = [quantities(record).get(unit) for unit in units]
-        values = [f"{x:.4f}" for pair in found for x in pair or (float("nan"),) * 2]
+        values = [_number(x) for pair in found for x in pair or (float("nan"),) * 2]
         place = str(best) if best == worst else f"{best}-{worst}"
         which = f"{record['checkpoint_step']:,} {'EMA' if record['ema'] else 'raw'}"
         last = [record["kind"], record["estimator"], _tokens(record)]
         last.append(f"{which}, {record['checkpoint_fingerprint'][:8]}")
         rows.append([place, f"{entry.name} ({record['process']})", *values, *last])
     return markdown(rows, ("place", "record", "kind", "estimator", "checkpoint"))
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def _tokens(record: dict) -> str:
@@ -91,7 +99,7 @@ def _tokens(record: dict) -> str:
 
 def _published(match: Match) -> str:
     rows = [["published", match.unit, "+-", "kind", "source", "note"]]
-    for value in sorted(match.values, key=lambda v: v["value"]):
+    for value in match.values:
         spread = f"{value['spread']:g}" if "spread" in value else "-"
         last = [value["kind"] or "-", value["source"], value.get("note", "-")]
         rows.append([value["method"], f"{value['value']:.2f}", spread, *last])

@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.autoregressive import Autoregressive
-from diffusion.markov import masked_in_continuous_time
+from diffusion.process import Process, Sequential
 from diffusion.schedules import time_of
 from experiments.errors import UserError
 from experiments.runs import Run
@@ -111,13 +110,13 @@ Laws = _AnyOrder | _LeftToRight
 def make_laws(run: Run, rows: int, group: int, seed: int) -> Laws:
     """The laws by which text is coded; UserError for a process that gives none."""
     process = run.experiment.process
-    if masked_in_continuous_time(process):
+    if isinstance(process, Process) and process.masked_schedule is not None:
         if group > run.experiment.data.length:
             raise UserError(
                 f"group {group} is more than the {run.experiment.data.length} tokens of a sequence"
             )
         return _AnyOrder(run, rows, group, seed)
-    if isinstance(process, Autoregressive):
+    if isinstance(process, Sequential):
         if group > 1:
             raise UserError(f"group {group}: {type(process).__name__} codes one token a call")
         return _LeftToRight(run, rows)

@@ -2,9 +2,6 @@
 
 import gzip
 import lzma
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import numpy as np
 from experiments.compression.archive import sha256
 from experiments.compression.coding import Laws
 from experiments.config import Experiment
-from experiments.data.tokenizers import Bytes, Letters27, Tokenizer
+from experiments.data.tokenizers import Bytes, Tokenizer, as_it_is, count
 from experiments.devices.memory import device_memory
 from experiments.errors import UserError
 
@@ -32,15 +29,18 @@ def to_tokens(tokenizer: Tokenizer, content: bytes, path: Path) -> np.ndarray:
     """The tokens (N,) of a text; UserError for one that they could not give back."""
     if isinstance(tokenizer, Bytes):
         return np.frombuffer(content, np.uint8)
-    if isinstance(tokenizer, Letters27):
-        tokenizer = replace(tokenizer, normalize=False)  # which loses what it changes
     only = "a run compresses text of its own alphabet only, byte for byte"
     try:
-        return np.concatenate(list(tokenizer.encode([content.decode()], str(path))))
+        tokens = np.concatenate(list(as_it_is(tokenizer).encode([content.decode()], str(path))))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; {only}") from error
     except UserError as error:
         raise UserError(f"{str(error).rpartition('; ')[0]}; {only}") from error
+    if to_bytes(tokenizer, tokens) != content:
+        raise UserError(
+            f"{path}: its tokens spell it otherwise (case, spaces, unknown words); {only}"
+        )
+    return tokens
 
 
 def to_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> bytes:
@@ -66,21 +66,6 @@ def first_law(laws: Laws) -> str:
     return sha256(laws.law(0))
 
 
-def show_progress() -> Callable[[int, int], None]:
-    """progress(sequences done, of all), which prints a line every few seconds."""
-    start = last = time.perf_counter()
-
-    def progress(done, total):
-        nonlocal last
-        now = time.perf_counter()
-        if done < total and now - last > 5:
-            last = now
-            left = (now - start) / done * (total - done)
-            print(f"{done:,} of {total:,} sequences, {left:.0f} s left", flush=True)
-
-    return progress
-
-
 def compressors(content: bytes) -> dict[str, int]:
     """The sizes, in bytes, that general compressors make of a content, each at its best."""
     import zstandard
@@ -92,10 +77,14 @@ def compressors(content: bytes) -> dict[str, int]:
     }
 
 
-def report(sizes: dict[str, float], characters: int) -> str:
-    """A table of sizes in bytes."""
+def report(sizes: dict[str, float], content: bytes) -> str:
+    """A table of sizes in bytes, for what a content was; per byte where not all of it is text."""
+    text = content.decode("utf-8", "surrogateescape")
+    per, unit = count(text)[0], "character"
+    if per < len(text):
+        per, unit = len(content), "byte"
     width = max(map(len, sizes))
     return "\n".join(
-        f"  {name:<{width}}  {size:>12,.0f} bytes  {8 * size / characters:.3f} bits per character"
+        f"  {name:<{width}}  {size:>12,.0f} bytes  {8 * size / per:.3f} bits per {unit}"
         for name, size in sizes.items()
     )

@@ -20,7 +20,14 @@ from experiments.data.prepared import SPLITS, checked, table
 from experiments.data.reading import CHUNK, Source, read
 from experiments.data.rows import Rows, make_rows
 from experiments.data.splits import Plan
-from experiments.data.tokenizers import Characters, Letters27, Tokenizer
+from experiments.data.tokenizers import (
+    Characters,
+    Letters27,
+    Tokenizer,
+    as_it_is,
+    count,
+    normalized,
+)
 from experiments.errors import UserError
 from experiments.plain_json import parse
 
@@ -200,7 +207,7 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
 
     def counted(texts):
         for text in texts:
-            waiting.append((len(text), len(text.split())))
+            waiting.append(count(text))
             yield text
 
     with DocumentWriter(folder, dtype) as writer:
@@ -208,7 +215,7 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
         for name, texts, where in read_documents(data, parts):
             while written and next(texts, None) is not None:
                 written -= 1
-            for tokens in tokenizer.encode(counted(texts), where):
+            for tokens in as_it_is(tokenizer).encode(counted(texts), where):
                 whole = np.concatenate([around[0], tokens.astype(dtype), around[1]])
                 writer.add(name, whole, *waiting.popleft())
         writer.finish()
@@ -216,8 +223,8 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
 
 
 def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
-    """(split, documents that are not empty, where from). In a text that goes on, with no tokens around
-    documents, what stands between them belongs to the later one."""
+    """(split, documents that are not empty, normalised, where from). In a text that goes on, with no
+    tokens around documents, what stands between them belongs to the later one."""
     joined = data.rows == "wrap" and not (data.begin or data.end)
     begun = set()
 
@@ -227,14 +234,20 @@ def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
                 yield data.tokenizer.separator + text if joined and name in begun else text
                 begun.add(name)
 
+    def modelled(name, texts):
+        texts = parted(name, texts)
+        if joined:
+            return normalized(data.tokenizer, texts)
+        return chain.from_iterable(normalized(data.tokenizer, [text]) for text in texts)
+
     for name, sources in parts.items():
         if name == "embedded":
             for split, _, text in _embedded(sources[0]):
-                yield split, parted(split, [text.strip()]), EMBEDDED
+                yield split, modelled(split, [text.strip()]), EMBEDDED
             continue
         for source, chunks in read(sources, data.tokenizer):
             texts = _lines(chunks) if data.document == "line" else ["".join(chunks)]
-            yield name, parted(name, texts), str(source)
+            yield name, modelled(name, texts), str(source)
 
 
 def _lines(chunks: Iterator[str]) -> Iterator[str]:

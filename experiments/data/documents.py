@@ -3,7 +3,6 @@ that is killed goes on where it was."""
 
 import json
 import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from experiments.files import write_atomically
 from experiments.plain_json import parse
+from experiments.streams import complain
 
 _TOKENS, _TABLE, _PROGRESS = "tokens.bin", "documents.bin", "progress.json"
 _EVERY = 1 << 20  # tokens between two places from which a killed preparation goes on
@@ -21,7 +21,7 @@ _EVERY = 1 << 20  # tokens between two places from which a killed preparation go
 @dataclass(frozen=True)
 class Documents:
     """Of a text in order: starts (D + 1,), where each begins among the tokens and the last ends; how
-    many characters and words each has, (D,), as its text came."""
+    many characters and words each has, (D,) (experiments.data.tokenizers)."""
 
     starts: np.ndarray
     characters: np.ndarray
@@ -86,7 +86,7 @@ class DocumentWriter:
         self._saved = self.total
         if time.perf_counter() - self._told > 5:
             self._told = time.perf_counter()
-            print(f"preparing: {self.count:,} documents, {self.total:,} tokens", file=sys.stderr)
+            complain(f"preparing: {self.count:,} documents, {self.total:,} tokens")
 
     def finish(self) -> None:
         """Nothing; all that was added is in the files, and documents.npy, (3, D + 1), tells of it."""

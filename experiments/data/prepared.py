@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.files import map_array
+from experiments.data.arrays import map_array
 
 SPLITS = ("train", "validation", "test")
 

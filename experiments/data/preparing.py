@@ -4,7 +4,6 @@ The files depend on the source's bytes alone. A finished split leaves `.SPLIT.js
 it was made of, so that a killed preparation goes on at the next one; dataset.json takes their place.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ import tensorflow_datasets as tfds
 from experiments.data.builders.corpus import SPLITS, Corpus
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.locks import held
 from experiments.plain_json import parse
 
 _BLOCK = 1 << 20  # characters, counted and written at a time
@@ -35,7 +35,7 @@ def prepare(kind: type[Corpus], source: str | None, out: Path, partial: bool, lo
         raise UserError(f"--out {out} is inside --source {source}; choose a folder outside")
     new = not out.exists()
     try:
-        with _held(out):
+        with _held(out, log):
             _check_own(out)
             return _prepare(kind, source, out, partial, log)
     except BaseException:
@@ -234,18 +234,10 @@ def _remove(out: Path, names: list[str]) -> None:
 
 
 @contextmanager
-def _held(out: Path):
-    """Holds the folder, so that one process at a time prepares it. The lock ends with the process."""
+def _held(out: Path, log: Log) -> Iterator[None]:
+    """Holds the folder, so that one process at a time prepares it."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with open(out / _LOCK, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"--out {out} is being prepared by another process") from None
-            try:
-                yield
-            finally:
-                (out / _LOCK).unlink(missing_ok=True)
+        with held(out / _LOCK, f"--out {out}", "wait, or choose another folder", log):
+            yield
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}; choose another folder") from error

@@ -5,8 +5,8 @@
 
 import numpy as np
 
+from experiments.data.arrays import map_array
 from experiments.errors import UserError
-from experiments.files import map_array
 
 _CHUNK = 1 << 24
 _MOST_TOKENS = 4096  # for tables of pairs
@@ -32,7 +32,7 @@ def context_embeddings(tokens: np.ndarray, vocab_size: int) -> tuple[tuple[float
     for start in range(0, len(tokens) - 1, _CHUNK):
         chunk = tokens[start : start + _CHUNK + 1].astype(np.int64)
         pairs += np.bincount(chunk[:-1] * vocab_size + chunk[1:], minlength=vocab_size**2)
-    joint = pairs.reshape(vocab_size, vocab_size) / pairs.sum()
+    joint = pairs.reshape(vocab_size, vocab_size) / max(pairs.sum(), 1)
     independent = joint.sum(1)[:, None] * joint.sum(0)[None]
     with np.errstate(divide="ignore", invalid="ignore"):
         information = np.log(joint / independent)

@@ -1,27 +1,19 @@
-"""Subword tokenizers from local files, read by the libraries they were made with.
-
-The files are vocabularies, merges and tables of pieces: data, from which nothing is executed.
-"""
+"""Subword tokenizers from local files (experiments.data.vocabularies)."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from experiments.data.tokenizers import Tokenizer
-from experiments.errors import UserError
+from experiments.data.vocabularies import KINDS, Coder, find_files, read_coder
+from experiments.errors import UserError, shortened
 from experiments.files import write_atomically
 
 _BATCH = 1 << 20  # characters
-_KINDS = (
-    "a vocab.txt of WordPiece (BERT), a folder with encoder.json and vocab.bpe or with vocab.json and "
-    "merges.txt (GPT-2), a tokenizer.json of the tokenizers library, or a .model of SentencePiece"
-)
 
 
 @dataclass(frozen=True)
@@ -42,13 +34,16 @@ class Subwords(Tokenizer):
         return replace(self, sha256=sha256, vocab_size=_coder(self.path, sha256).size)
 
     @property
-    def _loaded(self) -> "_Coder":
+    def _loaded(self) -> Coder:
         return _coder(self.path, self.sha256)
 
     def copy(self, folder: Path) -> None:
         """Writes into the folder what `path` has to be given for the same tokenizer."""
-        for file in _files(Path(self.path).expanduser()):
-            name = "tokenizer.model" if file.suffix == ".model" else file.name
+        files = find_files(Path(self.path).expanduser())
+        usual = {".model": "tokenizer.model", ".txt": "vocab.txt"}
+        alone = usual.get(files[0].suffix, "tokenizer.json")
+        for file in files:
+            name = alone if len(files) == 1 else file.name
             write_atomically(folder / name, file.read_bytes())
 
     def number(self, token: str) -> int:
@@ -58,10 +53,32 @@ class Subwords(Tokenizer):
             raise UserError(f"data.tokenizer.path {self.path} has no token {token!r}")
         return number
 
+    def name(self, number: int) -> str:
+        """The token of a number, as the vocabulary writes it."""
+        return self._loaded.name(number)
+
     @property
     def unknown(self) -> int | None:
         """The number of the token that stands for what the vocabulary lacks."""
         return self._loaded.unknown
+
+    @property
+    def space(self) -> int | None:
+        """The number of the token that is a space and nothing else, None where there is none."""
+        names = ((n, self.name(n)) for n in range(self._loaded.size))
+        letters = (n for n, name in names if len(name) == 1 and self.decode([n, n]).isalpha())
+        between = next(letters, None)  # at the ends of a text spaces are dropped
+        for space in map(self._loaded.number, ("▁", "Ġ", " ")):
+            if None not in (space, between):
+                first, *rest, last = self.decode([between, space, between])
+                if rest == [" "] and first == last:
+                    return space
+        return None
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(number, start, stop) of the tokens of a text, by its characters. Some have no characters of
+        their own: a space that is put before the text, all bytes of a character but one."""
+        return self._loaded.spans(text)
 
     def encode(self, chunks: Iterable[str], where: str) -> Iterator[np.ndarray]:
         batch, size = [], 0
@@ -107,121 +124,36 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-class _Coder(NamedTuple):
-    """What the libraries have in common."""
-
-    size: int
-    encode: Callable[[list[str]], list[list[int]]]
-    decode: Callable[[list[int]], str]
-    number: Callable[[str], int | None]
-    unknown: int | None
-
-
-def _content(path: str, sha256: str) -> tuple[bytes, str]:
-    """What the tokenizer is, its files in order, and the digest; UserError where that is not `sha256`,
-    unless "" is given."""
+def _content(path: str, sha256: str) -> tuple[list[bytes], str]:
+    """What the tokenizer is, file by file, and the digest; UserError where that is not `sha256`, unless
+    "" is given."""
     if not path:
-        raise UserError(f"data.tokenizer.path is missing; give {_KINDS}")
+        raise UserError(f"data.tokenizer.path is missing; give {KINDS}")
     try:
-        content = b"\0".join(file.read_bytes() for file in _files(Path(path).expanduser()))
+        contents = [file.read_bytes() for file in find_files(Path(path).expanduser())]
     except OSError as error:
         raise UserError(
-            f"data.tokenizer.path {path}: {error.strerror or error}; give {_KINDS}"
+            f"data.tokenizer.path {path}: {error.strerror or error}; give {KINDS}"
         ) from error
-    found = hashlib.sha256(content).hexdigest()
+    found = hashlib.sha256(b"\0".join(contents)).hexdigest()
     if sha256 not in ("", found):
         raise UserError(
             f"data.tokenizer.path {path}: its vocabulary is another (sha256 {found[:12]}) than that of "
             f"the run ({sha256[:12]}); give the file it was trained with"
         )
-    return content, found
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    pairs = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-    for pair in pairs:
-        if all((path / name).is_file() for name in pair):
-            return [path / name for name in pair]
-    single = [path / name for name in ("tokenizer.json", "vocab.txt", "tokenizer.model")]
-    return [file for file in single if file.is_file()][:1] or [path / "encoder.json"]
+    return contents, found
 
 
 @lru_cache(maxsize=4)
-def _coder(path: str, sha256: str) -> _Coder:
+def _coder(path: str, sha256: str) -> Coder:
     """The tokenizer at `path`; UserError where there is none, or another than the one of the digest."""
-    content, _ = _content(path, sha256)
-    files = _files(Path(path).expanduser())
+    contents, _ = _content(path, sha256)
     try:
-        if files[0].suffix == ".model":
-            return _sentencepiece(content)
-        return _tokenizers(files, content)
+        return read_coder(find_files(Path(path).expanduser()), contents)
     except UserError:
         raise
     except Exception as error:  # the libraries raise plain Exception for a broken file
-        said = " ".join(str(error).split())[:120]
         raise UserError(
-            f"data.tokenizer.path {path}: cannot be read as a tokenizer ({said}); give {_KINDS}"
+            f"data.tokenizer.path {path}: cannot be read as a tokenizer ({shortened(str(error))}); give "
+            f"{KINDS}"
         ) from error
-
-
-def _tokenizers(files: list[Path], content: bytes) -> _Coder:
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
-    parts = content.decode("utf-8").split("\0")
-    if len(files) == 2:
-        merges = [tuple(line.split()) for line in parts[1].splitlines() if line[:8] != "#version"]
-        made = tokenizers.Tokenizer(models.BPE(json.loads(parts[0]), [m for m in merges if m]))
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
-    elif files[0].suffix == ".txt":
-        vocab = {word: number for number, word in enumerate(parts[0].splitlines())}
-        made = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-        made.normalizer = normalizers.BertNormalizer(lowercase=True)
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        made.decoder = decoders.WordPiece(cleanup=False)
-    else:
-        made = tokenizers.Tokenizer.from_str(parts[0])
-        made.no_padding()
-        made.no_truncation()
-    numbers = made.get_vocab().values()
-    if sorted(numbers) != list(range(len(numbers))) or (
-        files[0].suffix == ".txt" and len(numbers) != len(parts[0].splitlines())
-    ):
-        raise UserError(
-            f"data.tokenizer.path {files[0]}: tokens are not numbered from 0 on, each once; give a "
-            "whole vocabulary without repetitions"
-        )
-    unknown = getattr(made.model, "unk_token", None)
-    unknown = None if unknown is None else made.token_to_id(unknown)
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    if unknown is None and any(made.token_to_id(letter) is None for letter in letters):
-        raise UserError(
-            f"data.tokenizer.path {files[0]}: the vocabulary has neither all bytes nor a token for what "
-            "it lacks ([UNK]), so that text could get lost; give a whole vocabulary"
-        )
-
-    def encode(texts):
-        found = made.encode_batch(texts, add_special_tokens=False)
-        return [one.ids for one in found]
-
-    def decode(ids):
-        return made.decode(ids, skip_special_tokens=False)
-
-    return _Coder(made.get_vocab_size(), encode, decode, made.token_to_id, unknown)
-
-
-def _sentencepiece(content: bytes) -> _Coder:
-    import sentencepiece
-
-    if not content:  # which the library takes for no model yet, not for a broken one
-        raise ValueError("it is empty")
-    made = sentencepiece.SentencePieceProcessor(model_proto=content)
-
-    def number(token):
-        found = made.piece_to_id(token)
-        return None if found == made.unk_id() and token != made.id_to_piece(found) else found
-
-    return _Coder(made.get_piece_size(), made.encode, made.decode, number, made.unk_id())

@@ -6,12 +6,12 @@ pipe is kept there too, as it is needed again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ from experiments.data.splits import DATASET, WORDS, Plan, check_splits, plan_spl
 from experiments.data.subwords import Subwords
 from experiments.data.tokenizers import Letters27, Tokenizer
 from experiments.errors import UserError
+from experiments.locks import held
 from experiments.plain_json import parse
 
 _VERSION = 4  # of what a text is read as; another makes the cache anew
@@ -159,24 +160,25 @@ def _opened(folder: Path, data: Text, source: str) -> Corpus | None:
 
 @contextlib.contextmanager
 def _workplace(folder: Path, stays: bool) -> Iterator[Path]:
-    """A path for what becomes `folder`. If it `stays`, it is one for all processes, which wait for each
-    other, and keeps what an interrupted one has done, but nothing after a UserError."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not stays:
-        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
-            yield Path(temporary) / "corpus"
-        return
+    """A path for what becomes `folder`, the same for all processes, which wait for each other. If it
+    `stays`, it keeps what an interrupted one has done, but nothing after a UserError."""
     work = folder.with_name(f".preparing-{folder.name}")
-    work.mkdir(exist_ok=True)
-    handle = os.open(work, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield work
-    except UserError:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    finally:
-        os.close(handle)
+    lock = work.with_name(f"{work.name}.lock")
+    with held(lock, f"the prepared text {folder}", log=_say, wait=True):
+        try:
+            if not stays:
+                shutil.rmtree(work, ignore_errors=True)
+            yield work
+        except UserError:
+            stays = False
+            raise
+        finally:
+            if not stays:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _dataset(data: Text) -> str | None:

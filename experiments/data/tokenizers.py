@@ -1,9 +1,16 @@
-"""Alphabets: text to token numbers and back. The mask token belongs to the process, never to these."""
+"""Alphabets: text to token numbers and back. The mask token belongs to the process, never to these.
 
+The characters and words of a text are counted of what the tokens spell: in letters and bytes after
+normalising, which is what is modelled. Subword tokens do not spell their text (they lower its case, they
+part it at commas), so theirs are counted of the text that was given to the tokenizer. In records this is
+`COUNTED`.
+"""
+
+import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
@@ -11,7 +18,10 @@ import numpy as np
 from experiments.errors import UserError
 
 LETTERS = " " + ascii_lowercase
+COUNTED = "characters and words of the text after normalising, before subwords"
+_CHUNK = 1 << 22  # bytes decoded at a time
 _DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_NOT_TEXT = re.compile("[\udc80-\udcff]")  # bytes, as Python reads them
 _SPELLED = str.maketrans(
     dict(zip(ascii_uppercase, ascii_lowercase, strict=True))
     | {str(n): f" {word} " for n, word in enumerate(_DIGITS)}
@@ -116,10 +126,51 @@ class Bytes(Tokenizer):
         return bytes(tokens.tolist()).decode("utf-8", "replace")
 
     def count_characters(self, tokens):
-        return int(np.count_nonzero((np.asarray(tokens) & 0xC0) != 0x80))  # not continuation bytes
+        return _count_bytes(tokens)[0]
 
     def count_words(self, tokens):
-        return _count_words(tokens, bytes(range(128)).decode())
+        return _count_bytes(tokens)[1]
+
+    def count_not_text(self, tokens) -> int:
+        """How many of the bytes are in no character of UTF-8, less those of one that an end cuts."""
+        return _count_bytes(tokens)[2]
+
+
+def normalized(tokenizer: Tokenizer, chunks: Iterable[str]) -> Iterator[str]:
+    """The chunks of one text as the tokenizer's tokens spell it."""
+    if isinstance(tokenizer, Letters27) and tokenizer.normalize:
+        return _normalized(chunks)
+    return iter(chunks)
+
+
+def as_it_is(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer that takes text as it is and does not normalise it first."""
+    return replace(tokenizer, normalize=False) if isinstance(tokenizer, Letters27) else tokenizer
+
+
+def count(text: str) -> tuple[int, int]:
+    """(characters, words) of a text that `normalized` gave; bytes that are no UTF-8 are none."""
+    return len(text) if text.isascii() else len(_NOT_TEXT.sub("", text)), len(text.split())
+
+
+def _count_bytes(tokens: np.ndarray) -> tuple[int, int, int]:
+    """(characters, words, bytes that are in no character) of UTF-8. Both ends may cut a character: it
+    counts where it begins."""
+    tokens = np.asarray(tokens)
+    start = int(np.argmin(np.append((tokens[:4] & 0xC0) == 0x80, False)))
+    start = 0 if start == 4 else start  # no character goes on for so long
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    characters, words, not_text, within = 0, 0, 0, False
+    for at in range(start, len(tokens), _CHUNK):
+        text = decoder.decode(tokens[at : at + _CHUNK].astype(np.uint8).tobytes())
+        if not text:
+            continue
+        found = count(text)
+        characters, not_text = characters + found[0], not_text + len(text) - found[0]
+        words += found[1] - (within and not text[0].isspace())
+        within = not text[-1].isspace()
+    cut = bool(decoder.getstate()[0])
+    return characters + cut, words + (cut and not within), not_text
 
 
 def _count_words(tokens: np.ndarray, symbols: str) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.errors import UserError
+from experiments.streams import StandardOutput, log
 
 _WAIT = 300  # seconds for all processes to be there
 _NAMED = 4  # of the values that differ
@@ -40,7 +41,7 @@ def start(given: Sequence[str] | None, stop_together: bool = False) -> None:
     places, option = _places(given), " ".join(["--distributed", *given])
     if places.get("process_id") == 0:
         _check_port(option, places["coordinator_address"])
-        print(f"waiting for {given[1]} processes at {given[0]}", flush=True)
+        log(f"waiting for {given[1]} processes at {given[0]}")
     # While it waits, jax hears no Ctrl-C, and at its own limit it aborts.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit = threading.Timer(_WAIT, _give_up, [option])
@@ -65,7 +66,9 @@ def _keep_standard_output() -> None:
     sent to standard error."""
     mine = os.dup(1) if is_first() else os.open(os.devnull, os.O_WRONLY)
     os.dup2(2, 1)
-    sys.stdout = open(mine, "w", encoding=sys.stdout.encoding)  # noqa: SIM115, for good
+    encoding = getattr(sys.stdout, "encoding", "utf-8")
+    stream = open(mine, "w", encoding=encoding, errors="backslashreplace")  # noqa: SIM115, for good
+    sys.stdout = StandardOutput(stream)
 
 
 def _check_port(option: str, address: str) -> None:

@@ -1,38 +1,100 @@
-"""Whether states on the simplex, which have V numbers a position, fit into memory."""
+"""Whether a program fits into memory, as its compiler counts, before it runs."""
 
+import contextlib
+import math
 import os
+from pathlib import Path
 
 import jax
 
-from diffusion.process import Process
-from diffusion.spaces import Simplex
-from experiments.config import Experiment
+from experiments.devices.distributed import anywhere
 from experiments.devices.sharding import batch_shards
-from experiments.errors import UserError
+from experiments.errors import UserError, shortened
 
-_COPIES = 6  # the state, its noise, the network's output, its softmax, and gradients of the two
+_SHARE = 0.9  # of the memory, in what is said to fit
+_TOO_LARGE = ("RESOURCE_EXHAUSTED", "2147483647")  # in what the compiler says
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
-def check_memory(experiment: Experiment, rows: int, mesh, setting: str) -> None:
-    """UserError where batches of `rows` sequences (what `setting` says) of simplex states do not fit
-    into a device, by an estimate of their own arrays alone."""
-    process = experiment.process
-    if not (isinstance(process, Process) and isinstance(process.space, Simplex)):
-        return
-    rows, length = -(-rows // batch_shards(mesh)), experiment.data.length
-    size = experiment.process.vocab_size
-    needed, available = _COPIES * 4 * rows * length * size, device_memory()
-    if needed > available:
-        raise UserError(
-            f"{type(experiment.process).__name__}: {_COPIES} arrays of {rows} sequences x {length} "
-            f"positions x {size} tokens take {needed / 1e9:.1f} GB, and the device has "
-            f"{available / 1e9:.1f} GB; lower {setting} or data.length, use more devices or a smaller "
-            "alphabet"
+def check_program(
+    lowered: jax.stages.Lowered, rows: int, length: int, mesh, setting: str, of_length="data.length"
+) -> None:
+    """UserError, in all processes, where a program of `rows` sequences (what `setting` says) of `length`
+    positions (what `of_length` says) needs more memory than a device has. The program is compiled here;
+    jax keeps it for the call."""
+    try:
+        size = lowered.compile().memory_analysis()
+        said = size and _too_large(size, rows, length, batch_shards(mesh), setting, of_length)
+    except jax.errors.JaxRuntimeError as error:
+        if not any(word in str(error) for word in _TOO_LARGE):
+            raise
+        said = (
+            f"{rows:,} sequences x {length:,} positions at a time are more than the compiler takes "
+            f"({shortened(str(error))}); lower {setting} or {of_length}"
         )
+    if anywhere(bool(said)):
+        raise UserError(said or f"the memory of another process is too small; lower {setting}")
+
+
+def _too_large(size, rows: int, length: int, shards: int, setting: str, of_length: str) -> str:
+    """What to say of a program of this size; "" where it fits."""
+    held, made = size.argument_size_in_bytes, size.output_size_in_bytes - size.alias_size_in_bytes
+    needed, available = held + made + size.temp_size_in_bytes, device_memory()
+    if needed <= available:
+        return ""
+    # All but the state grows with the rows; the arguments hold tokens and segments of 4 bytes.
+    growing = needed - max(0, held - 8 * rows // shards * length)
+    share = max(0.0, (_SHARE * available - (needed - growing)) / growing)
+    fitting = math.floor(rows / shards * share) * shards
+    if fitting:
+        advice = f"some {fitting:,} fit: lower {setting}"
+    elif share:
+        shorter = max(1, math.floor(length * math.sqrt(share * rows / shards)))
+        advice = f"not even one fits for each device: lower {of_length} to some {shorter:,}"
+    else:
+        advice = "take a smaller model, or spread it over more devices with mesh.fsdp"
+    return (
+        f"{rows:,} sequences x {length:,} positions at a time take {needed / 1e9:,.1f} GB of memory "
+        f"on a device, which has {available / 1e9:,.1f} GB; {advice}"
+    )
 
 
 def device_memory() -> int:
     """Bytes of a device's memory, or its share of the host's where it does not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return stats.get("bytes_limit", host // jax.local_device_count())
+    return stats.get("bytes_limit", host_memory() // jax.local_device_count())
+
+
+def host_memory() -> int:
+    """Bytes that a process may take: the machine's memory and swap, and no more than its cgroup's."""
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [pages + _swap()]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2
+                limits += _limits(_CGROUPS, path, ("memory.max", "memory.high"))
+            elif "memory" in controllers.split(","):
+                limits += _limits(_CGROUPS / "memory", path, ("memory.limit_in_bytes",))
+    return min(limits)
+
+
+def _limits(root: Path, path: str, names: tuple[str, ...]) -> list[int]:
+    """The limits of a cgroup and of those above it; in a container it sees itself as the root."""
+    inner = root / path.lstrip("/")
+    found = []
+    for folder in (inner, *inner.parents):
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                found.append(int((folder / name).read_text()) + _swap())
+        if folder == root:
+            break
+    return found
+
+
+def _swap() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("SwapTotal:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,24 +1,30 @@
 """The bound over a corpus: a compiled estimate per batch, and the record that is written about it."""
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
+from experiments.data.tokenizers import Bytes
 from experiments.devices.distributed import agree, in_turn
-from experiments.devices.memory import check_memory
-from experiments.devices.sharding import batch_shards, global_batch
-from experiments.errors import UserError
+from experiments.devices.memory import check_program
+from experiments.devices.sharding import BATCH, batch_shards, global_batch
+from experiments.errors import Diverged, UserError
 from experiments.evaluation.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation.record import make_record, per_word
 from experiments.evaluation.units import Estimate
 from experiments.labels import check_labels, gives_labels
+from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.settings import resolve
 
@@ -33,17 +39,17 @@ def estimate(
     progress: Callable[[int, int], None] | None = None,
     frozen: dict | None = None,
     labels: np.ndarray | None = None,
+    not_text: int | None = None,
 ) -> tuple[Estimate, dict[str, float]]:
     """The estimate over all of the text, which has so many characters, and its terms in nats per token.
     frozen: the teacher's parameters where `bound` asks for them; labels: those of the sequences (N,),
-    which are then given.
+    which are then given; not_text: as in Estimate.
 
     Rows are padded to whole batches and left out of the sums; the tail shorter than a sequence is a
     sequence of its own, so every token counts once.
     """
     length = experiment.data.length
-    shards = batch_shards(mesh)
-    batch = -(-experiment.evaluation.batch_size // shards) * shards
+    batch = _batch(experiment, text, mesh)
     terms: dict[str, list] = {}
     sizes, first = [], 0
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
@@ -59,9 +65,32 @@ def estimate(
             progress(first, total)
     stacked = {name: np.concatenate(value) for name, value in terms.items()}
     sizes = np.array(sizes)
-    result = Estimate(sum(stacked.values()), sizes, characters)
+    result = Estimate(sum(stacked.values()), sizes, characters, not_text)
     per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
     return result, per_token
+
+
+def _batch(experiment: Experiment, text: np.ndarray | Rows, mesh) -> int:
+    """Sequences at a time, no more than there are."""
+    whole = len(text) if isinstance(text, Rows) else len(text) // experiment.data.length
+    shards = batch_shards(mesh)
+    return -(-min(experiment.evaluation.batch_size, max(whole, 1)) // shards) * shards
+
+
+def check_estimate(
+    experiment: Experiment, bound: Callable, params: dict, text: np.ndarray | Rows, mesh,
+    frozen: dict | None = None, labels: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """UserError where an `estimate` does not fit into memory; its program is compiled here. params may
+    be described alone."""
+    batch, split = _batch(experiment, text, mesh), NamedSharding(mesh, P(BATCH))
+    length = experiment.data.length
+    rows = jax.ShapeDtypeStruct((batch, length), np.int32, sharding=split)
+    given = {"segments": rows} if isinstance(text, Rows) else {}
+    if labels is not None:
+        given["label"] = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
+    lowered = bound.lower(params, rows, 0, frozen, given)
+    check_program(lowered, batch, length, mesh, "evaluation.batch_size (--batch-size)")
 
 
 def spread(tokens: np.ndarray, length: int, max_sequences: int) -> np.ndarray:
@@ -100,14 +129,46 @@ def sequences(
     return spread(text, length, max_sequences), labels
 
 
-def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows) -> tuple[int, int]:
-    """(characters, words) of the text, all or a part of a split; of a part that was read by documents,
-    in proportion to its tokens."""
-    documents = corpus.split_documents(split)
+@dataclass(frozen=True)
+class Counts:
+    """What a text has of each; not_text: bytes in no character, None where tokens are no bytes."""
+
+    characters: int
+    words: int
+    not_text: int | None
+
+
+def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) -> Counts:
+    """The counts of the text, all of a split or sequences of `length` of it; characters and words of a
+    part that was read by documents in proportion to its tokens."""
+    tokenizer, documents = corpus.tokenizer, corpus.split_documents(split)
+    runs = _runs(text, length, len(text) == int(np.diff(corpus.bounds[split])[0]))
+    not_text = sum(map(tokenizer.count_not_text, runs)) if isinstance(tokenizer, Bytes) else None
     if documents is None:
-        return corpus.tokenizer.count_characters(text), corpus.tokenizer.count_words(text)
+        characters = sum(map(tokenizer.count_characters, runs))
+        return Counts(characters, tokenizer.count_words(text), not_text)
     share = (text.count if isinstance(text, Rows) else len(text)) / documents.starts[-1]
-    return round(documents.characters.sum() * share), round(documents.words.sum() * share)
+    found = (round(each.sum() * share) for each in (documents.characters, documents.words))
+    return Counts(*found, not_text)
+
+
+def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]:
+    """The parts of the text in each of which it goes on."""
+    if isinstance(text, Rows):
+        return [text.tokens[a:b] for a, b in zip(text.starts, text.stops, strict=True)]
+    return [text] if whole else np.split(text, range(length, len(text), length))
+
+
+def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:
+    """Nothing; Diverged where the bound of a sequence is not finite."""
+    bad = ~np.isfinite(result.nats).all(1)
+    if bad.any():
+        named = ", ".join(name for name, nats in terms.items() if not math.isfinite(nats))
+        raise Diverged(
+            f"the bound ({named}) is not finite for {bad.sum():,} of {len(bad):,} sequences at "
+            f"checkpoint {run.step}, so there is no record: the run has diverged; evaluate an earlier "
+            "checkpoint with --step, or train again with a lower optimizer.peak_lr"
+        )
 
 
 def evaluate_run(
@@ -121,11 +182,10 @@ def evaluate_run(
 ) -> dict:
     """The evaluation record of a trained model over a whole split, or over at most `max_sequences`
     whole sequences at equal distances in it. whole: a text without splits of its own is taken whole, as
-    the split "all"."""
+    the split "all". Diverged where the bound is not finite."""
     experiment = run.experiment
     check_bound(experiment)
     check_labels(experiment)
-    check_memory(experiment, experiment.evaluation.batch_size, run.mesh, "evaluation.batch_size")
     try:
         with in_turn():
             corpus = prepare(experiment.data)
@@ -146,21 +206,15 @@ def evaluate_run(
     length = experiment.data.length
     in_split = len(every) if isinstance(every, Rows) else -(-len(every) // length)
     text, labels = sequences(experiment, corpus, split, max_sequences)
-    characters, words = spelled(corpus, split, text)
+    counts = spelled(corpus, split, text, length)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
-    start = last = time.perf_counter()
-
-    def progress(done, total):
-        nonlocal last
-        now = time.perf_counter()
-        if done == total or now - last > 5:
-            last = now
-            left = (now - start) / done * (total - done)
-            log(f"{done:,} of {total:,} sequences, {left:.0f} s left")
-
+    check_estimate(experiment, bound, run.params, text, run.mesh, labels=labels)
+    start = time.perf_counter()
     result, terms = estimate(
-        experiment, bound, run.params, text, run.mesh, characters, progress, labels=labels
-    )
+        experiment, bound, run.params, text, run.mesh, counts.characters, Progress(log),
+        labels=labels, not_text=counts.not_text,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
+    _check_finite(run, result, terms)
     record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
-    return record | per_word(result, words) | {"sequences_in_split": in_split}
+    return record | per_word(result, counts.words) | {"sequences_in_split": in_split}

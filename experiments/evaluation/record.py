@@ -13,8 +13,9 @@ from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.data.protocols import protocol_of
 from experiments.data.text import Text
+from experiments.data.tokenizers import COUNTED
 from experiments.evaluation.estimators import estimator_of, is_exact, kind_of, times_per_sequence
-from experiments.evaluation.units import Estimate
+from experiments.evaluation.units import Estimate, perplexity
 from experiments.labels import gives_labels
 from experiments.runs import Run
 from experiments.stored import encode
@@ -24,15 +25,27 @@ def per_word(result: Estimate, words: int) -> dict:
     """What a record says of words, parted by white space in the text."""
     if words == 0:
         return {"words": 0}
-    nats = result.nats_per_token * result.tokens.sum() / words
-    error = result.standard_error() * result.tokens.sum() / words
-    perplexity = math.exp(min(nats, 700))  # of untrained networks it may be no number
+    share = result.tokens.sum() / words
+    nats = float(result.nats_per_token * share)
+    value, error = perplexity(nats, _known(result.standard_error() * share))
     return {
         "words": words,
         "nats_per_word": nats,
-        "perplexity_per_word": perplexity,
-        "perplexity_per_word_standard_error": perplexity * error,
+        "perplexity_per_word": value,
+        "perplexity_per_word_standard_error": error,
     }
+
+
+def _bytes(result: Estimate) -> dict:
+    """What a record says of tokens that are bytes."""
+    if result.not_text is None:
+        return {}
+    return {"bytes": int(result.tokens.sum()), "bytes_not_text": result.not_text}
+
+
+def _known(error: float) -> float | None:
+    """The standard error, None where it is unknown: of one sequence, or of one time."""
+    return float(error) if math.isfinite(error) else None
 
 
 def context_of(data: Text, corpus: Corpus) -> dict:
@@ -48,6 +61,7 @@ def context_of(data: Text, corpus: Corpus) -> dict:
         "chunks": rows[data.rows],
         "packed": data.rows != "sentence",
         "documents": data.document if data.by_documents else "file",
+        "counted": COUNTED,
         "length_given": data.rows != "wrap",
         "added_tokens": [token for token in (data.begin, data.end) if token],
         "bos_or_eos_counted": bool(data.begin or data.end),
@@ -76,6 +90,8 @@ def make_record(
     experiment, times = run.experiment, times_per_sequence(run.experiment)
     exact = is_exact(experiment.process)
     se = result.standard_error()
+    spread, over_times = (result.to_bits(x) for x in (se, result.time_standard_error()))
+    per_token, per_token_error = perplexity(result.nats_per_token, _known(se))
     tokenizer = dataclasses.asdict(experiment.data.tokenizer)
     tokenizer.pop("path", None)  # where it lies is not what it is
     tokenizer = json.dumps(tokenizer, sort_keys=True)
@@ -83,21 +99,16 @@ def make_record(
     return {
         "process": type(experiment.process).__name__,
         "process_settings": encode(experiment.process),
-        "value": result.bits_per_character,
-        "unit": "bits per character",
+        "value": result.bits,
+        "unit": result.unit,
         "kind": kind_of(experiment),
-        "standard_error": result.to_bits_per_character(se),
-        "confidence_interval_95": [
-            result.bits_per_character + side * result.to_bits_per_character(se)
-            for side in (-1.96, 1.96)
-        ],
-        "standard_error_over_times": 0.0
-        if exact
-        else result.to_bits_per_character(result.time_standard_error()),
+        "standard_error": _known(spread),
+        "confidence_interval_95": [_known(result.bits + side * spread) for side in (-1.96, 1.96)],
+        "standard_error_over_times": 0.0 if exact else _known(over_times),
         "nats_per_token": result.nats_per_token,
-        "nats_per_token_standard_error": se,
-        "perplexity_per_token": result.perplexity,
-        "perplexity_per_token_standard_error": result.perplexity * se,
+        "nats_per_token_standard_error": _known(se),
+        "perplexity_per_token": per_token,
+        "perplexity_per_token_standard_error": per_token_error,
         "terms_nats_per_token": terms,
         "labels": "given" if gives_labels(experiment) else "none",
         "estimator": estimator_of(experiment),
@@ -106,6 +117,7 @@ def make_record(
         "sequences": len(result.tokens),
         "tokens": int(result.tokens.sum()),
         "characters": result.characters,
+        **_bytes(result),
         "context": context_of(experiment.data, corpus),
         "tokenizer": type(experiment.data.tokenizer).__name__,
         "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),

@@ -12,8 +12,13 @@ from pathlib import Path
 import jsonschema
 
 from experiments.errors import UserError
+from experiments.evaluation.agreement import disagreement
 from experiments.files import write_atomically
 from experiments.plain_json import parse
+
+
+class NoRecord(UserError):
+    """A file can be read, and what is in it is no record, or one that contradicts itself."""
 
 
 def record_path(workdir: str | Path, split: str, step: int, overrides: Sequence[str] = ()) -> Path:
@@ -26,17 +31,23 @@ def record_path(workdir: str | Path, split: str, step: int, overrides: Sequence[
 def write_record(path: Path, record: dict) -> str:
     """What to print about the record, once it is in the file `path`; ValueError, and no file, for one
     that the schema does not allow."""
-    content = json.dumps(record, indent=1) + "\n"
+    content = json.dumps(record, indent=1, allow_nan=False) + "\n"
     if wrong := _fault(json.loads(content)):  # what a reader will see: tuples are lists
         raise ValueError(f"not an evaluation record: {wrong}")
     write_atomically(path, content)
     given = ", given the labels" if record.get("labels") == "given" else ""
     said = [f"perplexity {_perplexity(record, 'token')}"]
-    said += [f"{_perplexity(record, 'word')} a word"] if record.get("words") else []
+    if record.get("words") and record["tokenizer"] == "Subwords":  # of letters it is astronomical
+        said.append(f"{_perplexity(record, 'word')} a word")
+    count = f"{record['characters']:,} characters"
+    if record.get("bytes_not_text"):
+        lost, every = record["bytes_not_text"], record["bytes"]
+        count += f" of UTF-8, and {lost:,} of the {every:,} bytes are not text"
+    error = said_number(record["standard_error"], ".4f")
     return (
-        f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- "
-        f"{record['standard_error']:.4f} {record['unit']} ({record['nats_per_token']:.4f} nats per "
-        f"token, {', '.join(said)}) over {record['characters']:,} characters, checkpoint "
+        f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- {error} "
+        f"{record['unit']} ({record['nats_per_token']:.4f} nats per "
+        f"token, {', '.join(said)}) over {count}, checkpoint "
         f"{record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
     )
 
@@ -44,23 +55,32 @@ def write_record(path: Path, record: dict) -> str:
 def _perplexity(record: dict, unit: str) -> str:
     """The perplexity and its standard error, to two digits of the error."""
     value, error = (record[f"perplexity_per_{unit}{end}"] for end in ("", "_standard_error"))
-    digits = 1 - math.floor(math.log10(error)) if 0 < error < math.inf else 3
-    return f"{value:,.{min(max(digits, 0), 4)}f} +- {error:,.{min(max(digits, 0), 4)}f}"
+    if value is None:
+        return "beyond 1e308"
+    digits = 1 - math.floor(math.log10(error)) if error else 3
+    form = f",.{min(max(digits, 0), 4)}f"
+    return f"{value:{form}} +- {said_number(error, form)}"
+
+
+def said_number(value: float | None, form: str) -> str:
+    """The number of a record in a format such as ".4f", or that it is unknown."""
+    return "unknown" if value is None else f"{value:{form}}"
 
 
 def read_record(path: Path) -> dict:
-    """The record in the file `path`; UserError where there is none, or one that is not whole."""
+    """The record in the file `path`; UserError where it cannot be read, and NoRecord where it is
+    not a whole one, or contradicts itself."""
     try:
-        record = parse(Path(path).read_bytes())
+        record = parse(Path(path).read_bytes(), finite=True)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); give a record that ddlm evaluate wrote"
         ) from error
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: is not JSON ({reason}); ddlm evaluate writes it anew") from error
+        raise NoRecord(f"{path}: is not JSON ({reason}); ddlm evaluate writes it anew") from error
     if wrong := _fault(record):
-        raise UserError(f"{path}: not an evaluation record: {wrong}; ddlm evaluate writes it anew")
+        raise NoRecord(f"{path}: not an evaluation record: {wrong}; ddlm evaluate writes it anew")
     return record
 
 
@@ -79,10 +99,11 @@ def _validator() -> jsonschema.Draft202012Validator:
 
 
 def _fault(record) -> str:
-    """What the schema has against a record, in one line that names the field; empty if nothing."""
+    """What is wrong with a record, in one line that names the field: what the schema does not allow, or
+    what contradicts the rest; empty if nothing."""
     error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
     if error is None:
-        return ""
+        return disagreement(record)
     if error.validator == "required":
         (missing, *_) = [n for n in error.validator_value if n not in error.instance]
         return f"the field {'.'.join([*map(str, error.path), missing])} is missing"

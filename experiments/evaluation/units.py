@@ -11,12 +11,31 @@ class Estimate:
     """A Monte Carlo estimate of the bound over a corpus.
 
     nats: (N, K), one value per sequence and time sample, summed over positions; tokens: (N,).
-    characters: what the tokens spell.
+    characters: those of the text. not_text: of tokens that are bytes, how many are in no character.
     """
 
     nats: np.ndarray
     tokens: np.ndarray
     characters: int
+    not_text: int | None = None
+
+    @property
+    def unit(self) -> str:
+        """What bits are told per: characters, unless the text has none, or is not all text."""
+        if self.characters and not self.not_text:
+            return "bits per character"
+        return "bits per token" if self.not_text is None else "bits per byte"
+
+    @property
+    def bits(self) -> float:
+        """Bits per `unit`."""
+        return self.to_bits(self.nats_per_token)
+
+    def to_bits(self, nats_per_token: float) -> float:
+        """The same in bits per `unit`."""
+        if self.unit == "bits per character":
+            return self.to_bits_per_character(nats_per_token)
+        return nats_per_token / math.log(2)
 
     @property
     def nats_per_token(self) -> float:
@@ -24,11 +43,7 @@ class Estimate:
 
     @property
     def bits_per_character(self) -> float:
-        return float(self.nats.mean(1).sum() / math.log(2) / self.characters)
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(self.nats_per_token)
+        return self.to_bits_per_character(self.nats_per_token)
 
     def standard_error(self) -> float:
         """Nats per token: the spread between sequences, which contains that of the time samples.
@@ -57,5 +72,15 @@ class Estimate:
 
 
 def bits_per_character(nats_per_token: float, tokens: int, characters: int) -> float:
-    """Bits per character of text in which `tokens` tokens spell `characters` characters."""
-    return float(nats_per_token * tokens / math.log(2) / characters)
+    """Bits per character of text in which `tokens` tokens spell `characters` characters; NaN of none."""
+    return float(nats_per_token * tokens / math.log(2) / characters) if characters else math.nan
+
+
+def perplexity(nats: float, standard_error: float | None) -> tuple[float | None, float | None]:
+    """exp(nats) and its standard error; None where no float holds it, or the error is unknown."""
+    try:
+        value = math.exp(nats)
+    except OverflowError:
+        return None, None
+    error = None if standard_error is None else value * standard_error
+    return value, error if error is not None and math.isfinite(error) else None

@@ -17,7 +17,7 @@ from experiments.data.subwords import Subwords
 from experiments.data.text import Text
 from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import ODD, json_text
-from experiments.settings import leaves, named, override, resolve
+from experiments.settings import leaves, load, named, override, resolve
 from experiments.stored import encode
 from experiments.training.workdir import check_workdir
 from models.energy import EnergyTransformer
@@ -26,6 +26,20 @@ from samplers.blocks import BlockByBlock
 from samplers.remask import ReMDM
 from samplers.sampler import Sampler
 
+# A process of the user's own, whose annotations are texts.
+_OWN = """
+from __future__ import annotations
+from dataclasses import dataclass, replace
+from configs.smoke import get_config as smoke
+from diffusion.mdlm import MDLM
+
+@dataclass(frozen=True)
+class Mine(MDLM):
+    weight: float | None = 1.0
+
+def get_config():
+    return replace(smoke(), process=Mine())
+"""
 SMALL = Transformer(num_layers=1, width=16, num_heads=2, condition_width=8)
 _ALPHABET = Text().tokenizer
 
@@ -59,8 +73,12 @@ def readers(folder: Path) -> list[Reader]:
         (folder / "config.json").write_bytes(content)
         check_workdir(folder, made[0])
 
+    (folder / "own.py").write_text(_OWN)
+    own = load(str(folder / "own.py"))
+
     def read_settings(items: list[str], folder: Path) -> None:
-        override(made[0], items)
+        for start in (own, made[0]):
+            json.dumps(encode(override(start, items)), allow_nan=False)
 
     def read_sampler(text: str, folder: Path) -> None:
         named(Sampler, made[0].sampler, text, "--sampler")
@@ -74,7 +92,8 @@ def readers(folder: Path) -> list[Reader]:
 
 def _values() -> st.SearchStrategy[str]:
     special = (
-        "1e999", "-1e999", "nan", "1" * 400, "1" * 5000, "(" * 300, "[" * 100_000, "-" * 50_000 + "1",
+        "1e999", "-1e999", "nan", "inf", "(0.1, nan)", "MDML", "Mien", "1" * 400,
+        "1" * 5000, "(" * 300, "[" * 100_000, "-" * 50_000 + "1",
         "{[]: 1}", "{{}}", "1if 1else 2", "'\\d'", "b'\\xff'", "__import__('os').system('true')",
         "().__class__", "f'{1}'", "1_0", "0x", "\\", "'", "…", "None", "true", "()", "(1,)", "1j", "...",
         "1 + 1j", "'a' 'b'", "\n", "\0", "\udcff", "a=b", "=",

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from experiments.data.statistics import read_table
 from experiments.data.subwords import Subwords
+from experiments.errors import UserError
 from experiments.fuzzing.engine import Reader
 from experiments.fuzzing.mutations import TEXT, damaged, damaged_folder, place
+from experiments.sampling.given import given_tokens
 
 
 def _tables() -> st.SearchStrategy[bytes]:
@@ -48,15 +51,15 @@ def _read_table(content: bytes, folder: Path) -> None:
 
 def write_wordpiece(path: Path) -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["[UNK]", "[CLS]", "the", "people", *letters, *(f"##{c}" for c in letters)]
-    path.write_text("\n".join(words) + "\n")
+    words = ["[UNK]", "[CLS]", "the", "people", "\u2028", "\x85", "\x0c", *letters]
+    path.write_text("\n".join([*words, *(f"##{c}" for c in letters)]) + "\n", newline="\n")
 
 
 def _tokenizer_files(folder: Path) -> None:
     """A vocabulary of each kind, each in a folder of its own."""
     import sentencepiece
 
-    for name in ("wordpiece", "gpt2", "json", "sentencepiece"):
+    for name in ("wordpiece", "gpt2", "json", "unigram", "sentencepiece"):
         (folder / name).mkdir(parents=True)
     write_wordpiece(folder / "wordpiece" / "vocab.txt")
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -68,6 +71,10 @@ def _tokenizer_files(folder: Path) -> None:
     made.decoder = tokenizers.decoders.ByteLevel()
     made.normalizer = tokenizers.normalizers.Replace("a", "b")
     made.save(str(folder / "json" / "tokenizer.json"))
+    made.model = tokenizers.models.Unigram([("<unk>", 0.0), *((c, -2.0) for c in "abcdehlopty")], 0)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    made.enable_truncation(3)
+    made.save(str(folder / "unigram" / "tokenizer.json"))
     with open(folder / "sentencepiece" / "tokenizer.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(TEXT.splitlines()),
@@ -81,8 +88,14 @@ def _read_tokenizer(case: tuple[str, bytes | None], folder: Path, source: Path) 
     kind = case[0].split("/")[0]
     place(source, folder, case)
     found = Subwords(str(folder / kind)).read()
-    for tokens in found.encode(["the people, by the people", "", "é\n\0 x" * 9], "text"):
+    texts = ["the people, by the people", "", "é\n\0 x" * 9]
+    encoded = list(found.encode(texts, "text"))
+    for tokens, again in zip(encoded, found.encode(texts, "text"), strict=True):
         found.count_words(tokens)
+        assert tokens.tolist() == again.tolist()
+    for template in ("the peo_le, _", "_é __ \u2028the ", "_"):
+        with suppress(UserError):  # which tells what the vocabulary lacks
+            given_tokens(found, 200, "", template, "_")
     found.decode(range(min(found.vocab_size, 300)))
 
 

@@ -13,6 +13,7 @@ from experiments.config import Experiment
 from experiments.data.reading import CHUNK
 from experiments.data.text import Corpus, Text, prepare
 from experiments.errors import UserError
+from experiments.evaluation.units import perplexity
 from experiments.judging.mauve_score import load_mauve
 from experiments.judging.occurrences import match_lengths, word_match_lengths
 from experiments.judging.scorers import RunScorer, Scorer, load_scorer
@@ -155,11 +156,12 @@ def _of_texts(texts: Sequence[str]) -> dict:
 def _scored(scorer: Scorer, texts: Sequence[str]) -> dict:
     result = scorer.score(texts)
     error = result.standard_error()
+    per_token, per_token_error = perplexity(result.nats_per_token, error)
     return {
         "scorer_bits_per_character": result.bits_per_character,
         "scorer_bits_per_character_standard_error": result.to_bits_per_character(error),
-        "scorer_perplexity_per_token": result.perplexity,
-        "scorer_perplexity_per_token_standard_error": result.perplexity * error,
+        "scorer_perplexity_per_token": per_token,
+        "scorer_perplexity_per_token_standard_error": per_token_error,
         "scored_tokens": int(result.tokens.sum()),
         "scored_characters": result.characters,
     }

@@ -5,7 +5,7 @@ in consecutive pieces, each with no context either. log p of a text is the sum o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.autoregressive import Autoregressive
-from experiments.data.tokenizers import Letters27, Tokenizer
+from experiments.data.tokenizers import Tokenizer, as_it_is
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
 from experiments.runs import Run, load_run
@@ -60,10 +60,8 @@ def autoregressive_run(path: str) -> Run:
 
 def as_written(tokenizer: Tokenizer, text: str, where: str) -> np.ndarray:
     """The tokens of a text that is not changed to fit; UserError naming `where` if it does not fit."""
-    if isinstance(tokenizer, Letters27):
-        tokenizer = replace(tokenizer, normalize=False)
     try:
-        return np.concatenate(list(tokenizer.encode([text], where)))
+        return np.concatenate(list(as_it_is(tokenizer).encode([text], where)))
     except UserError as error:
         said = str(error).rpartition("; ")[0]
         raise UserError(f"{said} of the scorer; take a scorer of the samples' alphabet") from error
@@ -129,8 +127,8 @@ class RunScorer:
         nats = np.zeros(len(rows))
         for i, size, log_p in self._pieces(rows, run_log_p(self.run)):
             nats[i] -= log_p[:size].sum(dtype=np.float64)
-        count = self.run.experiment.data.tokenizer.count_characters(np.concatenate(rows))
-        return Estimate(nats[:, None], np.array([len(row) for row in rows]), count)
+        sizes = np.array([len(row) for row in rows])
+        return Estimate(nats[:, None], sizes, sum(map(len, texts)))
 
     def features(self, texts):
         experiment, params = self.run.experiment, self.run.params

@@ -44,9 +44,18 @@ def load_folder(path: str) -> "FolderScorer":
     except Exception as error:  # the library raises what its many loaders happen to raise
         said = " ".join(str(error).split())[:200]
         raise UserError(f"--scorer {path}: not a causal language model ({said})") from error
+    without_dropout(tokenizer)
     scorer = FolderScorer(path, tokenizer, model.eval(), torch)
     scorer.check_causal()
     return scorer
+
+
+def without_dropout(tokenizer: Any) -> None:
+    """Nothing; a tokenizer of that library gives a text the same tokens each time, whatever its file
+    says of dropout."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if getattr(model, "dropout", None) is not None:
+        model.dropout = None
 
 
 @dataclass(frozen=True)

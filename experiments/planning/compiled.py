@@ -36,8 +36,8 @@ from experiments.planning.flops import program_flops
 from experiments.planning.hlo import parse
 from experiments.sampling.samples import make_sample
 from experiments.settings import override, resolve
-from experiments.training.train_step import init_state, make_train_step
-from experiments.training.trainer import check_batch
+from experiments.training.train_step import init_state
+from experiments.training.trainer import check_batch, described_batch, make_step
 from models.backbone import num_parameters
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -89,23 +89,10 @@ def tpu_devices(topology: str) -> list:
 def trace_train(experiment: Experiment, mesh):
     """The training step, traced on arrays that are described and do not exist."""
     check_batch(experiment.train, mesh)
-    train, length = experiment.train, experiment.data.length
-    rows = (train.accumulation, train.batch_size // train.accumulation)
-    split = NamedSharding(mesh, P(None, BATCH))
-    tokens = jax.ShapeDtypeStruct((*rows, length), jnp.int32, sharding=split)
-    given = {}
-    if experiment.data.labels:
-        given["label"] = jax.ShapeDtypeStruct(rows, jnp.int32, sharding=split)
-    if experiment.data.rows != "wrap":
-        given["segments"] = tokens
     state = jax.eval_shape(lambda: init_state(experiment))
     shardings = tree_shardings(mesh, state)
-    step = jax.jit(
-        make_train_step(experiment, mesh),
-        donate_argnums=0,
-        out_shardings=(shardings, replicated(mesh)),
-    )
-    return step.trace(_placed(state, shardings), tokens, given)
+    step = make_step(experiment, mesh, shardings)
+    return step.trace(_placed(state, shardings), *described_batch(experiment, mesh))
 
 
 def trace_sample(experiment: Experiment, mesh, rows: int):
@@ -239,7 +226,8 @@ def candidates(experiment: Experiment, count: int, chip: Chip) -> Iterator[list[
         changed = override(experiment, settings)
     if settings:
         yield settings
-    if hasattr(experiment.model, "remat") and not experiment.model.remat:
+    saving = experiment.model.for_runtime(experiment.model.attention, remat=True)
+    if saving != experiment.model:
         settings = [*settings, "model.scan=True", "model.remat=True"]
         yield settings
     rows = experiment.train.batch_size // whole

@@ -1,10 +1,14 @@
 """What a user gives of a sample: text, as tokens at their places."""
 
+import re
+
 import numpy as np
 
 from experiments.config import Experiment
+from experiments.data.subwords import Subwords
 from experiments.data.tokenizers import Letters27, Tokenizer
 from experiments.errors import UserError
+from experiments.sampling.stand_in import banned_tokens, encode_alone, encode_around
 
 
 def given_tokens(
@@ -19,21 +23,35 @@ def given_tokens(
         raise UserError(f"--blank {blank!r} must be one character")
     known = np.full(length, -1, np.int32)
     name, text = ("--prompt", prompt) if template is None else ("--template", template)
-    parts, at = (text.split(blank) if template is not None else [text]), 0
-    for number, part in enumerate(parts):
-        at += number > 0
-        tokens = encode(tokenizer, part, name)
-        if at + len(tokens) > length:
+    parts, blanks = _parts(text, blank) if template is not None else ([text], [])
+    at = 0
+    for tokens, gap in zip(_encode_around(tokenizer, parts, name), [*blanks, 0], strict=True):
+        if at + len(tokens) + gap > length:
             raise UserError(
                 f"{name} is longer than the model's {length} tokens; shorten it, or raise --length"
             )
         known[at : at + len(tokens)] = tokens
-        at += len(tokens)
+        at += len(tokens) + gap
     return known
 
 
+def _parts(text: str, blank: str) -> tuple[list[str], list[int]]:
+    """The parts of a text, and how many blanks stand after each but the last; the first and the last may
+    be empty."""
+    first, *rest = re.split(f"((?:{re.escape(blank)})+)", text)
+    return [first, *rest[1::2]], [len(run) for run in rest[::2]]
+
+
+def _encode_around(tokenizer: Tokenizer, parts: list[str], option: str) -> list[np.ndarray]:
+    if isinstance(tokenizer, Subwords):
+        return encode_around(tokenizer, parts, option)
+    return [encode(tokenizer, part, option) for part in parts]
+
+
 def encode(tokenizer: Tokenizer, text: str, option: str) -> np.ndarray:
-    """The tokens of text given on the command line, (n,) int32."""
+    """The tokens (n,) int32 of text given on the command line, which stand amid others."""
+    if isinstance(tokenizer, Subwords):
+        return encode_alone(tokenizer, text, option)
     try:
         return np.concatenate([*tokenizer.encode([text], option), np.zeros(0, np.int32)])
     except UserError as error:
@@ -41,6 +59,13 @@ def encode(tokenizer: Tokenizer, text: str, option: str) -> np.ndarray:
         if isinstance(tokenizer, Letters27):
             advice += ", to which --set data.tokenizer.normalize=True maps text"
         raise UserError(f"{said}; {advice}") from None
+
+
+def banned(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The numbers of the tokens that --ban TEXT names, rising."""
+    if isinstance(tokenizer, Subwords):
+        return banned_tokens(tokenizer, text, "--ban")
+    return tuple(sorted({int(token) for token in encode(tokenizer, text, "--ban")}))
 
 
 def check_given(experiment: Experiment, known: np.ndarray) -> None:

@@ -16,30 +16,28 @@ What is stored in a run, sampling-grid.json, is plain JSON, and is checked when 
 
 import json
 import math
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.bfn import BFN
 from diffusion.block import BlockDiffusion
-from diffusion.process import Composed, FlowProcess, Model, Objective, Process
+from diffusion.process import Composed, FlowProcess, JumpProcess, Model, Objective, Process
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import prepare
-from experiments.devices.memory import check_memory
+from experiments.devices.memory import check_program
 from experiments.devices.sharding import batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.evaluation.bound import sequences
 from experiments.files import write_atomically
 from experiments.labels import check_labels
 from experiments.plain_json import parse
+from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.settings import resolve
+from experiments.streams import complain
 from experiments.training.checkpoints import Checkpoints
 
 FILE = "sampling-grid.json"
@@ -74,8 +72,8 @@ def information(
     the rows.
     """
     base = timed(process)
-    if isinstance(base, BFN):
-        base = replace(base, num_steps=None)  # token_loss is that of continuous time
+    if not isinstance(base, JumpProcess):
+        base = base.in_steps(None)  # token_loss is that of continuous time
 
     def at(key, u):
         u = jnp.clip(u, _LEAST, 1 - _LEAST)
@@ -104,8 +102,6 @@ def measure(
     experiment = run.experiment
     timed(experiment.process)
     check_labels(experiment)
-    rows = experiment.evaluation.batch_size
-    check_memory(experiment, rows, run.mesh, "evaluation.batch_size")
     corpus = prepare(experiment.data)
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
     if experiment.data.rows != "wrap":
@@ -166,16 +162,17 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
     compiled = jax.jit(program, out_shardings=replicated(mesh))
     shards = batch_shards(mesh)
     batch = -(-min(experiment.evaluation.batch_size, len(places)) // shards) * shards
-    first, last = 0, time.perf_counter()
+    first, progress = 0, Progress(log)
     for *rows, count in evaluation_batches(tokens, experiment.data.length, batch, labels):
         place = np.resize(places[first : first + count], batch)[:, None]
         rows = jax.tree.map(lambda a: global_batch(mesh, a, axis=0), [*rows, place])
         x0, given, place = rows
+        if not first:
+            lowered = compiled.lower(run.params, x0, first, place, given)
+            check_program(lowered, batch, x0.shape[1], mesh, "evaluation.batch_size")
         yield np.asarray(compiled(run.params, x0, first, place, given), np.float64)[:, :count]
         first += count
-        if time.perf_counter() - last > 5:
-            last = time.perf_counter()
-            log(f"{first:,} of {len(places):,} sequences")
+        progress(first, len(places))
 
 
 def table(record: dict) -> str:
@@ -226,10 +223,9 @@ def fitted_information(workdir: str | Path, run: Run | None = None) -> tuple[flo
         step = checkpoints.latest()
         fingerprint = None if step is None else checkpoints.fingerprint(step)
     if fingerprint not in (None, record["checkpoint_fingerprint"]):
-        print(
+        complain(
             f"warning: {path} was measured at another checkpoint ({record['checkpoint_step']}, not "
-            f"{step}); for an even grid {again} again",
-            file=sys.stderr,
+            f"{step}); for an even grid {again} again"
         )
     return tuple(record["information"])
 
@@ -243,6 +239,8 @@ def _checked(record) -> dict:
     for name, kind in kinds.items():
         if type(record.get(name)) is not kind:
             raise ValueError(f"{name} is missing or not of type {kind.__name__}")
+    if record["sequences"] < 1 or record["checkpoint_step"] < 0:
+        raise ValueError("sequences or checkpoint_step is below what it may be")
     values = record["information"]
     if not 1 <= len(values) <= MOST_BINS or len(values) != len(record["standard_error"]):
         raise ValueError(f"information has {len(values)} entries")

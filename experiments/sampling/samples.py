@@ -1,20 +1,22 @@
 """Samples of a run: what is given, and the compiled loop over batches of samples."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from diffusion.random import fold_in
 from experiments.config import Experiment
-from experiments.devices.memory import check_memory
-from experiments.devices.sharding import batch_shards, global_batch, replicated
+from experiments.devices.memory import check_program
+from experiments.devices.sharding import BATCH, batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.runs import Run
-from experiments.sampling.given import encode
+from experiments.sampling.given import banned
 from experiments.sampling.grid import fitted_information
 from experiments.sampling.wish import NOTHING, Wish
 from experiments.settings import leaves, override
@@ -73,11 +75,10 @@ def chosen(run: Run, given: Namespace) -> Run:
             option = "--" + name.replace("_", "-")
             experiment = with_setting(experiment, f"transform.{name}", value, option)
     if given.ban:
-        tokens = encode(experiment.data.tokenizer, given.ban, "--ban")
-        banned = tuple(sorted({int(v) for v in tokens}))
-        if len(banned) == experiment.data.tokenizer.vocab_size:
+        tokens = banned(experiment.data.tokenizer, given.ban)
+        if len(tokens) == experiment.data.tokenizer.vocab_size:
             raise UserError("--ban: nothing is left to draw; ban fewer tokens")
-        experiment = with_setting(experiment, "transform.banned", banned, "--ban")
+        experiment = with_setting(experiment, "transform.banned", tokens, "--ban")
     return replace(run, experiment=experiment)
 
 
@@ -101,9 +102,10 @@ def make_sample(experiment: Experiment, mesh, wish: Wish = NOTHING, trace: bool 
 
 def sample_run(
     run: Run, num: int, seed: int, known: np.ndarray, batch_size: int, wish: Wish = NOTHING,
-    trace: bool = False,
+    trace: bool = False, start: int = 0, progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Sampled, np.ndarray]]:  # fmt: skip
-    """(number, what was sampled, what was given), as arrays of one row, of samples 0 to num - 1."""
+    """(number, what was sampled, what was given), as arrays of one row, of samples start to num - 1.
+    progress(samples drawn, num) is called after each batch."""
     if trace and not run.experiment.sampler.keeps_frames:
         raise UserError(
             f"--trace: sampler {type(run.experiment.sampler).__name__} keeps no frames; use one that "
@@ -111,11 +113,14 @@ def sample_run(
         )
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
-    check_memory(run.experiment, batch, run.mesh, "--batch-size")
     compiled = make_sample(run.experiment, run.mesh, wish, trace)
     guide = wish.classifier and wish.classifier.params
-    for first in range(0, num, batch):
-        numbers = global_batch(run.mesh, np.arange(first, first + batch), axis=0)
+    split = NamedSharding(run.mesh, P(BATCH))
+    numbers = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
+    lowered = compiled.lower(run.params, seed, numbers, known, guide)
+    check_program(lowered, batch, len(known), run.mesh, "--batch-size", "--length")
+    for first in range(start, num, batch):
+        numbers = global_batch(run.mesh, np.arange(first, first + batch, dtype=np.int32), axis=0)
         sampled, given = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
         for i in range(min(batch, num - first)):
             frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))
@@ -124,3 +129,5 @@ def sample_run(
                 Sampled(sampled.x0[i], sampled.calls[i] + len(wish.words), frames),
                 given[i],
             )
+        if progress:
+            progress(min(first + batch, num), num)

@@ -5,12 +5,25 @@ from pathlib import Path
 from experiments.errors import UserError
 from experiments.plain_json import parse
 
+_BEGIN = b'{"number": '  # of every line that `ddlm sample` writes
+
+
+def is_cut_short(line: bytes) -> bool:
+    """Whether a line without its end may be one of `ddlm sample` that is being written, or was when the
+    process was killed."""
+    return line.startswith(_BEGIN) or _BEGIN.startswith(line)
+
 
 def read_samples(path: Path) -> dict[str, dict]:
     """The objects of the file by where they stand ("FILE:LINE"), each with a "text" that is not empty;
-    UserError names the line that is none. Blank lines are passed over."""
+    UserError names the line that is none. Blank lines are passed over, and a last line that is only
+    begun, since `ddlm sample` may be writing it."""
     try:
-        lines = path.read_text("utf-8").split("\n")  # text may hold what splitlines cuts at
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole and is_cut_short(content[whole:]) and not _is_json(content[whole:]):
+            content = content[:whole]
+        lines = content.decode().split("\n")  # text may hold what splitlines cuts at
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or "not UTF-8"
         raise UserError(
@@ -21,6 +34,14 @@ def read_samples(path: Path) -> dict[str, dict]:
     if not samples:
         raise UserError(f"--samples {path}: holds no samples")
     return samples
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _sample(line: str, where: str) -> dict:
@@ -49,6 +70,6 @@ def common(samples: list[dict], name: str):
 def network_calls(samples: list[dict]) -> float | None:
     """Evaluations of the network a sample, the mean; None where not every line has a number of them."""
     calls = [sample.get("network_calls") for sample in samples]
-    if not all(type(call) in (int, float) for call in calls):
+    if not all(type(call) in (int, float) and call >= 0 for call in calls):
         return None
     return sum(calls) / len(calls)

@@ -1,5 +1,6 @@
 """What samples are to be besides the tokens that are given, and the network bent towards it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,8 @@ def make_wish(
     low, high = interval
     if not 0 <= low < high <= 1:
         raise UserError(f"--guidance-interval {low} {high} must rise within [0, 1]")
+    if not math.isfinite(strength):
+        raise UserError(f"--guidance {strength}: must be finite")
     if label is None and (strength != 1 or classifier is not None):
         option = "--classifier" if classifier is not None else f"--guidance {strength}"
         raise UserError(f"{option} is towards a label; name it with --label")

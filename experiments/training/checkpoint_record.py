@@ -46,7 +46,7 @@ def sealed(record):
 def read_record(folder):
     """The record in a checkpoint's folder; OSError where there is none, and where it is damaged
     ValueError, KeyError, TypeError or AttributeError."""
-    record = parse((folder / RECORD).read_bytes())["custom_metadata"]
+    record = parse((folder / RECORD).read_bytes(), finite=True)["custom_metadata"]
     if record.pop("sha256") != record_hash(record):
         raise ValueError("its hash differs")
     if not _is_record(record):

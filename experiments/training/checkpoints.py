@@ -39,6 +39,7 @@ from experiments.training.orbax_noise import quiet, unread
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETED = ".deleted"
 SET_ASIDE = ".damaged"
+_FOREVER = 100 * 365 * 86400  # seconds
 
 
 class Damaged(UserError):
@@ -100,8 +101,11 @@ class Checkpoints:
             record = make_record(state, meta, metric)
         except ValueError as error:
             raise UserError(f"checkpoint {step}: {error}") from error
-        with self._failing(step), quiet():
-            # Of a directory that it cannot make, orbax's threads learn after five minutes.
+        context = ocp.Context()
+        # Orbax measures by the clock on the wall, which may be set while it waits.
+        context.asynchronous.timeout_secs = _FOREVER
+        context.asynchronous.create_directories_asynchronously = False
+        with self._failing(step), quiet(), context:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
             response = ocp.save_checkpointables_async(

@@ -4,16 +4,23 @@ import math
 import time
 
 from experiments.errors import Diverged
+from experiments.progress import duration
 
 
 class Meter:
-    """Turns the totals of an interval into metrics and a line of progress."""
+    """Turns the totals of an interval into metrics and a line of progress.
+
+    Speed is that of the steps that finished between two reads, which may be one more or less than were
+    read: the host is a step ahead, and before an evaluation two steps are read at once. The first
+    interval, in which the step compiles, has none.
+    """
 
     def __init__(self, experiment, start, log):
         self.config, self.log = experiment.train, log
         self.tokens_per_step = experiment.train.batch_size * experiment.data.length
         self.rate = experiment.optimizer.schedule.build()
-        self.read_at, self.since, self.skipped = start, None, 0
+        self.started = self.finished = start
+        self.since, self.skipped = None, 0
 
     def paused(self):
         return _Paused(self)
@@ -29,11 +36,11 @@ class Meter:
                 "run again"
             )
 
-    def read(self, step, totals, health):
-        """(step, metrics) from the totals and the health at the end of the interval."""
+    def read(self, step, totals, health, started, finished):
+        """(step, metrics) from the totals and the health at the end of the interval; started, finished:
+        the last steps that the devices were given, and are done with."""
         self.check(step, totals)
-        now, count = time.perf_counter(), float(totals["steps"])
-        steps = step - self.read_at
+        count = float(totals["steps"])
         skipped = int(health["skipped"])
         values = {
             "train/learning_rate": float(self.rate(step - skipped - 1)),
@@ -41,6 +48,8 @@ class Meter:
             "train/skipped_steps": skipped,
             "train/rollbacks": int(health["retry"]),
         }
+        now = time.perf_counter()  # after the first call of the rate, which compiles
+        steps, fresh = finished - self.finished, started > self.started
         line = f"step {step}/{self.config.num_steps}"
         if count:
             loss = float(totals["loss"]) / count
@@ -49,12 +58,14 @@ class Meter:
             line += f"  loss {loss:.4f}"
         if skipped > self.skipped:
             line += f"  {skipped - self.skipped} bad steps skipped"
-        if self.since is not None and steps > 0:
+        if self.since is not None and fresh and steps > 0:
             speed = steps / (now - self.since)
             values["perf/tokens_per_s"] = speed * self.tokens_per_step
-            left = (self.config.num_steps - step) / speed
-            line += f"  {values['perf/tokens_per_s']:,.0f} tokens/s  {_duration(left)} left"
-        self.read_at, self.since, self.skipped = step, now, skipped
+            left = (self.config.num_steps - finished) / speed
+            line += f"  {values['perf/tokens_per_s']:,.0f} tokens/s  {duration(left)} left"
+        if self.since is None or fresh:
+            self.started, self.finished, self.since = started, finished, now
+        self.skipped = skipped
         self.log(line)
         return step, values
 
@@ -71,9 +82,3 @@ class _Paused:
     def __exit__(self, *error):
         if self.meter.since is not None:
             self.meter.since += time.perf_counter() - self.start
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -1,8 +1,7 @@
 """Metrics of a run: `metrics.jsonl` and TensorBoard events, continued exactly after a resume."""
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -12,18 +11,22 @@ from tensorboardX.summary import scalar
 
 from experiments.errors import UserError
 from experiments.files import write_atomically
-from experiments.plain_json import parse
+from experiments.plain_json import dumped, parse
+
+DAMAGED = "metrics.damaged"  # the lines of metrics.jsonl that cannot be read
 
 
 class Metrics:
-    """Appends to the metrics in `workdir`; lines after step `start` are of a lost attempt and go.
+    """Appends to the metrics in `workdir`; lines after step `start` are of a lost attempt and go. Lines
+    that cannot be read are kept aside, and said to `log`.
 
     TensorBoard events are written here and not by the thread of a SummaryWriter, which dies of a full
     disk unseen and lets the next writes wait for ever.
     """
 
-    def __init__(self, workdir: Path, start: int):
+    def __init__(self, workdir: Path, start: int, log: Callable[[str], None] = print):
         self._path, self._file, self._events = workdir / "metrics.jsonl", None, None
+        self._log = log
         with self._failing():
             (workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
@@ -45,19 +48,40 @@ class Metrics:
         """Nothing; lines and events after step `start` are gone."""
         if self._file is not None:
             self._file.close()
-        if self._path.exists():
-            kept = [x for x, line in _lines(self._path) if line["step"] <= start]
-            write_atomically(self._path, "".join(line + "\n" for line in kept))
+        with self._failing():
+            if self._path.exists():
+                self._keep(start)
+            elif start:
+                self._log(f"{self._path} is not there; it begins anew after step {start}")
         purge = SessionLog(status=SessionLog.START)
         with self._failing():
             self._file = open(self._path, "a", buffering=1)  # noqa: SIM115, closed in __exit__
             self._event(step=start + 1, session_log=purge)
             self._events.flush()
 
+    def _keep(self, start: int) -> None:
+        content = self._path.read_bytes()
+        lines = list(_lines(content))
+        if lines and lines[-1][2] is None and not content.endswith(b"\n"):
+            lines.pop()
+            self._log(f"{self._path}: its last line was cut short by a kill, and goes")
+        damaged = {number: line for number, line, found in lines if found is None}
+        if damaged:
+            aside = self._path.with_name(DAMAGED)
+            with open(aside, "ab") as file:
+                file.writelines(line + b"\n" for line in damaged.values())
+            named = ", ".join(map(str, list(damaged)[:4])) + (", ..." if len(damaged) > 4 else "")
+            self._log(
+                f"{self._path}: {len(damaged)} of its lines (number {named}) cannot be read, and are "
+                f"now in {aside}"
+            )
+        kept = [line for _, line, found in lines if found is not None and found["step"] <= start]
+        write_atomically(self._path, b"".join(line + b"\n" for line in kept))
+
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line {"step": ..., name: value}, and a TensorBoard scalar for each name."""
         with self._failing():
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(dumped({"step": step, **values}) + "\n")
             for name, value in values.items():
                 self._event(step=step, summary=scalar(name, value))
             self._events.flush()
@@ -92,14 +116,17 @@ class NoMetrics(AbstractContextManager):
 def read_metric(workdir: Path, name: str) -> list[tuple[int, float]]:
     """(step, value) of every line of the metrics in `workdir` that has `name`; empty without metrics."""
     path = workdir / "metrics.jsonl"
-    lines = [line for _, line in _lines(path)] if path.exists() else []
+    found = [line for *_, line in _lines(path.read_bytes())] if path.exists() else []
+    lines = [line for line in found if line is not None]
     return [(line["step"], line[name]) for line in lines if type(line.get(name)) in (int, float)]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict]]:
-    """The lines that have a step, as they are and what they hold; another was cut short by a kill."""
-    for content in path.read_bytes().split(b"\n"):
-        with suppress(ValueError):
-            line = parse(content)
-            if isinstance(line, dict) and type(line.get("step")) is int:
-                yield content.decode(), line
+def _lines(content: bytes) -> Iterator[tuple[int, bytes, dict | None]]:
+    """(its number from 1, as it is, what it holds) of each line; None for one that holds no step."""
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line:
+            found = None
+            with suppress(ValueError):
+                found = parse(line)
+            good = isinstance(found, dict) and type(found.get("step")) is int
+            yield number, line, found if good else None

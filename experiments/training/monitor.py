@@ -1,24 +1,37 @@
 """The evaluations during training, by which checkpoints are ranked."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
-from experiments.evaluation.bound import estimate, sequences, spelled
+from experiments.evaluation.bound import check_estimate, estimate, sequences, spelled
 from experiments.evaluation.estimators import is_exact, make_bound, times_per_sequence
 from experiments.training.metrics import Metrics, NoMetrics
 from experiments.training.signals import Signals
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """What `make_evaluate` makes. check(params), of arrays that may be described alone: UserError where
+    the evaluation does not fit into memory."""
+
+    metrics: Callable[[dict], dict[str, float]]
+    check: Callable[[dict], None]
+
+    def __call__(self, params: dict) -> dict[str, float]:
+        return self.metrics(params)
+
+
 def make_evaluate(
     experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None, signals: Signals
-) -> Callable[[dict], dict[str, float]]:
+) -> Evaluate:
     """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
     the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
     Interrupted after a signal.
     """
     text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
-    characters, _ = spelled(corpus, "validation", text)
+    counts = spelled(corpus, "validation", text, experiment.data.length)
     quantity = experiment.process.monitor
     bound = make_bound(
         experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
@@ -26,19 +39,24 @@ def make_evaluate(
 
     def evaluate(params):
         result, _ = estimate(
-            experiment, bound, params, text, mesh, characters, signals.check, frozen, labels
-        )
+            experiment, bound, params, text, mesh, counts.characters, signals.check, frozen, labels,
+            counts.not_text,
+        )  # fmt: skip
         if quantity == "loss":
             error = result.standard_error()
             loss = result.nats_per_token
             return {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
+        name = f"eval/bound_{result.unit.replace('character', 'char').replace(' ', '_')}"
         return {
-            "eval/bound_bits_per_char": result.bits_per_character,
-            "eval/bound_bits_per_char_se": result.to_bits_per_character(result.standard_error()),
+            name: result.bits,
+            f"{name}_se": result.to_bits(result.standard_error()),
             "eval/bound_nats_per_token": result.nats_per_token,
         }
 
-    return evaluate
+    def check(params):
+        check_estimate(experiment, bound, params, text, mesh, frozen, labels)
+
+    return Evaluate(evaluate, check)
 
 
 def evaluated(

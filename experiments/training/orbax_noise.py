@@ -68,5 +68,13 @@ def _unraisable_later(event):
         sys.__unraisablehook__(event)
 
 
+def _not_of_orbax(record):
+    return _ORBAX not in Path(record.pathname).parents
+
+
+# Its threads log a failure of theirs when it happens; `wait` reports it.
+logging.getLogger("absl").addFilter(_not_of_orbax)
+
+
 def _is_retrieved(record):
     return "exception was never retrieved" not in record.getMessage()

@@ -4,9 +4,12 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+from experiments.streams import complain
 
 NOTED = (signal.SIGINT, signal.SIGTERM)
 
@@ -79,7 +82,8 @@ class Signals:
     def _watch(self):
         while numbers := os.read(self._read, 64):
             if self.idle and signal.SIGTERM in numbers:
-                sys.stdout.flush()
+                with suppress(OSError, ValueError):  # full or closed
+                    sys.stdout.flush()
                 line = "stopped by SIGTERM before a step was made; there was nothing to save"
-                print(line, file=sys.stderr, flush=True)
+                complain(line)
                 os._exit(128 + signal.SIGTERM)

@@ -89,7 +89,7 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
     @over(mesh)
     def train_step(state, tokens, given=None, frozen=None):
         given = given or {}
-        total = train.batch_size * tokens.shape[2]
+        total = float(train.batch_size * tokens.shape[2])  # as an integer it may exceed 32 bits
         if "segments" in given:
             total = jnp.maximum((given["segments"] > 0).sum(), 1)
         key_offset, key = jax.random.split(

@@ -4,7 +4,8 @@ A run is a function of its config: it may be stopped anywhere and continued, on 
 devices too, and gives what it would have given uninterrupted (bit for bit on the same devices).
 """
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,15 +13,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from diffusion.process import Likelihood
 from experiments.config import Experiment, Train
 from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
 from experiments.data.text import prepare
-from experiments.devices.distributed import agree, in_turn, is_first
-from experiments.devices.memory import check_memory
+from experiments.devices.distributed import agree, first_says, in_turn, is_first
+from experiments.devices.memory import check_program
 from experiments.devices.sharding import (
+    BATCH,
     batch_shards,
     global_batch,
     make_mesh,
@@ -37,28 +41,34 @@ from experiments.training.checkpoints import Checkpoints
 from experiments.training.initial import load_initial
 from experiments.training.meter import Meter
 from experiments.training.metrics import Metrics, NoMetrics
-from experiments.training.monitor import evaluated, make_evaluate
+from experiments.training.monitor import Evaluate, evaluated, make_evaluate
 from experiments.training.recovery import Rollback, data_seed, newest_state
 from experiments.training.signals import Interrupted, Signals
 from experiments.training.teacher import load_teacher
 from experiments.training.train_step import init_state, make_train_step, zero_totals
-from experiments.training.workdir import claim
+from experiments.training.workdir import check_workdir, claim, one_writer
 from models.backbone import num_parameters
 
 Log = Callable[[str], None]
 
 
-def train(experiment: Experiment, workdir: Path, log: Log = print) -> None:
+def train(
+    experiment: Experiment, workdir: Path, log: Log = print, reading: Sequence[str] = ()
+) -> None:
     """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
+    reading: the options with which other commands read the run (`settings.reading_options`), to be said.
 
-    Raises UserError for what the user can put right (nothing in `workdir` changes then), Diverged for
-    a loss that is not finite and stays so, Stopped after a signal, once the state is saved.
+    Raises UserError for what the user can put right (nothing in `workdir` changes then), also where
+    another process trains in it; Diverged for a loss that is not finite and stays so, Stopped after a
+    signal, once the state is saved.
     """
-    with Signals() as signals:
-        _train(experiment, workdir, log, signals)
+    with Signals() as signals, one_writer(workdir, log):
+        _train(experiment, workdir, log, reading, signals)
 
 
-def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) -> None:
+def _train(
+    experiment: Experiment, workdir: Path, log: Log, reading: Sequence[str], signals: Signals
+) -> None:
     config = experiment.train
     with in_turn():
         corpus = prepare(experiment.data)
@@ -81,38 +91,35 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
     experiment, begin = load_initial(experiment, workdir, log)
     mesh = make_mesh(experiment.mesh)
     check_batch(config, mesh)
-    rows = config.batch_size // config.accumulation
-    check_memory(experiment, rows, mesh, "train.batch_size / train.accumulation")
     if frozen is not None:
         frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
-    claim(workdir, experiment)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
+    like, check = _like(experiment, mesh), partial(_check_text, checkpoints, corpus)
+    shardings = jax.tree.map(lambda x: x.sharding, like)
+    step_function = partial(make_step(experiment, mesh, shardings), frozen=frozen)
+    evaluate = make_evaluate(experiment, corpus, mesh, frozen, signals)
+    check_workdir(workdir, experiment)
+    log(_summary(experiment, corpus, like))
+    if max(first_says(checkpoints.steps()), default=0) < config.num_steps:
+        _check_memory(experiment, mesh, step_function, evaluate, like)
+    claim(workdir, experiment)
     with checkpoints:
         begin = frozen if experiment.teacher and experiment.teacher.start_from else begin
-        like, check = _like(experiment, mesh), partial(_check_text, checkpoints, corpus)
-        shardings = jax.tree.map(lambda x: x.sharding, like)
         state, start = newest_state(checkpoints, like, check, log) or (
             jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin), 0
         )  # fmt: skip
         del begin
-        log(_summary(experiment, corpus, state, start))
+        log(f"continuing after step {start}" if start else "starting")
         if config.num_steps == 0 and checkpoints.latest() is None:
             checkpoints.save(0, state, _meta(experiment, corpus, 0))
-            log(f"saved as step 0; now: {_next(experiment, workdir)}")
+            log(f"saved as step 0; now: {_next(experiment, workdir, reading)}")
             return
         pending = start and checkpoints.meta(start).get("evaluation_pending")
         if start >= config.num_steps and not pending:
             more = "; continue with --set train.num_steps=N above it" if config.num_steps else ""
             log(f"already at step {start}{more}")
             return
-        step_function = jax.jit(
-            make_train_step(experiment, mesh),
-            donate_argnums=0,
-            out_shardings=(shardings, replicated(mesh)),
-        )
-        evaluate = make_evaluate(experiment, corpus, mesh, frozen, signals)
-        step_function = partial(step_function, frozen=frozen)
-        with Metrics(workdir, start) if is_first() else NoMetrics() as metrics:
+        with Metrics(workdir, start, log) if is_first() else NoMetrics() as metrics:
             if pending:
                 value = evaluated(evaluate, state, start, experiment, metrics, log)
                 checkpoints.complete(start, _meta(experiment, corpus, start), value)
@@ -128,14 +135,14 @@ def _train(experiment: Experiment, workdir: Path, log: Log, signals: Signals) ->
                     placed = jax.device_put(np.int32(retry), replicated(mesh))
                     state["health"] = {**state["health"], "retry": placed}
                     metrics.rewind(start)
-    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir)}")
+    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir, reading)}")
 
 
-def _next(experiment: Experiment, workdir: Path) -> str:
+def _next(experiment: Experiment, workdir: Path, reading: Sequence[str]) -> str:
     if experiment.process.traits.output == "label":
-        return f"ddlm sample --workdir RUN --classifier {workdir} --label NAME"
+        return f"ddlm sample --workdir RUN --classifier {shlex.quote(str(workdir))} --label NAME"
     then = "evaluate" if isinstance(experiment.process, Likelihood) else "sample"
-    return f"ddlm {then} --workdir {workdir}"
+    return shlex.join(["ddlm", then, "--workdir", str(workdir), *reading])
 
 
 def _loop(
@@ -152,7 +159,9 @@ def _loop(
     def read(step, totals, health):
         """The Rollback that is due according to what is now written."""
         totals, health = jax.device_get((totals, health))
-        metrics.write(*meter.read(step, totals, health))
+        started, running = latest
+        finished = started if running.is_ready() else step
+        metrics.write(*meter.read(step, totals, health, started, finished))
         bad = int(health["bad"])
         return Rollback(step, bad, int(health["retry"])) if bad >= config.rollback_after else None
 
@@ -162,6 +171,7 @@ def _loop(
             lambda *rows: global_batch(mesh, np.stack(rows), axis=1, count=size), *microbatches
         )
         state, loss = step_function(state, *batch)
+        latest = step, loss
         signals.idle = False
         signals.agree()
         # This step runs; now read what the one before measured, and wait for it, so that the host
@@ -220,6 +230,40 @@ def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: in
     )
 
 
+def make_step(experiment: Experiment, mesh, shardings: dict):
+    """The training step, jitted for a state that is placed by `shardings` and donated."""
+    return jax.jit(
+        make_train_step(experiment, mesh),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+    )
+
+
+def described_batch(experiment: Experiment, mesh) -> tuple[jax.ShapeDtypeStruct, dict]:
+    """(tokens, what is given of them) as the training step takes them, without values."""
+    train, split = experiment.train, NamedSharding(mesh, P(None, BATCH))
+    rows = (train.accumulation, train.batch_size // train.accumulation)
+    tokens = jax.ShapeDtypeStruct((*rows, experiment.data.length), jnp.int32, sharding=split)
+    if experiment.data.rows != "wrap":
+        return tokens, {"segments": tokens}
+    label = jax.ShapeDtypeStruct(rows, jnp.int32, sharding=split)
+    return tokens, {"label": label} if experiment.data.labels else {}
+
+
+def _check_memory(
+    experiment: Experiment, mesh, step_function: partial, evaluate: Evaluate, like: dict
+) -> None:
+    """UserError where the step or the evaluations do not fit; both are compiled here."""
+    train, data = experiment.train, experiment.data
+    lowered = step_function.func.lower(
+        like, *described_batch(experiment, mesh), **step_function.keywords
+    )
+    rows, setting = train.batch_size // train.accumulation, "train.batch_size / train.accumulation"
+    check_program(lowered, rows, data.length, mesh, setting)
+    if train.eval_every <= train.num_steps:
+        evaluate.check(like["ema"])
+
+
 def check_batch(config: Train, mesh) -> None:
     """Nothing; UserError where a microbatch cannot be spread over the mesh."""
     microbatch, shards = config.batch_size // config.accumulation, batch_shards(mesh)
@@ -262,7 +306,7 @@ def _meta(experiment: Experiment, corpus: Corpus, step: int, pending: bool | Non
     } | ({"evaluation_pending": True} if pending else {})
 
 
-def _summary(experiment: Experiment, corpus: Corpus, state, start: int) -> str:
+def _summary(experiment: Experiment, corpus: Corpus, state: dict) -> str:
     sizes = ", ".join(f"{name} {b - a:,}" for name, (a, b) in corpus.bounds.items())
     name, data = type(experiment.process).__name__, experiment.data
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -271,7 +315,5 @@ def _summary(experiment: Experiment, corpus: Corpus, state, start: int) -> str:
         f"{jax.devices()[0].device_kind}{processes}\n{corpus.source}: {sizes} tokens of "
         f"{experiment.process.vocab_size} ({type(data.tokenizer).__name__}), in "
         f"{'sequences' if data.rows == 'wrap' else f'rows ({data.rows})'} of {data.length}\n"
-        f"{corpus.files}\n"
-        + (f"labels: {', '.join(corpus.label_names)}\n" if corpus.labels else "")
-        + (f"continuing after step {start}" if start else "starting")
+        f"{corpus.files}" + (f"\nlabels: {', '.join(corpus.label_names)}" if corpus.labels else "")
     )

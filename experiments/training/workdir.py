@@ -1,20 +1,65 @@
 """The directory of a run, which belongs to one config."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from experiments.config import Experiment
 from experiments.data.subwords import Subwords
-from experiments.devices.distributed import is_first, wait_for_all
+from experiments.devices.distributed import anywhere, is_first, wait_for_all
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.locks import held
 from experiments.runs import TOKENIZER
 from experiments.settings import differences
 from experiments.stored import classes, decode, encode, read_stored
 
+LOCK = ".lock"
+
+
+@contextmanager
+def one_writer(workdir: Path, log: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Inside, no other run writes into `workdir`. Of several processes the first holds it for all.
+    UserError, in all of them, where another run does, or where it cannot be written."""
+    with ExitStack() as stack:
+        failed = None
+        if is_first():
+            try:
+                _check_directory(workdir)
+                advice = "let it end first, or give another --workdir"
+                stack.enter_context(held(workdir / LOCK, f"workdir {workdir}", advice, log))
+            except UserError as error:
+                failed = error
+            except OSError as error:
+                failed = unwritable(workdir, error)
+        if anywhere(failed is not None):
+            raise failed or UserError(f"workdir {workdir}: the first process says why not")
+        yield
+
+
+def unwritable(workdir: Path, error: OSError) -> UserError:
+    """What to say where nothing can be written into a run's directory."""
+    where = f"{Path(error.filename).name}: " if error.filename else ""
+    return UserError(
+        f"workdir {workdir} cannot be written ({where}{error.strerror or error}); check space and "
+        "permissions, or give another --workdir"
+    )
+
+
+def _check_directory(workdir: Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir} is a file; give a directory")
+
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Nothing; UserError where `workdir` cannot hold a run of the (resolved) experiment."""
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"workdir {workdir}: its name is not UTF-8, which checkpoints need; give another"
+        ) from error
     path = workdir / "config.json"
     if path.exists():
         stored = read_stored(path)
@@ -27,8 +72,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
                     f"workdir {workdir} holds a run of another config ({'; '.join(changed[:4])}); "
                     "give another --workdir, or the settings of the run"
                 )
-    elif workdir.exists() and not workdir.is_dir():
-        raise UserError(f"workdir {workdir} is a file; give a directory")
+    else:
+        _check_directory(workdir)
 
 
 def claim(workdir: Path, experiment: Experiment) -> None:

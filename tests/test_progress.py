@@ -1,0 +1,99 @@
+"""What is said of time: what is left, without the compilation, and the speed of finished steps."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from configs.smoke import get_config
+from experiments import progress
+from experiments.progress import Progress, duration
+from experiments.training import meter
+from experiments.training.meter import Meter
+
+TOTALS = {"loss": 2.0, "grad_norm": 1.0, "steps": 1.0}
+HEALTH = {"skipped": 0, "retry": 0}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand; its perf_counter is that of what is tested."""
+    clock = SimpleNamespace(now=100.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(meter, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize("compilation", [0, 600])
+def test_time_left_does_not_count_the_compilation(clock, compilation):
+    said = []
+    told = Progress(said.append)
+    clock.now += compilation + 3
+    for part in range(1, 11):
+        told(part * 32, 320)
+        clock.now += 3
+    first = ["32 of 320 sequences"] if compilation else []
+    assert [line for line in said if "left" not in line] == [*first, "320 of 320 sequences"]
+    left = {line.split()[0]: line.split(", ")[1] for line in said if "left" in line}
+    assert len(left) >= 4
+    assert all(left[done] == f"0m{3 * (10 - int(done) // 32):02d}s left" for done in left)
+
+
+def test_work_of_one_part_has_no_time_left(clock):
+    said = []
+    told = Progress(said.append, "rows")
+    clock.now += 50
+    told(7, 7)
+    assert said == ["7 of 7 rows"]
+    told = Progress(said.append)
+    for done in (1, 2):
+        clock.now += 1
+        told(done, 2)
+    assert said == ["7 of 7 rows"]  # nothing of what is soon done
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 59.6, 725, 7500)] == ["0m00s", "1m00s", "12m05s", "2h05m"]
+
+
+def speeds(clock, reads):
+    """Steps a second of each read at (time, step read, step started, step finished), None without."""
+    experiment = get_config()
+    measured = Meter(experiment, 0, lambda line: None)
+    tokens = experiment.train.batch_size * experiment.data.length
+    found = []
+    for time, step, started, finished in reads:
+        clock.now = time
+        _, values = measured.read(step, TOTALS, HEALTH, started, finished)
+        speed = values.get("perf/tokens_per_s")
+        found.append(None if speed is None else speed / tokens)
+    return found
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["a step ahead", "done when dispatched"])
+def test_speed_is_that_of_the_steps_that_finished(clock, inline):
+    """Steps of 2 s, of which each is read when the next was started; the sixth is read at once, before
+    a save: with the fifth, where steps are done when the dispatch returns."""
+    reads = []
+    for step in range(1, 6):
+        started = step + 1
+        finished = started if inline else step
+        reads.append((600 + 2 * finished, step, started, finished))
+    reads.append((600 + 2 * 6 + 1e-5, 6, 6, 6))
+    for step in range(7, 11):
+        finished = step + 1 if inline else step
+        reads.append((600 + 2 * finished, step, step + 1, finished))
+    found = speeds(clock, reads)
+    assert found[0] is None and found[5] is None
+    np.testing.assert_allclose([s for s in found if s is not None], 0.5, rtol=1e-5)
+
+
+def test_pauses_are_no_part_of_the_speed(clock):
+    measured = Meter(get_config(), 0, lambda line: None)
+    measured.read(1, TOTALS, HEALTH, 2, 1)
+    with measured.paused():
+        clock.now += 1000
+    clock.now += 4
+    _, values = measured.read(3, TOTALS, HEALTH, 4, 3)
+    assert values["perf/tokens_per_s"] == pytest.approx(16 * 32 * 2 / 4)
