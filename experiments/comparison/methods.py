@@ -20,7 +20,7 @@ from experiments.evaluation.record_files import (
     stored_record,
     write_record,
 )
-from experiments.evaluation.units import bits_per_character
+from experiments.evaluation.units import CHARACTERS, bits_per_character
 from experiments.labels import gives_labels
 from experiments.runs import restore_run
 from experiments.training.checkpoints import Checkpoints
@@ -104,8 +104,8 @@ def table(results: Sequence[Result]) -> str:
     """The results as a Markdown table with aligned columns, in their order; no final newline."""
     found = set().union(*(r.record["terms_nats_per_token"] for r in results if r.record))
     terms = [name for name in TERMS if name in found]
-    units = [result.record["unit"] for result in results if result.record]
-    header = ["method", "kind", *(units[:1] or ["bits per character"]), "standard error"]
+    units = [result.record.get("unit") for result in results if result.record]
+    header = ["method", "kind", next(filter(None, units), CHARACTERS), "standard error"]
     header += [f"of which {name}" for name in terms] + ["training tokens/s"]
     rows = [header, *(_row(result, terms) for result in results)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -128,7 +128,8 @@ def _row(result: Result, terms: Sequence[str]) -> list[str]:
     ]
     for name in terms:
         nats = record["terms_nats_per_token"].get(name, math.nan)
-        per = {"bits per character": record["characters"]}.get(record["unit"], record["tokens"])
-        bits = bits_per_character(nats, record["tokens"], per)
+        otherwise = record.get("unit", CHARACTERS) != CHARACTERS  # per byte or token
+        count = record["tokens" if otherwise else "characters"]
+        bits = bits_per_character(nats, record["tokens"], count)
         cells.append("-" if math.isnan(bits) else f"{bits:.4f}")
     return [*cells, speed]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CHARACTERS = "bits per character"  # the usual unit of a record
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -23,7 +25,7 @@ class Estimate:
     def unit(self) -> str:
         """What bits are told per: characters, unless the text has none, or is not all text."""
         if self.characters and not self.not_text:
-            return "bits per character"
+            return CHARACTERS
         return "bits per token" if self.not_text is None else "bits per byte"
 
     @property
@@ -33,7 +35,7 @@ class Estimate:
 
     def to_bits(self, nats_per_token: float) -> float:
         """The same in bits per `unit`."""
-        if self.unit == "bits per character":
+        if self.unit == CHARACTERS:
             return self.to_bits_per_character(nats_per_token)
         return nats_per_token / math.log(2)
 
