@@ -1,5 +1,6 @@
 """Damage, signals, kills, full disks and other devices: what a run does about them."""
 
+import errno
 import json
 import os
 import resource
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ from test_training import experiment
 from experiments import cli
 from experiments.devices.sharding import make_mesh
 from experiments.errors import Stopped, UserError
+from experiments.files import write_atomically
 from experiments.measuring.killing import compared, kill_often
 from experiments.settings import load
 from experiments.training import monitor, recovery, trainer
@@ -302,6 +305,19 @@ def test_metrics_on_a_full_disk_are_one_line_and_go_on_later(tmp_path, capfd):
     with Metrics(tmp_path, 1) as written:
         written.write(2, {"a": 4.0})
     assert read_metric(tmp_path, "a") == [(1, 1.0), (2, 4.0)]
+
+
+def test_a_file_on_a_read_only_file_system_is_one_line(tmp_path, monkeypatch):
+    """Taking the temporary file away fails there too."""
+    number = errno.EROFS
+
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("builtins.open", failing)
+    monkeypatch.setattr(Path, "unlink", failing)
+    with pytest.raises(UserError, match=r"could not be written \(Read-only"):
+        write_atomically(tmp_path / "a.json", "{}")
 
 
 def test_a_continuation_keeps_lines_that_cannot_be_read_aside_and_says_which(tmp_path):

@@ -22,7 +22,6 @@ from experiments.config import Experiment
 from experiments.data.text import Text, prepare
 from experiments.devices.sharding import make_mesh
 from experiments.errors import UserError
-from experiments.files import write_atomically
 from experiments.locks import held
 from experiments.runs import load_run
 from experiments.training import trainer
@@ -31,7 +30,6 @@ from experiments.training.checkpoints import Checkpoints
 HOLDING = """
 import sys, time
 from pathlib import Path
-from experiments.files import write_atomically
 from experiments.locks import held
 with held(Path(sys.argv[1]), "it"):
     print("held", flush=True)
@@ -241,19 +239,6 @@ def test_what_stands_where_it_is_to_be_is_told(tmp_path, capsys, there):
         (tmp_path / "w" / ".lock").mkdir(parents=True)
     line = second(capsys, tmp_path / "w")
     assert ("is a file" if there == "file" else "(.lock: Is a directory)") in line
-
-
-def test_a_file_on_a_read_only_file_system_is_one_line(tmp_path, monkeypatch):
-    """Taking the temporary file away fails there too."""
-    number = errno.EROFS
-
-    def failing(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("builtins.open", failing)
-    monkeypatch.setattr(Path, "unlink", failing)
-    with pytest.raises(UserError, match=r"could not be written \(Read-only"):
-        write_atomically(tmp_path / "a.json", "{}")
 
 
 def test_a_mistake_in_the_config_leaves_no_directory(tmp_path):
