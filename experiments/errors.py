@@ -7,11 +7,14 @@ _SHORT = 150
 class UserError(Exception):
     """A mistake in a config, an option, a path or a file; the command line exits with code 2.
 
-    The message is one line of what prints: it may quote a file, and a file may hold line breaks, control
+    what: the mistake. advice: what to do about it. about: the option or setting that it is in. The
+    message is one line of what prints: it may quote a file, and a file may hold line breaks, control
     sequences of terminals and megabytes.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, what: str, advice: str = "", about: str = ""):
+        self.what, self.advice, self.about = what, advice, about
+        message = f"{about}: " * bool(about) + what + f"; {advice}" * bool(advice)
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST - 1000]} ... {message[-990:]}"
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))

@@ -8,8 +8,9 @@ With --out they are written as they are drawn, one JSON object a line, and the s
 --num and --batch-size) continues what was interrupted.
 """
 
+import dataclasses
+
 from experiments import cli
-from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -85,49 +86,30 @@ def main(arguments: list[str]) -> None:
 
     from experiments.devices.distributed import start
     from experiments.runs import load_run
-    from experiments.sampling.given import check_given, given_tokens
-    from experiments.sampling.samples import check_writes, chosen
-    from experiments.sampling.wish import make_wish
+    from experiments.sampling.request import Request, prepare
 
     start(given.distributed)
-    name, *settings = given.sampler.split() if given.sampler else [""]
-    overrides = [f"sampler={name}"] if name else []
-    overrides += [f"sampler.{setting}" for setting in settings] + given.set
-    if given.length:
-        overrides.append(f"data.length={given.length}")
-    try:
-        run = load_run(given.workdir, given.step, overrides, given.config)
-    except UserError as error:
-        if not (name and str(error).startswith("--set sampler")):
-            raise
-        said = str(error).removeprefix("--set ")
-        raise UserError(f'--sampler "{given.sampler}": {said}') from error
-    check_writes(run, given.workdir)
-    run = chosen(run, given)
-    classifier = load_run(given.classifier) if given.classifier else None
-    experiment, data = run.experiment, run.experiment.data
-    known = given_tokens(data.tokenizer, data.length, given.prompt, given.template, given.blank)
-    check_given(experiment, known)
-    wish = make_wish(
-        experiment, known, given.require, given.label, given.guidance, given.guidance_interval,
-        classifier, given.exact,
-    )  # fmt: skip
-    _draw(run, given, known, wish, classifier)
+    names = [f.name for f in dataclasses.fields(Request)]
+    asked = {name: value for name, value in vars(given).items() if name in names}
+    request = Request(**asked, changes=tuple(given.set))
+    run = load_run(given.workdir, given.step, given.set, given.config)
+    _draw(prepare(run, request, given.workdir), given)
 
 
-def _draw(run, given, known, wish, classifier) -> None:
+def _draw(prepared, given) -> None:
     """Nothing; the samples are printed, or in the file that is given, and the trace in its own."""
     from experiments.devices.distributed import first_says, is_first
     from experiments.files import write_atomically
     from experiments.progress import Progress
     from experiments.sampling.samples import sample_run
-    from experiments.sampling.samples_writer import SamplesWriter, description
+    from experiments.sampling.samples_writer import SamplesWriter
     from experiments.sampling.trace import trace_record
     from experiments.sampling.trace_page import page
 
     tracing, traced = given.trace is not None, []
-    tokenizer, out = run.experiment.data.tokenizer, given.out if is_first() else None
-    with SamplesWriter(out, description(run, given, classifier), given.force) as writer:
+    run, out = prepared.run, given.out if is_first() else None
+    tokenizer = run.experiment.data.tokenizer
+    with SamplesWriter(out, prepared.description, given.force) as writer:
         (held,) = first_says([writer.start])
         if held:
             more = f"; continuing to {given.num:,}" if held < given.num else ""
@@ -136,7 +118,15 @@ def _draw(run, given, known, wish, classifier) -> None:
         size = min(given.batch_size, max(1, given.num - start))
         progress = Progress(cli.log, "samples") if given.out else None
         for number, sampled, fixed in sample_run(
-            run, given.num, given.seed, known, size, wish, tracing, start, progress
+            run,
+            given.num,
+            given.seed,
+            prepared.known,
+            size,
+            prepared.wish,
+            tracing,
+            start,
+            progress,
         ):
             if not is_first():
                 continue

@@ -81,7 +81,9 @@ def override(
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals:
-            raise UserError(f"--set {item}: expected PATH=VALUE, such as train.num_steps=200")
+            raise UserError(
+                "expected PATH=VALUE, such as train.num_steps=200", about=f"--set {item}"
+            )
         items.append(
             _Override(path.strip(), tuple(path.strip().split(".")), text.strip(), tuple(own))
         )
@@ -99,7 +101,7 @@ def override(
             or [p for p in valid if p.split(".")[-1] == path.split(".")[-1]]
         )
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
-        raise UserError(f"--set {path}: no such setting; {hint}") from None
+        raise UserError("no such setting", hint, about=f"--set {path}") from None
 
 
 def _as_far(experiment: Experiment, items: list["_Override"]) -> Experiment:
@@ -162,7 +164,7 @@ def _replace(config, items: list[_Override]):
     except ValueError as error:
         at_fault = _at_fault(config, items, str(error))
         said = ", ".join(f"{item.path}={item.text}" for item in at_fault)
-        raise UserError(f"--set {said}: {error}") from error
+        raise UserError(str(error), about=f"--set {said}") from error
 
 
 def _at_fault(config, items: list[_Override], said: str) -> list[_Override]:
@@ -220,8 +222,8 @@ def _sibling(hint, cls: type, path: str, text: str, own: typing.Sequence[type] =
         near = difflib.get_close_matches(text.lower(), [name.lower() for name in known], 1, 0.7)
         meant = [f" (did you mean {name}?)" for name in known if name.lower() in near]
         raise UserError(
-            f"--set {path}={text}: expected one of {', '.join(sorted(known))}, or {path}.SETTING="
-            + "".join(meant)
+            f"expected one of {', '.join(sorted(known))}, or {path}.SETTING=" + "".join(meant),
+            about=f"--set {path}={text}",
         )
     missing = [
         f.name
@@ -230,8 +232,9 @@ def _sibling(hint, cls: type, path: str, text: str, own: typing.Sequence[type] =
     ]
     if missing:
         raise UserError(
-            f"--set {path}={text}: {text} has no default for {', '.join(missing)}; construct it in a "
-            "config file"
+            f"{text} has no default for {', '.join(missing)}",
+            "construct it in a config file",
+            f"--set {path}={text}",
         )
     return known[text]()
 
@@ -283,7 +286,7 @@ def _parse(text: str, hint, path: str):
     except TypeError as error:
         with contextlib.suppress(TypeError):
             return fit(text, hint)  # "nan" and "12" are texts too
-        raise UserError(f"--set {path}={text}: {error}") from None
+        raise UserError(str(error), about=f"--set {path}={text}") from None
 
 
 class _Named(ast.NodeTransformer):

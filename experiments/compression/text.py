@@ -9,7 +9,7 @@ import numpy as np
 from experiments.compression.archive import sha256
 from experiments.compression.coding import Laws
 from experiments.config import Experiment
-from experiments.data.tokenizers import Bytes, Tokenizer, as_it_is, count
+from experiments.data.tokenizers import Bytes, OutsideAlphabet, Tokenizer, as_it_is, count
 from experiments.devices.memory import device_memory
 from experiments.errors import UserError
 
@@ -34,8 +34,8 @@ def to_tokens(tokenizer: Tokenizer, content: bytes, path: Path) -> np.ndarray:
         tokens = np.concatenate(list(as_it_is(tokenizer).encode([content.decode()], str(path))))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; {only}") from error
-    except UserError as error:
-        raise UserError(f"{str(error).rpartition('; ')[0]}; {only}") from error
+    except OutsideAlphabet as error:
+        raise UserError(error.what, only) from error
     if to_bytes(tokenizer, tokens) != content:
         raise UserError(
             f"{path}: its tokens spell it otherwise (case, spaces, unknown words); {only}"

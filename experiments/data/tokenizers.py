@@ -28,6 +28,10 @@ _SPELLED = str.maketrans(
 )
 
 
+class OutsideAlphabet(UserError):
+    """A character that an alphabet lacks."""
+
+
 class Tokenizer(ABC):
     """How text becomes token numbers and back."""
 
@@ -207,9 +211,17 @@ def _encode(chunks, symbols: str, where: str, alphabet: str, advice: str) -> Ite
         outside = np.flatnonzero(tokens == len(codes))
         if outside.size:
             at = int(outside[0])
-            raise UserError(
-                f"{where}: character {text[at]!r} at offset {offset + at} is outside the {alphabet}; "
-                f"{advice}"
+            raise OutsideAlphabet(
+                f"{where}: character {text[at]!r} at offset {offset + at} is outside the {alphabet}",
+                advice,
             )
         offset += len(text)
         yield tokens.astype(np.uint8) if len(codes) <= 256 else tokens
+
+
+def kept_alphabet(tokenizer: Tokenizer) -> str:
+    """The advice for text outside of the alphabet of a run that is trained."""
+    advice = "a run keeps the alphabet it was trained with"
+    if isinstance(tokenizer, Letters27):
+        advice += ", to which --set data.tokenizer.normalize=True maps text"
+    return advice

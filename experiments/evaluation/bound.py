@@ -15,7 +15,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
-from experiments.data.tokenizers import Bytes
+from experiments.data.tokenizers import Bytes, OutsideAlphabet, kept_alphabet
 from experiments.devices.distributed import agree, in_turn
 from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch
@@ -189,13 +189,8 @@ def evaluate_run(
     try:
         with in_turn():
             corpus = prepare(experiment.data)
-    except UserError as error:
-        said, other, _ = str(error).partition("; --set data.tokenizer.normalize=True")
-        if not other:
-            raise
-        raise UserError(
-            f"{said}; a run keeps the alphabet it was trained with, to which {other[2:]} maps text"
-        ) from error
+    except OutsideAlphabet as error:
+        raise UserError(error.what, kept_alphabet(experiment.data.tokenizer)) from error
     resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
     if whole and corpus.one:
         corpus, split = corpus.whole("all"), "all"

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.data.reading import CHUNK
 from experiments.data.text import Corpus, Text, prepare
+from experiments.data.tokenizers import OutsideAlphabet
 from experiments.errors import UserError
 from experiments.evaluation.units import perplexity
 from experiments.judging.mauve_score import load_mauve
@@ -122,9 +123,12 @@ def _other_text(path: str, data: Text) -> Corpus:
         raise UserError(f"--train {path} does not exist; give a text file or a directory")
     try:
         return prepare(Text(path, data.tokenizer, cache_dir=data.cache_dir, splits=("*", "", "")))
+    except OutsideAlphabet as error:
+        raise UserError(
+            error.what, "give text in the alphabet of the run", about="--train"
+        ) from error
     except UserError as error:
-        said = str(error).partition("; ")[0]
-        raise UserError(f"--train: {said}; give text in the alphabet of the run") from error
+        raise UserError(error.what, error.advice, about="--train") from error
 
 
 def real_texts(corpus: Corpus, split: str, texts: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.autoregressive import Autoregressive
-from experiments.data.tokenizers import Tokenizer, as_it_is
+from experiments.data.tokenizers import OutsideAlphabet, Tokenizer, as_it_is
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
 from experiments.runs import Run, load_run
@@ -62,9 +62,10 @@ def as_written(tokenizer: Tokenizer, text: str, where: str) -> np.ndarray:
     """The tokens of a text that is not changed to fit; UserError naming `where` if it does not fit."""
     try:
         return np.concatenate(list(as_it_is(tokenizer).encode([text], where)))
-    except UserError as error:
-        said = str(error).rpartition("; ")[0]
-        raise UserError(f"{said} of the scorer; take a scorer of the samples' alphabet") from error
+    except OutsideAlphabet as error:
+        raise UserError(
+            f"{error.what} of the scorer", "take a scorer of the samples' alphabet"
+        ) from error
 
 
 def in_pieces(

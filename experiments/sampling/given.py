@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.config import Experiment
 from experiments.data.subwords import Subwords
-from experiments.data.tokenizers import Letters27, Tokenizer
+from experiments.data.tokenizers import OutsideAlphabet, Tokenizer, kept_alphabet
 from experiments.errors import UserError
 from experiments.sampling.stand_in import banned_tokens, encode_alone, encode_around
 
@@ -54,11 +54,8 @@ def encode(tokenizer: Tokenizer, text: str, option: str) -> np.ndarray:
         return encode_alone(tokenizer, text, option)
     try:
         return np.concatenate([*tokenizer.encode([text], option), np.zeros(0, np.int32)])
-    except UserError as error:
-        said, advice = str(error).partition(";")[0], "a run keeps the alphabet it was trained with"
-        if isinstance(tokenizer, Letters27):
-            advice += ", to which --set data.tokenizer.normalize=True maps text"
-        raise UserError(f"{said}; {advice}") from None
+    except OutsideAlphabet as error:
+        raise UserError(error.what, kept_alphabet(tokenizer)) from None
 
 
 def banned(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:

@@ -1,8 +1,7 @@
 """Samples of a run: what is given, and the compiled loop over batches of samples."""
 
-from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.runs import Run
-from experiments.sampling.given import banned
-from experiments.sampling.grid import fitted_information
 from experiments.sampling.wish import NOTHING, Wish
 from experiments.settings import leaves, override
 from models.layers import over
@@ -45,41 +42,6 @@ def with_setting(experiment: Experiment, name: str, value, option: str) -> Exper
 def with_steps(experiment: Experiment, steps: int) -> Experiment:
     """The experiment with `steps` of its sampler, those per block where it goes block by block."""
     return with_setting(experiment, "steps", steps, "--steps")
-
-
-def check_writes(run: Run, workdir: str) -> None:
-    """UserError for a run that writes no text."""
-    if run.experiment.process.traits.output == "label":
-        raise UserError(
-            f"workdir {workdir} holds a classifier, which writes no text; it guides a run on the same "
-            f"noise: --workdir RUN --classifier {workdir} --label NAME"
-        )
-
-
-_LAW = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
-
-
-def chosen(run: Run, given: Namespace) -> Run:
-    """The run with the options of the command line that are settings of its sampler."""
-    experiment = run.experiment
-    if given.steps:
-        experiment = with_steps(experiment, given.steps)
-    if given.grid == "fitted":
-        information = fitted_information(given.workdir, run)
-        experiment = with_setting(experiment, "information", information, "--grid fitted:")
-    if given.grid:
-        experiment = with_setting(experiment, "grid", given.grid, "--grid")
-    for name in _LAW:
-        value = getattr(given, name)
-        if value is not None:
-            option = "--" + name.replace("_", "-")
-            experiment = with_setting(experiment, f"transform.{name}", value, option)
-    if given.ban:
-        tokens = banned(experiment.data.tokenizer, given.ban)
-        if len(tokens) == experiment.data.tokenizer.vocab_size:
-            raise UserError("--ban: nothing is left to draw; ban fewer tokens")
-        experiment = with_setting(experiment, "transform.banned", tokens, "--ban")
-    return replace(run, experiment=experiment)
 
 
 def make_sample(experiment: Experiment, mesh, wish: Wish = NOTHING, trace: bool = False):

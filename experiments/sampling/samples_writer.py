@@ -3,52 +3,17 @@
 import fcntl
 import json
 import os
-from argparse import Namespace
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from experiments.errors import UserError, shortened
-from experiments.evaluation.record import precision
 from experiments.files import open_stream, writing
 from experiments.plain_json import parse
-from experiments.runs import Run
 from experiments.sampling.samples_file import is_cut_short
-from experiments.stored import encode
 
 _OF_ONE = ("number", "text", "network_calls")  # what a line says of its sample alone
 _LONGEST = 1 << 26  # bytes of a line, at most
-
-
-def description(run: Run, given: Namespace, classifier: Run | None) -> dict:
-    """What every line says of how the samples were drawn; samples of equal descriptions are those of one
-    file, whatever their number and the batch size."""
-    experiment = run.experiment
-    said = {
-        "seed": given.seed,
-        "checkpoint_step": run.step,
-        "checkpoint_fingerprint": run.fingerprint,
-        "precision": precision(experiment),
-        "process": type(experiment.process).__name__,
-        "sampler": encode(experiment.sampler),
-        "length": experiment.data.length,
-    }
-    guided = given.label is not None and (given.guidance != 1 or classifier is not None)
-    asked = {
-        "prompt": given.prompt,
-        "template": given.template,
-        "blank": given.blank if given.template is not None else None,
-        "require": given.require,
-        "label": given.label,
-        "guidance": given.guidance if guided else None,
-        "guidance_interval": given.guidance_interval if guided else None,
-        "classifier_fingerprint": classifier and classifier.fingerprint,
-        "exact": given.exact,
-        "set": [change for change in given.set if not change.startswith("sampler")],
-    }
-    return said | {
-        name: value for name, value in asked.items() if value or isinstance(value, float)
-    }
 
 
 class SamplesWriter(AbstractContextManager):

@@ -1,0 +1,158 @@
+"""What samples a user asks for, as values, and the run made ready to draw them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments.config import Experiment
+from experiments.errors import UserError
+from experiments.evaluation.record import precision
+from experiments.runs import Run, load_run
+from experiments.sampling.given import banned, check_given, given_tokens
+from experiments.sampling.grid import fitted_information
+from experiments.sampling.samples import with_setting, with_steps
+from experiments.sampling.wish import Wish, make_wish
+from experiments.settings import override
+from experiments.stored import encode
+
+_OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `ddlm sample` but for how many samples, and where they go.
+
+    sampler: its name, with settings behind it ("Unmask order=random"). steps, grid, temperature to
+    repetition: settings of the sampler; None leaves the run's. length: tokens of a sample. prompt:
+    text that every sample begins with; template: text with blanks, for each of which the character
+    `blank` stands. require: texts that every sample contains. ban: text whose tokens are never drawn.
+    label, guidance, guidance_interval: the label to guide to, how strongly, and at which times.
+    classifier: the run that guides, by its gradient or, if exact, asked for every change of a token.
+    seed: sample number i depends on it and on i alone. changes: other settings, as of --set.
+    """
+
+    sampler: str | None = None
+    steps: int | None = None
+    grid: str | None = None
+    length: int | None = None
+    prompt: str = ""
+    template: str | None = None
+    blank: str = "_"
+    require: Sequence[str] = ()
+    ban: str = ""
+    repetition: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    eta: float | None = None
+    label: str | None = None
+    guidance: float = 1.0
+    guidance_interval: Sequence[float] = (0.0, 1.0)
+    classifier: str | None = None
+    exact: bool = False
+    seed: int = 0
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The run with its sampler as asked for; known: tokens (L,), -1 where the model fills in; wish: what
+    samples are to be besides; description: what samples of equal descriptions have in common."""
+
+    run: Run
+    known: np.ndarray
+    wish: Wish
+    description: dict
+
+
+def prepare(run: Run, request: Request, workdir: str) -> Prepared:
+    """The run of `workdir` made ready for the request; UserError for what it cannot do."""
+    if run.experiment.process.traits.output == "label":
+        raise UserError(
+            f"workdir {workdir} holds a classifier, which writes no text",
+            f"it guides a run on the same noise: --workdir RUN --classifier {workdir} --label NAME",
+        )
+    experiment = _of_sampler(_changed(run.experiment, request), run, request, workdir)
+    run = replace(run, experiment=experiment)
+    classifier = load_run(request.classifier) if request.classifier else None
+    data = experiment.data
+    known = given_tokens(
+        data.tokenizer, data.length, request.prompt, request.template, request.blank
+    )
+    check_given(experiment, known)
+    wish = make_wish(
+        experiment, known, request.require, request.label, request.guidance,
+        request.guidance_interval, classifier, request.exact,
+    )  # fmt: skip
+    return Prepared(run, known, wish, _description(run, request, classifier))
+
+
+def _changed(experiment: Experiment, request: Request) -> Experiment:
+    """The experiment with the sampler, the length and the changes that are asked for."""
+    name, *settings = request.sampler.split() if request.sampler else [""]
+    overrides = [f"sampler={name}"] if name else []
+    overrides += [f"sampler.{setting}" for setting in settings] + list(request.changes)
+    if request.length:
+        overrides.append(f"data.length={request.length}")
+    try:
+        return override(experiment, overrides)
+    except UserError as error:
+        if not (name and error.about.startswith("--set sampler")):
+            raise
+        about = f'--sampler "{request.sampler}": {error.about.removeprefix("--set ")}'
+        raise UserError(error.what, error.advice, about) from error
+
+
+def _of_sampler(experiment: Experiment, run: Run, request: Request, workdir: str) -> Experiment:
+    """The experiment with the settings of its sampler that are asked for by name."""
+    if request.steps:
+        experiment = with_steps(experiment, request.steps)
+    if request.grid == "fitted":
+        information = fitted_information(workdir, replace(run, experiment=experiment))
+        experiment = with_setting(experiment, "information", information, "--grid fitted:")
+    if request.grid:
+        experiment = with_setting(experiment, "grid", request.grid, "--grid")
+    for name in _OF_TOKENS:
+        value = getattr(request, name)
+        if value is not None:
+            option = "--" + name.replace("_", "-")
+            experiment = with_setting(experiment, f"transform.{name}", value, option)
+    if request.ban:
+        tokens = banned(experiment.data.tokenizer, request.ban)
+        if len(tokens) == experiment.data.tokenizer.vocab_size:
+            raise UserError("nothing is left to draw", "ban fewer tokens", "--ban")
+        experiment = with_setting(experiment, "transform.banned", tokens, "--ban")
+    return experiment
+
+
+def _description(run: Run, request: Request, classifier: Run | None) -> dict:
+    """What every line of a file of samples says of how they were drawn: samples of equal descriptions
+    are those of one file, whatever their number and the batch size."""
+    experiment = run.experiment
+    told = {
+        "seed": request.seed,
+        "checkpoint_step": run.step,
+        "checkpoint_fingerprint": run.fingerprint,
+        "precision": precision(experiment),
+        "process": type(experiment.process).__name__,
+        "sampler": encode(experiment.sampler),
+        "length": experiment.data.length,
+    }
+    guided = request.label is not None and (request.guidance != 1 or classifier is not None)
+    asked = {
+        "prompt": request.prompt,
+        "template": request.template,
+        "blank": request.blank if request.template is not None else None,
+        "require": list(request.require),
+        "label": request.label,
+        "guidance": request.guidance if guided else None,
+        "guidance_interval": list(request.guidance_interval) if guided else None,
+        "classifier_fingerprint": classifier and classifier.fingerprint,
+        "exact": request.exact,
+        "set": [change for change in request.changes if not change.startswith("sampler")],
+    }
+    return told | {
+        name: value for name, value in asked.items() if value or isinstance(value, float)
+    }
