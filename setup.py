@@ -9,6 +9,7 @@ setup(
     packages=find_packages(
         include=["diffusion*", "models*", "samplers*", "configs*", "experiments*"]
     ),
+    py_modules=["ddlm"],
     package_data={
         "experiments.comparison": ["published.json"],
         "experiments.data": ["corpora/*"],

@@ -136,6 +136,28 @@ def draw_lines(
     return image.getvalue()
 
 
+def draw_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path=None):
+    """The figure of matplotlib of curves by name, each (steps, values), one panel a name; written to the
+    image file `path` too if one is given."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if path is not None:
+        check_figure(Path(path))
+    figure = Figure(figsize=(7, 2.2 * max(1, len(curves))), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(max(1, len(curves)), sharex=True, squeeze=False)[:, 0]
+    for axes, (name, (steps, values)) in zip(panels, curves.items(), strict=False):
+        axes.plot(steps, values, color=COLOURS[0], marker="." if len(steps) < 50 else "")
+        axes.set_title(name, loc="left", fontsize=9)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("step")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
 def _columns(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
     finite = [(step, value) for step, value in curve if math.isfinite(value)]
     return [step for step, _ in finite], [value for _, value in finite]

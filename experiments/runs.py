@@ -31,13 +31,14 @@ def load_run(
     workdir: str,
     step: int | None = None,
     overrides: Sequence[str] = (),
-    config: str | None = None,
+    config: str | Experiment | None = None,
     ema: bool = True,
 ) -> Run:
     """The run in `workdir` at `step` (default: the newest), on the devices of this machine.
 
     Placement and kernels (mesh, model.attention) are this machine's, not those it was trained with.
-    config: the file that defines the user's own classes; their settings are those of the run.
+    config: the file that defines the user's own classes, or an experiment of them; their settings are
+    those of the run.
     """
     checkpoints, asked = Checkpoints(Path(workdir) / "checkpoints"), step
     while True:
@@ -58,13 +59,15 @@ def load_run(
 
 
 def _load(
-    workdir: str, checkpoints: Checkpoints, step: int, overrides: Sequence[str], config: str | None,
+    workdir: str, checkpoints: Checkpoints, step: int, overrides: Sequence[str],
+    config: str | Experiment | None,
     ema: bool,
 ) -> Run:  # fmt: skip
     with _naming_good_steps(checkpoints, step):
         meta = checkpoints.meta(step)
     plain, where = meta.get("config"), f"checkpoint {step}"
-    own = classes(load(config)) if config else {}
+    config = load(config) if isinstance(config, str) else config
+    own = classes(config) if config else {}
     stored = decode(plain, where, Experiment, own)
     here = replace(stored, mesh=Mesh(), model=stored.model.for_runtime())
     kept = Path(workdir) / TOKENIZER

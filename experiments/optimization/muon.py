@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from experiments.optimization.adamw import AdamW
 from experiments.optimization.optimizer import LearningRate, Optimizer, check_settings, clipped
 from experiments.optimization.warmup_constant import WarmupConstant
 
@@ -19,7 +20,7 @@ from experiments.optimization.warmup_constant import WarmupConstant
 class Muon(Optimizer):
     """schedule: the learning rate, of matrices and all else alike. momentum: decay rate of the mean of
     gradients of matrices; beta1, beta2: AdamW's, of all else. eps: added to its root of squares.
-    weight_decay acts on the matrices of the layers. clip_norm: the largest global norm of a gradient,
+    weight_decay acts on matrices. clip_norm: the largest global norm of a gradient,
     None for any. iterations: of Newton and Schulz.
     """
 
@@ -38,27 +39,28 @@ class Muon(Optimizer):
             raise ValueError(f"Muon.iterations = {self.iterations} must be at least 1")
 
     def build(self, params):
-        update = muon(
+        of_matrices = muon(
             self.schedule.build(),
             ns_steps=self.iterations,
             beta=self.momentum,
-            eps=self.eps,
             weight_decay=self.weight_decay,
-            adam_b1=self.beta1,
-            adam_b2=self.beta2,
             muon_weight_dimension_numbers=stacked_matrices,
             consistent_rms=0.2,
         )
+        rest = AdamW(self.schedule, self.beta1, self.beta2, self.eps, self.weight_decay, None)
+        update = optax.partition({True: of_matrices, False: rest.build(params)}, of_layers)
         return clipped(self.clip_norm, update)
 
 
+def of_layers(params: dict) -> dict:
+    """Whether each parameter is a matrix of a layer."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key == "kernel" and "layers" in [key.key for key in path], params
+    )
+
+
 def stacked_matrices(params: dict) -> dict:
-    """Which axes of each parameter are inputs and outputs of a layer's matrix, (..., inputs, outputs);
-    None of what is none."""
-
-    def axes(path, leaf):
-        if path[-1].key != "kernel" or "layers" not in [key.key for key in path]:
-            return None
-        return MuonDimensionNumbers(reduction_axis=leaf.ndim - 2, output_axis=leaf.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(axes, params)
+    """Which axes of each matrix, (..., inputs, outputs), are inputs and outputs."""
+    return jax.tree.map(
+        lambda p: MuonDimensionNumbers(reduction_axis=p.ndim - 2, output_axis=p.ndim - 1), params
+    )

@@ -36,7 +36,10 @@ def with_setting(experiment: Experiment, name: str, value, option: str) -> Exper
             f"{option} {value}: sampler {', '.join(parts)} has no setting {name}; leave it out "
             "or choose another --sampler"
         )
-    return override(experiment, [f"sampler.{paths[0]}={value}"])
+    try:
+        return override(experiment, [f"sampler.{paths[0]}={value}"])
+    except UserError as error:
+        raise UserError(error.what, error.advice, f"{option} {value}") from error
 
 
 def with_steps(experiment: Experiment, steps: int) -> Experiment:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
@@ -113,12 +114,21 @@ class NoMetrics(AbstractContextManager):
         pass
 
 
+def read_metrics(workdir: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(steps, values) of every metric of the run in `workdir` by its name, of the lines that have it;
+    empty without metrics."""
+    path, curves = workdir / "metrics.jsonl", {}
+    for *_, line in _lines(path.read_bytes()) if path.exists() else ():
+        for name, value in (line or {}).items():
+            if name != "step" and type(value) in (int, float):
+                curves.setdefault(name, []).append((line["step"], value))
+    return {name: tuple(np.array(points).T) for name, points in curves.items()}
+
+
 def read_metric(workdir: Path, name: str) -> list[tuple[int, float]]:
     """(step, value) of every line of the metrics in `workdir` that has `name`; empty without metrics."""
-    path = workdir / "metrics.jsonl"
-    found = [line for *_, line in _lines(path.read_bytes())] if path.exists() else []
-    lines = [line for line in found if line is not None]
-    return [(line["step"], line[name]) for line in lines if type(line.get(name)) in (int, float)]
+    steps, values = read_metrics(workdir).get(name, ((), ()))
+    return [(int(step), float(value)) for step, value in zip(steps, values, strict=True)]
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, bytes, dict | None]]:

@@ -1,0 +1,322 @@
+"""Diffusion language models from Python.
+
+    import ddlm
+
+    run = ddlm.load("runs/quickstart")
+    run.sample(4, prompt="the state of")            # texts; .tokens and .calls are arrays
+    run.log_likelihood("the state of the union")    # a bound or exact, in nats and bits per character
+    run.fill("we ____ the people")
+    run.evaluate("test")                            # the record that `ddlm evaluate` writes
+    run.denoise("the state of the union", 0.5)      # logits of every token at every position
+
+    text = ddlm.Text("my.txt", ddlm.Characters(), length=128)
+    model = ddlm.Transformer(num_layers=4, width=128, num_heads=4)
+    run = ddlm.train(ddlm.Experiment(ddlm.MDLM(), model, text), "runs/mine")
+
+Everything that an experiment is made of is here under its own name, so that a config file may import
+this module alone. The commands call the same functions. A mistake is a `ddlm.UserError`, whose message
+says what to do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.autoregressive import Autoregressive
+from diffusion.betas import CosineBetas, LinearBetas, MutualInformation, ReciprocalBetas
+from diffusion.bfn import BFN, PowerAccuracy
+from diffusion.block import BlockDiffusion
+from diffusion.d3pm import D3PM
+from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeighbour
+from diffusion.dirichlet import DirichletFlow
+from diffusion.edlm import EDLM, EDLMAutoregressive
+from diffusion.genmd4 import GenMD4
+from diffusion.kernels import Absorbing, Uniform
+from diffusion.linear_flow import LinearFlow
+from diffusion.mdlm import MDLM
+from diffusion.noisy_classifier import NoisyClassifier
+from diffusion.one_step import OneStep
+from diffusion.process import (
+    FlowProcess,
+    JumpProcess,
+    Likelihood,
+    Objective,
+    Process,
+    Sequential,
+    Traits,
+)
+from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, Squeezed
+from diffusion.sedd import SEDD
+from diffusion.spaces import Simplex, Tokens, Vectors
+from diffusion.spindle import Spindle
+from diffusion.udlm import UDLM
+from experiments import runs
+from experiments.config import Evaluation, Experiment, Mesh, Teacher, Train
+from experiments.data.subwords import Subwords
+from experiments.data.text import Text
+from experiments.data.tokenizers import Bytes, Characters, Letters27
+from experiments.errors import Diverged, Stopped, UserError
+from experiments.evaluation.bound import evaluate_run
+from experiments.evaluation.of_text import LogLikelihood, log_likelihood, tokens_of
+from experiments.optimization.adamw import AdamW
+from experiments.optimization.linear import Linear as LinearDecay
+from experiments.optimization.muon import Muon
+from experiments.optimization.optimizer import LearningRate, Optimizer
+from experiments.optimization.warmup_constant import WarmupConstant
+from experiments.optimization.warmup_cosine import WarmupCosine
+from experiments.optimization.warmup_stable_decay import WarmupStableDecay
+from experiments.sampling.request import Request, prepare
+from experiments.sampling.samples import sample_run
+from experiments.settings import override
+from experiments.token_weights.even import Even
+from experiments.token_weights.token_weight import TokenWeight
+from experiments.training.metrics import read_metrics
+from experiments.training.trainer import train as _train
+from models.backbone import Backbone, Network
+from models.classifier import Classifier
+from models.energy import EnergyTransformer
+from models.transformer import Transformer
+from samplers.ancestral import Ancestral
+from samplers.autoregressive import LeftToRight
+from samplers.blocks import BlockByBlock
+from samplers.corrected import Corrected
+from samplers.euler import Euler, TauLeaping
+from samplers.first_hitting import FirstHitting
+from samplers.ode import ODE
+from samplers.path_planning import PathPlanning
+from samplers.posterior import Posterior
+from samplers.remask import ReMDM
+from samplers.resampled import Resampled
+from samplers.sampler import OnGrid, Sampler, Stepwise
+from samplers.transform import Transform
+from samplers.tweedie import Tweedie
+from samplers.unmask import EntropyBudget, Steps, Threshold, Unmask
+from samplers.windows import Windows
+
+__all__ = [
+    "BFN",
+    "D3PM",
+    "EDLM",
+    "MDLM",
+    "ODE",
+    "SEDD",
+    "UDLM",
+    "Absorbing",
+    "AdamW",
+    "Ancestral",
+    "Autoregressive",
+    "Backbone",
+    "BandDiagonal",
+    "BlockByBlock",
+    "BlockDiffusion",
+    "Bytes",
+    "Characters",
+    "Classifier",
+    "Corrected",
+    "Cosine",
+    "CosineBetas",
+    "DirichletFlow",
+    "Diverged",
+    "EDLMAutoregressive",
+    "EnergyTransformer",
+    "EntropyBudget",
+    "Euler",
+    "Evaluation",
+    "Even",
+    "Experiment",
+    "FirstHitting",
+    "FlowProcess",
+    "Gaussian",
+    "GenMD4",
+    "Geometric",
+    "JumpProcess",
+    "LearningRate",
+    "LeftToRight",
+    "Letters27",
+    "Likelihood",
+    "Linear",
+    "LinearBetas",
+    "LinearDecay",
+    "LinearFlow",
+    "LogLikelihood",
+    "MDLMCosine",
+    "Masked",
+    "Matrix",
+    "Mesh",
+    "Muon",
+    "MutualInformation",
+    "NearestNeighbour",
+    "Network",
+    "NoisyClassifier",
+    "Objective",
+    "OnGrid",
+    "OneStep",
+    "Optimizer",
+    "PathPlanning",
+    "Polynomial",
+    "Posterior",
+    "PowerAccuracy",
+    "Process",
+    "ReMDM",
+    "ReciprocalBetas",
+    "Resampled",
+    "Run",
+    "Sampler",
+    "Samples",
+    "Sequential",
+    "Simplex",
+    "Spindle",
+    "Squeezed",
+    "Steps",
+    "Stepwise",
+    "Stopped",
+    "Subwords",
+    "TauLeaping",
+    "Teacher",
+    "Text",
+    "Threshold",
+    "TokenWeight",
+    "Tokens",
+    "Train",
+    "Traits",
+    "Transform",
+    "Transformer",
+    "Tweedie",
+    "Uniform",
+    "Unmask",
+    "UserError",
+    "Vectors",
+    "WarmupConstant",
+    "WarmupCosine",
+    "WarmupStableDecay",
+    "Windows",
+    "load",
+    "override",
+    "train",
+]  # fmt: skip
+
+
+class Samples(list):
+    """Texts, str, with `tokens`, int32 (N, L), and `calls` of the network for each, int (N,)."""
+
+    def __init__(self, texts: Sequence[str], tokens: np.ndarray, calls: np.ndarray):
+        super().__init__(texts)
+        self.tokens, self.calls = tokens, calls
+
+
+class Run:
+    """A trained model: `experiment`, its settings; `params`, its averaged parameters, a nested dict of
+    arrays; `step`, that of the checkpoint; `workdir`, the run directory."""
+
+    def __init__(self, run: runs.Run, workdir: str | Path):
+        self._run, self.workdir = run, Path(workdir)
+        self.experiment, self.params, self.step = run.experiment, run.params, run.step
+
+    def __repr__(self) -> str:
+        name = type(self.experiment.process).__name__
+        return f"<ddlm.Run {self.workdir}: {name} at step {self.step}>"
+
+    def sample(self, num: int = 1, batch_size: int = 16, **options) -> Samples:
+        """So many texts. options: those of `ddlm sample`, as in `experiments.sampling.request.Request`:
+        prompt, template, require, sampler, steps, temperature, top_p, label, guidance, seed and more.
+
+        Sample i depends on the seed and i alone, not on how many are drawn or how many at a time.
+        """
+        ready = prepare(self._run, Request(**options), str(self.workdir))
+        seed, size = ready.description["seed"], min(batch_size, num)
+        drawn = list(sample_run(ready.run, num, seed, ready.known, size, ready.wish))
+        tokens = np.stack([sampled.x0 for _, sampled, _ in drawn])
+        decode = ready.run.experiment.data.tokenizer.decode
+        calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])
+        return Samples([decode(row) for row in tokens], tokens, calls)
+
+    def fill(self, template: str, num: int | None = None, **options) -> str | Samples:
+        """The template with its blanks filled in, each "_" (or what `blank` says) by one token; with
+        `num` so many of them. options: as of `sample`."""
+        request = Request(template=template, **options)
+        known = prepare(self._run, request, str(self.workdir)).known
+        ends = len(template) - len(template.rstrip(request.blank))
+        given = np.flatnonzero(known >= 0)
+        size = (int(given[-1]) + 1 if len(given) else 0) + ends
+        filled = self.sample(num or 1, template=template, **options)
+        decode, tokens = self.experiment.data.tokenizer.decode, filled.tokens[:, :size]
+        texts = Samples([decode(row) for row in tokens], tokens, filled.calls)
+        return texts if num else texts[0]
+
+    def log_likelihood(self, text: str, num_times: int = 64, seed: int = 0) -> LogLikelihood:
+        """log p(text) in nats, with its kind (exact, or a bound) and the standard error of the draws.
+        num_times: how many times are drawn; more make the error smaller."""
+        return log_likelihood(self._run, text, num_times, seed)
+
+    def evaluate(
+        self,
+        split: str = "test",
+        max_sequences: int | None = None,
+        num_times: int | None = None,
+        seed: int = 0,
+        text: str | None = None,
+        log: Callable[[str], None] = print,
+    ) -> dict[str, Any]:
+        """The record of a split of the run's data, or of that of another text (a file or folder): value
+        in bits per character, kind, standard error and all that they depend on. max_sequences: no more
+        than so many, at equal distances. log is told of the progress."""
+        changes = [f"evaluation.num_times={num_times}"] if num_times else []
+        changes += [f"data.path={text}", "data.split_points=None"] if text else []
+        run = replace(self._run, experiment=override(self.experiment, changes))
+        whole = text is not None and not Path(text).expanduser().is_dir()
+        return evaluate_run(run, split, seed, True, log, max_sequences, whole)
+
+    def denoise(self, tokens: Any, t: float | Any) -> jax.Array:
+        """Logits (B, L, V) of a state at time t: a text, int (B, L) in which V is the mask, or float
+        (B, L, V) on the simplex; t a number or (B, 1). Their meaning is the process's (`predict`
+        makes log p(x0 | z_t) of them)."""
+        z = tokens_of(self._run, tokens)[None] if isinstance(tokens, str) else jnp.asarray(tokens)
+        times = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(z), 1))
+        return self._denoise(self.params, jnp.asarray(z), times)
+
+    @cached_property
+    def _denoise(self):
+        return jax.jit(lambda params, z, t: self.experiment.network(params)(z, t))
+
+    def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The curves of the training by their names, each (steps, values)."""
+        return read_metrics(self.workdir)
+
+    def plot(self, path: str | Path | None = None, names: Sequence[str] = ()):
+        """A figure of matplotlib with the curves of the training, all or those of the names; written to
+        `path` too if one is given. Needs pip install "ddlm[plot]"."""
+        from experiments.figure import draw_curves
+
+        curves = self.metrics()
+        shown = {name: curves[name] for name in (names or _shown(curves))}
+        return draw_curves(shown, path)
+
+
+def _shown(curves: dict) -> list[str]:
+    return [name for name in curves if not name.startswith("perf/") and name != "train/tokens"]
+
+
+def load(
+    workdir: str | Path,
+    step: int | None = None,
+    config: str | Experiment | None = None,
+    changes: Sequence[str] = (),
+    raw: bool = False,
+) -> Run:
+    """The run in a run directory, at its newest checkpoint or at `step`. config: the file that defines
+    classes of your own, or an experiment of them. changes: settings as of --set. raw: the
+    parameters of the last step, not their average. UserError where there is none."""
+    return Run(runs.load_run(str(workdir), step, changes, config, not raw), workdir)
+
+
+def train(experiment: Experiment, workdir: str | Path, log: Callable[[str], None] = print) -> Run:
+    """Trains the experiment in the run directory, or goes on where it holds a run of it, and gives the
+    run back. log is told of the progress."""
+    _train(experiment, Path(workdir), log)
+    return load(workdir, config=experiment)

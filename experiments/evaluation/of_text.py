@@ -1,0 +1,77 @@
+"""The likelihood of one text under a run, as the evaluation of a corpus estimates it."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments.data.rows import make_rows
+from experiments.data.subwords import Subwords
+from experiments.data.tokenizers import OutsideAlphabet, count, kept_alphabet
+from experiments.errors import UserError
+from experiments.evaluation.bound import estimate
+from experiments.evaluation.estimators import (
+    check_bound,
+    kind_of,
+    make_bound,
+    times_per_sequence,
+)
+from experiments.runs import Run
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """log p of a text in nats; of kind "bound" it is a lower one, so that p is at least this.
+
+    standard_error, in nats: of the times and the noise that were drawn, 0 where the likelihood is exact,
+    NaN of one time. bits_per_character: -log p in bits over the characters, NaN where there are none.
+    """
+
+    nats: float
+    standard_error: float
+    kind: str
+    tokens: int
+    characters: int
+
+    @property
+    def bits_per_character(self) -> float:
+        return -self.nats / math.log(2) / self.characters if self.characters else math.nan
+
+
+def log_likelihood(run: Run, text: str, num_times: int = 64, seed: int = 0) -> LogLikelihood:
+    """log p(text), from so many times. UserError for text outside of the run's alphabet, and for a
+    process without a likelihood.
+
+    A text longer than the run's sequences is taken in pieces of their length, each seen alone, and where
+    the run is of documents it is one, with the tokens that stand around each.
+    """
+    experiment = run.experiment
+    check_bound(experiment)
+    evaluation = replace(experiment.evaluation, num_times=num_times, labels=False)
+    experiment = replace(experiment, evaluation=evaluation)
+    tokens = tokens_of(run, text)
+    if not len(tokens):
+        raise UserError("the text is empty", "give at least one token")
+    data = experiment.data
+    rows = tokens
+    if data.rows != "wrap":
+        rows = make_rows(tokens, np.array([0, len(tokens)]), data.length, data.rows == "pack")
+    bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
+    characters = count(text)[0]
+    result, _ = estimate(experiment, bound, run.params, rows, run.mesh, characters)
+    kind, size = kind_of(experiment), int(result.tokens.sum())
+    error = 0.0 if kind == "exact" else result.time_standard_error() * size
+    return LogLikelihood(-result.nats_per_token * size, error, kind, size, characters)
+
+
+def tokens_of(run: Run, text: str) -> np.ndarray:
+    """The tokens (n,) of a whole text as the run's data would hold it; UserError where it cannot."""
+    data = run.experiment.data
+    try:
+        tokens = np.concatenate([*data.tokenizer.encode([text], "text"), np.zeros(0, np.int32)])
+    except OutsideAlphabet as error:
+        raise UserError(error.what, kept_alphabet(data.tokenizer)) from None
+    if data.rows == "wrap" or not isinstance(data.tokenizer, Subwords):
+        return tokens
+    around = [[data.tokenizer.number(name)] if name else [] for name in (data.begin, data.end)]
+    return np.concatenate([around[0], tokens, around[1]]).astype(tokens.dtype)
