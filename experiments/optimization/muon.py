@@ -9,6 +9,7 @@ each of the N matrices is made orthogonal by itself.
 from dataclasses import dataclass
 
 import jax
+import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from experiments.optimization.adamw import AdamW
