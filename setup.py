@@ -44,7 +44,7 @@ setup(
         "plan": ["libtpu>=0.0.42"],  # the TPU compiler of experiments.plan; that of the same jax
         "plot": ["matplotlib>=3.10"],  # the figure of experiments.compare
         "test": [
-            "hypothesis>=6.170",  # the cases of experiments.fuzz
+            "hypothesis>=6.170",  # the cases of experiments.studies.fuzz
             "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test
             "pytest>=9.0",  # the test runner
             "pytest-xdist>=3.8",  # the suite on both cores

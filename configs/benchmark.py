@@ -1,6 +1,6 @@
 """The shape on which speed is compared: 6 layers x 384, length 256, batch 16; not a run worth training.
 
-    python -m experiments.benchmark
+    python -m experiments.studies.benchmark
 
 Figures: docs/measurements.md.
 """

@@ -23,7 +23,7 @@ from experiments.errors import UserError
 from experiments.evaluation.bound import spelled
 from experiments.evaluation.record_files import read_record, write_record
 from experiments.evaluation.units import Estimate
-from experiments.fuzzing.table_readers import write_wordpiece
+from experiments.studies.fuzzing.table_readers import write_wordpiece
 
 ROWS = ["wrap", "sentence", "pack"]
 LINE = "The State, of the Union: 1984!\u00a0\u2028 «Ünion» naïve 日本 . "

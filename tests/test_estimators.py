@@ -157,7 +157,7 @@ def test_records_name_their_estimator(settings, kind, said, run, tmp_path):
 def test_noise_of_estimators_is_measured(run, tmp_path, capsys):
     out = tmp_path / "noise.json"
     options = ["--num-times", "1", "2", "--repeats", "3", "--max-sequences", "8", "--out", str(out)]
-    assert cli.guarded("estimator_noise", ["--workdir", str(run), *options]) == 0
+    assert cli.guarded("studies.estimator_noise", ["--workdir", str(run), *options]) == 0
     rows = json.loads(out.read_text())["rows"]
     names = ["times", "low_discrepancy", "quadrature", "any_order"]
     assert [(r["estimator"], r["num_times"]) for r in rows] == [

@@ -23,8 +23,8 @@ from experiments import cli
 from experiments.devices.sharding import make_mesh
 from experiments.errors import Stopped, UserError
 from experiments.files import write_atomically
-from experiments.measuring.killing import compared, kill_often
 from experiments.settings import load
+from experiments.studies.measuring.killing import compared, kill_often
 from experiments.training import monitor, recovery, trainer
 from experiments.training.checkpoint_record import RECORD
 from experiments.training.checkpoints import Checkpoints

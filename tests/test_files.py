@@ -160,7 +160,7 @@ def test_text_is_utf_8_in_every_locale(tmp_path):
 @pytest.mark.parametrize(
     "command, option",
     [("sample", "--out"), ("sample", "--trace"), ("evaluate", "--out"), ("quality", "--out"),
-     ("compare", "--table"), ("compare", "--plot"), ("plan", "--out"), ("clip", "--out")],
+     ("compare", "--table"), ("compare", "--plot"), ("plan", "--out"), ("studies.clip", "--out")],
 )  # fmt: skip
 def test_what_cannot_be_written_is_said_before_any_work(command, option, out, said, capsys):
     assert cli.guarded(command, [option, out]) == 2
@@ -178,7 +178,7 @@ def test_what_cannot_be_written_is_said_before_any_work(command, option, out, sa
         ["compare", "{a}", "--plot", "{new}", "--table", "{new}"],
         ["compress", "--workdir", "w", "{a}", "--out", "{a}", "--force"],
         ["sample", "--workdir", "w", "--out", "{new}", "--trace", "{new}"],
-        ["benchmark", "--config", "{a}", "--out", "{a}"],
+        ["studies.benchmark", "--config", "{a}", "--out", "{a}"],
     ],
     ids=lambda c: " ".join(c),
 )

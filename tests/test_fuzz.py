@@ -1,4 +1,4 @@
-"""Every reader with a few hostile cases (experiments.fuzz has many), and each fault that was found."""
+"""Every reader with a few hostile cases (experiments.studies.fuzz has many), and faults found so."""
 
 import asyncio
 import gc
@@ -31,14 +31,14 @@ from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters
 from experiments.errors import UserError
 from experiments.evaluation.record_files import read_record
-from experiments.fuzzing import engine, record_readers, run_readers, settings_readers
-from experiments.fuzzing import readers as all_readers
-from experiments.fuzzing.engine import Reader, judge, run
 from experiments.plain_json import dumped, parse
 from experiments.runs import load_run
 from experiments.sampling.samples_file import read_samples
 from experiments.settings import named, override
 from experiments.stored import decode, encode
+from experiments.studies.fuzzing import engine, record_readers, run_readers, settings_readers
+from experiments.studies.fuzzing import readers as all_readers
+from experiments.studies.fuzzing.engine import Reader, judge, run
 from experiments.training.checkpoint_record import RECORD, record_hash
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Metrics, read_metric
@@ -123,17 +123,17 @@ def test_the_program_prints_a_table_and_exits_by_failures(monkeypatch, capsys):
 
     monkeypatch.setattr(all_readers, "make_readers", make)
     with pytest.raises(SystemExit) as caught:
-        cli.guarded("fuzz", ["--cases", "40"])
+        cli.guarded("studies.fuzz", ["--cases", "40"])
     assert caught.value.code == 1
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "| good | 20 | 20 | 0 | 0 |" in lines and "| bad | 20 | 0 | 0 | 20 |" in lines
     assert "| all | 40 | 20 | 0 | 20 |" in lines
-    assert cli.guarded("fuzz", ["--cases", "40", "--only", "good"]) == 0
+    assert cli.guarded("studies.fuzz", ["--cases", "40", "--only", "good"]) == 0
 
 
 def test_without_hypothesis_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cli.guarded("fuzz", []) == 2
+    assert cli.guarded("studies.fuzz", []) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -239,7 +239,7 @@ def test_stored_setting_that_may_not_stand_there_is_refused(path, value, refused
 
 
 def test_stored_config_imports_no_module_that_has_no_settings(refused):
-    name = "experiments.long_run"
+    name = "experiments.studies.long_run"
     sys.modules.pop(name, None)
     refused(decode, stored("sampler", {"_type": f"{name}.Path"}))
     assert name not in sys.modules

@@ -155,30 +155,30 @@ def test_few_steps_and_clip_measure_runs(runs, tmp_path, monkeypatch, capsys):
     where = [w for name in ("block4", "autoregressive") for w in ("--workdir", str(runs / name))]
     scorer = ["--scorer", str(runs / "autoregressive"), "--out", str(tmp_path)]
     options = ["--num", "3", "--steps", "1", "2"]
-    assert cli.guarded("few_steps", [*where, *scorer, *options]) == 0
+    assert cli.guarded("studies.few_steps", [*where, *scorer, *options]) == 0
     record = json.loads((tmp_path / "few-steps.json").read_text())
     calls = [(row["run"], row["steps"], row["network_calls"]) for row in record["rows"]]
     assert calls == [("block4", 1, 8), ("block4", 2, 12), ("autoregressive", None, 16)]
     assert (tmp_path / "few-steps.png").stat().st_size > 1000
-    assert cli.guarded("few_steps", [*where, "--scorer", str(runs / "mdlm")]) == 2
+    assert cli.guarded("studies.few_steps", [*where, "--scorer", str(runs / "mdlm")]) == 2
     several = ["--sampler", "FirstHitting group=4", "--sampler", "Ancestral grid=cosine"]
     mdlm = ["--workdir", str(runs / "mdlm"), *scorer, *options, *several]
-    assert cli.guarded("few_steps", [*mdlm, "--sampler", "LeftToRight"]) == 0
+    assert cli.guarded("studies.few_steps", [*mdlm, "--sampler", "LeftToRight"]) == 0
     rows = json.loads((tmp_path / "few-steps.json").read_text())["rows"]
     found = [(row["sampler"], row["steps"], row["network_calls"]) for row in rows]
     assert found == [(several[1], None, 4), (several[3], 1, 1), (several[3], 2, 2)]
     assert all(0 <= row["real_words"] <= 1 for row in rows)
     assert "LeftToRight does not go with it" in capsys.readouterr().out
-    assert cli.guarded("few_steps", [*mdlm, "--sampler", "FirstHitting groups=4"]) == 2
+    assert cli.guarded("studies.few_steps", [*mdlm, "--sampler", "FirstHitting groups=4"]) == 2
     assert "group" in capsys.readouterr().err
-    monkeypatch.setattr("experiments.clip.INTERVALS", ((0.0, 1.0), (0.3, 0.8)))
+    monkeypatch.setattr("experiments.studies.clip.INTERVALS", ((0.0, 1.0), (0.3, 0.8)))
     out = tmp_path / "clip.json"
     assert (
         cli.guarded(
-            "clip", ["--workdir", str(runs / "block4"), "--batches", "2", "--out", str(out)]
+            "studies.clip", ["--workdir", str(runs / "block4"), "--batches", "2", "--out", str(out)]
         )
         == 0
     )
     assert all(np.isfinite(row["noise"]) for row in json.loads(out.read_text())["rows"])
-    assert cli.guarded("clip", ["--workdir", str(runs / "mdlm")]) == 2
+    assert cli.guarded("studies.clip", ["--workdir", str(runs / "mdlm")]) == 2
     assert "BlockDiffusion" in capsys.readouterr().err

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from conftest import HERE, on_devices
 
-from experiments import cli, mesh_table
+from experiments import cli
 from experiments.config import Mesh
 from experiments.devices.sharding import mesh_sizes
 from experiments.errors import UserError
-from experiments.measuring import mesh_losses
-from experiments.measuring.mesh_losses import Found, Row
+from experiments.studies import mesh_table
+from experiments.studies.measuring import mesh_losses
+from experiments.studies.measuring.mesh_losses import Found, Row
 
 # Labels and accumulation, of few tokens; a state on the simplex; two copies of the text beside
 # each other, scanned and rematerialised; parameters of the process, whose gradient sums over rows.
@@ -29,7 +30,15 @@ CASES = [
 def test_every_mesh_gives_the_losses_of_one_device(tmp_path):
     """Draws, losses, gradients, parameters and bounds, and every device holds its part of the state."""
     out, meshes = tmp_path / "meshes.md", ["2x2x2"]
-    program = [sys.executable, "-m", "experiments.mesh_table", "--steps", "2", "--out", str(out)]
+    program = [
+        sys.executable,
+        "-m",
+        "experiments.studies.mesh_table",
+        "--steps",
+        "2",
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(
         [*program, "--configs", *CASES, "--meshes", *meshes],
         env=on_devices(8), capture_output=True, text=True,
@@ -167,7 +176,7 @@ def test_kinds_of_meshes():
     ],
 )
 def test_what_is_no_mesh_is_one_line(mesh, said, capsys):
-    assert cli.guarded("mesh_table", ["--meshes", mesh]) == 2
+    assert cli.guarded("studies.mesh_table", ["--meshes", mesh]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: mesh {mesh}: ") and said in line
     assert "unpack" not in line and "invalid literal" not in line

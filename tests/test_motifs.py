@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.measuring.motif_task import METHODS, Task
+from experiments.studies.measuring.motif_task import METHODS, Task
 
 
 def test_every_sequence_contains_the_motif_of_its_label():
@@ -39,7 +39,7 @@ def test_program_measures_the_fraction_and_draws_it(tmp_path, capsys, monkeypatc
         "2",
     ]
     size = ["--length", "8", "--motif", "2", "--labels", "4", "--batch-size", "8"]
-    assert cli.guarded("motifs", [*arguments, *size, "--out", str(tmp_path)]) == 0
+    assert cli.guarded("studies.motifs", [*arguments, *size, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "motifs.json").read_text())
     assert len(record["results"]) == 2 and (tmp_path / "motifs.png").stat().st_size > 5000
     for rows in record["results"].values():
@@ -50,5 +50,5 @@ def test_program_measures_the_fraction_and_draws_it(tmp_path, capsys, monkeypatc
 
 @pytest.mark.parametrize("wrong", [["--motif", "40"], ["--labels", "2"], ["--steps", "0"]])
 def test_impossible_tasks_are_one_line(wrong, tmp_path, capsys):
-    assert cli.guarded("motifs", [*wrong, "--out", str(tmp_path / "out")]) == 2
+    assert cli.guarded("studies.motifs", [*wrong, "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -27,8 +27,9 @@ from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.one_step import OneStep
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
-from experiments import cli, sampler_table
+from experiments import cli
 from experiments.config import Experiment, Train
+from experiments.studies import sampler_table
 from models.energy import EnergyTransformer
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
@@ -41,10 +42,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "samplers.md"
 
 def test_the_page_is_what_the_program_makes(tmp_path, capsys):
     assert PAGE.read_text() == sampler_table.page(), (
-        "run python -m experiments.sampler_table --out docs/samplers.md"
+        "run python -m experiments.studies.sampler_table --out docs/samplers.md"
     )
-    assert cli.guarded("sampler_table", ["--out", str(tmp_path / "a.md")]) == 0
-    assert cli.guarded("sampler_table", []) == 0
+    assert cli.guarded("studies.sampler_table", ["--out", str(tmp_path / "a.md")]) == 0
+    assert cli.guarded("studies.sampler_table", []) == 0
     assert (tmp_path / "a.md").read_text() == capsys.readouterr().out == PAGE.read_text()
 
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import SMALL, on_devices
 
 from experiments import cli
-from experiments.measuring import sampler_error_toy
 from experiments.runs import load_run
 from experiments.sampling.trace import trace_record
 from experiments.sampling.trace_page import page
+from experiments.studies.measuring import sampler_error_toy
 from samplers.ancestral import Ancestral
 from samplers.euler import Euler
 from samplers.sampler import Frames, Sampled
@@ -176,7 +176,7 @@ def test_overhead_of_samplers_is_measured(tmp_path):
         str(out),
         *small,
     ]
-    assert cli.guarded("sampler_overhead", options) == 0
+    assert cli.guarded("studies.sampler_overhead", options) == 0
     seconds = json.loads(out.read_text())["seconds"]
     assert set(seconds) == {"5", "1100"} and all(v > 0 for v in seconds["5"].values())
 
@@ -260,7 +260,7 @@ def test_the_error_of_samplers_is_measured_on_a_toy(tmp_path, capsys, monkeypatc
         lambda steps, length: {"Ancestral": Ancestral(steps), "Euler": Euler(steps)},
     )
     options = ["--length", "3", "--samples", "20000", "--steps", "1", "2", "8"]
-    assert cli.guarded("sampler_error", [*options, "--out", str(tmp_path)]) == 0
+    assert cli.guarded("studies.sampler_error", [*options, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "sampler-error.json").read_text())
     distance = {
         name: [row["distance"] for row in rows] for name, rows in record["samplers"].items()

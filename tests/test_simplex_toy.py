@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, simplex_toy
-from experiments.simplex_toy import LENGTH, METHODS, build, divergence, exact_draws, target
+from experiments import cli
+from experiments.studies import simplex_toy
+from experiments.studies.simplex_toy import LENGTH, METHODS, build, divergence, exact_draws, target
 
 
 def toy(out, *arguments):
     """The exit code of the program in this process."""
-    return cli.guarded("simplex_toy", ["--out", str(out), *map(str, arguments)])
+    return cli.guarded("studies.simplex_toy", ["--out", str(out), *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def make_plan(
         if experiment.energy is not None or experiment.init_from:
             raise UserError(
                 f"{name} begins from another run, which is no equal budget; train it by itself and "
-                "compare its records and python -m experiments.few_steps"
+                "compare its records and python -m experiments.studies.few_steps"
             )
     _check_budget(experiments)
     first = next(iter(experiments.values()))

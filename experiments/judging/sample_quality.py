@@ -26,7 +26,7 @@ _WORDS_FROM = 20_000_000  # tokens of the training text that tell which words ar
 
 
 def measure(given: Namespace, log: Callable[[str], None]) -> dict:
-    """The record of `experiments.few_steps`: the settings, the scorer's text, and a row per program."""
+    """The record of `experiments.studies.few_steps`: settings, text, a row per program."""
     scorer = autoregressive_run(given.scorer)
     runs = {Path(workdir).name: load_run(workdir) for workdir in given.workdir}
     for name, run in runs.items():

@@ -1,4 +1,4 @@
-"""Sample quality against time: python -m experiments.few_steps --workdir RUN ... --scorer AR_RUN
+"""Sample quality against time: python -m experiments.studies.few_steps --workdir RUN ... --scorer AR_RUN
 
 For each run (repeat --workdir) and each of --steps of its sampler (per block where a process goes block
 by block; not for an autoregressive one, whose steps are its tokens), it draws --num samples in one
@@ -21,7 +21,7 @@ from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("few_steps", __doc__)
+    options = cli.parser("studies.few_steps", __doc__)
     options.add_argument("--workdir", required=True, action="append", help="a run; may be repeated")
     options.add_argument("--scorer", required=True, help="the run of an autoregressive model")
     options.add_argument("--sampler", action="append", help="a sampler; may be repeated")
@@ -62,4 +62,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("few_steps")
+    cli.run("studies.few_steps")

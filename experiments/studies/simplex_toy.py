@@ -1,4 +1,4 @@
-"""The toy of Dirichlet flow matching (arXiv 2402.05841): python -m experiments.simplex_toy [--out DIR]
+"""The toy of arXiv 2402.05841: python -m experiments.studies.simplex_toy [--out DIR]
 
 Sequences of four tokens out of K, independent, each position with a law softmax(U[0, 1]^K) of its own;
 every batch is drawn afresh. For every K of --sizes a network is trained by linear and one by Dirichlet
@@ -29,10 +29,10 @@ from diffusion.random import categorical
 from experiments import cli
 from experiments.config import Experiment, Train
 from experiments.errors import UserError
-from experiments.measuring.fit import fit
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.stored import encode
+from experiments.studies.measuring.fit import fit
 from models.transformer import Transformer
 from samplers.ode import ODE
 
@@ -178,7 +178,7 @@ def _size(text: str) -> int:
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("simplex_toy", __doc__)
+    options = cli.parser("studies.simplex_toy", __doc__)
     options.add_argument("--out", default="runs/simplex_toy", help="the directory for the results")
     options.add_argument("--sizes", type=_size, nargs="+", default=[5, 10, 20, 40, 80], metavar="K")
     options.add_argument("--steps", type=cli.positive, default=1000, help="of training, for each")
@@ -225,4 +225,4 @@ def _encode(method: str, settings: dict) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("simplex_toy")
+    cli.run("studies.simplex_toy")

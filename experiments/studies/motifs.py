@@ -1,4 +1,4 @@
-"""Guidance measured exactly: DNA with planted motifs, python -m experiments.motifs [--out DIR]
+"""Guidance measured exactly: DNA with planted motifs, python -m experiments.studies.motifs [--out DIR]
 
 The data are random sequences of the four bases, each with one of --labels motifs, drawn once, at a
 random position; the label is which. So it is known without a classifier whether a sample of label y is
@@ -14,7 +14,7 @@ from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("motifs", __doc__)
+    options = cli.parser("studies.motifs", __doc__)
     options.add_argument("--out", default="runs/motifs", help="the directory for the results")
     options.add_argument(
         "--steps", type=cli.positive, default=1500, help="of training, for each network"
@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
-    from experiments.measuring.motif_task import BASES, run, table
     from experiments.plain_json import dumped
+    from experiments.studies.measuring.motif_task import BASES, run, table
 
     if given.labels < BASES:
         raise UserError(f"--labels {given.labels} must be at least {BASES}")
@@ -56,4 +56,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("motifs")
+    cli.run("studies.motifs")

@@ -1,6 +1,6 @@
 """Sequences of bases with planted motifs, networks trained on them, and what guidance does to samples.
 
-The program is `experiments.motifs`.
+The program is `experiments.studies.motifs`.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +14,9 @@ from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.random import split
 from experiments.config import Experiment, Train
 from experiments.data.text import Text
-from experiments.measuring.fit import fit
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_cosine import WarmupCosine
+from experiments.studies.measuring.fit import fit
 from models.classifier import Classifier
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral

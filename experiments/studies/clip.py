@@ -1,4 +1,4 @@
-"""Which times to train block diffusion at: python -m experiments.clip --workdir RUN
+"""Which times to train block diffusion at: python -m experiments.studies.clip --workdir RUN
 
 For intervals (low, high) of the times of the training loss it measures, at the parameters of a run of
 BlockDiffusion, how noisy the gradient of a batch is: the variance over --batches batches, summed over
@@ -16,7 +16,7 @@ INTERVALS = (
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("clip", __doc__)
+    options = cli.parser("studies.clip", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
         "--batches", type=cli.positive, default=32, help="for each interval (default 32)"
@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> dict:
     import math
 
     from experiments.files import write_atomically
-    from experiments.measuring.gradient_noise import measure
     from experiments.plain_json import dumped
     from experiments.runs import load_run
+    from experiments.studies.measuring.gradient_noise import measure
 
     run = load_run(given.workdir, given.step)
     found = measure(run, INTERVALS, given.batches, given.seed, cli.log)
@@ -51,4 +51,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("clip")
+    cli.run("studies.clip")

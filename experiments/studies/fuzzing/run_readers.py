@@ -12,12 +12,19 @@ from experiments.compression.archive import MAGIC, Header, pack, sha256, unpack
 from experiments.compression.coding import decode
 from experiments.config import Experiment, Train
 from experiments.data.text import Text
-from experiments.fuzzing.engine import Reader
-from experiments.fuzzing.mutations import TEXT, changed, damaged, damaged_folder, dumped, place
-from experiments.fuzzing.settings_readers import SMALL
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.runs import load_run
+from experiments.studies.fuzzing.engine import Reader
+from experiments.studies.fuzzing.mutations import (
+    TEXT,
+    changed,
+    damaged,
+    damaged_folder,
+    dumped,
+    place,
+)
+from experiments.studies.fuzzing.settings_readers import SMALL
 from experiments.training.checkpoint_record import RECORD, record_hash
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.trainer import train

@@ -1,4 +1,4 @@
-"""Kills training over and over and shows that nothing is lost: python -m experiments.faults --kills 50
+"""Kills training over and over, and nothing is lost: python -m experiments.studies.faults --kills 50
 
 Starts `experiments.train` of a tiny run in a process of its own, kills it by SIGKILL, and again, in the
 same run directory, until so many are killed: every second one while a checkpoint is being written, the
@@ -11,7 +11,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("faults", __doc__)
+    options = cli.parser("studies.faults", __doc__)
     options.add_argument("--workdir", required=True, help="an empty or new directory for both runs")
     options.add_argument("--config", default="configs/smoke.py")
     options.add_argument("--kills", type=cli.positive, default=50)
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> dict:
     from pathlib import Path
 
     from experiments.errors import Diverged
-    from experiments.measuring.killing import compared, kill_often
+    from experiments.studies.measuring.killing import compared, kill_often
 
     settings = ["train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100", *given.set]
     workdir = Path(given.workdir)
@@ -45,4 +45,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("faults")
+    cli.run("studies.faults")

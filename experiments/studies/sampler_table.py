@@ -1,4 +1,4 @@
-"""Which sampler goes with which process: python -m experiments.sampler_table --out docs/samplers.md
+"""Which sampler goes with what: python -m experiments.studies.sampler_table --out docs/samplers.md
 
 Writes docs/samplers.md, made of what the samplers say of the processes (`Sampler.verdict`). Both are
 found in their folders, with their defaults and the other settings that a verdict depends on.
@@ -14,7 +14,7 @@ LENGTH = 128  # tokens, for the number of calls
 
 TOP = f"""# Samplers
 
-Made by `python -m experiments.sampler_table --out docs/samplers.md` from the code; a test compares them.
+Made from the code by `python -m experiments.studies.sampler_table --out docs/samplers.md`.
 
 - **exact**: the sampler's law is that of the model's own reverse process, on the sampler's grid of times
   where it has one. With the exact denoiser that is the law of the data where tokens are drawn one by
@@ -45,7 +45,7 @@ bridge of `Ancestral` shares its law at every time for the exact denoiser, not f
 
 
 def main(arguments: list[str]) -> str:
-    options = cli.parser("sampler_table", __doc__)
+    options = cli.parser("studies.sampler_table", __doc__)
     options.add_argument(
         "--out", type=cli.output, help="the file to write (default: the standard output)"
     )
@@ -226,4 +226,4 @@ def _section(cls: type, ways: list, every: list, verdicts: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run("sampler_table")
+    cli.run("studies.sampler_table")

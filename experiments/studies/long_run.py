@@ -1,4 +1,4 @@
-"""Memory, time of a step and compilations over a long run: python -m experiments.long_run --workdir DIR
+"""Memory, time and compilations of a long run: python -m experiments.studies.long_run --workdir DIR
 
 Trains --config for --steps steps in this process, with evaluations and checkpoints, and prints a table
 of ten rows: up to which step, resident memory, milliseconds a step, compilations so far.
@@ -10,7 +10,7 @@ ROWS = 10
 
 
 def main(arguments: list[str]) -> list[dict]:
-    options = cli.parser("long_run", __doc__)
+    options = cli.parser("studies.long_run", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory, new")
     options.add_argument("--config", default="configs/smoke.py")
     options.add_argument("--steps", type=cli.positive, default=20_000)
@@ -64,4 +64,4 @@ def main(arguments: list[str]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    cli.run("long_run")
+    cli.run("studies.long_run")

@@ -1,5 +1,5 @@
 """How far samplers are from the law of the data with an exact denoiser: python -m
-experiments.sampler_error
+experiments.studies.sampler_error
 
 The data are sequences of --length tokens of 3 whose law is drawn at random (--seed), so that the exact
 p(x0 | z_t) of masked diffusion is a table over all states, and what is measured is the sampler's own
@@ -16,7 +16,7 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("sampler_error", __doc__)
+    options = cli.parser("studies.sampler_error", __doc__)
     options.add_argument("--length", type=cli.positive, default=5)
     options.add_argument("--samples", type=cli.positive, default=200_000)
     options.add_argument("--seed", type=cli.natural, default=0)
@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
-    from experiments.measuring.sampler_error_toy import measure, table
     from experiments.plain_json import dumped
+    from experiments.studies.measuring.sampler_error_toy import measure, table
 
     plot = Path(given.out) / "sampler-error.png"
     check_figure(plot)
@@ -50,4 +50,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("sampler_error")
+    cli.run("studies.sampler_error")

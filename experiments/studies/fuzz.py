@@ -1,11 +1,11 @@
-"""Fuzzing: python -m experiments.fuzz [--cases 10000] [--seed 0] [--only NAME]
+"""Fuzzing: python -m experiments.studies.fuzz [--cases 10000] [--seed 0] [--only NAME]
 
 Gives every reader of files and settings damaged and hostile cases, each of which it has to read or to
 refuse in one line: stored configs, overrides, records, samples, text and archives, prepared tokens,
 tables, tokenizers, compressed text and checkpoints. It prints how many were accepted and refused, and
 the shortest case of each failure: any other exception, a wait, too much memory, a program that was
-started or unpickled, a file written outside of the folder (experiments/fuzzing/engine.py). A config file
-that is given with --config is Python and is run as such; that is not tested.
+started or unpickled, a file written outside of the folder (fuzzing/engine.py). A config
+file that is given with --config is Python and is run as such; that is not tested.
 """
 
 from experiments import cli
@@ -14,7 +14,7 @@ _TOTAL = 10_000  # cases that the readers' shares add up to
 
 
 def main(arguments: list[str]) -> None:
-    options = cli.parser("fuzz", __doc__)
+    options = cli.parser("studies.fuzz", __doc__)
     options.add_argument(
         "--cases", type=cli.positive, default=_TOTAL, help="in all (default 10000)"
     )
@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> None:
         raise UserError('hypothesis is not installed; pip install "ddlm[test]"')
 
     from experiments.comparison.record_table import markdown
-    from experiments.fuzzing.engine import run
-    from experiments.fuzzing.readers import make_readers
+    from experiments.studies.fuzzing.engine import run
+    from experiments.studies.fuzzing.readers import make_readers
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ddlm-fuzz-") as temporary:
@@ -66,4 +66,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("fuzz")
+    cli.run("studies.fuzz")

@@ -1,6 +1,6 @@
 """An enumerable law, its exact denoiser as a table, and the distance of samplers from it.
 
-The program is `experiments.sampler_error`.
+The program is `experiments.studies.sampler_error`.
 """
 
 import itertools

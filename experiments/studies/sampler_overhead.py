@@ -1,4 +1,4 @@
-"""What a sampler costs outside the network: python -m experiments.sampler_overhead [--vocab 27 30522]
+"""What a sampler costs outside the network: python -m experiments.studies.sampler_overhead
 
 For each size of vocabulary it times, side by side, one call of the network of --config (with random
 parameters) and one step of each sampler of MDLM whose network costs nothing, since it hands out the same
@@ -12,7 +12,7 @@ STEPS = 16
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("sampler_overhead", __doc__)
+    options = cli.parser("studies.sampler_overhead", __doc__)
     options.add_argument("--config", default="configs/benchmark.py")
     options.add_argument("--vocab", type=cli.positive, nargs="+", default=[27, 30522])
     options.add_argument("--batch-size", type=cli.positive, default=4)
@@ -89,4 +89,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("sampler_overhead")
+    cli.run("studies.sampler_overhead")

@@ -1,6 +1,6 @@
 """Devices x mesh: do the losses of every objective depend on where the arrays live?
 
-    python -m experiments.mesh_table --out meshes.md
+    python -m experiments.studies.mesh_table --out meshes.md
 
 For each config of configs/sotu (or of --configs), made small, the same --steps training steps on one
 device and on meshes of 2, 4 and 8 virtual CPU devices: losses, parameters, the running mean of gradients
@@ -35,7 +35,7 @@ _DEVICES = "xla_force_host_platform_device_count"
 
 
 def main(arguments: list[str]) -> list:
-    options = cli.parser("mesh_table", __doc__)
+    options = cli.parser("studies.mesh_table", __doc__)
     options.add_argument(
         "--out", type=cli.output, help="the Markdown file to write (default: the standard output)"
     )
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> list:
 
     from experiments.errors import UserError
     from experiments.files import write_atomically
-    from experiments.measuring.mesh_losses import Row, measure, mesh_of
     from experiments.streams import complain
+    from experiments.studies.measuring.mesh_losses import Row, measure, mesh_of
 
     for name in given.meshes:
         mesh_of(name)  # before anything is measured
@@ -168,4 +168,4 @@ def _range(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run("mesh_table")
+    cli.run("studies.mesh_table")

@@ -1,4 +1,6 @@
-"""How far guidance goes: python -m experiments.guidance_accuracy --workdir RUN --classifier C --judge J
+"""How far guidance goes:
+
+    python -m experiments.studies.guidance_accuracy --workdir RUN --classifier C --judge J
 
 For each strength (--guidance 0 1 4 16) and label it draws --num samples guided by classifier C, as
 `experiments.sample` does, and reports the share to which another classifier J, trained apart, gives the
@@ -10,7 +12,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("guidance_accuracy", __doc__)
+    options = cli.parser("studies.guidance_accuracy", __doc__)
     options.add_argument("--workdir", required=True, help="the run that is guided")
     options.add_argument(
         "--classifier", required=True, help="the run of the classifier that guides"
@@ -88,4 +90,4 @@ def _row(name, tokens, hits) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("guidance_accuracy")
+    cli.run("studies.guidance_accuracy")

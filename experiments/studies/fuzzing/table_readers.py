@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from experiments.data.statistics import read_table
 from experiments.data.subwords import Subwords
 from experiments.errors import UserError
-from experiments.fuzzing.engine import Reader
-from experiments.fuzzing.mutations import TEXT, damaged, damaged_folder, place
 from experiments.sampling.given import given_tokens
+from experiments.studies.fuzzing.engine import Reader
+from experiments.studies.fuzzing.mutations import TEXT, damaged, damaged_folder, place
 
 
 def _tables() -> st.SearchStrategy[bytes]:

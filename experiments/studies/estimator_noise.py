@@ -1,4 +1,4 @@
-"""What estimators of a bound cost in noise: python -m experiments.estimator_noise --workdir RUN
+"""What estimators of a bound cost in noise: python -m experiments.studies.estimator_noise --workdir RUN
 
 Evaluates the same sequences of a split --repeats times by each estimator at each of --num-times calls
 of the network a sequence, with other times and noise, and reports the mean over all repetitions and the
@@ -14,7 +14,7 @@ ESTIMATORS = ("times", "low_discrepancy", "quadrature", "any_order")
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("estimator_noise", __doc__)
+    options = cli.parser("studies.estimator_noise", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument("--split", default="validation")
     options.add_argument("--num-times", type=cli.positive, nargs="+", default=[1, 2, 4, 8])
@@ -75,4 +75,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("estimator_noise")
+    cli.run("studies.estimator_noise")

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from experiments.fuzzing import (
+from experiments.studies.fuzzing import (
     data_readers,
     record_readers,
     run_readers,
     settings_readers,
     table_readers,
 )
-from experiments.fuzzing.engine import Reader
+from experiments.studies.fuzzing.engine import Reader
 
 
 def make_readers(folder: Path) -> list[Reader]:

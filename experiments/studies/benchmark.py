@@ -1,4 +1,4 @@
-"""Speed: python -m experiments.benchmark [--set model.num_layers=6 ...] [--out speed.json]
+"""Speed: python -m experiments.studies.benchmark [--set model.num_layers=6 ...] [--out speed.json]
 
 Measured side by side in one run, since machines differ and are noisy: a large float32 matrix product,
 the training step, one forward pass, and sampling with 64 and 256 steps against as many forward passes.
@@ -9,7 +9,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> None:
-    options = cli.parser("benchmark", __doc__)
+    options = cli.parser("studies.benchmark", __doc__)
     options.add_argument("--config", default="configs/benchmark.py")
     options.add_argument(
         "--rounds", type=cli.positive, default=7, help="timings of each (default 7)"
@@ -22,9 +22,9 @@ def main(arguments: list[str]) -> None:
     given = options.parse_args(arguments)
 
     from experiments.files import write_atomically
-    from experiments.measuring.speed import measure
     from experiments.plain_json import dumped
     from experiments.settings import load
+    from experiments.studies.measuring.speed import measure
 
     steps = [int(s) for s in given.steps.split(",") if s.strip().isdigit() and int(s)]
     figures = measure(load(given.config, given.set), given.rounds, steps, cli.log)
@@ -33,4 +33,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("benchmark")
+    cli.run("studies.benchmark")

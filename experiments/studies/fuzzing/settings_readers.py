@@ -15,10 +15,10 @@ from diffusion.mdlm import MDLM
 from experiments.config import Experiment, Teacher
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text
-from experiments.fuzzing.engine import Reader
-from experiments.fuzzing.mutations import ODD, json_text
 from experiments.settings import leaves, load, named, override, resolve
 from experiments.stored import encode
+from experiments.studies.fuzzing.engine import Reader
+from experiments.studies.fuzzing.mutations import ODD, json_text
 from experiments.training.workdir import check_workdir
 from models.energy import EnergyTransformer
 from models.transformer import Transformer

@@ -24,9 +24,9 @@ from experiments.data.splits import WORDS
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters, Letters27
-from experiments.fuzzing.engine import Reader
-from experiments.fuzzing.mutations import TEXT, damaged, damaged_folder, json_text, place
-from experiments.fuzzing.table_readers import write_wordpiece
+from experiments.studies.fuzzing.engine import Reader
+from experiments.studies.fuzzing.mutations import TEXT, damaged, damaged_folder, json_text, place
+from experiments.studies.fuzzing.table_readers import write_wordpiece
 
 _NAMES = (
     "../out.txt", "/out.txt", "//out.txt", "a/../../out.txt", "..\\out.txt", "C:\\out.txt", "a\nb.txt",

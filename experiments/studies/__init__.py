@@ -1,0 +1,1 @@
+"""Programs that measure the project itself: python -m experiments.studies.NAME --help."""
