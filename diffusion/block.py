@@ -85,7 +85,7 @@ class BlockDiffusion(Composed, Likelihood):
 
     def loss(self, key, model, x0, u):
         if self._one_step:
-            base, u = self._at_1(u, x0.shape[1])
+            base, u = self._at_1(self.uniforms(u, x0.shape[1]))
             return base.loss(key, _in_context(model, x0), x0, u)
         return self.loss_within(key, model, x0, u, *self.clip)
 
@@ -95,13 +95,14 @@ class BlockDiffusion(Composed, Likelihood):
         return self.base.loss(key, _in_context(model, x0), x0, u)
 
     def bound_terms(self, key, model, x0, u):
-        length = x0.shape[1]
-        base, u = self._at_1(u, length) if self._one_step else (self.base, self.uniforms(u, length))
+        base, u = self.base, self.uniforms(u, x0.shape[1])
+        if self._one_step:
+            base, u = self._at_1(u)
         return base.bound_terms(key, _in_context(model, x0), x0, u)
 
-    def _at_1(self, u, length):
-        """The base in one step, and its one time for all positions, (B, L)."""
-        return self.base.in_steps(1), jnp.ones((len(u), length), u.dtype)
+    def _at_1(self, u):
+        """The base in one step, and its one time for all positions u (B, L)."""
+        return self.base.in_steps(1), jnp.ones_like(u)
 
 
 def _in_context(model: Model, x0: Array) -> Model:
