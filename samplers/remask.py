@@ -9,9 +9,9 @@ which keeps the share of masks at every time that of MDLM, whatever sigma is:
 
     cap          sigma = min(eta, its maximum)
     rescale      sigma = eta times its maximum
-    confidence   times softmax(-p) over the revealed positions of a row, p the probability with which
-                 each token was drawn when it was revealed: what was unsure goes first. As many are
-                 revealed in the mean as are masked
+    confidence   times softmax(-p) over the revealed positions of a row, p the probability of each token
+                 when it was revealed, before temperature (`samplers.transform.RankBy`): what was unsure
+                 goes first. As many are revealed in the mean as are masked
     loop         no remasking until t = hold; there `loop` of all steps stay at one time, revealing as
                  much as they mask; then no remasking to the end
 
@@ -28,6 +28,7 @@ from diffusion.markov import masked_in_continuous_time
 from diffusion.numerics import pick
 from diffusion.random import categorical, split, uniform
 from samplers.sampler import OnGrid, State, Verdict
+from samplers.transform import RankBy
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ReMDM(OnGrid):
     confidence: bool = False
     loop: float = 0.0
     hold: float = 0.1
+    rank_by: RankBy = "model"
 
     def __post_init__(self):
         super().__post_init__()
@@ -71,6 +73,9 @@ class ReMDM(OnGrid):
         stay = jnp.full(held, self.hold)
         return jnp.concatenate([down, stay, jnp.linspace(self.hold, 0, moving - before + 1)[1:]])
 
+    def bend(self, process, model):
+        return model  # the transform acts in `advance`, on what is drawn
+
     def begin(self, key, state, process, given):
         state = super().begin(key, state, process, given)
         return state._replace(memory=jnp.ones(state.z.shape))
@@ -81,7 +86,7 @@ class ReMDM(OnGrid):
         key_x0, key_reveal, key_mask = split(key, 3)
         masked = z == process.vocab_size
         log_p = process.predict(model(z, t), z, t)
-        x0 = categorical(key_x0, log_p)
+        x0 = categorical(key_x0, self.transform(log_p, z))
         free = ~masked if given is None else ~masked & (given < 0)
         alpha_t = jnp.exp(process.schedule.log_alpha(t))
         noise_t, noise_s = (jnp.exp(process.schedule.log1m_alpha(time)) for time in (t, s))
@@ -99,7 +104,7 @@ class ReMDM(OnGrid):
         reveal = ((noise_t - noise_s) + mean * alpha_t) / noise_t
         revealed = masked & (uniform(key_reveal, z.shape) < reveal)
         put_back = free & (uniform(key_mask, z.shape) < sigma)
-        chosen = jnp.exp(pick(log_p, x0))
+        chosen = jnp.exp(pick(self.transform.ranking(self.rank_by)(log_p, z), x0))
         drawn_with = jnp.where(revealed, chosen, drawn_with)
         new = jnp.where(revealed, x0, jnp.where(put_back, process.vocab_size, z))
         return State(new, s, x0, state.calls + 1, drawn_with)

@@ -162,6 +162,7 @@ class Stepwise(Runs):
         def step(number, state):
             key = fold_in(key_steps, number)
             new = self.advance(key, number, state, process, model, given)
+            new = _ended_in_the_sample(new)
             new = new._replace(z=clamp(new.z), x0=clamp(new.x0).astype(jnp.int32))
             ended = self.ended(state, process)
             if ended is None:
@@ -192,9 +193,18 @@ def _like(rows: Array, array: Array) -> Array:
     return rows.reshape((-1,) + (1,) * (array.ndim - 1))
 
 
+def _ended_in_the_sample(state: State) -> State:
+    """At t = 0 the state is x0, also where a schedule leaves noise."""
+    if state.z.ndim == 3:
+        return state
+    return state._replace(z=jnp.where(state.t > 0, state.z, state.x0))
+
+
 def _frame(state: State, before: State | None, process, model) -> Frames:
     """The state as a frame, with what the model said in the state before."""
-    tokens = state.z if state.z.ndim == 2 else jnp.argmax(state.z, axis=-1)
+    tokens = state.z
+    if tokens.ndim == 3:
+        tokens = jnp.where(state.t > 0, jnp.argmax(tokens, axis=-1), state.x0)
     tokens = tokens.astype(jnp.int32)
     if before is None:
         return Frames(state.t[:, 0], tokens, jnp.full(tokens.shape, jnp.nan))
