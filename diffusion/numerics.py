@@ -60,6 +60,21 @@ def normalised(log_p: Array) -> Array:
     return jax.nn.log_softmax(log_p, axis=-1)
 
 
+def tilt(by: Array, strength: float | Array, possible: Array | bool = True) -> Array:
+    """strength * by up to a constant along the last axis, such that the largest of the `possible` is 0,
+    and -inf where impossible.
+
+    A number for every strength, however large, infinite and negative ones too: the product itself
+    overflows. The largest is told by its index, since a compiler may round by - max(by) to other than 0.
+    """
+    by = jnp.where(possible, jnp.sign(strength) * by, -jnp.inf)
+    first = jnp.argmax(by, axis=-1, keepdims=True)
+    behind = jnp.minimum(by - jnp.take_along_axis(by, first, axis=-1), 0)
+    here = jax.lax.broadcasted_iota(first.dtype, by.shape, by.ndim - 1) == first
+    product = jnp.where(here | (behind == 0), 0, jnp.abs(strength) * behind)
+    return jnp.where(possible, product, -jnp.inf)
+
+
 def divergence(log_q: Array, log_p: Array) -> Array:
     """KL(q || p) over the last axis, in nats, of normalised log_q and log_p; no term is negative."""
     absent = jnp.isneginf(log_q)

@@ -69,6 +69,8 @@ def log_state(z: Array) -> Array:
 
 def project(p: Array) -> Array:
     """The point of the simplex nearest to p (..., V) in the Euclidean distance."""
+    # The same point is nearest; what is further below the largest is 0. No digit is lost beside large p.
+    p = jnp.maximum(p - p.max(-1, keepdims=True), -1)
     falling = -jnp.sort(-p, axis=-1)
     number = jnp.arange(1, p.shape[-1] + 1).astype(p.dtype)
     excess = (jnp.cumsum(falling, axis=-1) - 1) / number.reshape((1,) * (p.ndim - 1) + (-1,))

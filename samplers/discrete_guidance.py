@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import normalised, pick
+from diffusion.numerics import normalised, pick, tilt
 from diffusion.process import JumpProcess, Model
 from samplers.guidance import IMPOSSIBLE, check_interval, inside, mixed
 from samplers.posterior import GuidedStep
@@ -106,9 +106,7 @@ class ByClassifier(GuidedStep):
 
     def _tilted(self, log_p, labelled):
         labelled = jnp.maximum(labelled[..., : log_p.shape[-1]], IMPOSSIBLE)
-        labelled = labelled - labelled.max(-1, keepdims=True)
-        guided = normalised(log_p + self.strength * labelled)
-        return jnp.where(self.strength == 0, log_p, guided)
+        return normalised(log_p + tilt(labelled, self.strength, ~jnp.isneginf(log_p)))
 
 
 def _with_gradient(f, x):

@@ -9,8 +9,8 @@ At rates r_y of jumping from z_t to y, R their sum, a position leaves in a step 
                                      stays (arXiv 2205.14987, for states without order)
 
 and goes to y with probability r_y / R. All of them approach the reverse process as dt falls, with an
-error that `Ancestral` does not have: it integrates the rates over the step. After the last step what
-is left of noise is drawn from p(x0 | z_t) at once.
+error that `Ancestral` does not have: it integrates the rates over the step. What
+noise the last step leaves is drawn from p(x0 | z_t) at once: the state at t = 0 is the sample.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Euler(OnGrid):
         to = categorical(key_to, jnp.where(jnp.isneginf(log_rate), -jnp.inf, log_rate))
         leaves = uniform(key_leave, z.shape) < self._leave(total)
         x0 = categorical(key_x0, process.predict(out, z, t))
-        return jnp.where(leaves & (total > 0), to, z), x0
+        return jnp.where(s > 0, jnp.where(leaves & (total > 0), to, z), x0), x0
 
     def _leave(self, total):
         return -jnp.expm1(-total) if self.rule == "exponential" else total

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import normalised
+from diffusion.numerics import normalised, tilt
 from diffusion.process import Model, Objective, Sequential
 from diffusion.simplex import EvidenceProcess, SimplexProcess, project
 
@@ -83,9 +83,15 @@ def inside(interval: tuple[float, float], t: Array) -> Array | bool:
 
 
 def mixed(log_p: Array, log_free: Array, strength: float | Array) -> Array:
-    """log of p^strength p_free^(1 - strength), normalised."""
-    log_p, log_free = (jnp.maximum(a, IMPOSSIBLE) for a in (log_p, log_free))
-    return normalised(strength * log_p + (1 - strength) * log_free)
+    """log of p^strength p_free^(1 - strength), normalised; where one is 0, the limit towards it."""
+    absent, absent_free = jnp.isneginf(log_p), jnp.isneginf(log_free)
+    # The power of what is 0: the least of all is infinitely more probable than the others.
+    power = jnp.where(
+        absent, jnp.where(absent_free, 1, strength), jnp.where(absent_free, 1 - strength, 0)
+    )
+    possible = power <= power.min(-1, keepdims=True)
+    log_p, log_free = (jnp.where(jnp.isneginf(a), 0, a) for a in (log_p, log_free))
+    return normalised(log_free + tilt(log_p - log_free, strength, possible))
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,8 @@ class _Mixed:
     def _law(self, log_p, log_free):
         if self.space == "log_probability":
             return mixed(log_p, log_free, self.strength)
-        p = self.strength * jnp.exp(log_p) + (1 - self.strength) * jnp.exp(log_free)
-        return jnp.log(project(p))
+        p, free = jnp.exp(log_p), jnp.exp(log_free)
+        return jnp.log(project(free + tilt(p - free, self.strength)))
 
 
 def classifier(
@@ -157,7 +163,8 @@ def classifier(
         gradient = jax.grad(lambda z: log_p_label(z, t).sum())(z)
         tangent = z * (gradient - jnp.sum(z * gradient, axis=-1, keepdims=True))
         evidence = jnp.maximum(process.evidence(t), _LEAST_EVIDENCE)[..., None]
-        return process.invert_predict(jnp.log(project(p + strength / evidence * tangent)), z, t)
+        log_p = jnp.log(project(p + tilt(tangent, strength / evidence)))
+        return process.invert_predict(log_p, z, t)
 
     def model(z, t):
         out = unconditional(z, t)

@@ -7,8 +7,9 @@ of what stands there, and keeps the share alpha(s) that is ranked first:
     revealed ones       eta times log p of their token
 
 The rest is masked, revealed tokens among it. The network itself is the planner ("self-planning"): its
-output at revealed positions, which training does not ask for, is taken for what it thinks of them. With
-eta = 0 a revealed token stays.
+output at revealed positions, which training does not ask for, is taken for what it thinks of them.
+Tokens are drawn with the transform and ranked without its temperature (`samplers.transform.RankBy`);
+equal ones are in random order (`samplers.ranking`). With eta = 0 a revealed token stays.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.numerics import pick
-from diffusion.random import categorical
+from diffusion.random import categorical, fold_in, uniform
+from samplers.ranking import in_order, places
 from samplers.sampler import OnGrid, State, Verdict, masks
+from samplers.transform import RankBy
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,12 @@ class PathPlanning(OnGrid):
     """`steps` calls of the network."""
 
     eta: float = 1.0
+    rank_by: RankBy = "model"
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.eta >= 0:
-            raise ValueError(f"PathPlanning.eta = {self.eta} must not be negative")
+        if not 0 <= self.eta <= 1e6:
+            raise ValueError(f"PathPlanning.eta = {self.eta} is outside [0, 1e6]")
 
     def verdict(self, process):
         if not masks(process):
@@ -46,14 +50,19 @@ class PathPlanning(OnGrid):
         z = state.z
         t, s = self.ends(number, state)
         masked = z == process.vocab_size
-        log_p = self.transform(jax.nn.log_softmax(model(z, t)), z)
-        x0 = jnp.where(masked, categorical(key, log_p), z)
+        log_p = jax.nn.log_softmax(model(z, t))
+        x0 = jnp.where(masked, categorical(key, self.transform(log_p, z)), z)
         # A cut may leave a revealed token without probability: it goes first.
-        sure = jnp.maximum(pick(log_p, x0) * jnp.where(masked, 1, self.eta), -1e9)
+        sure = jnp.maximum(pick(self.transform.ranking(self.rank_by)(log_p, z), x0), -1e9)
+        sure = (
+            sure * jnp.where(masked, 1, self.eta) if self.eta else jnp.where(masked, sure, jnp.inf)
+        )
         fixed = jnp.zeros(z.shape, bool) if given is None else given >= 0
         free = (~fixed).sum(1, keepdims=True)
-        kept = jnp.round(free * jnp.exp(process.masked_schedule.log_alpha(s))) + z.shape[1] - free
-        sure = jnp.where(fixed, jnp.inf, sure)
-        rank = jnp.argsort(jnp.argsort(-sure, axis=1), axis=1)
+        share = jnp.exp(process.masked_schedule.log_alpha(s))
+        kept = jnp.floor(free * share + 0.5 + 1e-4) + z.shape[1] - free  # a half is rounded up
+        # Apart from the keys that `categorical` splits off.
+        chance = uniform(fold_in(key, 2), z.shape)
+        rank = places(in_order(jnp.where(fixed, jnp.inf, sure), chance))
         new = jnp.where(rank < kept, x0, process.vocab_size)
         return State(new, s, x0, state.calls + 1)

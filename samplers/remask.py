@@ -9,9 +9,9 @@ which keeps the share of masks at every time that of MDLM, whatever sigma is:
 
     cap          sigma = min(eta, its maximum)
     rescale      sigma = eta times its maximum
-    confidence   times softmax(-p) over the revealed positions of a row, p the probability with which
-                 each token was drawn when it was revealed: what was unsure goes first. As many are
-                 revealed in the mean as are masked
+    confidence   times softmax(-p) over the revealed positions of a row, p the probability of each token
+                 when it was revealed, before temperature (`samplers.transform.RankBy`): what was unsure
+                 goes first. As many are revealed in the mean as are masked
     loop         no remasking until t = hold; there `loop` of all steps stay at one time, revealing as
                  much as they mask; then no remasking to the end
 
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from diffusion.numerics import pick
 from diffusion.random import categorical, split, uniform
 from samplers.sampler import OnGrid, State, Verdict, masks
+from samplers.transform import RankBy
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ReMDM(OnGrid):
     confidence: bool = False
     loop: float = 0.0
     hold: float = 0.1
+    rank_by: RankBy = "model"
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,6 +72,9 @@ class ReMDM(OnGrid):
         stay = jnp.full(held, self.hold)
         return jnp.concatenate([down, stay, jnp.linspace(self.hold, 0, moving - before + 1)[1:]])
 
+    def bend(self, process, model):
+        return model  # the transform acts in `advance`, on what is drawn
+
     def begin(self, key, state, process, given):
         state = super().begin(key, state, process, given)
         return state._replace(memory=jnp.ones(state.z.shape))
@@ -80,7 +85,7 @@ class ReMDM(OnGrid):
         key_x0, key_reveal, key_mask = split(key, 3)
         masked = z == process.vocab_size
         log_p = process.predict(model(z, t), z, t)
-        x0 = categorical(key_x0, log_p)
+        x0 = categorical(key_x0, self.transform(log_p, z))
         free = ~masked if given is None else ~masked & (given < 0)
         schedule = process.masked_schedule
         alpha_t = jnp.exp(schedule.log_alpha(t))
@@ -100,7 +105,7 @@ class ReMDM(OnGrid):
         reveal = (gained + mean * alpha_t) / (gained + noise_s)
         revealed = masked & (uniform(key_reveal, z.shape) < reveal)
         put_back = free & (uniform(key_mask, z.shape) < sigma)
-        chosen = jnp.exp(pick(log_p, x0))
+        chosen = jnp.exp(pick(self.transform.ranking(self.rank_by)(log_p, z), x0))
         drawn_with = jnp.where(revealed, chosen, drawn_with)
         new = jnp.where(revealed, x0, jnp.where(put_back, process.vocab_size, z))
         return State(new, s, x0, state.calls + 1, drawn_with)

@@ -180,7 +180,10 @@ class Stepwise(Sampler):
             key = fold_in(key_steps, number)
             new = self.advance(key, number, state, process, model, given)
             x0 = new.x0 if given is None else jnp.where(given >= 0, given, new.x0)
-            new = new._replace(z=process.space.clamp(new.z, given), x0=x0.astype(jnp.int32))
+            # At t = 0 the state is the sample, also where a schedule leaves noise.
+            known = jnp.where(new.t > 0, -1 if given is None else given, x0)
+            z = process.space.clamp(new.z, known)
+            new = new._replace(z=z, x0=x0.astype(jnp.int32))
             ended = self.ended(state, process)
             if ended is None:
                 return new

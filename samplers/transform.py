@@ -4,27 +4,40 @@ All of it acts on log p(x0 | z_t) per position, in this order: banned tokens, re
 then the cuts, each of the law that the one before left: top_k, top_p, min_p, eta. The most probable
 token is never cut. Anything but the identity samples from another model than the one whose bound is
 reported.
+
+Samplers that rank positions by what the model is sure of (`Unmask`, `PathPlanning`, `ReMDM` by
+confidence) draw a token from this distribution, but rank by the one before temperature: at temperature 0
+every token drawn has probability 1, and nothing is left to rank by. `RankBy` says what cuts do there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import at, normalised
+from diffusion.numerics import at, normalised, tilt
 from diffusion.process import Process
+
+RankBy = Literal["model", "cut"]
+"""What positions are ranked by: the model's distribution without the banned tokens and with repetition
+(LLaDA, Fast-dLLM), or that after top_k, top_p, min_p and eta as well (Dream). Never with temperature."""
+
+_ROUNDING = 1e-6  # of sums of probabilities, and of logarithms, that are compared with a setting
 
 
 @dataclass(frozen=True)
 class Transform:
     """The identity by default; call it on log_p0 (B, L, V) and the state z (B, L) or (B, L, V).
 
-    temperature divides log p; 0 takes the most probable token. top_k keeps the k most probable. top_p
-    keeps the fewest of the most probable that have at least this mass together: the one that crosses
-    the line is kept. min_p drops what is less probable than this share of the most probable one. eta
-    (arXiv 2210.15191) drops what is less probable than min(eta, sqrt(eta) exp(-entropy)). repetition is
-    taken from log p for every time that the token stands at another position of the state (on the
+    temperature divides log p; 0 takes the most probable token, and so does what is too small for
+    differences of log p to be told from rounding. top_k keeps the k most probable. top_p keeps the
+    fewest of the most probable that have at least this mass together: the one that crosses the line is
+    kept. Of equally probable tokens the first comes first, in all three. min_p drops what is less
+    probable than this share of the most probable one. eta (arXiv 2210.15191) drops what is less probable
+    than min(eta, sqrt(eta) exp(-entropy)). repetition is taken from log p for every time that the token
+    stands at another position of the state (on the
     simplex: its expected number). banned tokens are never drawn.
     """
 
@@ -39,6 +52,8 @@ class Transform:
     def __post_init__(self):
         if not self.temperature >= 0:
             raise ValueError(f"Transform.temperature = {self.temperature} must not be negative")
+        if self.repetition != self.repetition:
+            raise ValueError("Transform.repetition = nan is not a number")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"Transform.top_k = {self.top_k} must be at least 1, or None")
         for name in ("top_p", "min_p", "eta"):
@@ -54,37 +69,43 @@ class Transform:
     def is_identity(self) -> bool:
         return self == Transform()
 
+    def ranking(self, rank_by: RankBy) -> "Transform":
+        """What makes the distribution that positions are ranked by."""
+        if rank_by == "cut":
+            return replace(self, temperature=1.0)
+        return Transform(repetition=self.repetition, banned=self.banned)
+
     def __call__(self, log_p0: Array, z: Array | None = None, counts: Array | None = None) -> Array:
         """log of the new law, (B, L, V), normalised. counts, of z if not given: how often each token
         stands elsewhere, of the same shape or (B, 1, V)."""
-        size = log_p0.shape[-1]
-        log_p = log_p0
+        if self.is_identity:
+            return log_p0
+        size, log_p = log_p0.shape[-1], log_p0
         if self.banned:
             left = jnp.where(self._banned(size), -jnp.inf, log_p)
             # A position that is certain already (a given token) stays what it is.
             log_p = jnp.where(jnp.isneginf(left).all(-1, keepdims=True), log_p, left)
         if self.repetition:
             counts = _elsewhere(z, size) if counts is None else counts
-            log_p = log_p - self.repetition * counts
-        if self.temperature == 0:
+            log_p = log_p + tilt(counts, -self.repetition, ~jnp.isneginf(log_p))
+        if self.temperature <= float(jnp.finfo(log_p.dtype).eps):
             return at(jnp.argmax(log_p, axis=-1), size)
-        log_p = normalised(log_p / self.temperature)
+        if self.temperature != 1:
+            # The quotient may be beyond all numbers; what is subtracted before it is not.
+            log_p = (log_p - log_p.max(-1, keepdims=True)) / min(self.temperature, 1e30)
+        log_p = normalised(log_p)
         if self.top_k is not None and self.top_k < size:
-            least = jax.lax.top_k(log_p, self.top_k)[0][..., -1:]
-            log_p = _cut(log_p, log_p >= least)
-        if self.top_p is not None:
-            falling = -jnp.sort(-log_p, axis=-1)
-            p = jnp.exp(falling)
-            before = jnp.cumsum(p, axis=-1) - p  # the mass of what is more probable
-            least = jnp.where(before < self.top_p, falling, jnp.inf).min(-1, keepdims=True)
-            log_p = _cut(log_p, log_p >= least)
+            falling, order = jax.lax.top_k(log_p, self.top_k)
+            log_p = _up_to(log_p, falling[..., -1:], order[..., -1:])
+        if self.top_p is not None and self.top_p < 1:
+            log_p = _up_to(log_p, *_crossing(log_p, self.top_p))
         if self.min_p is not None:
-            log_p = _cut(log_p, log_p >= log_p.max(-1, keepdims=True) + jnp.log(self.min_p))
+            log_p = _from(log_p, log_p.max(-1, keepdims=True) + jnp.log(self.min_p))
         if self.eta is not None:
             p = jnp.exp(log_p)
             entropy = -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=-1, keepdims=True)
             least = jnp.minimum(jnp.log(self.eta), jnp.log(self.eta) / 2 - entropy)
-            log_p = _cut(log_p, log_p >= least)
+            log_p = _from(log_p, least)
         return log_p
 
     def without_banned(self, z: Array, process: Process) -> Array:
@@ -98,9 +119,31 @@ class Transform:
         return jnp.zeros(size, bool).at[jnp.asarray(self.banned)].set(True)
 
 
-def _cut(log_p: Array, kept: Array) -> Array:
-    kept = kept | (log_p >= log_p.max(-1, keepdims=True))
+def _crossing(log_p: Array, mass: float) -> tuple[Array, Array]:
+    """log p and index, each (B, L, 1), of the token with which the most probable have this mass."""
+    falling, order = jax.lax.sort((-log_p, _index(log_p)), num_keys=1)  # stable
+    p = jnp.exp(-falling)
+    before = jnp.cumsum(p, axis=-1) - p  # the mass of what is more probable
+    kept = jnp.sum(before < mass * (1 - _ROUNDING), axis=-1, keepdims=True)
+    last = jnp.maximum(kept - 1, 0)
+    return tuple(jnp.take_along_axis(a, last, axis=-1) for a in (-falling, order))
+
+
+def _up_to(log_p: Array, least: Array, last: Array) -> Array:
+    """The law of what is more probable than `least`, and of what is as probable up to index `last`."""
+    index = _index(log_p)
+    kept = (log_p > least) | ((log_p >= least) & (index < last)) | (index == last)
     return normalised(jnp.where(kept, log_p, -jnp.inf))
+
+
+def _from(log_p: Array, least: Array) -> Array:
+    """The law of what is at least so probable, or the most probable."""
+    least = jnp.minimum(least - _ROUNDING, log_p.max(-1, keepdims=True))
+    return normalised(jnp.where(log_p >= least, log_p, -jnp.inf))
+
+
+def _index(log_p: Array) -> Array:
+    return jax.lax.broadcasted_iota(jnp.int32, log_p.shape, log_p.ndim - 1)
 
 
 def _elsewhere(z: Array, size: int) -> Array:

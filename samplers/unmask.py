@@ -15,9 +15,12 @@ kept:
               EntropyBudget(nats)   as many as keep sum - max of their entropies within the budget, which
                                     bounds what is lost by drawing them apart (EB-Sampler, 2505.24857)
 
-at least one token each. All but "random" prefer what the model is sure of: the law is another than the
-model's, with less entropy. Rows of a batch end each in its own time. A network that knows time is asked
-at the t at which as many tokens are masked in the mean.
+at least one token each. What misses a threshold or a budget by rounding is within it, and equal scores
+are in random order (`samplers.ranking`). Scores are of the distribution before temperature
+(`samplers.transform.RankBy`): temperature decides which token is drawn, not where. All but "random"
+prefer what the model is sure of: the law is another than the model's, with less entropy. Rows of a batch
+end each in its own time. A network that knows time is asked at the t at which as many tokens are masked
+in the mean.
 """
 
 from dataclasses import dataclass
@@ -29,8 +32,9 @@ import jax.numpy as jnp
 from diffusion.numerics import pick
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
+from samplers.ranking import TIE, in_order, places
 from samplers.sampler import State, Stepwise, Verdict, masks
-from samplers.transform import Transform
+from samplers.transform import RankBy, Transform
 
 Order = Literal["random", "confidence", "drawn", "margin", "entropy"]
 
@@ -87,7 +91,7 @@ class Threshold:
 
     def count(self, number, masked, first, ranked):
         """As of `Steps`."""
-        sure = ranked[1] >= jnp.log(self.probability)
+        sure = ranked[1] >= jnp.log(self.probability) - TIE
         return jnp.cumprod(sure, axis=1).sum(1, keepdims=True)
 
 
@@ -106,7 +110,7 @@ class EntropyBudget:
         """As of `Steps`."""
         entropy = ranked[0]
         lost = jnp.cumsum(entropy, axis=1) - jax.lax.cummax(entropy, axis=1)
-        return jnp.cumprod(lost <= self.nats, axis=1).sum(1, keepdims=True)
+        return jnp.cumprod(lost <= self.nats + TIE, axis=1).sum(1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,10 @@ class Unmask(Stepwise):
     amount: Steps | Tokens | Threshold | EntropyBudget = Steps()
     noise: float = 0.0
     transform: Transform = Transform()
+    rank_by: RankBy = "model"
 
     def __post_init__(self):
-        if self.noise < 0 or (self.noise and self.order != "drawn"):
+        if not self.noise >= 0 or (self.noise and self.order != "drawn"):
             raise ValueError(
                 f"Unmask.noise = {self.noise} must not be negative, and is for order='drawn'"
             )
@@ -144,6 +149,9 @@ class Unmask(Stepwise):
     def calls(self, process, length):
         return self.amount.calls(length)
 
+    def bend(self, process, model):
+        return model  # the transform acts in `advance`, on what is drawn
+
     def begin(self, key, state, process, given):
         masked = (state.z == process.vocab_size).sum(1, keepdims=True)
         return state._replace(t=self._time(process, state.z), memory=masked)
@@ -157,9 +165,11 @@ class Unmask(Stepwise):
         masked = z == process.vocab_size
         left = masked.sum(1, keepdims=True)
         out = model(z, t)
-        x0 = process.draw(key_x0, lambda z, t: out, z, t)
+        bent = None if self.transform.is_identity else lambda log_p0: self.transform(log_p0, z)
+        x0 = process.draw(key_x0, lambda z, t: out, z, t, bent)
         # Up to a constant: to write a normalised law of a large V would cost more than the draw.
         law = out if process.head == "posterior" else process.predict(out, z, t)
+        law = self.transform.ranking(self.rank_by)(law, z)
         top = law.max(-1, keepdims=True)
         p = jnp.exp(law - top)
         total = p.sum(-1)
@@ -170,7 +180,7 @@ class Unmask(Stepwise):
             log_sure = pick(law, x0) - top[..., 0] - log_total
         u = uniform(key_order, z.shape)
         if self.order == "random":
-            score = u
+            score = jnp.zeros_like(u)
         elif self.order == "margin":
             two = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
             score = (two[..., 0] - two[..., -1]) / total
@@ -180,11 +190,10 @@ class Unmask(Stepwise):
             score = log_sure
         if self.noise:
             score = score - self.noise * left / state.memory * jnp.log(-jnp.log(u))
-        first = jnp.argsort(jnp.where(masked, -score, jnp.inf), axis=1)
+        first = in_order(jnp.where(masked, score, -jnp.inf), u)
         ranked = tuple(jnp.take_along_axis(a, first, axis=1) for a in (entropy, log_sure))
         count = self.amount.count(number, left, state.memory, ranked)
-        rank = jnp.argsort(first, axis=1)
-        z = jnp.where(masked & (rank < jnp.maximum(count, 1)), x0, z)
+        z = jnp.where(masked & (places(first) < jnp.maximum(count, 1)), x0, z)
         return State(z, self._time(process, z), z, state.calls + 1, state.memory)
 
     def _time(self, process, z):

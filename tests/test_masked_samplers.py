@@ -645,6 +645,8 @@ def test_a_fitted_grid_spends_equal_shares_of_the_loss(grid):
         (lambda: FirstHitting(group=2, steps=4), "steps"),
         (lambda: Unmask("entropy", Threshold(0.5)), "Threshold"),
         (lambda: Unmask("margin", noise=1.0), "noise"),
+        (lambda: Unmask("drawn", noise=math.nan), "noise"),
+        (lambda: PathPlanning(eta=math.inf), "eta"),
         (lambda: Threshold(0.0), "probability"),
         (lambda: EntropyBudget(-1.0), "nats"),
         (lambda: Tokens(0), "num"),
@@ -670,7 +672,13 @@ def test_every_sampler_on_a_grid_takes_the_same_transform(table):
     transform = Transform(temperature=0.5, top_k=2)
     process = MDLM(table.size)
     bent = lambda z, t: transform(process.predict(table.model(z, t), z, t), z)  # noqa: E731
-    for sampler in (Ancestral(4), Posterior(4), FirstHitting(), ReMDM(4, eta=0.3), Unmask()):
+    for sampler in (
+        Ancestral(4),
+        Posterior(4),
+        FirstHitting(),
+        ReMDM(4, eta=0.3),
+        Unmask("random"),
+    ):
         x = replace(sampler, transform=transform).sample(
             jax.random.key(0), process, table.model, (500, 3)
         )

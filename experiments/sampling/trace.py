@@ -38,9 +38,7 @@ def _of_sample(number: int, sampled: Sampled, masks: bool) -> dict:
     # Rows of a batch end each in its own time; what follows is the same frame again.
     while last > 2 and times[last - 2] == 0 and (tokens[last - 1] == tokens[last - 2]).all():
         last -= 1
-    # The end is the sample, where a schedule leaves noise at t = 0.
-    tokens = tokens[:last].copy()
-    tokens[-1] = sampled.x0
+    tokens = tokens[:last]
     probability = probability[:last].copy()
     for k in range(1, last if masks else 0):
         stays = (tokens[k] == tokens[k - 1]) & ~np.isnan(probability[k - 1])

@@ -1,0 +1,243 @@
+"""The order in which positions are revealed: by the model, not by temperature and rounding."""
+
+import itertools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.bfn import BFN
+from diffusion.dirichlet import DirichletFlow
+from diffusion.genmd4 import GenMD4
+from diffusion.kernels import Uniform
+from diffusion.mdlm import MDLM
+from diffusion.random import fold_in, uniform
+from diffusion.schedules import Geometric, Linear, Squeezed
+from diffusion.sedd import SEDD
+from diffusion.udlm import UDLM
+from models.transformer import Transformer
+from samplers.ancestral import Ancestral
+from samplers.corrected import Corrected
+from samplers.euler import Euler, TauLeaping
+from samplers.first_hitting import FirstHitting
+from samplers.ode import ODE
+from samplers.path_planning import PathPlanning
+from samplers.posterior import Posterior
+from samplers.ranking import TIE, in_order, places
+from samplers.remask import ReMDM
+from samplers.resampled import Resampled
+from samplers.sampler import State
+from samplers.transform import Transform
+from samplers.tweedie import Tweedie
+from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
+from samplers.windows import Windows
+
+ORDERS = ["confidence", "drawn", "margin", "entropy"]
+
+
+def order_of(score, chance):
+    return np.asarray(in_order(jnp.array([score]), jnp.array([chance])))[0].tolist()
+
+
+def test_equal_scores_are_in_the_order_of_chance_and_others_in_their_own():
+    chance = [0.1, 0.9, 0.5, 0.7]
+    assert order_of([1.0, 2.0, 3.0, 4.0], chance) == [3, 2, 1, 0]
+    assert order_of([0.0, 0.0, 0.0, 0.0], chance) == [1, 3, 2, 0]
+    assert order_of([1.0, 1.0 + TIE / 3, 1.0 - TIE / 3, 0.5], chance) == [1, 2, 0, 3]
+    assert order_of([1.0, 1.0 + 3 * TIE, 1.0, 0.5], chance) == [1, 2, 0, 3]
+    assert order_of([-jnp.inf, jnp.inf, -jnp.inf, jnp.inf], chance) == [1, 3, 2, 0]
+    assert order_of([-jnp.inf, 3.0, jnp.inf, -1e9], chance) == [2, 1, 3, 0]
+    assert places(jnp.array([[2, 0, 1]])).tolist() == [[1, 2, 0]]
+
+
+def test_rounding_does_not_change_an_order():
+    rng = np.random.default_rng(0)
+    level = rng.integers(0, 4, (200, 60)) / 4
+    chance = uniform(jax.random.key(0), level.shape)
+    rough = [level + 1e-6 * rng.normal(size=level.shape) for _ in range(2)]
+    first, second = (np.asarray(in_order(jnp.asarray(a, jnp.float32), chance)) for a in rough)
+    np.testing.assert_array_equal(first, second)
+    falling = np.take_along_axis(level, first, 1)
+    assert (np.diff(falling, axis=1) <= 0).all()
+    # Of equal ones each is first alike: 50 of 60 positions of a level of four, over 200 rows.
+    assert np.unique(first[:, 0]).size > 50
+
+
+def perceptron():
+    """A network that tells masked positions apart by rounding alone, as rotary positions do."""
+    shapes = [(28, 16), (16, 32), (32, 27)]
+    keys = jax.random.split(jax.random.key(0), 3)
+    embedding, hidden, head = map(jax.random.normal, keys, shapes)
+
+    def model(z, t):
+        x = embedding[z] + 2 * embedding[z].mean(1, keepdims=True)
+        rounded = x * (1 + 1e-7 * jnp.arange(z.shape[1])[None, :, None])
+        return jnp.tanh(rounded @ hidden / 4) @ head / 2
+
+    return model
+
+
+def transformer():
+    backbone = Transformer(27, num_layers=1, width=16, num_heads=2)
+    params = backbone.init(jax.random.key(0))
+    params = jax.tree.map(lambda a: 3 * a if a.ndim > 1 else a, params)
+    return lambda z, t: backbone.apply(params, z, t)
+
+
+GREEDY = Transform(temperature=0.0)
+SAMPLERS = [
+    *(Unmask(order, Steps(4)) for order in ORDERS), Unmask("drawn", Steps(4), noise=1.0),
+    Unmask("confidence", Threshold(0.1)), Unmask("entropy", EntropyBudget(3.0)),
+    Unmask(amount=Steps(4), transform=GREEDY), PathPlanning(4), PathPlanning(5, transform=GREEDY),
+    ReMDM(4, eta=0.3, confidence=True), FirstHitting(group=3), Corrected(3, positions=2), Euler(4),
+    Ancestral(4), Posterior(4), Resampled(3, particles=3), Windows(Unmask(amount=Steps(2)), 8, 4),
+]  # fmt: skip
+NETWORKS = [*((perceptron, s) for s in SAMPLERS), (transformer, SAMPLERS[0])]
+
+
+@pytest.mark.parametrize(
+    "network, sampler", NETWORKS, ids=lambda v: getattr(v, "__name__", repr(v)[:60])
+)
+def test_a_sample_is_the_same_in_every_batch(network, sampler):
+    """Alone, in twos, threes and sixteens, and in another order of rows."""
+    model = network()
+    keys = jax.vmap(lambda n: fold_in(jax.random.key(0), n))(jnp.arange(16))
+    run = jax.jit(lambda keys: sampler.sample(keys, MDLM(27), model, (len(keys), 16)))
+    together = run(keys)
+    order = np.random.default_rng(0).permutation(16)
+    np.testing.assert_array_equal(run(keys[order]), together[order])
+    for size in (1, 2, 3):
+        parts = [run(keys[i : i + size]) for i in range(0, 16 - 16 % size, size)]
+        x = np.concatenate(parts)
+        np.testing.assert_array_equal(x, together[: len(x)], err_msg=f"{size} at a time")
+
+
+P = np.array(
+    [
+        [0.5, 0.45, 0.02, 0.03],
+        [0.45, 0.22, 0.13, 0.2],
+        [0.49, 0.48, 0.02, 0.01],
+        [0.7, 0.13, 0.07, 0.1],
+    ]
+)
+SCORE = {
+    "confidence": P.max(1),
+    "drawn": P.max(1),
+    "margin": np.sort(P)[:, -1] - np.sort(P)[:, -2],
+    "entropy": (P * np.log(P)).sum(1),
+}
+
+
+def fixed(p):
+    return lambda z, t: jnp.broadcast_to(jnp.log(p)[None], (*z.shape, p.shape[-1]))
+
+
+def revealed(sampler, temperature, p=P, **options):
+    """The positions in the order in which they were revealed, and the calls it took."""
+    sampler = replace(sampler, transform=Transform(temperature=temperature, **options))
+    shape = (1, len(p))
+    found = sampler.run(jax.random.key(3), MDLM(4), fixed(p), shape, trace=True)
+    masked = (np.asarray(found.frames.tokens)[:, 0] == 4).sum(0)
+    return np.argsort(masked, kind="stable").tolist(), int(found.calls[0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-10, 1e-3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_temperature_does_not_decide_where(order, temperature):
+    expected = np.argsort(-SCORE[order]).tolist()
+    assert revealed(Unmask(order, Tokens(1)), temperature) == (expected, 4)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_at_a_low_temperature_is_that_at_0(order):
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet(np.full(4, 0.1), 12)
+    p = (p + 0.02) / (p + 0.02).sum(1, keepdims=True)
+    clear = np.sort(p)[:, -1] > 3 * np.sort(p)[:, -2]  # what is drawn at 0.05 is the likeliest
+    p = p[clear]
+    assert len(p) > 4
+    sampler = Unmask(order, Tokens(1))
+    assert revealed(sampler, 0.05, p) == revealed(sampler, 0.0, p)
+
+
+def test_amounts_are_of_the_model_and_not_of_the_temperature():
+    """None of the four is as sure as 0.75, so one is revealed a call; three are as sure as 0.48."""
+    for sampler in (Unmask("confidence", Threshold(0.75)), Unmask("entropy", EntropyBudget(0.5))):
+        assert revealed(sampler, 0.0)[1] == 4
+    assert revealed(Unmask("drawn", Threshold(0.48)), 0.0)[1] == 2
+
+
+def test_what_comes_near_a_threshold_by_rounding_reaches_it():
+    p = np.full((6, 4), 0.25)
+    assert revealed(Unmask("confidence", Threshold(0.25)), 1.0, p)[1] == 1
+    entropy = float(np.log(4))
+    assert revealed(Unmask("entropy", EntropyBudget(2 * entropy)), 1.0, p)[1] == 2
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rank_by", ["model", "cut"])
+def test_cuts_decide_where_if_asked_to_and_banned_tokens_always(order, rank_by):
+    """Without token 0 and with two tokens left: scores of what is allowed, or of what is left."""
+    allowed = P[:, 1:] / P[:, 1:].sum(1, keepdims=True)
+    p = allowed
+    if rank_by == "cut":
+        p = np.where(p >= np.sort(p)[:, -2:-1], p, 0)
+        p = p / p.sum(1, keepdims=True)
+    entropy = np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(1)
+    top = np.sort(p)
+    score = {"margin": top[:, -1] - top[:, -2], "entropy": entropy}.get(order, top[:, -1])
+    expected = np.argsort(-score).tolist()
+    sampler = Unmask(order, Tokens(1), rank_by=rank_by)
+    assert revealed(sampler, 0.0, banned=(0,), top_k=2)[0] == expected
+
+
+def test_what_a_cut_leaves_certain_is_revealed_at_once_only_if_it_ranks():
+    for rank_by, calls in (("model", 4), ("cut", 1)):
+        sampler = Unmask("confidence", Threshold(0.9), rank_by=rank_by)
+        assert revealed(sampler, 1.0, top_k=1)[1] == calls
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.01])
+def test_path_planning_keeps_what_the_model_is_sure_of(temperature):
+    order, _ = revealed(PathPlanning(4), temperature)
+    assert order == np.argsort(-SCORE["confidence"]).tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+def test_remdm_remembers_the_probability_before_temperature(temperature):
+    sampler = ReMDM(1, confidence=True, transform=Transform(temperature=temperature))
+    z = jnp.full((1, 4), 4)
+    state = State(z, jnp.ones((1, 1)), z, jnp.zeros(1, jnp.int32), jnp.ones((1, 4)))
+    new = sampler.advance(jax.random.key(0), 0, state, MDLM(4), fixed(P), None)
+    x0 = np.asarray(new.z)[0]
+    np.testing.assert_allclose(new.memory[0], P[np.arange(4), x0], rtol=1e-5)
+
+
+LOOSE = Squeezed(Linear(), 0.2)
+ENDS = [
+    *((s, MDLM(6, LOOSE)) for s in (
+        Ancestral(3), Ancestral(3, cached=True), Posterior(3), Euler(3), TauLeaping(3), Unmask(),
+        Euler(3, rule="linear"), PathPlanning(3), ReMDM(3), Corrected(3), FirstHitting(),
+        FirstHitting(steps=3),
+    )),
+    *(pair for pair in itertools.product(
+        [Ancestral(3), Euler(3), TauLeaping(3), Tweedie(3), Posterior(3)],
+        [SEDD(6, Uniform(), Geometric(0.3, 5.0)), SEDD(6, schedule=LOOSE)],
+    )),
+    (Euler(3), UDLM(6)), (TauLeaping(3), GenMD4(6)), (Ancestral(3), BFN(6)),
+    (Ancestral(3), DirichletFlow(6)), (ODE(3), DirichletFlow(6)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler, process", ENDS, ids=lambda v: repr(v)[:45])
+def test_frames_end_in_the_sample(sampler, process):
+    """Also where rates have not been followed to the end, and where a schedule leaves noise at t = 0."""
+    model = lambda z, t: jnp.zeros((*z.shape, 6))  # noqa: E731
+    given = jnp.full((40, 5), -1).at[:, 2].set(3)
+    run = jax.jit(lambda k: sampler.run(k, process, model, (40, 5), given, trace=True))
+    x0, _, frames = run(jax.random.key(0))
+    np.testing.assert_array_equal(frames.tokens[-1], x0)
+    plain = sampler.sample(jax.random.key(0), process, model, (40, 5), given)
+    np.testing.assert_array_equal(plain, x0)
