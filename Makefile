@@ -1,11 +1,12 @@
 # make quickstart   install, train, bound and sample a small model (about five minutes on two cores)
 # make test         install and run the test suite
+# make test-fast    the part of it that compiles little, for the inner loop
 # make lock         write requirements.lock anew from setup.py
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: quickstart test lint lock clean
+.PHONY: quickstart test test-fast lint lock clean
 
 .venv/ready: requirements.lock setup.py
 	@if command -v uv > /dev/null; then \
@@ -24,6 +25,13 @@ quickstart: .venv/ready
 
 test: .venv/ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What compiles no training and no big grid of programs.
+FAST := layout settings schedules small_steps optimization reading splits vocabularies counts files streams \
+  progress records trace_page
+
+test-fast: .venv/ready
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

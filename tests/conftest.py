@@ -51,6 +51,20 @@ def reference(name: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+# What may be skipped: extras that are not installed, and hardware that is not there.
+_MAY_BE_SKIPPED = ("libtpu", "'torch'", "'transformers'", "/proc")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that is skipped for another reason has failed."""
+    report = (yield).get_result()
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if not any(allowed in reason for allowed in _MAY_BE_SKIPPED):
+            report.outcome, report.longrepr = "failed", f"skipped, which hides a promise: {reason}"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Compiled programs of a module are dropped at its end: over all modules they are gigabytes, which

@@ -13,10 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-pytest.importorskip("hypothesis")
 import orbax.checkpoint as ocp
+import pytest
 from hypothesis import strategies as st
 
 from experiments import cli
