@@ -6,7 +6,7 @@
     run.sample(4, prompt="the state of")            # texts; .tokens and .calls are arrays
     run.log_likelihood("the state of the union")    # a bound or exact, in nats and bits per character
     run.fill("we ____ the people")
-    run.evaluate("test")                            # the record that `ddlm evaluate` writes
+    run.evaluate("test")                            # the record, as `ddlm evaluate` makes it
     run.denoise("the state of the union", 0.5)      # logits of every token at every position
 
     text = ddlm.Text("my.txt", ddlm.Characters(), length=128)
@@ -14,8 +14,8 @@
     run = ddlm.train(ddlm.Experiment(ddlm.MDLM(), model, text), "runs/mine")
 
 Everything that an experiment is made of is here under its own name, so that a config file may import
-this module alone. The commands call the same functions. A mistake is a `ddlm.UserError`, whose message
-says what to do.
+this module alone (the learning rate `Linear` as LinearDecay, beside the noise schedule `Linear`). The
+commands call the same functions. A mistake is a `ddlm.UserError`, whose message says what to do.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,32 +28,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion import spaces
 from diffusion.autoregressive import Autoregressive
 from diffusion.betas import CosineBetas, LinearBetas, MutualInformation, ReciprocalBetas
 from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
-from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeighbour
+from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel, NearestNeighbour
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.genmd4 import GenMD4
-from diffusion.kernels import Absorbing, Uniform
+from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.linear_flow import LinearFlow
+from diffusion.markov import ContinuousMarkovProcess, MarkovProcess
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.one_step import OneStep
 from diffusion.process import (
+    Composed,
     FlowProcess,
     JumpProcess,
     Likelihood,
     Objective,
     Process,
+    RateProcess,
+    ScoreProcess,
     Sequential,
+    TimeIntegral,
     Traits,
+    TransitionProcess,
 )
-from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, Squeezed
+from diffusion.schedules import (
+    Cosine,
+    Geometric,
+    Linear,
+    MDLMCosine,
+    Polynomial,
+    Schedule,
+    Squeezed,
+)
 from diffusion.sedd import SEDD
-from diffusion.spaces import Simplex, Tokens, Vectors
 from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
 from experiments import runs
@@ -62,7 +76,7 @@ from experiments.data.subwords import Subwords
 from experiments.data.text import Text
 from experiments.data.tokenizers import Bytes, Characters, Letters27
 from experiments.errors import Diverged, Stopped, UserError
-from experiments.evaluation.bound import evaluate_run
+from experiments.evaluation.bound import evaluate_run, of_other_text
 from experiments.evaluation.of_text import LogLikelihood, log_likelihood, tokens_of
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.linear import Linear as LinearDecay
@@ -71,7 +85,7 @@ from experiments.optimization.optimizer import LearningRate, Optimizer
 from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.optimization.warmup_stable_decay import WarmupStableDecay
-from experiments.sampling.request import Request, prepare
+from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
 from experiments.settings import override
 from experiments.token_weights.even import Even
@@ -93,10 +107,10 @@ from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
 from samplers.remask import ReMDM
 from samplers.resampled import Resampled
-from samplers.sampler import OnGrid, Sampler, Stepwise
+from samplers.sampler import OnGrid, Sampler, State, Stepwise, Verdict
 from samplers.transform import Transform
 from samplers.tweedie import Tweedie
-from samplers.unmask import EntropyBudget, Steps, Threshold, Unmask
+from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
 from samplers.windows import Windows
 
 __all__ = [
@@ -118,6 +132,9 @@ __all__ = [
     "Bytes",
     "Characters",
     "Classifier",
+    "ClosedKernel",
+    "Composed",
+    "ContinuousMarkovProcess",
     "Corrected",
     "Cosine",
     "CosineBetas",
@@ -146,8 +163,10 @@ __all__ = [
     "LinearFlow",
     "LogLikelihood",
     "MDLMCosine",
+    "MarkovProcess",
     "Masked",
     "Matrix",
+    "MatrixKernel",
     "Mesh",
     "Muon",
     "MutualInformation",
@@ -163,16 +182,19 @@ __all__ = [
     "Posterior",
     "PowerAccuracy",
     "Process",
+    "RateProcess",
     "ReMDM",
     "ReciprocalBetas",
     "Resampled",
     "Run",
     "Sampler",
     "Samples",
+    "Schedule",
+    "ScoreProcess",
     "Sequential",
-    "Simplex",
     "Spindle",
     "Squeezed",
+    "State",
     "Steps",
     "Stepwise",
     "Stopped",
@@ -181,23 +203,26 @@ __all__ = [
     "Teacher",
     "Text",
     "Threshold",
+    "TimeIntegral",
     "TokenWeight",
     "Tokens",
     "Train",
     "Traits",
     "Transform",
     "Transformer",
+    "TransitionProcess",
     "Tweedie",
     "Uniform",
     "Unmask",
     "UserError",
-    "Vectors",
+    "Verdict",
     "WarmupConstant",
     "WarmupCosine",
     "WarmupStableDecay",
     "Windows",
     "load",
     "override",
+    "spaces",
     "train",
 ]  # fmt: skip
 
@@ -229,24 +254,17 @@ class Run:
         Sample i depends on the seed and i alone, not on how many are drawn or how many at a time.
         """
         ready = prepare(self._run, Request(**options), str(self.workdir))
-        seed, size = ready.description["seed"], min(batch_size, num)
-        drawn = list(sample_run(ready.run, num, seed, ready.known, size, ready.wish))
-        tokens = np.stack([sampled.x0 for _, sampled, _ in drawn])
-        decode = ready.run.experiment.data.tokenizer.decode
-        calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])
-        return Samples([decode(row) for row in tokens], tokens, calls)
+        return _drawn(ready, num, batch_size)
 
     def fill(self, template: str, num: int | None = None, **options) -> str | Samples:
         """The template with its blanks filled in, each "_" (or what `blank` says) by one token; with
         `num` so many of them. options: as of `sample`."""
         request = Request(template=template, **options)
-        known = prepare(self._run, request, str(self.workdir)).known
+        ready = prepare(self._run, request, str(self.workdir))
         ends = len(template) - len(template.rstrip(request.blank))
-        given = np.flatnonzero(known >= 0)
+        given = np.flatnonzero(ready.known >= 0)
         size = (int(given[-1]) + 1 if len(given) else 0) + ends
-        filled = self.sample(num or 1, template=template, **options)
-        decode, tokens = self.experiment.data.tokenizer.decode, filled.tokens[:, :size]
-        texts = Samples([decode(row) for row in tokens], tokens, filled.calls)
+        texts = _drawn(ready, num or 1, 16, size)
         return texts if num else texts[0]
 
     def log_likelihood(self, text: str, num_times: int = 64, seed: int = 0) -> LogLikelihood:
@@ -256,7 +274,7 @@ class Run:
 
     def evaluate(
         self,
-        split: str = "test",
+        split: str = "validation",
         max_sequences: int | None = None,
         num_times: int | None = None,
         seed: int = 0,
@@ -264,10 +282,11 @@ class Run:
         log: Callable[[str], None] = print,
     ) -> dict[str, Any]:
         """The record of a split of the run's data, or of that of another text (a file or folder): value
-        in bits per character, kind, standard error and all that they depend on. max_sequences: no more
-        than so many, at equal distances. log is told of the progress."""
+        in bits per character (or per byte or token, which its unit says), kind, standard error and all
+        that they depend on. max_sequences: no more than so many, at equal distances. log is told of the
+        progress. No file is written."""
         changes = [f"evaluation.num_times={num_times}"] if num_times else []
-        changes += [f"data.path={text}", "data.split_points=None"] if text else []
+        changes += list(of_other_text(text)) if text else []
         run = replace(self._run, experiment=override(self.experiment, changes))
         whole = text is not None and not Path(text).expanduser().is_dir()
         return evaluate_run(run, split, seed, True, log, max_sequences, whole)
@@ -296,6 +315,16 @@ class Run:
         curves = self.metrics()
         shown = {name: curves[name] for name in (names or _shown(curves))}
         return draw_curves(shown, path)
+
+
+def _drawn(ready: Prepared, num: int, batch_size: int, size: int | None = None) -> Samples:
+    """So many samples, or the first `size` tokens of each."""
+    seed, batch = ready.description["seed"], min(batch_size, num)
+    drawn = list(sample_run(ready.run, num, seed, ready.known, batch, ready.wish))
+    tokens = np.stack([sampled.x0[:size] for _, sampled, _ in drawn])
+    decode = ready.run.experiment.data.tokenizer.decode
+    calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])
+    return Samples([decode(row) for row in tokens], tokens, calls)
 
 
 def _shown(curves: dict) -> list[str]:

@@ -104,6 +104,10 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
             )
 
     @property
+    def posterior_head(self):
+        return self.head == "posterior"
+
+    @property
     def known_tokens(self):
         return "exact" if self.kernel.masks else "biased"
 

@@ -34,7 +34,7 @@ has; what it can do is told by its classes and its `traits` alone:
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 
@@ -124,9 +124,13 @@ class Likelihood(Objective):
 class Process(Objective):
     """All that a sampler knows. Its loss is the mean of `token_loss` over its own times."""
 
+    states: Literal["tokens", "simplex", "vectors"] = "tokens"
+    """What the states are, as a network takes them."""
     masked_schedule: Schedule | None = None
     """alpha(t), where every token alike is masked by it in continuous time, as in MDLM; else None."""
 
+    posterior_head: bool = False
+    """Whether `out` at a masked position is log p(x0 | z_t) up to a constant, as `predict` gives it."""
     known_tokens: Literal["exact", "vertices", "biased"] = "biased"
     """What a known token means that stands clean in the state: its own conditional distribution,
     since a revealed token never changes; a vertex of the simplex, which is a certain token; or a noisy
@@ -280,8 +284,6 @@ class TimeIntegral(Process, Likelihood):
 
     A subclass with boundary terms (prior, reconstruction) adds them to `bound_terms`.
     """
-
-    monitor: ClassVar[Literal["bound", "loss"]] = "bound"
 
     def bound_terms(self, key, model, x0, u):
         return {"diffusion": self.loss(key, model, x0, u)}

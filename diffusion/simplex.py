@@ -30,6 +30,7 @@ class SimplexProcess(Process):
 
     vocab_size: int | None
     head: Head
+    states: ClassVar[str] = "simplex"
     known_tokens: ClassVar[str] = "vertices"
 
     @property

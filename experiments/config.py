@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 from jax import Array
 
-from diffusion.process import Objective
+from diffusion.process import Objective, Process
 from experiments.data.text import Text
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.optimizer import Optimizer
@@ -210,10 +210,16 @@ class Experiment:
                 f"model {type(self.model).__name__} gives {self.model.output}, and process {name} asks "
                 f"for {traits.output}: Classifier goes with NoisyClassifier, Transformer with the others"
             )
-        if traits.vector_width is not None and "vectors" not in self.model.inputs:
+        states = self.process.states if isinstance(self.process, Process) else "tokens"
+        if states not in self.model.inputs:
             raise ValueError(
                 f"model {type(self.model).__name__} takes {' and '.join(self.model.inputs)}, and states "
-                f"of {name} are vectors; choose Transformer"
+                f"of {name} are {states}; choose Transformer"
+            )
+        if traits.attention_block is not None and not self.model.decodes:
+            raise ValueError(
+                f"model {type(self.model).__name__} does not go from left to right, as {name} does; "
+                "choose Transformer"
             )
         if self.energy_from and (self.energy is None or self.energy.output != "tokens"):
             raise ValueError(
@@ -238,7 +244,7 @@ class Experiment:
             raise ValueError(
                 f"sampler {type(self.sampler).__name__} does not go with process "
                 f"{type(self.process).__name__}: {found.why}; Autoregressive is sampled by LeftToRight, "
-                "BlockDiffusion by BlockByBlock, every other process by Ancestral and more "
+                "BlockDiffusion by BlockByBlock, other processes of this project by Ancestral and more "
                 "(docs/samplers.md)"
             )
 

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> dict:
     from pathlib import Path
 
     from experiments.devices.distributed import is_first, start
-    from experiments.evaluation.bound import evaluate_run
+    from experiments.evaluation.bound import evaluate_run, of_other_text
     from experiments.evaluation.record_files import record_path, write_record
     from experiments.runs import load_run
     from experiments.settings import override
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> dict:
             if not Path(text).expanduser().exists():
                 raise UserError(f"--text {text} does not exist; give a file or a folder")
             cli.log(f"{text}:")
-            path = [f"data.path={text}", "data.split_points=None", "data.splits=None", *of_text]
+            path = [*of_other_text(text), *of_text]
             here = replace(run, experiment=override(run.experiment, path))
             whole = not Path(text).expanduser().is_dir() and not of_text
         records.append(

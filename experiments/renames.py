@@ -10,8 +10,6 @@ TYPES = {
     "experiments.config.AdamW": "experiments.optimization.adamw.AdamW",
     "samplers.distillation.OneStep": "diffusion.one_step.OneStep",
 }
-FIELDS: dict[str, dict[str, str]] = {}
-"""By the new type: the new names of settings."""
 
 
 def _adamw(plain: dict) -> dict:
@@ -53,6 +51,5 @@ def renamed(plain: dict) -> dict:
     if not isinstance(stored, str):
         return plain
     name = TYPES.get(stored, stored)
-    fields = FIELDS.get(name, {})
-    plain = {fields.get(key, key): value for key, value in plain.items()} | {"_type": name}
+    plain = plain | {"_type": name}
     return ARRANGED.get(name, dict)(plain)

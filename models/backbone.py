@@ -33,7 +33,22 @@ class Backbone(ABC):
 
     @abstractmethod
     def init(self, key: Array) -> dict:
-        """Parameters, a nested dict of float32 arrays."""
+        """Parameters, a nested dict of float32 arrays.
+
+        Their names say what they are: the matrix of a dense layer, (inputs, outputs), is a "kernel", a
+        table that rows are looked up in an "embedding". Weight decay acts on kernels; `Muon` on those
+        below "layers", which may be stacked, (N, inputs, outputs); devices share both.
+        """
+
+    def cache(self, rows: int, length: int) -> Any:
+        """What `decode` fills: room for `length` positions of so many rows."""
+        raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
+
+    def decode(
+        self, params: dict, z: Array, t: Array, cache: Any, start: Array, span: int | None = None
+    ) -> tuple[Array, Any]:
+        """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on."""
+        raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     @abstractmethod
     def apply(self, params: dict, z: Array, t: Array, **condition) -> Array:

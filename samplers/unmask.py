@@ -168,7 +168,7 @@ class Unmask(Stepwise):
         bent = None if self.transform.is_identity else lambda log_p0: self.transform(log_p0, z)
         x0 = process.draw(key_x0, lambda z, t: out, z, t, bent)
         # Up to a constant: to write a normalised law of a large V would cost more than the draw.
-        law = out if process.head == "posterior" else process.predict(out, z, t)
+        law = out if process.posterior_head else process.predict(out, z, t)
         law = self.transform.ranking(self.rank_by)(law, z)
         top = law.max(-1, keepdims=True)
         p = jnp.exp(law - top)

@@ -28,6 +28,7 @@ class Gaussian(Process):
     """z_t = sqrt(1 - t) e(x0) + sqrt(t) noise, with embeddings e that are given: a toy."""
 
     vocab_size: int | None = V
+    states: ClassVar[str] = "vectors"
     traits: ClassVar[Traits] = Traits(vector_width=D)
 
     @property

@@ -38,7 +38,7 @@ class _AnyOrder:
         def law(params, z, at):
             process = run.experiment.bind(params)
             masked = (z == process.vocab_size).mean(1, keepdims=True)
-            t = time_of(process.schedule, jnp.log(masked))
+            t = time_of(process.masked_schedule, jnp.log(masked))
             out = run.experiment.network(params)(z, t)
             out = jnp.take_along_axis(out, at[..., None], axis=1)
             state = jnp.take_along_axis(z, at, axis=1)

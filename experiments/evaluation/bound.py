@@ -159,6 +159,11 @@ def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]
     return [text] if whole else np.split(text, range(length, len(text), length))
 
 
+def of_other_text(path: str) -> tuple[str, ...]:
+    """The changes of settings, as of --set, by which a run is evaluated on the text at `path`."""
+    return f"data.path={path}", "data.split_points=None", "data.splits=None"
+
+
 def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:
     """Nothing; Diverged where the bound of a sequence is not finite."""
     bad = ~np.isfinite(result.nats).all(1)
@@ -167,7 +172,7 @@ def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:
         raise Diverged(
             f"the bound ({named}) is not finite for {bad.sum():,} of {len(bad):,} sequences at "
             f"checkpoint {run.step}, so there is no record: the run has diverged; evaluate an earlier "
-            "checkpoint with --step, or train again with a lower optimizer.peak_lr"
+            "checkpoint with --step, or train again with a lower optimizer.schedule.peak_lr"
         )
 
 

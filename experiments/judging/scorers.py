@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.autoregressive import Autoregressive
+from diffusion.process import Sequential
 from experiments.data.tokenizers import OutsideAlphabet, Tokenizer, as_it_is
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
@@ -52,7 +52,7 @@ def load_scorer(path: str) -> Scorer:
 def autoregressive_run(path: str) -> Run:
     """The run in `path`, an autoregressive one; UserError for another."""
     run = load_run(path)
-    if not isinstance(run.experiment.process, Autoregressive):
+    if not isinstance(run.experiment.process, Sequential):
         found = type(run.experiment.process).__name__
         raise UserError(f"--scorer {path} holds process {found}; a scorer is Autoregressive")
     return run

@@ -87,8 +87,6 @@ def make_wish(
         raise UserError(f"{option} is towards a label; name it with --label")
     if exact and classifier is None:
         raise UserError("--exact is for guidance by a classifier; give its run with --classifier")
-    if not math.isfinite(strength):
-        raise UserError(f"--guidance {strength} is not a finite number; 1 is the label's law")
     words = _words(experiment, known, words)
     number = None
     if classifier is not None:

@@ -1,6 +1,6 @@
 """A network of one's own: every position sees its neighbours' embeddings and the mean of all.
 
-ddlm train --config tests/extension/backbone.py --workdir runs/own
+ddlm train --config tests/extension/backbone.py --workdir runs/own-backbone
 """
 
 from dataclasses import dataclass, replace

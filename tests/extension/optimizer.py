@@ -1,6 +1,6 @@
 """An optimiser of one's own: Lion (arXiv 2302.06675), by optax.
 
-ddlm train --config tests/extension/optimizer.py --workdir runs/own
+ddlm train --config tests/extension/optimizer.py --workdir runs/own-optimizer
 """
 
 from dataclasses import dataclass, replace

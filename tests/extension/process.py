@@ -1,6 +1,6 @@
 """A process of one's own: masks by alpha = 1 - t^3, and learns by the bound of the masked processes.
 
-ddlm train --config tests/extension/process.py --workdir runs/own
+ddlm train --config tests/extension/process.py --workdir runs/own-process
 """
 
 from dataclasses import dataclass, replace

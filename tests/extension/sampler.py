@@ -1,6 +1,6 @@
 """A sampler of one's own: ancestral steps that draw x0 from the squared, renormalised distribution.
 
-ddlm sample --config tests/extension/sampler.py --workdir runs/own
+ddlm sample --config tests/extension/sampler.py --workdir runs/own-sampler
 """
 
 from dataclasses import dataclass, replace

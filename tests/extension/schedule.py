@@ -1,6 +1,6 @@
 """A learning rate of one's own: it rises and falls along a line, again and again (arXiv 1506.01186).
 
-ddlm train --config tests/extension/schedule.py --workdir runs/own
+ddlm train --config tests/extension/schedule.py --workdir runs/own-schedule
 """
 
 from dataclasses import dataclass, replace

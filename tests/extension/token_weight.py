@@ -1,6 +1,6 @@
 """A token weight of one's own: the focal loss (arXiv 1708.02002), which spares what is known already.
 
-ddlm train --config tests/extension/token_weight.py --workdir runs/own
+ddlm train --config tests/extension/token_weight.py --workdir runs/own-token-weight
 """
 
 from dataclasses import dataclass, replace
