@@ -92,7 +92,7 @@ def test_a_wrong_setting_is_told_in_one_line(item, words):
 
 @pytest.mark.parametrize(
     "path",
-    ["optimizer.peak_lr", "optimizer.clip_norm", "train.ema_decay", "train.num_steps",
+    ["optimizer.schedule.peak_lr", "optimizer.clip_norm", "train.ema_decay", "train.num_steps",
      "data.split_points", "sampler.transform.temperature", "train.max_grad_ratio"],
 )  # fmt: skip
 @pytest.mark.parametrize(
@@ -114,7 +114,9 @@ def test_a_text_may_be_the_name_of_a_number():
 def test_stored_and_constructed_numbers_must_be_finite(tmp_path):
     data = encode(get_config())
     data["optimizer"]["peak_lr"] = float("nan")
-    with pytest.raises(UserError, match=r"config\.optimizer\.peak_lr = nan: must be finite"):
+    with pytest.raises(
+        UserError, match=r"config\.optimizer\.schedule\.peak_lr = nan: must be finite"
+    ):
         decode(data)
     path = tmp_path / "mine.py"
     path.write_text(

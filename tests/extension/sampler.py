@@ -1,5 +1,6 @@
 """A sampler of one's own: ancestral steps that draw x0 from the squared, renormalised distribution.
 
+ddlm train --config tests/extension/sampler.py --workdir runs/own-sampler
 ddlm sample --config tests/extension/sampler.py --workdir runs/own-sampler
 """
 
