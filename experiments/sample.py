@@ -2,7 +2,9 @@
 
 A prompt is given as the first characters, or as a --template in which the --blank character stands for
 what the model is to fill in; given characters never change. Sample number i depends on the seed and i
-alone, not on the batch size or on how many are drawn.
+alone, not on the batch size or on how many are drawn, but for rounding: of a network in float32 about
+one in thousands differs. Where a sampler ranks positions by what the model is sure of, equal ones are in
+an order that the seed decides, at temperature 0 too.
 
 With --out they are written as they are drawn, one JSON object a line, and the same command (with any
 --num and --batch-size) continues what was interrupted.
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> None:
         "and within a word, where that is one token: which they are is said",
     )  # fmt: skip
     law.add_argument("--repetition", type=float, help="taken off log p for each other occurrence")
-    law.add_argument("--temperature", type=float, help="divides log p; 0 takes the likeliest")
+    law.add_argument("--temperature", type=float, help="divides log p; 0 takes the likeliest token")
     law.add_argument("--top-k", type=cli.positive, help="keep the k likeliest tokens")
     law.add_argument("--top-p", type=float, help="keep the likeliest with this mass together")
     law.add_argument(

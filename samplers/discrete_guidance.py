@@ -106,7 +106,8 @@ class ByClassifier(GuidedStep):
 
     def _tilted(self, log_p, labelled):
         labelled = jnp.maximum(labelled[..., : log_p.shape[-1]], IMPOSSIBLE)
-        return normalised(log_p + tilt(labelled, self.strength, ~jnp.isneginf(log_p)))
+        guided = normalised(log_p + tilt(labelled, self.strength, ~jnp.isneginf(log_p)))
+        return jnp.where(self.strength == 0, log_p, guided)
 
 
 def _with_gradient(f, x):

@@ -234,7 +234,7 @@ ENDS = [
 @pytest.mark.parametrize("sampler, process", ENDS, ids=lambda v: repr(v)[:45])
 def test_frames_end_in_the_sample(sampler, process):
     """Also where rates have not been followed to the end, and where a schedule leaves noise at t = 0."""
-    model = lambda z, t: jnp.zeros((*z.shape, 6))  # noqa: E731
+    model = lambda z, t: jnp.zeros((*z.shape[:2], 6))  # noqa: E731
     given = jnp.full((40, 5), -1).at[:, 2].set(3)
     run = jax.jit(lambda k: sampler.run(k, process, model, (40, 5), given, trace=True))
     x0, _, frames = run(jax.random.key(0))
