@@ -18,11 +18,6 @@ class Linear(LearningRate):
 
     def __post_init__(self):
         self.check()
-        if self.decay_steps <= self.warmup_steps:
-            raise ValueError(
-                f"Linear.decay_steps = {self.decay_steps} must exceed warmup_steps = "
-                f"{self.warmup_steps}"
-            )
 
     def build(self):
         steps = self.decay_steps - self.warmup_steps

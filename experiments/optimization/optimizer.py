@@ -22,6 +22,11 @@ class LearningRate(ABC):
             value = vars(self).get(name, 0)
             if value < 0:
                 raise ValueError(f"{type(self).__name__}.{name} = {value} must not be negative")
+        decay, warmup = vars(self).get("decay_steps"), vars(self).get("warmup_steps", 0)
+        if decay is not None and decay <= warmup:
+            raise ValueError(
+                f"{type(self).__name__}.decay_steps = {decay} must exceed warmup_steps = {warmup}"
+            )
 
 
 class Optimizer(ABC):

@@ -19,11 +19,6 @@ class WarmupCosine(LearningRate):
 
     def __post_init__(self):
         self.check()
-        if self.decay_steps <= self.warmup_steps:
-            raise ValueError(
-                f"WarmupCosine.decay_steps = {self.decay_steps} must exceed warmup_steps = "
-                f"{self.warmup_steps}"
-            )
 
     def build(self):
         share = self.final_lr / self.peak_lr if self.peak_lr else 0.0
