@@ -94,7 +94,8 @@ def main(arguments: list[str]) -> None:
     names = [f.name for f in dataclasses.fields(Request)]
     asked = {name: value for name, value in vars(given).items() if name in names}
     request = Request(**asked, changes=tuple(given.set))
-    run = load_run(given.workdir, given.step, given.set, given.config)
+    of_run = [change for change in given.set if not change.startswith("sampler")]
+    run = load_run(given.workdir, given.step, of_run, given.config)
     _draw(prepare(run, request, given.workdir), given)
 
 

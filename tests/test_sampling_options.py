@@ -219,7 +219,7 @@ WRONG = [
     ("labels", ["--label", "nobody"], "first-quarter"),
     ("labels", ["--guidance", "2"], "--label"),
     ("labels", ["--label", "first-quarter", "--guidance", "nan"], "--guidance nan: must be finite"),
-    ("labels", ["--temperature", "inf"], "temperature=inf: must be finite"),
+    ("labels", ["--temperature", "inf"], "--temperature inf: must be finite"),
     (
         "labels",
         ["--label", "first-quarter", "--guidance", "2", "--guidance-interval", "1", "0"],

@@ -113,7 +113,7 @@ def test_a_text_may_be_the_name_of_a_number():
 
 def test_stored_and_constructed_numbers_must_be_finite(tmp_path):
     data = encode(get_config())
-    data["optimizer"]["peak_lr"] = float("nan")
+    data["optimizer"]["schedule"]["peak_lr"] = float("nan")
     with pytest.raises(
         UserError, match=r"config\.optimizer\.schedule\.peak_lr = nan: must be finite"
     ):

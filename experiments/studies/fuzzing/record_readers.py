@@ -145,7 +145,7 @@ def readers(folder: Path) -> list[Reader]:
     (folder / "figure").mkdir()
     _comparison(dumped(RECORD), folder / "figure")  # matplotlib keeps what it finds out at first
     return [
-        Reader("evaluation records", 1000, json_text(RECORD), _record),
+        Reader("evaluation records", 800, json_text(RECORD), _record),
         Reader("compare, with its figure", 60, json_text(RECORD), _comparison),
         Reader("samples", 800, _lines([_SAMPLE, _SAMPLE | {"seed": 1}]), _samples),
         Reader("samples, continued", 400, _kept(), _continued),
