@@ -93,8 +93,10 @@ class Linear(ClosedDrop):
         _check_eps("Linear.eps", self.eps, 1)
 
     def log_alpha(self, t):
-        end = jnp.log(self.eps + (1 - self.eps) * (1 - t))
-        return jnp.where(t < 0.5, jnp.log1p(-(1 - self.eps) * t), end)
+        log_alpha = jnp.log1p(-(1 - self.eps) * t)
+        if self.eps == 0:  # 1 - t is exact near the end
+            return log_alpha
+        return jnp.where(t < 0.5, log_alpha, jnp.log(self.eps + (1 - self.eps) * (1 - t)))
 
     def log1m_alpha(self, t):
         return jnp.log((1 - self.eps) * t)
