@@ -146,8 +146,9 @@ def _together(rows):
     return joint.reshape(-1)
 
 
-def _reveal(table, law, state, chosen, weight):
-    p0 = table.p0[table.number(state)]
+def _reveal(table, law, state, chosen, weight, power=1):
+    p0 = table.p0[table.number(state)] ** power
+    p0 = p0 / p0.sum(-1, keepdims=True)
     for tokens in itertools.product(range(table.size), repeat=len(chosen)):
         after = list(state)
         for i, v in zip(chosen, tokens, strict=True):
@@ -200,7 +201,17 @@ def test_law_of_an_order_is_the_enumerated_one(table, order, amount):
     assert calls.max() == most
 
 
-def _ordered_law(table, order, amount):
+@pytest.mark.parametrize("amount", [Tokens(1), Threshold(0.6)])
+def test_law_at_a_temperature_is_the_enumerated_one(table, amount):
+    """Where is decided by the model, what by the tempered model."""
+    law, most = _ordered_law(table, "confidence", amount, power=2)
+    sampler = Unmask("confidence", amount, transform=Transform(temperature=0.5))
+    counts, calls = table.counts(sampler)
+    assert_law(counts, law)
+    assert calls.max() == most
+
+
+def _ordered_law(table, order, amount, power=1):
     law, calls = {tuple([table.size] * table.length): 1.0}, 0
     while any(table.size in state for state in law):
         new, calls = {}, calls + 1
@@ -225,7 +236,7 @@ def _ordered_law(table, order, amount):
                 sums = np.cumsum([entropy[i] for i in ranked])
                 most = np.maximum.accumulate([entropy[i] for i in ranked])
                 count = int(np.argmin([*(sums - most <= amount.nats), False]))
-            _reveal(table, new, state, ranked[: max(count, 1)], weight)
+            _reveal(table, new, state, ranked[: max(count, 1)], weight, power)
         law = new
     return _as_array(table, law), calls
 

@@ -1,0 +1,54 @@
+"""Frames of every sampler that keeps them: the last is the sample."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.bfn import BFN
+from diffusion.dirichlet import DirichletFlow
+from diffusion.genmd4 import GenMD4
+from diffusion.kernels import Uniform
+from diffusion.mdlm import MDLM
+from diffusion.schedules import Geometric, Linear, Squeezed
+from diffusion.sedd import SEDD
+from diffusion.udlm import UDLM
+from samplers.ancestral import Ancestral
+from samplers.corrected import Corrected
+from samplers.euler import Euler, TauLeaping
+from samplers.first_hitting import FirstHitting
+from samplers.ode import ODE
+from samplers.path_planning import PathPlanning
+from samplers.posterior import Posterior
+from samplers.remask import ReMDM
+from samplers.tweedie import Tweedie
+from samplers.unmask import Unmask
+
+LOOSE = Squeezed(Linear(), 0.2)
+ENDS = [
+    *((s, MDLM(6, LOOSE)) for s in (
+        Ancestral(3), Ancestral(3, cached=True), Posterior(3), Euler(3), TauLeaping(3), Unmask(),
+        Euler(3, rule="linear"), PathPlanning(3), ReMDM(3), Corrected(3), FirstHitting(),
+        FirstHitting(steps=3),
+    )),
+    *(pair for pair in itertools.product(
+        [Ancestral(3), Euler(3), TauLeaping(3), Tweedie(3), Posterior(3)],
+        [SEDD(6, Uniform(), Geometric(0.3, 5.0)), SEDD(6, schedule=LOOSE)],
+    )),
+    (Euler(3), UDLM(6)), (TauLeaping(3), GenMD4(6)), (Ancestral(3), BFN(6)),
+    (Ancestral(3), DirichletFlow(6)), (ODE(3), DirichletFlow(6)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler, process", ENDS, ids=lambda v: repr(v)[:45])
+def test_frames_end_in_the_sample(sampler, process):
+    """Also where rates have not been followed to the end, and where a schedule leaves noise at t = 0."""
+    model = lambda z, t: jnp.zeros((*z.shape[:2], 6))  # noqa: E731
+    given = jnp.full((40, 5), -1).at[:, 2].set(3)
+    run = jax.jit(lambda k: sampler.run(k, process, model, (40, 5), given, trace=True))
+    x0, _, frames = run(jax.random.key(0))
+    np.testing.assert_array_equal(frames.tokens[-1], x0)
+    plain = sampler.sample(jax.random.key(0), process, model, (40, 5), given)
+    np.testing.assert_array_equal(plain, x0)
