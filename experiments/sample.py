@@ -2,8 +2,8 @@
 
 A prompt is given as the first characters, or as a --template in which the --blank character stands for
 what the model is to fill in; given characters never change. Sample number i depends on the seed and i
-alone, not on the batch size or on how many are drawn, but for rounding: of a network in float32 about
-one in thousands differs. Where a sampler ranks positions by what the model is sure of, equal ones are in
+alone, not on the batch size or on how many are drawn, but for rounding, by which a draw may now and then
+fall otherwise. Where a sampler ranks positions by what the model is sure of, equal ones are in
 an order that the seed decides, at temperature 0 too.
 
 With --out they are written as they are drawn, one JSON object a line, and the same command (with any
