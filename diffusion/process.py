@@ -279,6 +279,11 @@ class Composed(Objective):
         return self.base.vocab_size
 
 
+def denoising_process(process: Objective) -> Process:
+    """The process whose `predict` reads the network: the process itself, or that under blocks."""
+    return process if isinstance(process, Process) else process.base
+
+
 class TimeIntegral(Process, Likelihood):
     """A process whose bound is the mean of `token_loss` over its own times.
 

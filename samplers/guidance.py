@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import normalised, tilt
-from diffusion.process import Model, Objective, Sequential
+from diffusion.process import Model, Objective, Sequential, denoising_process
 from diffusion.simplex import EvidenceProcess, SimplexProcess, project
 
 IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers
@@ -135,8 +135,9 @@ class _Mixed:
             return jnp.where(
                 inside(self.interval, t), self._law(*map(normalised, (out, free))), out
             )
-        law = self._law(*(self.process.predict(o, z, t) for o in (out, free)))
-        guided = self.process.invert_predict(law, z, t)
+        process = denoising_process(self.process)
+        law = self._law(*(process.predict(o, z, t) for o in (out, free)))
+        guided = process.invert_predict(law, z, t)
         return jnp.where(inside(self.interval, t), guided, out)
 
     def _law(self, log_p, log_free):

@@ -244,7 +244,7 @@ LABELS = Transformer(
     [(BlockDiffusion(MDLM(5), 2), BlockByBlock(Ancestral(2))), (Autoregressive(5), LeftToRight())],
 )
 def test_samplers_with_caches_take_a_guided_network(process, sampler):
-    model, shape = replace(LABELS, block_length=process.block_length), (64, 4)
+    model, shape = replace(LABELS, block_length=process.traits.attention_block), (64, 4)
     leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
