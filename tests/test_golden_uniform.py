@@ -16,13 +16,13 @@ from diffusion.d3pm import D3PM
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
 from diffusion.numerics import at
-from diffusion.schedules import Linear, Squeezed
+from diffusion.schedules import Linear, Schedule, Squeezed
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
 
 
 @dataclass(frozen=True)
-class DuoCosine:
+class DuoCosine(Schedule):
     """alpha = 1 - cos(pi / 2 (1 - (1 - eps) t)), the cosine schedule of Duo."""
 
     eps: float
