@@ -23,7 +23,6 @@ from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
 from samplers.euler import Euler
-from samplers.sampler import OnGrid
 from samplers.tweedie import Tweedie
 
 ROWS, FEW = 40_000, 20_000
@@ -70,7 +69,7 @@ def test_ancestral_law_on_the_uniform_grid(name):
 
 
 @dataclass(frozen=True)
-class WithoutDenoising(OnGrid):
+class WithoutDenoising(Ancestral):
     """What stands in the state after the last step of another sampler, to t = 1e-5, is the sample."""
 
     def times(self):
