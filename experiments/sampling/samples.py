@@ -76,6 +76,8 @@ def sample_run(
             f"--trace: sampler {type(run.experiment.sampler).__name__} keeps no frames; use one that "
             "works on the whole sequence, such as Ancestral or FirstHitting"
         )
+    if start >= num:
+        return  # nothing is left to draw, so nothing is compiled
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
     compiled = make_sample(run.experiment, run.mesh, wish, trace)
