@@ -98,7 +98,7 @@ class RandomOrders:
 def _check(bound: AnyOrder | RandomOrders) -> None:
     if bound.group < 1:
         raise ValueError(f"group = {bound.group} must be at least 1")
-    if bound.base.masked_schedule is None:
+    if not isinstance(bound.base, Process) or bound.base.masked_schedule is None:
         raise ValueError(
             f"the any-order bound is one of masked processes in continuous time, such as MDLM, not "
             f"of {type(bound.base).__name__}"
