@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> None:
         "--require", type=cli.text, action="append", default=[], metavar="TEXT",
         help="text that every sample contains, where the model puts it; may be repeated",
     )  # fmt: skip
-    law = options.add_argument_group("what is done to the model's law of each token, in this order")
+    law = options.add_argument_group(
+        "what is done to the model's distribution of each token, in order"
+    )
     law.add_argument(
         "--ban", type=cli.text, default="", metavar="TEXT",
         help="never draw the tokens of this text; of subwords also those of it with a space before it, "
