@@ -33,6 +33,7 @@ from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.stored import encode
 from experiments.studies.measuring.fit import fit
+from models.backbone import Backbone
 from models.transformer import Transformer
 from samplers.ode import ODE
 
@@ -48,7 +49,7 @@ _SAMPLES = 2**31 - 2  # beside the numbers of the training steps and the data's
 
 
 @dataclass(frozen=True)
-class Placed:
+class Placed(Backbone):
     """The transformer as a network of K tokens that is told its position.
 
     Rotary attention knows distances only, and these positions differ in nothing but their law: LENGTH
@@ -56,6 +57,7 @@ class Placed:
     """
 
     transformer: Transformer
+    inputs = ("simplex",)
 
     def init(self, key: Array) -> dict:
         """The transformer's parameters."""
