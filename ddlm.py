@@ -64,8 +64,8 @@ from diffusion.schedules import (
     Linear,
     MDLMCosine,
     Polynomial,
+    RescaledSchedule,
     Schedule,
-    Squeezed,
 )
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
@@ -85,9 +85,9 @@ from experiments.optimization.optimizer import LearningRate, Optimizer
 from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.optimization.warmup_stable_decay import WarmupStableDecay
+from experiments.overrides import override
 from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
-from experiments.settings import override
 from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.training.metrics import read_metrics
@@ -99,19 +99,19 @@ from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.autoregressive import LeftToRight
 from samplers.blocks import BlockByBlock
-from samplers.corrected import Corrected
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
+from samplers.logits_processor import LogitsProcessor
 from samplers.ode import ODE
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
+from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
-from samplers.resampled import Resampled
-from samplers.sampler import OnGrid, Sampler, State, Stepwise, Verdict
-from samplers.transform import Transform
+from samplers.sampler import Compatibility, GridSampler, Sampler, State, Stepwise
+from samplers.sliding_window import SlidingWindow
 from samplers.tweedie import Tweedie
+from samplers.twisted_smc import TwistedSMC
 from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
-from samplers.windows import Windows
 
 __all__ = [
     "BFN",
@@ -133,9 +133,9 @@ __all__ = [
     "Characters",
     "Classifier",
     "ClosedKernel",
+    "Compatibility",
     "Composed",
     "ContinuousMarkovProcess",
-    "Corrected",
     "Cosine",
     "CosineBetas",
     "DirichletFlow",
@@ -152,6 +152,7 @@ __all__ = [
     "Gaussian",
     "GenMD4",
     "Geometric",
+    "GridSampler",
     "JumpProcess",
     "LearningRate",
     "LeftToRight",
@@ -162,6 +163,7 @@ __all__ = [
     "LinearDecay",
     "LinearFlow",
     "LogLikelihood",
+    "LogitsProcessor",
     "MDLMCosine",
     "MarkovProcess",
     "Masked",
@@ -174,26 +176,26 @@ __all__ = [
     "Network",
     "NoisyClassifier",
     "Objective",
-    "OnGrid",
     "OneStep",
     "Optimizer",
     "PathPlanning",
     "Polynomial",
     "Posterior",
     "PowerAccuracy",
+    "PredictorCorrector",
     "Process",
     "RateProcess",
     "ReMDM",
     "ReciprocalBetas",
-    "Resampled",
+    "RescaledSchedule",
     "Run",
     "Sampler",
     "Samples",
     "Schedule",
     "ScoreProcess",
     "Sequential",
+    "SlidingWindow",
     "Spindle",
-    "Squeezed",
     "State",
     "Steps",
     "Stepwise",
@@ -208,18 +210,16 @@ __all__ = [
     "Tokens",
     "Train",
     "Traits",
-    "Transform",
     "Transformer",
     "TransitionProcess",
     "Tweedie",
+    "TwistedSMC",
     "Uniform",
     "Unmask",
     "UserError",
-    "Verdict",
     "WarmupConstant",
     "WarmupCosine",
     "WarmupStableDecay",
-    "Windows",
     "load",
     "override",
     "spaces",
@@ -320,7 +320,7 @@ class Run:
 def _drawn(ready: Prepared, num: int, batch_size: int, size: int | None = None) -> Samples:
     """So many samples, or the first `size` tokens of each."""
     seed, batch = ready.description["seed"], min(batch_size, num)
-    drawn = list(sample_run(ready.run, num, seed, ready.known, batch, ready.wish))
+    drawn = list(sample_run(ready.run, num, seed, ready.known, batch, ready.constraints))
     tokens = np.stack([sampled.x0[:size] for _, sampled, _ in drawn])
     decode = ready.run.experiment.data.tokenizer.decode
     calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])

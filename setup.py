@@ -49,7 +49,7 @@ setup(
             "pytest>=9.0",  # the test runner
             "pytest-xdist>=3.8",  # the suite on both cores
             "ruff>=0.17",  # lint and format
-            "scipy>=1.14",  # the laws that draws on the simplex are compared with
+            "scipy>=1.14",  # the distributions that draws on the simplex are compared with
         ],
     },
     entry_points={"console_scripts": ["ddlm = experiments.cli:main"]},

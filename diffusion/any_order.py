@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.process import Process
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
@@ -46,7 +46,7 @@ class AnyOrder:
         z = jnp.where(rank < revealed, x0, self.base.vocab_size)
         masked = length - revealed
         t = time_of(self.base.masked_schedule, jnp.log(masked / length))
-        nats = -pick(self.base.predict(model(z, t), z, t), x0)
+        nats = -gather_last(self.base.predict(model(z, t), z, t), x0)
         weight = groups * jnp.minimum(self.group, masked) / masked
         return {"any order": jnp.where((rank < revealed) | ~there, 0, weight * nats)}
 
@@ -57,9 +57,9 @@ class RandomOrders:
 
         -log p(x0) <= -E log (1 / K) sum_k p(x0 in order k),   K = `orders`
 
-    for the law of the sampler that draws an order at random and reveals `group` tokens a call. It is
-    the tighter the more orders, and exact in the limit; at K = 1 its mean is that of `AnyOrder`. An
-    order takes ceil(L / group) calls of the network.
+    for the distribution of the sampler that draws an order at random and reveals `group` tokens a call.
+    It is the tighter the more orders, and exact in the limit; at K = 1 its mean is that of `AnyOrder`.
+    An order takes ceil(L / group) calls of the network.
     """
 
     base: Process
@@ -83,7 +83,7 @@ class RandomOrders:
                 z = jnp.where(rank < first, x0, self.base.vocab_size)
                 masked = jnp.maximum(length - first, 1)
                 t = time_of(self.base.masked_schedule, jnp.log(masked / length))
-                log_p0 = pick(self.base.predict(model(z, t), z, t), x0)
+                log_p0 = gather_last(self.base.predict(model(z, t), z, t), x0)
                 now = (rank >= first) & (rank < first + self.group) & there
                 return total + jnp.where(now, log_p0, 0).sum(1), None
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.process import Kind, Likelihood, Sequential, Traits
 
 
@@ -34,7 +34,7 @@ class Autoregressive(Sequential, Likelihood):
             begins = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
             before = jnp.where(begins, self.start, before)
         out = model(before, jnp.zeros((x0.shape[0], 1)))
-        return pick(jax.nn.log_softmax(out), x0)
+        return gather_last(jax.nn.log_softmax(out), x0)
 
     def loss(self, key, model, x0, u):
         return -self.log_p(model, x0)

@@ -63,11 +63,12 @@ class ReciprocalBetas(Betas):
 
 @dataclass(frozen=True)
 class MutualInformation(Betas):
-    """The share of information that is left, I(z_k; x) / H(x) under the unigram law, falls linearly.
+    """The share of information that is left, I(z_k; x) / H(x) under the unigram distribution, falls
+    linearly.
 
     For the kernels whose noise is one number e, the sum of -log(1 - beta) (or of beta for
-    `NearestNeighbour`). The last step goes to the stationary law where the kernel can (beta_T = 1).
-    unigram: the probability of each token; None takes the training data's when that is read.
+    `NearestNeighbour`). The last step goes to the stationary distribution where the kernel can (beta_T =
+    1). unigram: the probability of each token; None takes the training data's when that is read.
     """
 
     unigram: tuple[float, ...] | None = field(default=None, repr=False)

@@ -1,7 +1,7 @@
 """Bayesian flow networks on discrete data (Graves et al., arXiv 2308.07037).
 
 Evidence for x0 is received as y ~ N(a (V e_x0 - 1), a V I), a the accuracy, and the state is what Bayes'
-rule makes of it: theta <- softmax(log theta + y) from the uniform law. Accuracies add, so
+rule makes of it: theta <- softmax(log theta + y) from the uniform distribution. Accuracies add, so
 
     z_t = softmax(acc(t) (V e_x0 - 1) + sqrt(acc(t) V) eps),     acc(1) = 0 (noise), acc(0) = accuracy_1,
 
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.markov import Head
-from diffusion.numerics import in_float64, pick
+from diffusion.numerics import gather_last, in_float64
 from diffusion.process import Kind, TimeIntegral, TransitionProcess, check_num_steps
 from diffusion.random import normal, split
 from diffusion.simplex import EvidenceProcess, log_state
@@ -132,7 +132,7 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
     def log_transition(self, log_p0, x0, z, z_s, t, s):
         """As the interface; what was sent is log z_s / z_t, up to a constant."""
         sent = log_state(z_s) - log_state(z)
-        return jax.nn.logsumexp(log_p0 + sent, axis=-1) - pick(sent, x0)
+        return jax.nn.logsumexp(log_p0 + sent, axis=-1) - gather_last(sent, x0)
 
     def predict(self, out, z, t):
         if out.shape[-1] == 1 and self.vocab_size == 2:
@@ -158,10 +158,10 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         """
         log_p0 = self.predict(out, z, t)
         p0 = jnp.exp(log_p0)
-        linear = pick(y, x0) - jnp.sum(p0 * y, axis=-1)
-        mean = gained * self.vocab_size * (1 - pick(p0, x0))
+        linear = gather_last(y, x0) - jnp.sum(p0 * y, axis=-1)
+        mean = gained * self.vocab_size * (1 - gather_last(p0, x0))
         share = 1 / (1 + gained * self.vocab_size)
-        exact = pick(y, x0) - jax.nn.logsumexp(log_p0 + y, axis=-1)
+        exact = gather_last(y, x0) - jax.nn.logsumexp(log_p0 + y, axis=-1)
         return exact - share * (linear - mean)
 
     def token_loss(self, out, x0, z, t):
@@ -175,5 +175,5 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         z = self.corrupt(key_start, x0, t)
         return {
             "diffusion": self.loss(key_diffusion, model, x0, u),
-            "reconstruction": -pick(self.predict(model(z, t), z, t), x0),
+            "reconstruction": -gather_last(self.predict(model(z, t), z, t), x0),
         }

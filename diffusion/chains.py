@@ -1,4 +1,4 @@
-"""The law q of one position, which a process is built on: in closed form, or by T matrices.
+"""The distribution q of one position, which a process is built on: in closed form, or by T matrices.
 
 A chain gives draws of z_t given x0 and of the bridge, and the logarithms of rows and columns of q.
 """
@@ -14,13 +14,13 @@ import numpy as np
 from jax import Array
 
 from diffusion.kernels import ClosedKernel, Keep, draw_token
-from diffusion.numerics import at, logaddexp, minus
+from diffusion.numerics import log_divide, log_one_hot, logaddexp
 from diffusion.random import categorical, split
 from diffusion.schedules import Schedule
 
 
 class Chain(ABC):
-    """The law of one position, on S states of which the first V are the tokens."""
+    """The distribution of one position, on S states of which the first V are the tokens."""
 
     num_states: int
 
@@ -60,7 +60,7 @@ class Chain(ABC):
 
 @dataclass(frozen=True)
 class Interpolation(Chain):
-    """The law of a process with a closed kernel: how q moves between the times of its schedule.
+    """The distribution of a process with a closed kernel: how q moves between the times of its schedule.
 
     keep(t) gives alpha at t, (B, 1) or (B, L); step(t, s) gives alpha(t) / alpha(s), of which log_move
     has all its digits however close the times are: log_keep alone tells them apart no better than alpha.
@@ -93,7 +93,7 @@ class Interpolation(Chain):
         return self.kernel.draw_bridge(key, x, z, now, then, step, self.vocab_size)
 
     def log_marginal(self, x: Array, t: Array) -> Array:
-        return self.log_mix(at(x, self.num_states), t)
+        return self.log_mix(log_one_hot(x, self.num_states), t)
 
     def log_mix(self, log_weights: Array, t: Array) -> Array:
         keep = self.keep(t)
@@ -124,26 +124,26 @@ class Interpolation(Chain):
     def _column(self, z, keep, size):
         stationary = self.kernel.log_stationary(self.vocab_size)[z].astype(keep.log_move.dtype)
         moved = keep.log_move + stationary
-        return logaddexp(keep.log_keep[..., None] + at(z, size), moved[..., None])
+        return logaddexp(keep.log_keep[..., None] + log_one_hot(z, size), moved[..., None])
 
 
 def interpolation(kernel: ClosedKernel, vocab_size: int, schedule: Schedule) -> Interpolation:
-    """The law of a kernel in continuous time, alpha(t) from the schedule."""
+    """The distribution of a kernel in continuous time, alpha(t) from the schedule."""
 
     def keep(t):
         return Keep(schedule.log_alpha(t), schedule.log1m_alpha(t))
 
     def step(t, s):
         s = jnp.minimum(s, t)
-        kept = minus(schedule.log_alpha(t), schedule.log_alpha(s))
-        moved = minus(schedule.log_drop(t, s), schedule.log_alpha(s))
+        kept = log_divide(schedule.log_alpha(t), schedule.log_alpha(s))
+        moved = log_divide(schedule.log_drop(t, s), schedule.log_alpha(s))
         return Keep(jnp.minimum(kept, 0), jnp.minimum(moved, 0))
 
     return Interpolation(kernel, vocab_size, keep, step)
 
 
 class DenseChain(Chain):
-    """The law of T one-step matrices (T, S, S): a `Chain` at times k / T."""
+    """The distribution of T one-step matrices (T, S, S): a `Chain` at times k / T."""
 
     def __init__(self, steps: np.ndarray, vocab_size: int):
         self.num_steps, self.num_states = steps.shape[:2]

@@ -12,8 +12,8 @@ there. head="posterior" takes the network as p(x0 | z_t) and gives the same fami
            - E log p(x0 | z_1)
 
 in one uniformly drawn k: T times its term. At k = 1 the general term is -log p(x0 | z_1) of itself.
-p(z_T) is the mean of q(z_T | x0) over all tokens: the stationary law, and where the schedule leaves
-something of the data, still a law under which no x0 costs infinity.
+p(z_T) is the mean of q(z_T | x0) over all tokens: the stationary distribution, and where the schedule
+leaves something of the data, still a distribution under which no x0 costs infinity.
 
 The hybrid loss adds T lambda times the cross entropy of p~: the official code minimises
 KL_k + lambda CE_k without the factor T. It trains; the bound never contains it. Under
@@ -47,7 +47,7 @@ from diffusion.dense import (
 )
 from diffusion.kernels import Absorbing, ClosedKernel, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
-from diffusion.numerics import divergence, log1mexp, minus, normalised, pick
+from diffusion.numerics import divergence, gather_last, log1mexp, log_divide, log_softmax
 from diffusion.process import Kind, check_num_steps
 
 
@@ -109,9 +109,9 @@ class D3PM(MarkovProcess):
     def time(self, u):
         return jnp.ceil(u * self.num_steps) / self.num_steps
 
-    def draw(self, key, model, z, t, transform=None):
+    def draw(self, key, model, z, t, logits_processor=None):
         on_grid = jnp.round(t * self.num_steps) / self.num_steps  # where the network was trained
-        return super().draw(key, model, z, on_grid, transform)
+        return super().draw(key, model, z, on_grid, logits_processor)
 
     def loss(self, key, model, x0, u):
         t = self.time(u)
@@ -120,13 +120,13 @@ class D3PM(MarkovProcess):
         loss = self.token_loss(out, x0, z, t)
         if self.hybrid == 0:
             return loss
-        return loss - self.num_steps * self.hybrid * pick(normalised(out), x0)
+        return loss - self.num_steps * self.hybrid * gather_last(log_softmax(out), x0)
 
     def token_loss(self, out, x0, z, t):
         s = t - 1 / self.num_steps
         step = self.chain.log_step(z, t, s)
-        log_q = normalised(step + self.chain.log_marginal(x0, s))
-        log_p = normalised(step + self.chain.log_mix(self.leave_one_out(out, z, t), s))
+        log_q = log_softmax(step + self.chain.log_marginal(x0, s))
+        log_p = log_softmax(step + self.chain.log_mix(self.leave_one_out(out, z, t), s))
         return self.num_steps * divergence(log_q, log_p)
 
     def bound_terms(self, key, model, x0, u):
@@ -142,7 +142,8 @@ class D3PM(MarkovProcess):
 
 
 def _interpolation(kernel: ClosedKernel, vocab_size: int, betas: np.ndarray):
-    """The law of a closed kernel at times k / T, from tables of T + 1 numbers made in float64."""
+    """The distribution of a closed kernel at times k / T, from tables of T + 1 numbers made in
+    float64."""
     with np.errstate(divide="ignore"):
         log_kept = np.append(0.0, np.log1p(-betas))  # of each step, k = 0..T
         log_keep = np.cumsum(log_kept)
@@ -165,7 +166,7 @@ def _interpolation(kernel: ClosedKernel, vocab_size: int, betas: np.ndarray):
     def step(t, s):
         now, then = index(t), index(s)
         rest = at(low, now) - at(low, then)
-        several = jnp.minimum(minus(at(high, now), at(high, then)) + rest, 0)
+        several = jnp.minimum(log_divide(at(high, now), at(high, then)) + rest, 0)
         one = now == then + 1
         kept = jnp.where(one, at(log_kept, now), several)
         return Keep(kept, jnp.where(one, at(log_moved, now), log1mexp(several)))

@@ -82,9 +82,9 @@ class NearestNeighbour(MatrixKernel, ExponentKernel):
     """exp(beta R): tokens move to their `neighbours` nearest in an embedding space.
 
     A[i, j] = 1 for the k nearest neighbours j of i, G = (A + A^T) / 2k, R = G - diag(row sums of G):
-    symmetric, so the stationary law is uniform. embeddings: one row per token; None means: what stands
-    left and right of a token in the training data (positive pointwise mutual information), filled in
-    when the data is read; on the command line also the path of a .npy file.
+    symmetric, so the stationary distribution is uniform. embeddings: one row per token; None means: what
+    stands left and right of a token in the training data (positive pointwise mutual information), filled
+    in when the data is read; on the command line also the path of a .npy file.
     """
 
     neighbours: int = 5
@@ -216,7 +216,8 @@ def check_size(kernel: MatrixKernel, num_states: int, num_steps: int) -> None:
 
 
 def check_ergodic(kernel: MatrixKernel, total: np.ndarray) -> None:
-    """ValueError where `total` (S, S) leaves no state that all others can reach: no stationary law."""
+    """ValueError where `total` (S, S) leaves no state that all others can reach: no stationary
+    distribution."""
     reach = (total > 0) | np.eye(len(total), dtype=bool)
     for _ in range(int(np.ceil(np.log2(len(reach)))) + 1):
         reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0

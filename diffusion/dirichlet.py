@@ -1,15 +1,16 @@
 """Dirichlet flow matching (Stark et al., arXiv 2402.05841), and a bound for its likelihood.
 
-Path: z_t ~ Dir(1 + (conc(t) - 1) e_x0) per position, conc(t) = 1 - scale log t, from the uniform law at
-t = 1 to the corner x0 at t = 0. (The paper's time is conc itself, and it trains at conc = 1 + 2 Exp(1):
-t uniform, scale = 2.) The network is a classifier of x0, trained by its cross-entropy. What moves z is
+Path: z_t ~ Dir(1 + (conc(t) - 1) e_x0) per position, conc(t) = 1 - scale log t, from the uniform
+distribution at t = 1 to the vertex x0 at t = 0. (The paper's time is conc itself, and it trains at conc
+= 1 + 2 Exp(1): t uniform, scale = 2.) The network is a classifier of x0, trained by its cross-entropy.
+What moves z is
 
     v(z, t) = sum_i p(x0 = i | z_t) c(z_i, conc) (e_i - z),        per unit of conc,
 
-with the exact coefficient c of `diffusion.dirichlet_coefficient`. Two samplers reach the same law: the
-ODE dz = v dconc (`samplers.ode`), and the exact bridge w z + (1 - w) e_x0, w ~ Beta(conc(t) + V - 1,
-conc(s) - conc(t)), by which Dir(1 + (conc(t) - 1) e_x0) becomes Dir(1 + (conc(s) - 1) e_x0)
-(`samplers.ancestral`).
+with the exact coefficient c of `diffusion.dirichlet_coefficient`. Two samplers reach the same
+distribution: the ODE dz = v dconc (`samplers.ode`), and the exact bridge w z + (1 - w) e_x0, w ~
+Beta(conc(t) + V - 1, conc(s) - conc(t)), by which Dir(1 + (conc(t) - 1) e_x0) becomes Dir(1 + (conc(s) -
+1) e_x0) (`samplers.ancestral`).
 
 The bound. The model draws z at conc = `bound_conc` by its ODE and then each token from p(x0 | z), so
 
@@ -44,7 +45,7 @@ from jax.scipy.special import digamma, gammaln
 
 from diffusion.dirichlet_coefficient import coefficient_over_x
 from diffusion.markov import Head
-from diffusion.numerics import log_quotient, pick
+from diffusion.numerics import gather_last, log_quotient
 from diffusion.process import FlowProcess, Kind, Likelihood
 from diffusion.random import fold_in, log_exponential, log_gamma, signs, split
 from diffusion.simplex import EvidenceProcess, log_state
@@ -108,7 +109,7 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         return jnp.where(jnp.isinf(conc)[..., None], self.space.pure(x0, z.dtype), z)
 
     def token_loss(self, out, x0, z, t):
-        return -pick(self.predict(out, z, t), x0)
+        return -gather_last(self.predict(out, z, t), x0)
 
     def bridge(self, key, x0, z, t, s):
         now, then = (jnp.broadcast_to(self.conc(time), x0.shape) for time in (t, s))
@@ -139,10 +140,10 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         z = self._draw(key_z, x0, conc)
         time = jnp.full_like(u, math.exp((1 - self.bound_conc) / self.scale))
         log_q = gammaln(conc + self.vocab_size - 1) - gammaln(conc)
-        log_q = log_q + (conc - 1) * pick(log_state(z), x0)
+        log_q = log_q + (conc - 1) * gather_last(log_state(z), x0)
         return {
             "diffusion": log_q - self.log_density(key_probes, model, z),
-            "reconstruction": -pick(self.predict(model(z, time), z, time), x0),
+            "reconstruction": -gather_last(self.predict(model(z, time), z, time), x0),
         }
 
     def log_density(self, key, model, z):

@@ -1,8 +1,8 @@
 """How fast a conditional Dirichlet path moves towards its token: the coefficient of its vector field.
 
-Along p_a(x | e_i) = Dir(1 + (a - 1) e_i) on the simplex of V categories the component x_i has the law
-Beta(a, b), b = V - 1, and the field u = c(x_i, a) (e_i - x) carries the path (Dirichlet flow matching,
-arXiv 2402.05841) when
+Along p_a(x | e_i) = Dir(1 + (a - 1) e_i) on the simplex of V categories the component x_i has the
+distribution Beta(a, b), b = V - 1, and the field u = c(x_i, a) (e_i - x) carries the path (Dirichlet
+flow matching, arXiv 2402.05841) when
 
     c(x, a) = -d/da I_x(a, b) B(a, b) / ((1 - x)^b x^(a-1)),    I the regularised incomplete beta.
 

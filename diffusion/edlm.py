@@ -23,13 +23,14 @@ of k independent draws times A / (k p_base(x_U | z_t)), A = sum_j a_j, hence wit
 
 Taking w_1 for the mean of those that agree is the same with another Jensen step, and looser: this way a
 step costs nothing where all agree, as where U is empty. The T-step bound of the base minus the sum of
-the expected logarithms is a bound on -log of the law of this sampler; the mean of `bound_samples` draws
-inside the logarithm tightens it. It holds for T = `num_steps` on the uniform grid, k, window and
-temperature as they are set: a statement about one sampler, not a limit. As T grows a step reveals one
-token at most, and no energy helps.
+the expected logarithms is a bound on -log of the distribution of this sampler; the mean of
+`bound_samples` draws inside the logarithm tightens it. It holds for T = `num_steps` on the uniform grid,
+k, window and temperature as they are set: a statement about one sampler, not a limit. As T grows a step
+reveals one token at most, and no energy helps.
 
 The published perplexities are none: a log Z estimated from base samples is too low in the mean, and the
-integral over continuous time of a law that does not factorise is no bound. Neither is offered here.
+integral over continuous time of a distribution that does not factorise is no bound. Neither is offered
+here.
 
 The model of a process of this file is `model(z, t)`, the base's network, with a second one,
 `model.energy`.
@@ -45,7 +46,7 @@ from jax import Array
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.mdlm import MDLM
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.process import Composed, Kind, Likelihood, Model, Process, Traits
 from diffusion.random import categorical, split
 
@@ -151,11 +152,11 @@ class _Residual(Process, Composed, Likelihood):
     def bridge(self, key, x0, z, t, s):
         return self.base.bridge(key, x0, z, t, s)
 
-    def draw(self, key, model, z, t, transform=None):
+    def draw(self, key, model, z, t, logits_processor=None):
         keys = split(key, self.candidates + 1)
         log_p0 = self.base.predict(model(z, t), z, t)
-        if transform is not None:
-            log_p0 = transform(log_p0)
+        if logits_processor is not None:
+            log_p0 = logits_processor(log_p0)
 
         def resampled(_):
             x = jax.vmap(lambda k: categorical(k, log_p0))(keys[1:])
@@ -179,7 +180,8 @@ class EDLM(_Residual):
         loss = -log sigmoid(-E(x0, z_t, t)) - log sigmoid(E(x, z_t, t)),    x ~ p_base(. | z_t)
 
     per sequence, and the same number at each of its positions. Its minimum over all energies is
-    E = log p_base(x | z_t) - log q(x | z_t), which makes the residual law exact. At E = 0 it is log 4.
+    E = log p_base(x | z_t) - log q(x | z_t), which makes the residual distribution exact. At E = 0 it is
+    log 4.
     """
 
     # The base stays as it is; a second network knows of no labels.
@@ -202,8 +204,8 @@ class EDLM(_Residual):
 @dataclass(frozen=True)
 class EDLMAutoregressive(_Residual):
     """A pretrained autoregressive model as the energy, E = log p_base(x | z_t) - log p_AR(x), so that
-    nothing is trained. model.energy(x, t) is its network. The weights are exact if p_AR is the law of
-    the data."""
+    nothing is trained. model.energy(x, t) is its network. The weights are exact if p_AR is the
+    distribution of the data."""
 
     traits: ClassVar[Traits] = Traits(
         second_network="energy", labels="unsupported", trained=(), whole_rows=True
@@ -211,7 +213,7 @@ class EDLMAutoregressive(_Residual):
 
     def log_weight(self, model, log_p0, x, z, t):
         log_p_ar = Autoregressive(self.vocab_size).log_p(model.energy, x)
-        return log_p_ar.sum(1) - pick(log_p0, x).sum(1)
+        return log_p_ar.sum(1) - gather_last(log_p0, x).sum(1)
 
     def loss(self, key, model, x0, u):
         return self.bound(key, model, x0, u)

@@ -3,8 +3,8 @@
     alpha_v(t) = 1 - (1 - eps) t^(w_v)        w_v = softplus(theta_v), one theta per token, learned
 
 The forward process depends on theta, so the gradient of the bound has two parts: through the integrand,
-and through the law of z_t. The second is estimated by REINFORCE with a leave-one-out baseline from two
-noisy copies of the sequence,
+and through the distribution of z_t. The second is estimated by REINFORCE with a leave-one-out baseline
+from two noisy copies of the sequence,
 
     1/2 (L(z) - L(z')) grad [log q(z | x0) - log q(z' | x0)],
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.markov import Head
-from diffusion.numerics import log1mexp, log_quotient, pick
+from diffusion.numerics import gather_last, log1mexp, log_quotient
 from diffusion.process import Kind, Traits
 from diffusion.random import split
 from diffusion.token_masking import TokenMasking
@@ -84,7 +84,7 @@ class GenMD4(TokenMasking):
 
     def _log_q(self, z, x0, t):
         """log q(z_t | x0), (B, L)."""
-        log_masked = pick(self.log_masked(t), x0)
+        log_masked = gather_last(self.log_masked(t), x0)
         masked = z == self.vocab_size
         kept = log1mexp(jnp.where(masked, -1.0, log_masked))
         return jnp.where(masked, log_masked, kept)

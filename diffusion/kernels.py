@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.numerics import minus
+from diffusion.numerics import log_divide
 from diffusion.random import split, uniform
 
 
@@ -115,7 +115,7 @@ class Absorbing(ClosedKernel):
     def draw_bridge(self, key, x, z, t, s, step, vocab_size):
         """As the interface: reveals a mask with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
         # The odds of being revealed: alpha_s - alpha_t, which is a product, against 1 - alpha_s.
-        reveal = jax.nn.sigmoid(minus(s.log_keep + step.log_move, s.log_move))
+        reveal = jax.nn.sigmoid(log_divide(s.log_keep + step.log_move, s.log_move))
         reveal = uniform(key, z.shape, reveal.dtype) < reveal
         return jnp.where((z == vocab_size) & reveal, x, z)
 

@@ -1,6 +1,6 @@
 """Linear flow matching on the simplex: the baseline of Dirichlet flow matching (arXiv 2402.05841).
 
-z_t = t w + (1 - t) e_x0 with w uniform on the simplex: straight lines from noise to the corner. The
+z_t = t w + (1 - t) e_x0 with w uniform on the simplex: straight lines from noise to the vertex. The
 network classifies x0, trained by cross-entropy; dz/dt = -sum_i p(x0 = i | z_t) (e_i - z_t) / t.
 
 q(z_t | x0) is constant where z_t[x0] >= 1 - t, and 0 elsewhere: the exact classifier jumps, and with
@@ -15,7 +15,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.process import FlowProcess
 from diffusion.random import log_exponential
 from diffusion.simplex import SimplexProcess
@@ -45,17 +45,17 @@ class LinearFlow(SimplexProcess, FlowProcess):
         return jnp.where(z >= (1 - t)[..., None] - rounding, 0.0, -jnp.inf)
 
     def token_loss(self, out, x0, z, t):
-        return -pick(self.predict(out, z, t), x0)
+        return -gather_last(self.predict(out, z, t), x0)
 
     def bridge(self, key, x0, z, t, s):
-        """The point at s of the line from z at t to the corner: no noise is added."""
+        """The point at s of the line from z at t to the vertex: no noise is added."""
         return self._line(self.space.pure(x0, z.dtype), z, t, s)
 
     def velocity(self, log_p0, z, t):
         return (z - jnp.exp(log_p0)) / t[..., None]
 
     def flow(self, log_p0, z, t, s):
-        """z at s on the line to the mean of the corners, (B, L, V)."""
+        """z at s on the line to the mean of the vertices, (B, L, V)."""
         return self._line(jnp.exp(log_p0), z, t, s)
 
     def _line(self, end, z, t, s):

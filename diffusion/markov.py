@@ -25,7 +25,7 @@ from jax import Array
 
 from diffusion.chains import Chain, Interpolation, interpolation
 from diffusion.kernels import ClosedKernel
-from diffusion.numerics import minus, normalised, pick
+from diffusion.numerics import gather_last, log_divide, log_softmax
 from diffusion.process import JumpProcess, RateProcess, TimeIntegral
 from diffusion.random import split
 from diffusion.schedules import Schedule
@@ -58,26 +58,28 @@ class MarkovProcess(JumpProcess, TimeIntegral):
 
     def predict(self, out, z, t):
         if self.head == "posterior":
-            return normalised(out)
-        return normalised(normalised(out) + self.log_likelihood(z, t))
+            return log_softmax(out)
+        return log_softmax(log_softmax(out) + self.log_likelihood(z, t))
 
     def leave_one_out(self, out, z, t):
         """log p(x0^i | z_t without z_t^i), (B, L, V), up to a constant per position."""
         if self.head == "leave_one_out":
-            return normalised(out)
+            return log_softmax(out)
         likelihood = self.log_likelihood(z, t)
-        return jnp.where(jnp.isneginf(likelihood), -jnp.inf, minus(normalised(out), likelihood))
+        return jnp.where(
+            jnp.isneginf(likelihood), -jnp.inf, log_divide(log_softmax(out), likelihood)
+        )
 
     def invert_predict(self, log_p0, z, t):
-        return log_p0 if self.head == "posterior" else minus(log_p0, self.log_likelihood(z, t))
+        return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
     def log_posterior(self, log_p0, z, t, s):
-        weights = minus(log_p0, self.log_likelihood(z, t))
-        return normalised(self.chain.log_step(z, t, s) + self.chain.log_mix(weights, s))
+        weights = log_divide(log_p0, self.log_likelihood(z, t))
+        return log_softmax(self.chain.log_step(z, t, s) + self.chain.log_mix(weights, s))
 
     def log_ratio(self, out, z, t):
         log_p = self.chain.log_mix(self.leave_one_out(out, z, t), t)
-        return log_p - pick(log_p, z)[..., None]
+        return log_p - gather_last(log_p, z)[..., None]
 
     def bound_terms(self, key, model, x0, u):
         return super().bound_terms(key, model, x0, u) | self.prior_term(x0, u.dtype)
@@ -146,5 +148,5 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
         if noise_at_0 > 0:
             t = jnp.zeros_like(u)
             z = self.corrupt(key_start, x0, t)
-            terms["reconstruction"] = -pick(self.predict(model(z, t), z, t), x0)
+            terms["reconstruction"] = -gather_last(self.predict(model(z, t), z, t), x0)
         return terms

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
-from diffusion.numerics import at, pick
+from diffusion.numerics import gather_last, log_one_hot
 from diffusion.process import Kind, Traits, check_num_steps
 from diffusion.random import categorical
 from diffusion.schedules import Linear, Schedule, masked_weight, masked_weights
@@ -37,7 +37,9 @@ class MDLM(ContinuousMarkovProcess):
     vocab_size: int | None = None
     schedule: Schedule = Linear()
     num_steps: int | None = None  # T of the discrete-time bound; None is continuous time
-    head: ClassVar[str] = "posterior"  # which for masked positions is the leave-one-out law as well
+    head: ClassVar[str] = (
+        "posterior"  # which for masked positions is the leave-one-out distribution as well
+    )
     kernel: ClassVar[Absorbing] = Absorbing()
     likelihood: ClassVar[Kind] = "bound"
 
@@ -64,13 +66,13 @@ class MDLM(ContinuousMarkovProcess):
         return jnp.ceil(u * self.num_steps) / self.num_steps
 
     def predict(self, out, z, t):
-        carried = at(z, self.vocab_size)
+        carried = log_one_hot(z, self.vocab_size)
         return jnp.where((z == self.mask)[..., None], jax.nn.log_softmax(out), carried)
 
-    def draw(self, key, model, z, t, transform=None):
-        if transform is not None:
-            return super().draw(key, model, z, t, transform)
-        # A draw needs no normalised law, and a revealed token no draw.
+    def draw(self, key, model, z, t, logits_processor=None):
+        if logits_processor is not None:
+            return super().draw(key, model, z, t, logits_processor)
+        # A draw needs no normalised distribution, and a revealed token no draw.
         return jnp.where(z == self.mask, categorical(key, model(z, t)), z)
 
     def token_loss(self, out, x0, z, t):
@@ -85,9 +87,9 @@ class MDLM(ContinuousMarkovProcess):
         """As the interface; -inf for what the reverse process never does: leave a revealed token."""
         ratio = jax.nn.log_softmax(out) + self.log_odds(t)[..., None]
         masked = jnp.concatenate([ratio, jnp.zeros_like(ratio[..., :1])], axis=-1)
-        return jnp.where((z == self.mask)[..., None], masked, at(z, self.num_states))
+        return jnp.where((z == self.mask)[..., None], masked, log_one_hot(z, self.num_states))
 
 
 def _cross_entropy(out, x0):
     """-log softmax(out)[x0]: (B, L) nats from out (B, L, V) and x0 (B, L)."""
-    return jax.nn.logsumexp(out, axis=-1) - pick(out, x0)
+    return jax.nn.logsumexp(out, axis=-1) - gather_last(out, x0)

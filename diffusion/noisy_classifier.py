@@ -3,8 +3,8 @@
 
     loss = -log p(label | z_t, t),    z_t ~ q(z_t | x0),    t as the process takes it
 
-per sequence, and the same number at each of its positions. With labels as the marginal law p(label) it
-starts at the entropy of the labels; near t = 1, where nothing is told of x0, it stays there.
+per sequence, and the same number at each of its positions. With labels as the marginal distribution
+p(label) it starts at the entropy of the labels; near t = 1, where nothing is told of x0, it stays there.
 
 model(z, t) is log p(label | z, t), (B,), of the label that each row was given.
 """

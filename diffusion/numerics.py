@@ -27,7 +27,7 @@ def log1mexp(x: Array) -> Array:
 def log_quotient(a: Array, b: Array) -> Array:
     """log(a / b) for 0 <= a <= b, to full relative precision where they are close; -inf at a = 0."""
     close = a > b / 2  # there a - b is exact
-    apart = minus(jnp.log(a), jnp.log(b))
+    apart = log_divide(jnp.log(a), jnp.log(b))
     return jnp.where(close, jnp.log1p(jnp.where(close, (a - b) / b, 0)), apart)
 
 
@@ -43,7 +43,7 @@ def bregman(d: Array) -> Array:
     return jnp.where(small, series, jnp.expm1(jnp.where(small, 1.0, d)) - d)
 
 
-def minus(a: Array, b: Array) -> Array:
+def log_divide(a: Array, b: Array) -> Array:
     """a - b for logarithms, -inf wherever a is: log of 0 / anything, 0 / 0 included."""
     zero = jnp.isneginf(a)
     return jnp.where(zero, -jnp.inf, a - jnp.where(zero, 0, b))
@@ -55,7 +55,7 @@ def logaddexp(a: Array, b: Array) -> Array:
     return jnp.where(none, -jnp.inf, jnp.logaddexp(jnp.where(none, 0, a), b))
 
 
-def normalised(log_p: Array) -> Array:
+def log_softmax(log_p: Array) -> Array:
     """log_p - logsumexp(log_p) over the last axis."""
     return jax.nn.log_softmax(log_p, axis=-1)
 
@@ -82,12 +82,12 @@ def divergence(log_q: Array, log_p: Array) -> Array:
     return jnp.sum(jnp.where(absent, jnp.exp(log_p), jnp.exp(log_q) * bregman(d)), axis=-1)
 
 
-def at(index: Array, size: int) -> Array:
+def log_one_hot(index: Array, size: int) -> Array:
     """(..., size): 0 at the index, -inf elsewhere: the logarithm of a one-hot vector."""
     return jnp.where(jax.nn.one_hot(index, size, dtype=bool), 0.0, -jnp.inf)
 
 
-def pick(values: Array, index: Array) -> Array:
+def gather_last(values: Array, index: Array) -> Array:
     """values[..., index]: (B, L) from values (B, L, N), or (B, 1, N) for all positions."""
     values = jnp.broadcast_to(values, (*index.shape, values.shape[-1]))
     return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]

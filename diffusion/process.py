@@ -11,7 +11,7 @@ Conventions
 - Losses and bounds are nats per position, (B, L). Only `experiments/evaluation/units.py` has others. The
   bound is what the literature calls the NELBO, the negative evidence lower bound.
 - A setting that depends on the training data and is None is filled in when the data is read, and stored
-  with the run: `vocab_size`, `unigram` (counts of each token), `embeddings` (`experiments.settings`).
+  with the run: `vocab_size`, `unigram` (counts of each token), `embeddings` (`experiments.overrides`).
 - A key is one key, or one key per row of the batch, shape (B,). The trainer, the evaluator and the
   sampler pass one per row, made of the number of the example, so that randomness does not depend on
   how rows are laid out over batches, microbatches and devices.
@@ -38,7 +38,7 @@ from typing import Literal
 
 import jax
 
-from diffusion.numerics import at, pick
+from diffusion.numerics import gather_last, log_one_hot
 from diffusion.random import categorical
 from diffusion.schedules import Schedule
 from diffusion.spaces import StateSpace, Tokens
@@ -52,7 +52,7 @@ Some processes ask more of it (`models.backbone.Network`): context=x0 for block 
 (B, L), where rows hold several texts, or padding, which is segment 0."""
 
 Kind = Literal["exact", "bound", "estimate"]
-MOST_STEPS = 2**22  # of a grid of times k / T: float32 gives back k from them up to here
+MAX_STEPS = 2**22  # of a grid of times k / T: float32 gives back k from them up to here
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,10 @@ class Process(Objective):
         """(B, L, V): what the network would have to put out for `predict` to give log_p0."""
         return log_p0
 
-    def draw(self, key: Array, model: Model, z: Array, t: Array, transform=None) -> Array:
+    def draw(self, key: Array, model: Model, z: Array, t: Array, logits_processor=None) -> Array:
         """A guess of x0, (B, L), drawn from the model; transform acts on log_p0."""
         log_p0 = self.predict(model(z, t), z, t)
-        return categorical(key, log_p0 if transform is None else transform(log_p0))
+        return categorical(key, log_p0 if logits_processor is None else logits_processor(log_p0))
 
     def loss(self, key, model, x0, u):
         t = self.time(u)
@@ -222,8 +222,8 @@ class JumpProcess(TransitionProcess):
         return Tokens(self.vocab_size, self.num_states)
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
-        log_q = self.log_posterior(at(x0, self.vocab_size), z, t, s)
-        return pick(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
+        log_q = self.log_posterior(log_one_hot(x0, self.vocab_size), z, t, s)
+        return gather_last(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
 
 
 class RateProcess(JumpProcess):
@@ -296,8 +296,8 @@ class TimeIntegral(Process, Likelihood):
 
 def check_num_steps(process) -> None:
     """ValueError for a `num_steps` that makes no grid of times; None is continuous time."""
-    if process.num_steps is not None and not 1 <= process.num_steps <= MOST_STEPS:
+    if process.num_steps is not None and not 1 <= process.num_steps <= MAX_STEPS:
         raise ValueError(
             f"{type(process).__name__}.num_steps = {process.num_steps} must be at least 1 and at most "
-            f"{MOST_STEPS}, beyond which float32 does not tell its times apart"
+            f"{MAX_STEPS}, beyond which float32 does not tell its times apart"
         )

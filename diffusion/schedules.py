@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.numerics import in_float64, log1mexp, log_quotient, minus
+from diffusion.numerics import in_float64, log1mexp, log_divide, log_quotient
 
 
 class Schedule(ABC):
@@ -43,8 +43,8 @@ class Schedule(ABC):
         A closed form is best. This follows from alpha or from 1 - alpha, of the two the one that changes
         by the larger factor: it loses fewer digits.
         """
-        kept = jnp.minimum(minus(self.log_alpha(t), self.log_alpha(s)), 0)
-        masked = jnp.minimum(minus(self.log1m_alpha(s), self.log1m_alpha(t)), 0)
+        kept = jnp.minimum(log_divide(self.log_alpha(t), self.log_alpha(s)), 0)
+        masked = jnp.minimum(log_divide(self.log1m_alpha(s), self.log1m_alpha(t)), 0)
         by_alpha = self.log_alpha(s) + log1mexp(kept)
         return jnp.where(kept < masked, by_alpha, self.log1m_alpha(t) + log1mexp(masked))
 
@@ -206,14 +206,14 @@ class Geometric(Schedule):
 
 
 @dataclass(frozen=True)
-class Squeezed(Schedule):
+class RescaledSchedule(Schedule):
     """alpha = (1 - 2 eps) base(t) + eps: MD4's way to keep alpha inside (0, 1), eps = 1e-4 there."""
 
     base: Linear | Polynomial | Cosine = Linear()
     eps: float = 1e-4
 
     def __post_init__(self):
-        _check_eps("Squeezed.eps", self.eps, 0.5)
+        _check_eps("RescaledSchedule.eps", self.eps, 0.5)
 
     def log_alpha(self, t):
         alpha, masked = self._both(t)

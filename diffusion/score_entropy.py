@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import bregman, pick
+from diffusion.numerics import bregman, gather_last
 
 
 def absorbing_entropy(log_s: Array, x0: Array, masked: Array, log_odds: Array) -> Array:
     """(B, L) nats from log s (B, L, V) of masked positions; log_odds (B, 1): log alpha / (1 - alpha)."""
     others = jnp.where(_one_hot(x0, log_s), 0, jnp.exp(log_s)).sum(-1)
-    of_x0 = jnp.exp(log_odds) * bregman(pick(log_s, x0) - log_odds)
+    of_x0 = jnp.exp(log_odds) * bregman(gather_last(log_s, x0) - log_odds)
     return jnp.where(masked, others + of_x0, 0)
 
 
@@ -36,12 +36,12 @@ def excess_of_score(log_s: Array, x0: Array, z: Array, log_kappa: Array) -> Arra
     return log_s - _log_true_ratio(log_s, x0, z, log_kappa)
 
 
-def excess_of_law(log_c: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
+def excess_of_distribution(log_c: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
     """log s_y / r_y, (B, L, V), for s_y = (1 + kappa c_y) / (1 + kappa c_z), c leave-one-out."""
     a = log_kappa[..., None]
     gain = jax.nn.softplus(a + log_c)  # log (1 + kappa c)
     excess = gain - jnp.where(_one_hot(x0, log_c), jax.nn.softplus(a), 0)
-    return excess - pick(excess, z)[..., None]
+    return excess - gather_last(excess, z)[..., None]
 
 
 def _log_true_ratio(like: Array, x0: Array, z: Array, log_kappa: Array) -> Array:

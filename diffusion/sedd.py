@@ -11,7 +11,7 @@ formed as in `diffusion.score_entropy`. Heads:
     score           out = log s_y of the V tokens, free as in the paper; on the absorbing graph that of a
                     masked position. `scaled` adds log(alpha / (1 - alpha)) - log V, the published output
                     scaling -log(expm1(sigma)) - log V.
-    leave_one_out,  out is a law of x0, from which, c being the leave-one-out law,
+    leave_one_out,  out is a distribution of x0, from which, c being the leave-one-out distribution,
     posterior           s_y = (alpha c_y + (1 - alpha) pi_y) / (alpha c_z + (1 - alpha) pi_z).
                     The absorbing graph is then MDLM, term by term, and the uniform graph UDLM.
 """
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 
 from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.markov import ContinuousMarkovProcess
-from diffusion.numerics import at, minus, normalised, pick
+from diffusion.numerics import gather_last, log_divide, log_one_hot, log_softmax
 from diffusion.process import Kind, ScoreProcess
 from diffusion.schedules import Linear, Schedule
 from diffusion.score_entropy import (
     absorbing_entropy,
-    excess_of_law,
+    excess_of_distribution,
     excess_of_score,
     uniform_entropy,
 )
@@ -84,11 +84,11 @@ class _AbsorbingGraph(_Graph):
 
     def entropy_of_p0(self, out, x0, z, t):
         # sum_y s_y is the odds whatever the distribution is, and the entropy is -odds log c(x0).
-        entropy = -jnp.exp(self.process.log_odds(t)) * pick(normalised(out), x0)
+        entropy = -jnp.exp(self.process.log_odds(t)) * gather_last(log_softmax(out), x0)
         return jnp.where(z == self.process.vocab_size, entropy, 0)
 
     def leave_one_out(self, out, z, t):
-        return normalised(out)
+        return log_softmax(out)
 
     def invert_predict(self, log_p0, z, t):
         process = self.process
@@ -99,7 +99,7 @@ class _AbsorbingGraph(_Graph):
         """-inf for leaving a revealed token."""
         V = self.process.vocab_size
         masked = jnp.concatenate([log_ratio[..., :V], jnp.zeros_like(log_ratio[..., :1])], axis=-1)
-        return jnp.where((z == V)[..., None], masked, at(z, V + 1))
+        return jnp.where((z == V)[..., None], masked, log_one_hot(z, V + 1))
 
     def undo(self, score, moved, last):
         V, total = self.process.vocab_size, score.sum(-1, keepdims=True)
@@ -110,7 +110,7 @@ class _AbsorbingGraph(_Graph):
 class _UniformGraph(_Graph):
     def log_score(self, out, z, t):
         """0 at y = z."""
-        return jnp.where(jnp.isneginf(at(z, self.process.vocab_size)), out, 0)
+        return jnp.where(jnp.isneginf(log_one_hot(z, self.process.vocab_size)), out, 0)
 
     def entropy_of_score(self, out, x0, z, t):
         kappa = self.process.log_kappa(t)
@@ -118,19 +118,19 @@ class _UniformGraph(_Graph):
         return uniform_entropy(excess, x0, z, kappa)
 
     def entropy_of_p0(self, out, x0, z, t):
-        kappa, log_c = self.process.log_kappa(t), normalised(self.process.leave_one_out(out, z, t))
-        return uniform_entropy(excess_of_law(log_c, x0, z, kappa), x0, z, kappa)
+        kappa, log_c = self.process.log_kappa(t), log_softmax(self.process.leave_one_out(out, z, t))
+        return uniform_entropy(excess_of_distribution(log_c, x0, z, kappa), x0, z, kappa)
 
     def leave_one_out(self, out, z, t):
         # alpha c_y + (1 - alpha) / V = s_y / sum s. A learned score may ask for c_y < 0: nearly 0 then.
-        p = jnp.exp(normalised(self.log_score(out, z, t)))
+        p = jnp.exp(log_softmax(self.log_score(out, z, t)))
         moved = jnp.exp(self.process.schedule.log1m_alpha(t))[..., None] / self.process.vocab_size
         return jnp.log(jnp.maximum(p - moved, 1e-6 * p))
 
     def invert_predict(self, log_p0, z, t):
-        log_c = normalised(minus(log_p0, self.process.log_likelihood(z, t)))
+        log_c = log_softmax(log_divide(log_p0, self.process.log_likelihood(z, t)))
         log_p = self.process.chain.log_mix(log_c, t)
-        return log_p - pick(log_p, z)[..., None]
+        return log_p - gather_last(log_p, z)[..., None]
 
     def all_states(self, log_ratio, z):
         return log_ratio
@@ -175,7 +175,7 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
     def predict(self, out, z, t):
         if self.head != "score":
             return super().predict(out, z, t)
-        return normalised(self.leave_one_out(out, z, t) + self.log_likelihood(z, t))
+        return log_softmax(self.leave_one_out(out, z, t) + self.log_likelihood(z, t))
 
     def leave_one_out(self, out, z, t):
         if self.head != "score":

@@ -8,8 +8,8 @@ with evidence = conc - 1 and 1. Three things follow for all of them: the exact d
 guides (`samplers.guidance`), and a head for the network. As published it holds p(x0 | z_t) itself, and
 so has to learn the logarithm of its own input; with head="leave_one_out" (see `diffusion.markov`) it
 holds what the other positions say, and the position's own evidence is added in closed form. A state is
-certain, q = 0 for all tokens but one, when it is a corner of the simplex, at any t: given tokens stand
-in it as corners.
+certain, q = 0 for all tokens but one, when it is a vertex of the simplex, at any t: given tokens stand
+in it as vertices.
 """
 
 from abc import abstractmethod
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.markov import Head
-from diffusion.numerics import minus, normalised
+from diffusion.numerics import log_divide, log_softmax
 from diffusion.process import Process
 from diffusion.spaces import Simplex
 
@@ -39,11 +39,11 @@ class SimplexProcess(Process):
 
     def predict(self, out, z, t):
         if self.head == "posterior":
-            return normalised(out)
-        return normalised(normalised(out) + self.log_likelihood(z, t))
+            return log_softmax(out)
+        return log_softmax(log_softmax(out) + self.log_likelihood(z, t))
 
     def invert_predict(self, log_p0, z, t):
-        return log_p0 if self.head == "posterior" else minus(log_p0, self.log_likelihood(z, t))
+        return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
     def check_size(self):
         """ValueError for a size that is no simplex."""

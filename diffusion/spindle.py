@@ -2,10 +2,10 @@
 
     alpha_v(t) = 1 - t - strength sin(pi t) Htilde_v,  in [0, 1]      Htilde_v = 1 - Hbar / H_v
 
-with H_v = -log p(v) under the unigram law. In the paper Hbar is the mean of H over the sequence at hand.
-Then alpha depends on all of x0, which the reverse process does not know; here Hbar is the mean over the
-corpus, the entropy of the unigram law, so that alpha depends on the token alone and Bayes' rule can be
-followed: posterior="exact", a bound.
+with H_v = -log p(v) under the unigram distribution. In the paper Hbar is the mean of H over the sequence
+at hand. Then alpha depends on all of x0, which the reverse process does not know; here Hbar is the mean
+over the corpus, the entropy of the unigram distribution, so that alpha depends on the token alone and
+Bayes' rule can be followed: posterior="exact", a bound.
 
 posterior="published" is the official code: in place of H the share of the largest log frequency,
 f_v = log(count_v + 1) / max log(count + 1), less its mean over the sequence at hand,
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.markov import Head
-from diffusion.numerics import normalised, pick
+from diffusion.numerics import gather_last, log_softmax
 from diffusion.process import Kind, check_num_steps
 from diffusion.random import uniform
 from diffusion.token_masking import TokenMasking
@@ -107,7 +107,7 @@ class Spindle(TokenMasking):
         if self.posterior == "exact":
             return super().token_loss(out, x0, z, t)
         reveal = self.published_reveal(x0, t)
-        loss = -self.num_steps * reveal * pick(normalised(out), x0)
+        loss = -self.num_steps * reveal * gather_last(log_softmax(out), x0)
         return jnp.where(z == self.vocab_size, loss, 0)
 
     def published_keep(self, x0, t):

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from diffusion.kernels import draw_token
 from diffusion.markov import Head
-from diffusion.numerics import at, bregman, log1mexp, minus, normalised, pick
+from diffusion.numerics import bregman, gather_last, log1mexp, log_divide, log_one_hot, log_softmax
 from diffusion.process import RateProcess, TimeIntegral
 from diffusion.random import split, uniform
 
@@ -57,36 +57,38 @@ class TokenMasking(RateProcess, TimeIntegral):
         return self.corrupt(key_kept, token, jnp.ones((shape[0], 1)))
 
     def corrupt(self, key, x0, t):
-        masked = jnp.log(uniform(key, x0.shape, t.dtype)) < pick(self.log_masked(t), x0)
+        masked = jnp.log(uniform(key, x0.shape, t.dtype)) < gather_last(self.log_masked(t), x0)
         return jnp.where(masked, self.vocab_size, x0)
 
     def log_likelihood(self, z, t):
         log_masked = self.log_masked(t)
-        kept = at(z, self.vocab_size) + log1mexp(log_masked)
+        kept = log_one_hot(z, self.vocab_size) + log1mexp(log_masked)
         return jnp.where((z == self.vocab_size)[..., None], log_masked, kept)
 
     def predict(self, out, z, t):
-        log_p = normalised(out)
+        log_p = log_softmax(out)
         if self.head == "leave_one_out":
-            log_p = normalised(log_p + self.log_masked(t))
-        return jnp.where((z == self.vocab_size)[..., None], log_p, at(z, self.vocab_size))
+            log_p = log_softmax(log_p + self.log_masked(t))
+        return jnp.where((z == self.vocab_size)[..., None], log_p, log_one_hot(z, self.vocab_size))
 
     def invert_predict(self, log_p0, z, t):
-        return log_p0 if self.head == "posterior" else minus(log_p0, self.log_likelihood(z, t))
+        return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
     def token_loss(self, out, x0, z, t):
         masked = z == self.vocab_size
         log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
-        of_x0 = pick(log_mu, x0)
+        of_x0 = gather_last(log_mu, x0)
         if self.num_steps is None:
             # Terms of v != x0 are w_v mu_v; that of x0 is w_x (mu_x - 1 - log mu_x).
             weight = self.weight(t)
-            others = jnp.where(jnp.isneginf(at(x0, self.vocab_size)), weight * jnp.exp(log_mu), 0)
-            loss = others.sum(-1) + pick(weight, x0) * bregman(of_x0)
+            others = jnp.where(
+                jnp.isneginf(log_one_hot(x0, self.vocab_size)), weight * jnp.exp(log_mu), 0
+            )
+            loss = others.sum(-1) + gather_last(weight, x0) * bregman(of_x0)
         else:
             s = (jnp.round(t * self.num_steps) - 1) / self.num_steps
             log_stay = self._log_stay(t, s, 1 / self.num_steps)
-            stay = pick(log_stay, x0)
+            stay = gather_last(log_stay, x0)
             certain = jnp.isneginf(stay)  # x0 does not stay masked, and the excess has no weight
             # log(stay_x / sum_v mu_v stay_v) as a sum of small numbers, as sum mu is 1 only to rounding.
             apart = log_stay - jnp.where(certain, 0, stay)[..., None]
@@ -104,7 +106,7 @@ class TokenMasking(RateProcess, TimeIntegral):
         return terms | self._boundary_terms(key_start, model, x0, u)
 
     def bridge(self, key, x0, z, t, s):
-        stay = pick(self._log_stay(t, s), x0)
+        stay = gather_last(self._log_stay(t, s), x0)
         reveal = jnp.log(uniform(key, z.shape, t.dtype)) >= stay
         return jnp.where((z == self.vocab_size) & reveal, x0, z)
 
@@ -112,7 +114,7 @@ class TokenMasking(RateProcess, TimeIntegral):
         log_stay = self._log_stay(t, s)
         stay = jax.nn.logsumexp(log_p0 + log_stay, axis=-1, keepdims=True)
         masked = jnp.concatenate([log_p0 + log1mexp(log_stay), stay], axis=-1)
-        return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
+        return jnp.where((z == self.vocab_size)[..., None], masked, log_one_hot(z, self.num_states))
 
     def log_reverse_rate(self, out, z, t):
         log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
@@ -125,14 +127,14 @@ class TokenMasking(RateProcess, TimeIntegral):
         reveal one that is certainly not masked yet."""
         log_masked = self.log_masked(t)
         log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
-        ratio = minus(log_mu, log_masked) + log1mexp(log_masked)
+        ratio = log_divide(log_mu, log_masked) + log1mexp(log_masked)
         masked = jnp.concatenate([ratio, jnp.zeros_like(ratio[..., :1])], axis=-1)
-        return jnp.where((z == self.vocab_size)[..., None], masked, at(z, self.num_states))
+        return jnp.where((z == self.vocab_size)[..., None], masked, log_one_hot(z, self.num_states))
 
     def _log_stay(self, t, s, elapsed=None):
         """log((1 - alpha_v(s)) / (1 - alpha_v(t))), (..., V): that a masked v is not revealed. elapsed:
         t - s, where it is known to more digits than the difference of the times has."""
-        return jnp.minimum(minus(self.log_masked(s), self.log_masked(t)), 0)
+        return jnp.minimum(log_divide(self.log_masked(s), self.log_masked(t)), 0)
 
     def _boundary_terms(self, key, model, x0, u):
         return {}

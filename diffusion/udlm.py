@@ -1,15 +1,15 @@
 """UDLM: uniform diffusion in continuous time (Schiff et al., arXiv 2412.10193).
 
-With xbar = V alpha e_x + 1 - alpha and the same for the network's law c in place of e_x,
+With xbar = V alpha e_x + 1 - alpha and the same for the network's distribution c in place of e_x,
 
     -log p(x0) <= E_t -alpha' / (V alpha) [ V / xbar_c[z] - V / xbar[z]
                       + sum_j xbar[j] / xbar[z] log( xbar_c[z] xbar[j] / (xbar_c[j] xbar[z]) ) ]
 
 and boundary terms. This is the limit of T KL(q(z_s | z_t, x0) || p(z_s | z_t)) and the score entropy
 of the score that c implies; it is computed as that (`diffusion.score_entropy`). The bound is tight for
-the leave-one-out law c = p(x0^i | z_t without z_t^i), not for the posterior p(x0^i | z_t), though the
-paper calls c the denoiser: on one token of 1.537 nats the posterior in this formula gives 2.33.
-head="posterior" takes the network as p(x0^i | z_t) and converts.
+the leave-one-out distribution c = p(x0^i | z_t without z_t^i), not for the posterior p(x0^i | z_t),
+though the paper calls c the denoiser: on one token of 1.537 nats the posterior in this formula gives
+2.33. head="posterior" takes the network as p(x0^i | z_t) and converts.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from typing import ClassVar
 
 from diffusion.kernels import Uniform
 from diffusion.markov import ContinuousMarkovProcess, Head
-from diffusion.numerics import normalised
+from diffusion.numerics import log_softmax
 from diffusion.process import Kind
 from diffusion.schedules import Linear, Schedule
-from diffusion.score_entropy import excess_of_law, uniform_entropy
+from diffusion.score_entropy import excess_of_distribution, uniform_entropy
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,6 @@ class UDLM(ContinuousMarkovProcess):
         self.check_schedule()
 
     def token_loss(self, out, x0, z, t):
-        log_c = normalised(self.leave_one_out(out, z, t))
-        excess = excess_of_law(log_c, x0, z, self.log_kappa(t))
+        log_c = log_softmax(self.leave_one_out(out, z, t))
+        excess = excess_of_distribution(log_c, x0, z, self.log_kappa(t))
         return self.rate(t) * uniform_entropy(excess, x0, z, self.log_kappa(t))

@@ -40,25 +40,25 @@ def main(arguments: list[str]) -> None:
         help="the image file (default: plot.png in WORKDIR, or here for records)",
     )
     cli.add_set(options)
-    given = options.parse_intermixed_args(arguments)
+    args = options.parse_intermixed_args(arguments)
     training = ("config", "workdir", "split", "num_times", "batch_size", "set")
-    named = ["--" + name.replace("_", "-") for name in training if getattr(given, name)]
-    if given.records and named:
+    named = ["--" + name.replace("_", "-") for name in training if getattr(args, name)]
+    if args.records and named:
         options.error(
             f"{named[0]} is for training, and records are compared as they are; give one or the other"
         )
-    if given.records:
-        _compare_records(given)
+    if args.records:
+        _compare_records(args)
         return
-    missing = [f"--{name}" for name in ("workdir", "config") if not getattr(given, name)]
+    missing = [f"--{name}" for name in ("workdir", "config") if not getattr(args, name)]
     if missing:
         options.error(
             f"the following arguments are required: {', '.join(missing)} (or RECORD files alone)"
         )
-    _train_and_compare(given)
+    _train_and_compare(args)
 
 
-def _train_and_compare(given) -> None:
+def _train_and_compare(args) -> None:
     from pathlib import Path
 
     from experiments.comparison.methods import run_all, table
@@ -67,17 +67,17 @@ def _train_and_compare(given) -> None:
     from experiments.files import write_atomically
     from experiments.training.workdir import one_writer
 
-    workdir = Path(given.workdir)
-    table_path = Path(given.table or workdir / "table.md")
-    plot_path = Path(given.plot or workdir / "plot.png")
+    workdir = Path(args.workdir)
+    table_path = Path(args.table or workdir / "table.md")
+    plot_path = Path(args.plot or workdir / "plot.png")
     check_figure(plot_path)
     plan = make_plan(
         workdir,
-        given.config,
-        given.set,
-        given.split or "test",
-        given.num_times,
-        given.batch_size,
+        args.config,
+        args.set,
+        args.split or "test",
+        args.num_times,
+        args.batch_size,
     )
     with one_writer(workdir, cli.log):
         results = run_all(plan, log=cli.log)
@@ -87,7 +87,7 @@ def _train_and_compare(given) -> None:
     print(f"\n{text}\ntable: {table_path}\nplot: {plot_path}")
 
 
-def _compare_records(given) -> None:
+def _compare_records(args) -> None:
     from pathlib import Path
 
     from experiments.comparison.published import match
@@ -97,9 +97,9 @@ def _compare_records(given) -> None:
     from experiments.figure import check_figure
     from experiments.files import write_atomically
 
-    table_path, plot_path = Path(given.table or "table.md"), Path(given.plot or "plot.png")
+    table_path, plot_path = Path(args.table or "table.md"), Path(args.plot or "plot.png")
     check_figure(plot_path)
-    paths = list(dict.fromkeys(given.records))  # a file named twice is one record
+    paths = list(dict.fromkeys(args.records))  # a file named twice is one record
     entries, left_out = read_entries(paths)
     groups = group(entries)
     matches = [match(g.entries) for g in groups]

@@ -1,8 +1,9 @@
 """Compress: ddlm compress --workdir runs/a FILE [--group 4] [--out FILE.ddlm]
 
-Codes a text by the laws of a masked or autoregressive model (experiments/compression/coding.py). Prints
-the length of the file beside the code length that the model promises for it, gzip, xz and zstd. What
-it writes is decompressed with the same checkpoint, by `decompress`.
+Codes a text by the distributions of a masked or autoregressive model
+(experiments/compression/coding.py). Prints the length of the file beside the code length that the model
+promises for it, gzip, xz and zstd. What it writes is decompressed with the same checkpoint, by
+`decompress`.
 """
 
 from experiments import cli
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--config", help="the file that defines your own process")
     options.add_argument("--out", type=cli.output, help="where to write (default: FILE.ddlm)")
     cli.add_force(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from importlib.metadata import version
     from pathlib import Path
@@ -32,10 +33,10 @@ def main(arguments: list[str]) -> None:
     import jax
 
     from experiments.compression.archive import Header, pack, sha256
-    from experiments.compression.coding import encode, make_laws
+    from experiments.compression.coding import encode, make_distributions
     from experiments.compression.text import (
         compressors,
-        first_law,
+        first_distribution,
         read_bytes,
         report,
         to_tokens,
@@ -45,20 +46,20 @@ def main(arguments: list[str]) -> None:
     from experiments.progress import Progress
     from experiments.runs import load_run
 
-    path = Path(given.file)
-    out = Path(given.out or f"{path}.ddlm")
-    check_new(out, given.force)
+    path = Path(args.file)
+    out = Path(args.out or f"{path}.ddlm")
+    check_new(out, args.force)
     content = read_bytes(path)
-    run = load_run(given.workdir, given.step, config=given.config)
+    run = load_run(args.workdir, args.step, config=args.config)
     tokens = to_tokens(run.experiment.data.tokenizer, content, path)
     length = run.experiment.data.length
-    rows = min(given.batch_size, max(1, -(-len(tokens) // length)))
-    laws = make_laws(run, rows, given.group, given.seed)
-    fingerprint = first_law(laws)
-    words, promised = encode(laws, tokens, Progress(cli.log))
+    rows = min(args.batch_size, max(1, -(-len(tokens) // length)))
+    distributions = make_distributions(run, rows, args.group, args.seed)
+    fingerprint = first_distribution(distributions)
+    words, promised = encode(distributions, tokens, Progress(cli.log))
     header = Header(
         version("ddlm"), jax.__version__, jax.devices()[0].device_kind, run.fingerprint, run.step,
-        len(tokens), rows, given.group, given.seed, fingerprint, sha256(content),
+        len(tokens), rows, args.group, args.seed, fingerprint, sha256(content),
         sha256(words.astype("<u4")),
     )  # fmt: skip
     packed = pack(header, words)
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> None:
     print(f"{path}: {characters:,} characters, {len(content):,} bytes; checkpoint {run.step}")
     sizes = {
         "code length of the model": promised / 8,
-        f"coded, {given.group} a call": words.nbytes,
+        f"coded, {args.group} a call": words.nbytes,
         f"{out.name}, with its header": len(packed),
     }
     print(report(sizes | compressors(content), content))

@@ -239,8 +239,8 @@ class Experiment:
             )
 
     def _check_sampler(self) -> None:
-        found = self.sampler.verdict(self.process)
-        if found.kind == "refused":
+        found = self.sampler.compatibility(self.process)
+        if found.kind == "unsupported":
             raise ValueError(
                 f"sampler {type(self.sampler).__name__} does not go with process "
                 f"{type(self.process).__name__}: {found.why}; Autoregressive is sampled by LeftToRight, "

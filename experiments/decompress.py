@@ -15,15 +15,15 @@ def main(arguments: list[str]) -> None:
         "--out", type=cli.output, help="where to write (default: FILE without .ddlm)"
     )
     cli.add_force(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
     from experiments.compression.archive import check_fits, sha256, unpack
-    from experiments.compression.coding import decode, make_laws
+    from experiments.compression.coding import decode, make_distributions
     from experiments.compression.text import (
         check_rows,
-        first_law,
+        first_distribution,
         read_bytes,
         to_bytes,
     )
@@ -32,31 +32,31 @@ def main(arguments: list[str]) -> None:
     from experiments.progress import Progress
     from experiments.runs import load_run
 
-    path = Path(given.file)
+    path = Path(args.file)
     header, words = unpack(read_bytes(path), path)
-    if not given.out and path.suffix != ".ddlm":
+    if not args.out and path.suffix != ".ddlm":
         raise UserError(f"{path}: its name does not end in .ddlm; say where to write with --out")
-    out = Path(given.out or path.with_suffix(""))
-    check_new(out, given.force)
+    out = Path(args.out or path.with_suffix(""))
+    check_new(out, args.force)
     try:
-        run = load_run(given.workdir, header.step, config=given.config)
+        run = load_run(args.workdir, header.step, config=args.config)
     except UserError as error:
         raise UserError(f"{path}: made with checkpoint {header.step} of a run; {error}") from error
-    check_fits(header, path, given.workdir, run.fingerprint)
+    check_fits(header, path, args.workdir, run.fingerprint)
     if header.rows > max(1, -(-header.tokens // run.experiment.data.length)):
         raise UserError(
             f"{path}: its header is damaged ({header.rows} rows of fewer); make it anew"
         )
     check_rows(header.rows, run.experiment, path)
-    laws = make_laws(run, header.rows, header.group, header.seed)
+    distributions = make_distributions(run, header.rows, header.group, header.seed)
     elsewhere = (
         f"made on {header.device} with jax {header.jax}, and the probabilities of this machine differ "
         "in their last digits; decompress it on such a machine"
     )
-    if first_law(laws) != header.first_law:
+    if first_distribution(distributions) != header.first_distribution:
         raise UserError(f"{path}: {elsewhere}")
     try:
-        tokens = decode(laws, words, header.tokens, Progress(cli.log))
+        tokens = decode(distributions, words, header.tokens, Progress(cli.log))
     except MemoryError as error:
         raise UserError(
             f"{path}: its {header.tokens:,} tokens do not fit into this machine's memory"

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--out", type=cli.output, help="where to write the record")
     cli.add_set(options)
     cli.add_distributed(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from dataclasses import replace
     from pathlib import Path
@@ -51,35 +51,35 @@ def main(arguments: list[str]) -> dict:
     from experiments.devices.distributed import is_first, start
     from experiments.evaluation.bound import evaluate_run, of_other_text
     from experiments.evaluation.record_files import record_path, write_record
+    from experiments.overrides import override
     from experiments.runs import load_run
-    from experiments.settings import override
 
-    start(given.distributed)
-    overrides = list(given.set)
+    start(args.distributed)
+    overrides = list(args.set)
     if any(change.startswith("evaluation.max_sequences=") for change in overrides):
         raise UserError(
             "--set evaluation.max_sequences is of the evaluations during training; give --max-sequences"
         )
-    if given.num_times:
-        overrides.append(f"evaluation.num_times={given.num_times}")
+    if args.num_times:
+        overrides.append(f"evaluation.num_times={args.num_times}")
     # What makes another number has a record of its own.
     apart = [
         *overrides,
-        *([f"max_sequences={given.max_sequences}"] if given.max_sequences else []),
-        *([f"seed={given.seed}"] if given.seed else []),
-        *(["raw"] if given.raw else []),
+        *([f"max_sequences={args.max_sequences}"] if args.max_sequences else []),
+        *([f"seed={args.seed}"] if args.seed else []),
+        *(["raw"] if args.raw else []),
     ]
-    if given.batch_size:
-        overrides.append(f"evaluation.batch_size={given.batch_size}")
-    of_text = [c for c in overrides if given.text and c.startswith(_SPLITS)]
+    if args.batch_size:
+        overrides.append(f"evaluation.batch_size={args.batch_size}")
+    of_text = [c for c in overrides if args.text and c.startswith(_SPLITS)]
     own = [c for c in overrides if c not in of_text]
-    run = load_run(given.workdir, given.step, own, given.config, ema=not given.raw)
-    if given.text and given.out:
+    run = load_run(args.workdir, args.step, own, args.config, ema=not args.raw)
+    if args.text and args.out:
         raise UserError(
             "--out is for the record of one text; with --text they are in the run's records/"
         )
     records = []
-    for text in given.text or [None]:
+    for text in args.text or [None]:
         changes = apart if text is None else [f"data.path={text}", *apart]
         here, whole = run, False
         if text is not None:
@@ -92,15 +92,15 @@ def main(arguments: list[str]) -> dict:
         records.append(
             evaluate_run(
                 here,
-                given.split,
-                given.seed,
-                ema=not given.raw,
+                args.split,
+                args.seed,
+                ema=not args.raw,
                 log=cli.log,
-                max_sequences=given.max_sequences,
+                max_sequences=args.max_sequences,
                 whole=whole,
             )
         )
-        out = Path(given.out or record_path(given.workdir, records[-1]["split"], run.step, changes))
+        out = Path(args.out or record_path(args.workdir, records[-1]["split"], run.step, changes))
         if is_first():
             print(write_record(out, records[-1]))
     return records[0]

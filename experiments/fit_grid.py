@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> dict:
         "--out", type=cli.output, help="where to write (default: sampling-grid.json in the run)"
     )
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
@@ -42,20 +42,20 @@ def main(arguments: list[str]) -> dict:
     from experiments.runs import load_run
     from experiments.sampling.grid import FILE, MOST_BINS, measure, table, write_grid
 
-    if given.bins > MOST_BINS:
-        raise UserError(f"--bins {given.bins} must be at most {MOST_BINS}")
-    if given.num_sequences < 2:
+    if args.bins > MOST_BINS:
+        raise UserError(f"--bins {args.bins} must be at most {MOST_BINS}")
+    if args.num_sequences < 2:
         raise UserError("--num-sequences must be at least 2, to have a standard error")
-    run = load_run(given.workdir, given.step, given.set, given.config)
+    run = load_run(args.workdir, args.step, args.set, args.config)
     record = measure(
         run,
-        given.split,
-        given.num_sequences,
-        given.bins,
-        given.seed,
+        args.split,
+        args.num_sequences,
+        args.bins,
+        args.seed,
         cli.log,
     )
-    out = Path(given.out or Path(given.workdir) / FILE)
+    out = Path(args.out or Path(args.workdir) / FILE)
     write_grid(out, record)
     print(f"{table(record)}\nsampling grid: {out}")
     return record

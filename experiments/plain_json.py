@@ -1,7 +1,7 @@
 """JSON of files that anyone may have written or damaged, as values that the rest can rely on; and our
 own, which any reader takes (`dumped`).
 
-Beside what json.loads refuses, `parse` refuses what would fail later and elsewhere: nesting that
+Beside what json.loads rejects, `parse` rejects what would fail later and elsewhere: nesting that
 exhausts the stack, whole numbers that no float or array holds, and halves of surrogate pairs, which no
 file and no terminal takes.
 """
@@ -17,7 +17,7 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 def parse(content: str | bytes, finite: bool = False) -> Any:
     """The value that `content` holds, UTF-8 if bytes; ValueError, of one line, where it is no such JSON.
-    finite: NaN and infinities, of which JSON knows nothing, are refused too."""
+    finite: NaN and infinities, of which JSON knows nothing, are rejected too."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value = json.loads(text, parse_int=_whole)

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> dict:
     )  # fmt: skip
     options.add_argument("--out", type=cli.output, help="where to write the plan as JSON")
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import json
     import os
@@ -46,16 +46,16 @@ def main(arguments: list[str]) -> dict:
     jax.config.update("jax_platforms", "cpu")
 
     from experiments.files import write_atomically
+    from experiments.overrides import load
     from experiments.planning.compiled import plan
     from experiments.planning.report import report
-    from experiments.settings import load
 
-    found = {"config": given.config, "set": given.set} | plan(
-        load(given.config, given.set), given.topology, given.vocab_size, given.sample_batch,
-        given.tries, cli.log,
+    found = {"config": args.config, "set": args.set} | plan(
+        load(args.config, args.set), args.topology, args.vocab_size, args.sample_batch,
+        args.tries, cli.log,
     )  # fmt: skip
-    if given.out:
-        write_atomically(given.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    if args.out:
+        write_atomically(args.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(report(found))
     return found
 

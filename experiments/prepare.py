@@ -24,16 +24,16 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--partial", action="store_true", help="take what is there of a corpus, such as test alone"
     )
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
     from experiments.data.builders import builder_class
     from experiments.data.preparing import prepare
 
-    kind = builder_class(given.dataset)
-    out = Path(given.out).expanduser()
-    described = prepare(kind, given.source, out, given.partial, cli.log)
+    kind = builder_class(args.dataset)
+    out = Path(args.out).expanduser()
+    described = prepare(kind, args.source, out, args.partial, cli.log)
     settings = "" if kind.name == "text8" else " --set data.tokenizer=Characters"
     if len(described["splits"]) == 3:
         print(

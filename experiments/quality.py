@@ -39,17 +39,17 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--out", type=cli.output, help="where to write the record (default: SAMPLES.quality.json)"
     )
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
     from experiments.files import write_atomically
-    from experiments.judging.record import measure
-    from experiments.judging.table import table
     from experiments.plain_json import dumped
+    from experiments.sample_metrics.record import measure
+    from experiments.sample_metrics.table import table
 
-    record = measure(given, cli.log)
-    out = Path(given.out or Path(given.samples).with_suffix(".quality.json"))
+    record = measure(args, cli.log)
+    out = Path(args.out or Path(args.samples).with_suffix(".quality.json"))
     write_atomically(out, dumped(record, indent=1) + "\n")
     print(f"\n{table(record)}\nrecord: {out}")
     return record

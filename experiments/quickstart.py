@@ -18,21 +18,21 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--config", default=CONFIG)
     options.add_argument("--workdir", default=WORKDIR)
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import shlex
 
     from experiments import evaluate, sample, train
-    from experiments.settings import load, reading_options
+    from experiments.overrides import load, reading_options
 
-    overrides = [word for item in given.set for word in ("--set", item)]
-    where = ["--workdir", given.workdir]
-    reading = reading_options(load(given.config, given.set), given.config, given.set)
+    overrides = [word for item in args.set for word in ("--set", item)]
+    where = ["--workdir", args.workdir]
+    reading = reading_options(load(args.config, args.set), args.config, args.set)
     print("1/3  Training a masked diffusion language model\n", flush=True)
-    train.main(["--config", given.config, *where, *overrides])
+    train.main(["--config", args.config, *where, *overrides])
     print(f"\n2/3  The bound on the held-out addresses ({SPLIT} split)\n", flush=True)
     record = evaluate.main([*where, *reading, "--split", SPLIT])
-    baselines = _baselines(given.workdir, reading)
+    baselines = _baselines(args.workdir, reading)
     print("\n3/3  Samples\n", flush=True)
     sample.main([*where, *reading, "--num", "3"])
     sample.main([*where, *reading, "--num", "1", "--prompt", "the state of the union is "])
@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> None:
         f"\nNext:\n"
         f"  .venv/bin/ddlm sample {shlex.join([*where, *reading])} "
         "--template 'we ____ the people of ____'\n"
-        f"  .venv/bin/ddlm train --config {given.config} --workdir runs/longer "
+        f"  .venv/bin/ddlm train --config {args.config} --workdir runs/longer "
         f"--set train.num_steps=20000 --set optimizer.schedule.decay_steps=20000\n"
-        f"  .venv/bin/ddlm train --config {given.config} --workdir runs/mine "
+        f"  .venv/bin/ddlm train --config {args.config} --workdir runs/mine "
         f"--set data.path=FILE --set data.tokenizer.normalize=True"
     )
 

@@ -1,7 +1,8 @@
 """Settings under the names that earlier versions stored them by: the one place that knows old names.
 
 `renamed` makes of the plain data of one dataclass what this version would have stored. A type that moved
-is a row of TYPES; settings that were arranged in another way have a function in ARRANGED.
+is a row of TYPES, a setting of another name one of NAMES; settings that were arranged in another way
+have a function in ARRANGED.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,14 @@ from collections.abc import Callable
 TYPES = {
     "experiments.config.AdamW": "experiments.optimization.adamw.AdamW",
     "samplers.distillation.OneStep": "diffusion.one_step.OneStep",
+    "samplers.transform.Transform": "samplers.logits_processor.LogitsProcessor",
+    "samplers.resampled.Resampled": "samplers.twisted_smc.TwistedSMC",
+    "samplers.windows.Windows": "samplers.sliding_window.SlidingWindow",
+    "samplers.corrected.Corrected": "samplers.predictor_corrector.PredictorCorrector",
+    "diffusion.schedules.Squeezed": "diffusion.schedules.RescaledSchedule",
 }
+
+NAMES = {"transform": "logits_processor"}
 
 
 def _adamw(plain: dict) -> dict:
@@ -51,5 +59,6 @@ def renamed(plain: dict) -> dict:
     if not isinstance(stored, str):
         return plain
     name = TYPES.get(stored, stored)
-    plain = plain | {"_type": name}
+    names = {old: new for old, new in NAMES.items() if new not in plain}
+    plain = {names.get(key, key): value for key, value in plain.items()} | {"_type": name}
     return ARRANGED.get(name, dict)(plain)

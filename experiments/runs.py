@@ -11,9 +11,9 @@ from experiments.config import Experiment, Mesh
 from experiments.data.subwords import Subwords
 from experiments.devices.sharding import make_mesh, tree_shardings
 from experiments.errors import UserError
-from experiments.settings import load, override
-from experiments.stored import classes, decode
-from experiments.training.checkpoints import Checkpoints, Damaged
+from experiments.overrides import load, override
+from experiments.serialization import classes, decode
+from experiments.training.checkpoints import Checkpoints, CorruptCheckpoint
 
 TOKENIZER = "tokenizer"  # the folder of a run's own copy of a vocabulary from a file
 
@@ -98,7 +98,7 @@ def _naming_good_steps(checkpoints: Checkpoints, step: int) -> Iterator[None]:
     what helps where there is none."""
     try:
         yield
-    except Damaged as error:
+    except CorruptCheckpoint as error:
         advice = "no step is good; restore one from a copy, or train again in another --workdir"
         if good := checkpoints.intact("ema"):
             advice = (

@@ -38,40 +38,48 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--trace", type=cli.output, help="an .html file that plays how the samples came about"
     )
-    given = options.add_argument_group("given text")
-    given.add_argument(
+    args = options.add_argument_group("given text")
+    args.add_argument(
         "--prompt", type=cli.text, default="", help="text that every sample begins with"
     )
-    given.add_argument(
+    args.add_argument(
         "--template", type=cli.text,
         help="text with blanks, each for one token, from the first position on",
     )  # fmt: skip
-    given.add_argument(
+    args.add_argument(
         "--blank", type=cli.text, default="_", help="the character for a blank (default _)"
     )
-    given.add_argument(
+    args.add_argument(
         "--require", type=cli.text, action="append", default=[], metavar="TEXT",
         help="text that every sample contains, where the model puts it; may be repeated",
     )  # fmt: skip
-    law = options.add_argument_group(
+    distribution = options.add_argument_group(
         "what is done to the model's distribution of each token, in order"
     )
-    law.add_argument(
+    distribution.add_argument(
         "--ban", type=cli.text, default="", metavar="TEXT",
         help="never draw the tokens of this text; of subwords also those of it with a space before it, "
         "and within a word, where that is one token: which they are is said",
     )  # fmt: skip
-    law.add_argument("--repetition", type=float, help="taken off log p for each other occurrence")
-    law.add_argument("--temperature", type=float, help="divides log p; 0 takes the likeliest token")
-    law.add_argument("--top-k", type=cli.positive, help="keep the k likeliest tokens")
-    law.add_argument("--top-p", type=float, help="keep the likeliest with this mass together")
-    law.add_argument(
+    distribution.add_argument(
+        "--repetition", type=float, help="taken off log p for each other occurrence"
+    )
+    distribution.add_argument(
+        "--temperature", type=float, help="divides log p; 0 takes the likeliest token"
+    )
+    distribution.add_argument("--top-k", type=cli.positive, help="keep the k likeliest tokens")
+    distribution.add_argument(
+        "--top-p", type=float, help="keep the likeliest with this mass together"
+    )
+    distribution.add_argument(
         "--min-p", type=float, help="drop what is less likely than this share of the top"
     )
-    law.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
+    distribution.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
     label = options.add_argument_group("labels, for runs trained with them, or with a classifier")
     label.add_argument("--label", type=cli.text, help="its name")
-    label.add_argument("--guidance", type=float, default=1.0, help="strength; 1 is the label's law")
+    label.add_argument(
+        "--guidance", type=float, default=1.0, help="strength; 1 is the label's distribution"
+    )
     label.add_argument(
         "--classifier", metavar="RUN",
         help="a classifier of the run's noisy text (configs/sotu/classifier.py) guides to its label",
@@ -86,22 +94,22 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     cli.add_set(options)
     cli.add_distributed(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from experiments.devices.distributed import start
     from experiments.runs import load_run
     from experiments.sampling.request import Request, prepare
 
-    start(given.distributed)
+    start(args.distributed)
     names = [f.name for f in dataclasses.fields(Request)]
-    asked = {name: value for name, value in vars(given).items() if name in names}
-    request = Request(**asked, changes=tuple(given.set))
-    of_run = [change for change in given.set if not change.startswith("sampler")]
-    run = load_run(given.workdir, given.step, of_run, given.config)
-    _draw(prepare(run, request, given.workdir), given)
+    asked = {name: value for name, value in vars(args).items() if name in names}
+    request = Request(**asked, changes=tuple(args.set))
+    of_run = [change for change in args.set if not change.startswith("sampler")]
+    run = load_run(args.workdir, args.step, of_run, args.config)
+    _draw(prepare(run, request, args.workdir), args)
 
 
-def _draw(prepared, given) -> None:
+def _draw(prepared, args) -> None:
     """Nothing; the samples are printed, or in the file that is given, and the trace in its own."""
     from experiments.devices.distributed import first_says, is_first
     from experiments.files import write_atomically
@@ -111,24 +119,24 @@ def _draw(prepared, given) -> None:
     from experiments.sampling.trace import trace_record
     from experiments.sampling.trace_page import page
 
-    tracing, traced = given.trace is not None, []
-    run, out = prepared.run, given.out if is_first() else None
+    tracing, traced = args.trace is not None, []
+    run, out = prepared.run, args.out if is_first() else None
     tokenizer = run.experiment.data.tokenizer
-    with SamplesWriter(out, prepared.description, given.force) as writer:
+    with SamplesWriter(out, prepared.description, args.force) as writer:
         (held,) = first_says([writer.start])
         if held:
-            more = f"; continuing to {given.num:,}" if held < given.num else ""
-            cli.log(f"{given.out}: {held:,} samples are there{more}")
+            more = f"; continuing to {args.num:,}" if held < args.num else ""
+            cli.log(f"{args.out}: {held:,} samples are there{more}")
         start = 0 if tracing else held  # frames are kept nowhere
-        size = min(given.batch_size, max(1, given.num - start))
-        progress = Progress(cli.log, "samples") if given.out else None
+        size = min(args.batch_size, max(1, args.num - start))
+        progress = Progress(cli.log, "samples") if args.out else None
         for number, sampled, fixed in sample_run(
             run,
-            given.num,
-            given.seed,
+            args.num,
+            args.seed,
             prepared.known,
             size,
-            prepared.wish,
+            prepared.constraints,
             tracing,
             start,
             progress,
@@ -137,15 +145,15 @@ def _draw(prepared, given) -> None:
                 continue
             text = tokenizer.decode(sampled.x0)
             writer.write(number, text, int(sampled.calls))
-            if not given.out:
+            if not args.out:
                 print(f"[{number}] {text}", flush=True)
             if tracing:
                 traced.append((number, sampled, fixed))
     if tracing and is_first():
-        write_atomically(given.trace, page(trace_record(run.experiment, given.workdir, traced)))
-        print(f"trace: {given.trace}, to be opened in a browser")
-    if given.out:
-        print(f"samples: {given.out}")
+        write_atomically(args.trace, page(trace_record(run.experiment, args.workdir, traced)))
+        print(f"trace: {args.trace}, to be opened in a browser")
+    if args.out:
+        print(f"samples: {args.out}")
 
 
 if __name__ == "__main__":

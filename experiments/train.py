@@ -15,18 +15,18 @@ def main(arguments: list[str]) -> None:
     )
     cli.add_set(options)
     cli.add_distributed(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
     from experiments.devices.distributed import start
-    from experiments.settings import load, reading_options
+    from experiments.overrides import load, reading_options
     from experiments.training.trainer import train
 
-    start(given.distributed, stop_together=True)
-    experiment = load(given.config, given.set)
-    options = reading_options(experiment, given.config, given.set)
-    train(experiment, Path(given.workdir), cli.log, options)
+    start(args.distributed, stop_together=True)
+    experiment = load(args.config, args.set)
+    options = reading_options(experiment, args.config, args.set)
+    train(experiment, Path(args.workdir), cli.log, options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--sentences", type=cli.positive, default=2_000_000, help="the first so many lines at most"
     )
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import io
     from itertools import islice
@@ -29,23 +29,23 @@ def main(arguments: list[str]) -> None:
     from experiments.data.text import Text, training_lines
     from experiments.files import write_atomically
 
-    if not given.out.endswith(".model"):
-        raise UserError(f"--out {given.out} must end with .model, by which it is known")
-    if not Path(given.data).expanduser().exists():
-        raise UserError(f"--data {given.data} does not exist; give a text file or a directory")
-    lines = list(islice(training_lines(Text(given.data)), given.sentences))
+    if not args.out.endswith(".model"):
+        raise UserError(f"--out {args.out} must end with .model, by which it is known")
+    if not Path(args.data).expanduser().exists():
+        raise UserError(f"--data {args.data} does not exist; give a text file or a directory")
+    lines = list(islice(training_lines(Text(args.data)), args.sentences))
     cli.log(f"{len(lines):,} lines, {sum(map(len, lines)):,} characters")
     made = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=made, vocab_size=given.vocab_size,
-            model_type=given.model_type, character_coverage=1.0, minloglevel=2,
+            sentence_iterator=iter(lines), model_writer=made, vocab_size=args.vocab_size,
+            model_type=args.model_type, character_coverage=1.0, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
         said = " ".join(str(error).split()).rpartition("] ")[2]
-        raise UserError(f"--data {given.data}, --vocab-size {given.vocab_size}: {said}") from error
-    write_atomically(given.out, made.getvalue())
-    print(f"vocabulary of {given.vocab_size}: {given.out}")
+        raise UserError(f"--data {args.data}, --vocab-size {args.vocab_size}: {said}") from error
+    write_atomically(args.out, made.getvalue())
+    print(f"vocabulary of {args.vocab_size}: {args.out}")
 
 
 if __name__ == "__main__":

@@ -107,8 +107,8 @@ class Network:
 
     def decode(self, z: Array, t: Array, cache: Any, start: Array, span: int | None = None):
         """As `Transformer.decode`, with the label of the condition."""
-        given = {"label": self.condition["label"]} if "label" in self.condition else {}
-        return self.backbone.decode(self.params, z, t, cache, start, span, **given)
+        conditioning = {"label": self.condition["label"]} if "label" in self.condition else {}
+        return self.backbone.decode(self.params, z, t, cache, start, span, **conditioning)
 
 
 def num_parameters(params: dict) -> int:

@@ -23,7 +23,7 @@ WIDTH = ("tensor", "fsdp")  # and those over which the width of a table of embed
 Cache = tuple[Array, Array]
 
 
-def over(mesh: jax.sharding.Mesh | None) -> Callable[[Callable], Callable]:
+def use_mesh(mesh: jax.sharding.Mesh | None) -> Callable[[Callable], Callable]:
     """A decorator of functions that are compiled for the mesh: networks in them keep the split of the
     batch. None changes nothing."""
 
@@ -38,7 +38,7 @@ def over(mesh: jax.sharding.Mesh | None) -> Callable[[Callable], Callable]:
     return decorator
 
 
-def split_batch(x: Array) -> Array:
+def constrain_batch(x: Array) -> Array:
     """x (B*L, D) or (B, ...), its rows spread over the batch axes of the mesh compiled for, if any.
 
     Left to itself, the compiler follows the split of the matrices, which fsdp spreads too: it cuts the
@@ -50,8 +50,9 @@ def split_batch(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, P(BATCH))
 
 
-def look_up(table: Array, z: Array, dtype) -> Array:
-    """(N, D): rows z (N,) of a table (V, D) whose width is split over WIDTH, spread as by `split_batch`.
+def embedding_lookup(table: Array, z: Array, dtype) -> Array:
+    """(N, D): rows z (N,) of a table (V, D) whose width is split over WIDTH, spread as by
+    `constrain_batch`.
 
     Where a device has fewer rows to look up than the table has, it looks up its part of the width for
     those of all devices along fsdp, and they exchange; else the table is made whole, which is less to
@@ -222,10 +223,10 @@ class Pooled(nnx.Module):
 def per_position(condition: Array, length: int) -> Array:
     """(B, 1 or L, C) -> (B*L, C)."""
     full = jnp.broadcast_to(condition, (condition.shape[0], length, condition.shape[-1]))
-    return split_batch(rearrange(full, "b l c -> (b l) c"))
+    return constrain_batch(rearrange(full, "b l c -> (b l) c"))
 
 
-class Ends(nnx.Module):
+class EmbedAndHead(nnx.Module):
     """What stands around the layers: embedding, time embedding, final norm and output head.
 
     The embedding has a row for each of V tokens and one more, the last, for the mask (or the start
@@ -251,7 +252,7 @@ class Ends(nnx.Module):
                 config.given_labels + 1,
                 config.condition_width,
                 embedding_init=nnx.initializers.normal(0.5),
-                dtype=jnp.float32,  # as `look_up`
+                dtype=jnp.float32,  # as `embedding_lookup`
                 rngs=rngs,
             )
             if config.given_labels is not None
@@ -279,14 +280,14 @@ class Ends(nnx.Module):
             if label is None:
                 label = jnp.full(1, self.labels.num_embeddings - 1)
             condition = condition + self.labels(label)[:, None].astype(self.dtype)
-        return split_batch(condition)
+        return constrain_batch(condition)
 
     def embed(self, z: Array) -> Array:
         """(B*L, D) from tokens (B, L), simplex points (B, L, V), mixtures of states (B, L, V + 1), or
         vectors. ValueError for another width."""
         table = self.embedding[...]
         if z.ndim == 2:
-            return look_up(table, z.reshape(-1), self.dtype)
+            return embedding_lookup(table, z.reshape(-1), self.dtype)
         if self.vectors is not None:
             if z.shape[-1] != self.vector_width:
                 raise ValueError(

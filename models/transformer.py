@@ -16,7 +16,7 @@ from jax import Array
 from models.attention import AttentionBackend
 from models.backbone import Backbone
 from models.functional import bind, init
-from models.layers import Block, Cache, Ends, split_batch
+from models.layers import Block, Cache, EmbedAndHead, constrain_batch
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,12 @@ class Transformer(Backbone):
         if segments is not None:
             within = segments[:, :, None] == segments[:, None]
             mask = within if mask is None else within & mask[None]
-        condition, x = ends.condition(t, label), split_batch(x)
+        condition, x = ends.condition(t, label), constrain_batch(x)
 
         def layer(x, params_and_keys):
             params, keys = params_and_keys
             x = bind(self._block, params)(x, positions, mask, condition, keys)[0]
-            return split_batch(x)
+            return constrain_batch(x)
 
         if self.remat:
             layer = jax.checkpoint(layer)
@@ -246,8 +246,8 @@ class Transformer(Backbone):
     def _block(self, rngs) -> Block:
         return Block(self, self._dtype, rngs)
 
-    def _ends(self, rngs) -> Ends:
-        return Ends(self, self._dtype, rngs)
+    def _ends(self, rngs) -> EmbedAndHead:
+        return EmbedAndHead(self, self._dtype, rngs)
 
 
 def _beside(a: Array, b: Array, rows: int) -> Array:

@@ -6,7 +6,7 @@ independent given z_t, which is the only error of a finite number of steps.
 A network without time gives the same output as long as its input stays the same. With `cached` it is
 called again only when some row of the batch has changed, by a branch inside the compiled loop: the same
 samples bit for bit, for fewer calls where steps are many and rows few (MDLM, arXiv 2406.07524). For many
-rows `samplers.first_hitting` has the same law and skips each row's idle steps.
+rows `samplers.first_hitting` has the same distribution and skips each row's idle steps.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,24 @@ import jax.numpy as jnp
 
 from diffusion.process import JumpProcess, Process
 from diffusion.random import split
-from samplers.sampler import OnGrid, State, Verdict
+from samplers.sampler import Compatibility, GridSampler, State
 
 
 @dataclass(frozen=True)
-class Ancestral(OnGrid):
+class Ancestral(GridSampler):
     """`steps` calls of the network; `grid` places them in time. cached: see above."""
 
     cached: bool = False
     lacking: ClassVar[str] = "the process has no bridge"
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if self.cached and isinstance(process, Process) and not isinstance(process, JumpProcess):
-            return Verdict("refused", "cached=True is for one network and discrete states")
-        return self.unfit(process) or Verdict("exact", "draws of x0, then of the exact bridge")
+            return Compatibility(
+                "unsupported", "cached=True is for one network and discrete states"
+            )
+        return self.unfit(process) or Compatibility(
+            "exact", "draws of x0, then of the exact bridge"
+        )
 
     def check(self, experiment, path):
         super().check(experiment, path)
@@ -45,21 +49,21 @@ class Ancestral(OnGrid):
         x0 = process.draw(key_draw, model, z, t)
         return process.bridge(key_bridge, x0, z, t, s), x0
 
-    def begin(self, key, state, process, given):
-        state = super().begin(key, state, process, given)
+    def begin(self, key, state, process, known):
+        state = super().begin(key, state, process, known)
         if not self.cached:
             return state
         out = jnp.zeros((*state.z.shape, process.vocab_size))
         return state._replace(memory=(out, jnp.ones((), bool)))
 
-    def advance(self, key, number, state, process, model, given):
+    def advance(self, key, number, state, process, model, known):
         if not self.cached:
-            return super().advance(key, number, state, process, model, given)
+            return super().advance(key, number, state, process, model, known)
         out, changed = state.memory
         t, s = self.ends(number, state)
         out = jax.lax.cond(changed, lambda: model(state.z, t).astype(out.dtype), lambda: out)
         z, x0 = self.step(key, process, lambda z, t: out, state.z, t, s)
-        if given is not None:
-            z = jnp.where(given >= 0, given, z)
+        if known is not None:
+            z = jnp.where(known >= 0, known, z)
         calls = state.calls + changed.astype(jnp.int32)
         return State(z, s, x0, calls, (out, (z != state.z).any()))

@@ -1,4 +1,4 @@
-"""Samples of an autoregressive model, one token after another, exactly by its law.
+"""Samples of an autoregressive model, one token after another, exactly by its distribution.
 
 With the cache a step computes one position, and attends to the stored keys and values of those before;
 without it every step computes all positions. Both give the same tokens up to rounding.
@@ -10,22 +10,23 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from diffusion.numerics import normalised
+from diffusion.numerics import log_softmax
 from diffusion.process import Sequential
 from diffusion.random import categorical, fold_in
-from samplers.sampler import Sampled, Sampler, Verdict
-from samplers.transform import Transform
+from samplers.logits_processor import LogitsProcessor
+from samplers.sampler import Compatibility, Sampled, Sampler
 
 
 @dataclass(frozen=True)
 class LeftToRight(Sampler):
-    """As many calls of the network as tokens. transform changes the law that each is drawn from.
+    """As many calls of the network as tokens. transform changes the distribution that each is drawn
+    from.
 
     span: how many positions up to the last an attention sees, None for all. Beyond the length that the
     network was trained on, its own length is a span that keeps distances within what it knows.
     """
 
-    transform: Transform = Transform()
+    logits_processor: LogitsProcessor = LogitsProcessor()
     cached: bool = True
     span: int | None = None
     requires: ClassVar[type] = Sequential
@@ -35,22 +36,24 @@ class LeftToRight(Sampler):
         if self.span is not None and (self.span < 1 or not self.cached):
             raise ValueError(f"LeftToRight.span = {self.span} must be at least 1, with cached=True")
 
-    def verdict(self, process):
-        return self.unfit(process) or Verdict("exact", "each token from its own law")
+    def compatibility(self, process):
+        return self.unfit(process) or Compatibility("exact", "each token from its own distribution")
 
     def calls(self, process, length):
         return length
 
-    def run(self, key, process, model, shape, given=None, trace=False):
+    def run(self, key, process, model, shape, known=None, trace=False):
         rows, length = shape
         t = jnp.zeros((rows, 1))
         first = jnp.full((rows, 1), process.start)
 
         def choose(out, number, counts):
-            x = categorical(fold_in(key, number), self.transform(normalised(out), counts=counts))
-            if given is not None:
-                known = jax.lax.dynamic_slice_in_dim(given, number, 1, axis=1)
-                x = jnp.where(known >= 0, known, x)
+            x = categorical(
+                fold_in(key, number), self.logits_processor(log_softmax(out), counts=counts)
+            )
+            if known is not None:
+                here = jax.lax.dynamic_slice_in_dim(known, number, 1, axis=1)
+                x = jnp.where(here >= 0, here, x)
             return x, counts + jax.nn.one_hot(x, counts.shape[-1])
 
         def cached(carry, number):

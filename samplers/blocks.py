@@ -32,10 +32,10 @@ class BlockByBlock(Sampler):
         if self.span is not None and self.span < 1:
             raise ValueError(f"BlockByBlock.span = {self.span} must be at least 1, or None")
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if unfit := self.unfit(process):
             return unfit
-        inner = self.inner.verdict(process.base)
+        inner = self.inner.compatibility(process.base)
         return inner._replace(why=f"{type(self.inner).__name__} on each block: {inner.why}")
 
     def check(self, experiment, path):
@@ -47,11 +47,11 @@ class BlockByBlock(Sampler):
         size = process.block_length
         return -(-length // size) * (self.inner.calls(process.base, size) + 1)
 
-    def run(self, key, process, model, shape, given=None, trace=False):
+    def run(self, key, process, model, shape, known=None, trace=False):
         rows, length = shape
         size = process.block_length
         blocks = -(-length // size)  # the last one is cut
-        unknown = jnp.full(shape, -1) if given is None else given
+        unknown = jnp.full(shape, -1) if known is None else known
         unknown = jnp.pad(unknown, ((0, 0), (0, blocks * size - length)), constant_values=-1)
         clean = jnp.zeros((rows, 1))
 

@@ -1,17 +1,17 @@
 """Guided reverse steps on discrete states (Schiff et al., arXiv 2412.10193), for `Posterior` to sample.
 
-- `MixedPosteriors`: classifier-free on the law of z_s,
+- `MixedPosteriors`: classifier-free on the distribution of z_s,
       p(z_s | z_t) proportional to p_label(z_s | z_t)^strength p_free(z_s | z_t)^(1 - strength).
-  The paper does so for uniform noise. For a mask it mixes the laws of x0, as `classifier_free` does: to
-  mix posteriors there changes how fast masked positions are revealed too, by the factor
+  The paper does so for uniform noise. For a mask it mixes the distributions of x0, as `classifier_free`
+  does: to mix posteriors there changes how fast masked positions are revealed too, by the factor
   sum_v p_label(v)^strength p_free(v)^(1 - strength).
 - `ByClassifier`: with z(i->v) the state z with position i set to v,
       p(z_s^i = v | z_t) proportional to p_free(z_s^i = v | z_t) p(label | z(i->v))^strength.
   exact=True asks the classifier for all L S of these states; exact=False takes the first order in v,
       log p(label | z(i->v)) = log p(label | z) + g[i, v] - g[i, z^i],   g = d log p(label | z) / dz,
   from one gradient with respect to a one-hot state. Both take the classifier at time t for the step to
-  s and all positions apart: for a mask one position's step is still the conditional law exactly, with
-  the exact classifier and strength 1; for other noise in the limit of small steps.
+  s and all positions apart: for a mask one position's step is still the conditional distribution
+  exactly, with the exact classifier and strength 1; for other noise in the limit of small steps.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import normalised, pick, tilt
+from diffusion.numerics import gather_last, log_softmax, tilt
 from diffusion.process import JumpProcess, Model
 from samplers.guidance import IMPOSSIBLE, check_interval, inside, mixed
 from samplers.posterior import GuidedStep
@@ -43,7 +43,7 @@ class MixedPosteriors(GuidedStep):
     def __post_init__(self):
         check_interval(self.interval)
 
-    def laws(self, z, t, s):
+    def distributions(self, z, t, s):
         p0 = [self.process.predict(n(z, t), z, t) for n in (self.conditional, self.unconditional)]
         p = [self.process.log_posterior(log_p0, z, t, s) for log_p0 in p0]
         acts = inside(self.interval, t)
@@ -51,7 +51,7 @@ class MixedPosteriors(GuidedStep):
 
     def __call__(self, z: Array, t: Array) -> Array:
         """out (B, L, V): as a network."""
-        return self.process.invert_predict(self.laws(z, t, t)[1], z, t)
+        return self.process.invert_predict(self.distributions(z, t, t)[1], z, t)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ByClassifier(GuidedStep):
     def __post_init__(self):
         check_interval(self.interval)
 
-    def laws(self, z, t, s):
+    def distributions(self, z, t, s):
         log_p0 = self.process.predict(self.unconditional(z, t), z, t)
         free = self.process.log_posterior(log_p0, z, t, s), log_p0
 
@@ -82,12 +82,12 @@ class ByClassifier(GuidedStep):
         if self.interval == (0, 1):
             return guided()
         acts = inside(self.interval, t)
-        laws = jax.lax.cond(acts.any(), guided, lambda: free)
-        return tuple(jnp.where(acts, *two) for two in zip(laws, free, strict=True))
+        distributions = jax.lax.cond(acts.any(), guided, lambda: free)
+        return tuple(jnp.where(acts, *two) for two in zip(distributions, free, strict=True))
 
     def __call__(self, z: Array, t: Array) -> Array:
         """out (B, L, V): as a network."""
-        return self.process.invert_predict(self.laws(z, t, t)[1], z, t)
+        return self.process.invert_predict(self.distributions(z, t, t)[1], z, t)
 
     def log_p_changed(self, z: Array, t: Array) -> Array:
         """(B, L, S): log p(label | z with the position set to the state)."""
@@ -96,7 +96,7 @@ class ByClassifier(GuidedStep):
         if not self.exact:
             onehot = jax.nn.one_hot(z, states, dtype=t.dtype)
             log_p, gradient = _with_gradient(lambda z: self.log_p_label(z, t), onehot)
-            return log_p[:, None, None] + gradient - pick(gradient, z)[..., None]
+            return log_p[:, None, None] + gradient - gather_last(gradient, z)[..., None]
 
         def changed(number):
             return self.log_p_label(z.at[:, number // states].set(number % states), t)
@@ -106,7 +106,7 @@ class ByClassifier(GuidedStep):
 
     def _tilted(self, log_p, labelled):
         labelled = jnp.maximum(labelled[..., : log_p.shape[-1]], IMPOSSIBLE)
-        guided = normalised(log_p + tilt(labelled, self.strength, ~jnp.isneginf(log_p)))
+        guided = log_softmax(log_p + tilt(labelled, self.strength, ~jnp.isneginf(log_p)))
         return jnp.where(self.strength == 0, log_p, guided)
 
 

@@ -2,7 +2,7 @@
 
 At rates r_y of jumping from z_t to y, R their sum, a position leaves in a step of dt with probability
 
-    exponential   1 - exp(-R dt)     the law of the first jump at fixed rates
+    exponential   1 - exp(-R dt)     the distribution of the first jump at fixed rates
     linear        R dt               the published SEDD sampler; more than 1 counts as 1, and what should
                                      have stayed is drawn anew in proportion to the clipped weights
     TauLeaping    R dt exp(-R dt)    exactly one of a Poisson number of jumps; a position with several
@@ -21,11 +21,11 @@ import jax.numpy as jnp
 
 from diffusion.process import RateProcess
 from diffusion.random import categorical, split, uniform
-from samplers.sampler import OnGrid, Verdict
+from samplers.sampler import Compatibility, GridSampler
 
 
 @dataclass(frozen=True)
-class Euler(OnGrid):
+class Euler(GridSampler):
     """`steps` calls of the network. rule: see above."""
 
     rule: Literal["exponential", "linear"] = "exponential"
@@ -33,8 +33,10 @@ class Euler(OnGrid):
     requires: ClassVar[type] = RateProcess
     lacking: ClassVar[str] = "the process gives no rates in continuous time"
 
-    def verdict(self, process):
-        return self.unfit(process) or Verdict("approximate", "rates are held fixed over a step")
+    def compatibility(self, process):
+        return self.unfit(process) or Compatibility(
+            "approximate", "rates are held fixed over a step"
+        )
 
     def step(self, key, process, model, z, t, s):
         key_leave, key_to, key_x0 = split(key, 3)
@@ -51,12 +53,12 @@ class Euler(OnGrid):
 
 
 @dataclass(frozen=True)
-class TauLeaping(OnGrid):
+class TauLeaping(GridSampler):
     """`steps` calls of the network."""
 
     requires: ClassVar[type] = RateProcess
     lacking: ClassVar[str] = Euler.lacking
-    verdict = Euler.verdict
+    compatibility = Euler.compatibility
     step = Euler.step
 
     def _leave(self, total):

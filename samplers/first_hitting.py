@@ -8,10 +8,10 @@ row, at that row's own time. Nothing is spent on steps in which nothing happens:
     steps None    the continuous-time process, `group` reveals a call. With group 1 this is exact: one
                   token at a time, L calls. A larger group draws as many tokens independently of each
                   other, which is the one approximation.
-    steps T       ancestral sampling in T steps, the same law: the reveals of one step are one call, at
-                  the time the step begins. Rows skip their idle steps, each its own, so L tokens take at
-                  most min(T, L) calls, and in the mean the sum over steps of the chance that a step
-                  reveals something.
+    steps T       ancestral sampling in T steps, the same distribution: the reveals of one step are one
+                  call, at the time the step begins. Rows skip their idle steps, each its own, so L
+                  tokens take at most min(T, L) calls, and in the mean the sum over steps of the chance
+                  that a step reveals something.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ import jax.numpy as jnp
 
 from diffusion.random import categorical, uniform
 from diffusion.schedules import time_of
-from samplers.sampler import State, Stepwise, Verdict, masks
-from samplers.transform import Transform
+from samplers.logits_processor import LogitsProcessor
+from samplers.sampler import Compatibility, State, Stepwise, masks
 
 
 @dataclass(frozen=True)
 class FirstHitting(Stepwise):
-    """See above. transform changes the law that each token is drawn from."""
+    """See above. transform changes the distribution that each token is drawn from."""
 
     group: int = 1
     steps: int | None = None
-    transform: Transform = Transform()
+    logits_processor: LogitsProcessor = LogitsProcessor()
 
     def __post_init__(self):
         if self.group < 1:
@@ -41,22 +41,24 @@ class FirstHitting(Stepwise):
                 f"FirstHitting.steps = {self.steps} must be at least 1, with group = 1; or None"
             )
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if not masks(process):
-            return Verdict("refused", "only masks with one schedule in continuous time are hit so")
+            return Compatibility(
+                "unsupported", "only masks with one schedule in continuous time are hit so"
+            )
         if self.steps is not None:
-            return Verdict("exact", "ancestral sampling without its idle steps")
+            return Compatibility("exact", "ancestral sampling without its idle steps")
         if self.group > 1:
-            return Verdict(
+            return Compatibility(
                 "approximate", f"{self.group} tokens a call, independently of each other"
             )
-        return Verdict("exact", "one token a call at its own time")
+        return Compatibility("exact", "one token a call at its own time")
 
     def calls(self, process, length):
         most = -(-length // self.group)
         return most if self.steps is None else min(self.steps, length)
 
-    def begin(self, key, state, process, given):
+    def begin(self, key, state, process, known):
         at_1 = process.masked_schedule.log1m_alpha(jnp.ones(()))
         log_u = jnp.log(uniform(key, state.z.shape)) + at_1  # of what is masked at t = 1
         return state._replace(t=self._next(process, state.z, log_u), memory=log_u)
@@ -64,7 +66,7 @@ class FirstHitting(Stepwise):
     def ended(self, state, process):
         return (state.z != process.vocab_size).all(1)
 
-    def advance(self, key, number, state, process, model, given):
+    def advance(self, key, number, state, process, model, known):
         z, t, log_u = state.z, state.t, state.memory
         waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf)
         if self.steps is None:

@@ -1,7 +1,8 @@
-"""Guidance: a network bent towards a label; any sampler takes the result in the network's place.
+"""Guidance: a network steered towards a label; any sampler takes the result in the network's place.
 
-The strength is that of the label in the score: 0 is the unconditional law, 1 the conditional one, more
-exaggerates. Classifier-free guidance mixes the laws of x0 of the network with and without its label:
+The strength is that of the label in the score: 0 is the unconditional distribution, 1 the conditional
+one, more exaggerates. Classifier-free guidance mixes the distributions of x0 of the network with and
+without its label:
 
     log_probability   p proportional to p_label^strength p_free^(1 - strength)
     probability       p = strength p_label + (1 - strength) p_free
@@ -9,7 +10,7 @@ exaggerates. Classifier-free guidance mixes the laws of x0 of the network with a
 The first is usual on discrete states (arXiv 2412.10193), and the default there; it is one rule for both
 readings of the network (`diffusion.markov`), whose evidence appears to the powers strength and
 1 - strength. `samplers.discrete_guidance` mixes posteriors over z_s instead, which for uniform noise is
-another law, and has the guidance by a classifier of discrete states.
+another distribution, and has the guidance by a classifier of discrete states.
 
 On the simplex, where log q(z | x0 = v) = evidence log z_v + constant, the score of p_t(z) along log z is
 evidence times p(x0 | z_t) and a part that no label changes. Hence both rules there:
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import normalised, tilt
+from diffusion.numerics import log_softmax, tilt
 from diffusion.process import Model, Objective, Sequential, denoising_process
 from diffusion.simplex import EvidenceProcess, SimplexProcess, project
 
@@ -56,7 +57,8 @@ def classifier_free(
     Guidance acts at times low <= t <= high of the interval (arXiv 2404.07724), row by row; at others it
     is the conditional network alone, and where no row is inside the other network is not called. space:
     above; None is "probability" on the simplex, else "log_probability". A network that decodes with a
-    cache gives one that does; of an autoregressive model, at t = 0, the law of the next token is mixed.
+    cache gives one that does; of an autoregressive model, at t = 0, the distribution of the next token
+    is mixed.
     """
     if space not in (None, "probability", "log_probability"):
         raise ValueError(f"space = {space!r} is neither 'probability' nor 'log_probability'")
@@ -91,7 +93,7 @@ def mixed(log_p: Array, log_free: Array, strength: float | Array) -> Array:
     )
     possible = power <= power.min(-1, keepdims=True)
     log_p, log_free = (jnp.where(jnp.isneginf(a), 0, a) for a in (log_p, log_free))
-    return normalised(log_free + tilt(log_p - log_free, strength, possible))
+    return log_softmax(log_free + tilt(log_p - log_free, strength, possible))
 
 
 @dataclass(frozen=True)
@@ -133,14 +135,14 @@ class _Mixed:
     def _mix(self, out, free, z, t):
         if isinstance(self.process, Sequential):
             return jnp.where(
-                inside(self.interval, t), self._law(*map(normalised, (out, free))), out
+                inside(self.interval, t), self._distribution(*map(log_softmax, (out, free))), out
             )
         process = denoising_process(self.process)
-        law = self._law(*(process.predict(o, z, t) for o in (out, free)))
-        guided = process.invert_predict(law, z, t)
+        distribution = self._distribution(*(process.predict(o, z, t) for o in (out, free)))
+        guided = process.invert_predict(distribution, z, t)
         return jnp.where(inside(self.interval, t), guided, out)
 
-    def _law(self, log_p, log_free):
+    def _distribution(self, log_p, log_free):
         if self.space == "log_probability":
             return mixed(log_p, log_free, self.strength)
         p, free = jnp.exp(log_p), jnp.exp(log_free)
@@ -172,7 +174,9 @@ def classifier(
         if interval == (0, 1):
             return guided(out, z, t)
         acts = inside(interval, t)
-        bent = jax.lax.cond(acts.any(), lambda: guided(out, z, t).astype(out.dtype), lambda: out)
-        return jnp.where(acts, bent, out)
+        guided_out = jax.lax.cond(
+            acts.any(), lambda: guided(out, z, t).astype(out.dtype), lambda: out
+        )
+        return jnp.where(acts, guided_out, out)
 
     return model

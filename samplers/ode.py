@@ -3,8 +3,8 @@
 How a process moves its state over a step (`flow`) is its own affair: on straight lines for the linear
 path, in log z for the Dirichlet path, so that the state never leaves the simplex, where Euler steps of z
 do and have to be projected back. The last step, to t = 0, only draws the tokens from p(x0 | z_t), each
-on its own: with more steps the law approaches that of the data on a grid whose last time falls to 0,
-and on the geometric one up to what is open at `end`.
+on its own: with more steps the distribution approaches that of the data on a grid whose last time falls
+to 0, and on the geometric one up to what is open at `end`.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from diffusion.process import FlowProcess
 from diffusion.random import categorical
-from samplers.sampler import OnGrid, Verdict
+from samplers.sampler import Compatibility, GridSampler
 
 
 @dataclass(frozen=True)
-class ODE(OnGrid):
+class ODE(GridSampler):
     """`steps` calls of the network.
 
     grid "geometric" spaces log t evenly, which for the Dirichlet path is its concentration, from t = 1
@@ -29,16 +29,16 @@ class ODE(OnGrid):
     end: float = 0.03
     requires: ClassVar[type] = FlowProcess
     lacking: ClassVar[str] = "the process has no ODE"
-    grids: ClassVar[tuple[str, ...]] = ("geometric", *OnGrid.grids)
+    grids: ClassVar[tuple[str, ...]] = ("geometric", *GridSampler.grids)
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.end < 1:
             raise ValueError(f"ODE.end = {self.end} is outside (0, 1)")
 
-    def verdict(self, process):
+    def compatibility(self, process):
         why = "the ODE is solved in `steps` steps, and tokens are drawn apart at its last time"
-        return self.unfit(process) or Verdict("approximate", why)
+        return self.unfit(process) or Compatibility("approximate", why)
 
     def times(self):
         if self.grid != "geometric":

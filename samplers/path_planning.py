@@ -8,8 +8,9 @@ of what stands there, and keeps the share alpha(s) that is ranked first:
 
 The rest is masked, revealed tokens among it. The network itself is the planner ("self-planning"): its
 output at revealed positions, which training does not ask for, is taken for what it thinks of them.
-Tokens are drawn with the transform and ranked without its temperature (`samplers.transform.RankBy`);
-equal ones are in random order (`samplers.ranking`). With eta = 0 a revealed token stays.
+Tokens are drawn with the transform and ranked without its temperature
+(`samplers.logits_processor.RankBy`); equal ones are in random order (`samplers.ranking`). With eta = 0 a
+revealed token stays.
 """
 
 from dataclasses import dataclass
@@ -17,15 +18,15 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.random import categorical, fold_in, uniform
+from samplers.logits_processor import RankBy
 from samplers.ranking import in_order, places
-from samplers.sampler import OnGrid, State, Verdict, masks
-from samplers.transform import RankBy
+from samplers.sampler import Compatibility, GridSampler, State, masks
 
 
 @dataclass(frozen=True)
-class PathPlanning(OnGrid):
+class PathPlanning(GridSampler):
     """`steps` calls of the network."""
 
     eta: float = 1.0
@@ -36,28 +37,30 @@ class PathPlanning(OnGrid):
         if not 0 <= self.eta <= 1e6:
             raise ValueError(f"PathPlanning.eta = {self.eta} is outside [0, 1e6]")
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if not masks(process):
-            return Verdict(
-                "refused", "only masks with one schedule in continuous time are put back so"
+            return Compatibility(
+                "unsupported", "only masks with one schedule in continuous time are put back so"
             )
-        return Verdict("approximate", "keeps what the network is sure of")
+        return Compatibility("approximate", "keeps what the network is sure of")
 
-    def bend(self, process, model):
+    def modified(self, process, model):
         return model  # the transform acts in `advance`, on revealed positions too
 
-    def advance(self, key, number, state, process, model, given):
+    def advance(self, key, number, state, process, model, known):
         z = state.z
         t, s = self.ends(number, state)
         masked = z == process.vocab_size
         log_p = jax.nn.log_softmax(model(z, t))
-        x0 = jnp.where(masked, categorical(key, self.transform(log_p, z)), z)
+        x0 = jnp.where(masked, categorical(key, self.logits_processor(log_p, z)), z)
         # A cut may leave a revealed token without probability: it goes first.
-        sure = jnp.maximum(pick(self.transform.ranking(self.rank_by)(log_p, z), x0), -1e9)
+        sure = jnp.maximum(
+            gather_last(self.logits_processor.ranking(self.rank_by)(log_p, z), x0), -1e9
+        )
         sure = (
             sure * jnp.where(masked, 1, self.eta) if self.eta else jnp.where(masked, sure, jnp.inf)
         )
-        fixed = jnp.zeros(z.shape, bool) if given is None else given >= 0
+        fixed = jnp.zeros(z.shape, bool) if known is None else known >= 0
         free = (~fixed).sum(1, keepdims=True)
         share = jnp.exp(process.masked_schedule.log_alpha(s))
         kept = jnp.floor(free * share + 0.5 + 1e-4) + z.shape[1] - free  # a half is rounded up

@@ -1,7 +1,7 @@
 """Sampling of p(z_s | z_t) itself, all at once, where `Ancestral` draws x0 and then the bridge.
 
-For a network it is the same law. But a guided reverse step (`samplers.discrete_guidance`) is a law of
-z_s that no law of x0 stands behind, and this is its sampler.
+For a network it is the same distribution. But a guided reverse step (`samplers.discrete_guidance`) is a
+distribution of z_s that no distribution of x0 stands behind, and this is its sampler.
 """
 
 from abc import ABC, abstractmethod
@@ -12,14 +12,14 @@ from jax import Array
 
 from diffusion.process import JumpProcess
 from diffusion.random import categorical
-from samplers.sampler import OnGrid, Verdict
+from samplers.sampler import Compatibility, GridSampler
 
 
 class GuidedStep(ABC):
     """A model that gives the distribution of a step itself, such as those of `discrete_guidance`."""
 
     @abstractmethod
-    def laws(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
+    def distributions(self, z: Array, t: Array, s: Array) -> tuple[Array, Array]:
         """log of p(z_s | z_t), (B, L, S), and of p(x0 | z_t), (B, L, V)."""
 
     @abstractmethod
@@ -28,26 +28,26 @@ class GuidedStep(ABC):
 
 
 @dataclass(frozen=True)
-class Posterior(OnGrid):
-    """`steps` calls of the network. A `GuidedStep` gives the laws of z_s and x0 itself."""
+class Posterior(GridSampler):
+    """`steps` calls of the network. A `GuidedStep` gives the distributions of z_s and x0 itself."""
 
     requires: ClassVar[type] = JumpProcess
-    lacking: ClassVar[str] = "the process has no law of a step on discrete states"
+    lacking: ClassVar[str] = "the process has no distribution of a step on discrete states"
 
-    def verdict(self, process):
-        return self.unfit(process) or Verdict("exact", "draws of the reverse step itself")
+    def compatibility(self, process):
+        return self.unfit(process) or Compatibility("exact", "draws of the reverse step itself")
 
-    def bend(self, process, model):
-        if isinstance(model, GuidedStep) and not self.transform.is_identity:
+    def modified(self, process, model):
+        if isinstance(model, GuidedStep) and not self.logits_processor.is_identity:
             raise ValueError(
-                "Posterior.transform does not act on a guided step: bend the networks that the guidance "
-                "is made of (samplers.bent.Bent)"
+                "Posterior.logits_processor does not act on a guided step: modify the networks that "
+                "the guidance is made of (samplers.modified_denoiser.ModifiedDenoiser)"
             )
-        return super().bend(process, model)
+        return super().modified(process, model)
 
     def step(self, key, process, model, z, t, s):
         if isinstance(model, GuidedStep):
-            log_p, log_p0 = model.laws(z, t, s)
+            log_p, log_p0 = model.distributions(z, t, s)
         else:
             log_p0 = process.predict(model(z, t), z, t)
             log_p = process.log_posterior(log_p0, z, t, s)

@@ -10,13 +10,13 @@ which keeps the share of masks at every time that of MDLM, whatever sigma is:
     cap          sigma = min(eta, its maximum)
     rescale      sigma = eta times its maximum
     confidence   times softmax(-p) over the revealed positions of a row, p the probability of each token
-                 when it was revealed, before temperature (`samplers.transform.RankBy`): what was unsure
-                 goes first. As many are revealed in the mean as are masked
+                 when it was revealed, before temperature (`samplers.logits_processor.RankBy`): what was
+                 unsure goes first. As many are revealed in the mean as are masked
     loop         no remasking until t = hold; there `loop` of all steps stay at one time, revealing as
                  much as they mask; then no remasking to the end
 
-sigma = 0 is `Ancestral`. With the exact denoiser, whatever sigma, the law approaches that of the data as
-steps grow; with a learned one, a token drawn too early has another chance.
+sigma = 0 is `Ancestral`. With the exact denoiser, whatever sigma, the distribution approaches that of
+the data as steps grow; with a learned one, a token drawn too early has another chance.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.random import categorical, split, uniform
-from samplers.sampler import OnGrid, State, Verdict, masks
-from samplers.transform import RankBy
+from samplers.logits_processor import RankBy
+from samplers.sampler import Compatibility, GridSampler, State, masks
 
 
 @dataclass(frozen=True)
-class ReMDM(OnGrid):
+class ReMDM(GridSampler):
     """`steps` calls of the network. The defaults are the paper's for many steps."""
 
     rule: Literal["cap", "rescale"] = "cap"
@@ -52,14 +52,14 @@ class ReMDM(OnGrid):
                 f"ReMDM.loop = {self.loop} has a grid of its own; set grid = {self.grid!r} to 'uniform'"
             )
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if not masks(process):
-            return Verdict(
-                "refused", "only masks with one schedule in continuous time are put back so"
+            return Compatibility(
+                "unsupported", "only masks with one schedule in continuous time are put back so"
             )
         if self.eta == 0:
-            return Verdict("exact", "nothing is remasked: ancestral sampling")
-        return Verdict("approximate", "another reverse process, with the same share of masks")
+            return Compatibility("exact", "nothing is remasked: ancestral sampling")
+        return Compatibility("approximate", "another reverse process, with the same share of masks")
 
     def times(self):
         times = super().times()
@@ -72,21 +72,21 @@ class ReMDM(OnGrid):
         stay = jnp.full(held, self.hold)
         return jnp.concatenate([down, stay, jnp.linspace(self.hold, 0, moving - before + 1)[1:]])
 
-    def bend(self, process, model):
+    def modified(self, process, model):
         return model  # the transform acts in `advance`, on what is drawn
 
-    def begin(self, key, state, process, given):
-        state = super().begin(key, state, process, given)
+    def begin(self, key, state, process, known):
+        state = super().begin(key, state, process, known)
         return state._replace(memory=jnp.ones(state.z.shape))
 
-    def advance(self, key, number, state, process, model, given):
+    def advance(self, key, number, state, process, model, known):
         z, drawn_with = state.z, state.memory
         t, s = self.ends(number, state)
         key_x0, key_reveal, key_mask = split(key, 3)
         masked = z == process.vocab_size
         log_p = process.predict(model(z, t), z, t)
-        x0 = categorical(key_x0, self.transform(log_p, z))
-        free = ~masked if given is None else ~masked & (given < 0)
+        x0 = categorical(key_x0, self.logits_processor(log_p, z))
+        free = ~masked if known is None else ~masked & (known < 0)
         schedule = process.masked_schedule
         alpha_t = jnp.exp(schedule.log_alpha(t))
         noise_s = jnp.exp(schedule.log1m_alpha(s))
@@ -105,7 +105,7 @@ class ReMDM(OnGrid):
         reveal = (gained + mean * alpha_t) / (gained + noise_s)
         revealed = masked & (uniform(key_reveal, z.shape) < reveal)
         put_back = free & (uniform(key_mask, z.shape) < sigma)
-        chosen = jnp.exp(pick(self.transform.ranking(self.rank_by)(log_p, z), x0))
+        chosen = jnp.exp(gather_last(self.logits_processor.ranking(self.rank_by)(log_p, z), x0))
         drawn_with = jnp.where(revealed, chosen, drawn_with)
         new = jnp.where(revealed, x0, jnp.where(put_back, process.vocab_size, z))
         return State(new, s, x0, state.calls + 1, drawn_with)

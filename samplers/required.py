@@ -2,10 +2,10 @@
 
 Before sampling, each word in turn is put where the model gives it most: with the start z_1 and what is
 given so far, place i is drawn with probability proportional to prod_j p(x0^(i+j) = word_j | z_1) over
-the places that are free. What was placed is given from then on, so every process and sampler that takes
-given tokens takes required words, and they are certain to occur. Each word costs one call of the
-network. This is not the law of the model given that the word occurs, in which the rest of the text
-decides on the place too and which may hold it twice.
+the places that are free. What was placed is known from then on, so every process and sampler that takes
+known tokens takes required words, and they are certain to occur. Each word costs one call of the
+network. This is not the distribution of the model given that the word occurs, in which the rest of the
+text decides on the place too and which may hold it twice.
 """
 
 from collections.abc import Sequence
@@ -18,30 +18,30 @@ from diffusion.random import categorical, fold_in, split
 
 
 def place(
-    key: Array, process: Process, model: Model, given: Array, words: Sequence[Sequence[int]]
+    key: Array, process: Process, model: Model, known: Array, words: Sequence[Sequence[int]]
 ) -> Array:
-    """given, int (B, L), with each word, a sequence of tokens, written into blanks (-1)."""
+    """known, int (B, L), with each word, a sequence of tokens, written into blanks (-1)."""
     for number, word in enumerate(words):
         key_prior, key_place = split(fold_in(key, number))
-        z = process.prior(key_prior, given.shape)
-        z = process.space.clamp(z, given)
-        t = jnp.ones((given.shape[0], 1))
+        z = process.prior(key_prior, known.shape)
+        z = process.space.clamp(z, known)
+        t = jnp.ones((known.shape[0], 1))
         log_p0 = process.predict(model(z, t), z, t)
-        starts = jnp.arange(given.shape[1] - len(word) + 1)
+        starts = jnp.arange(known.shape[1] - len(word) + 1)
         columns = starts[:, None] + jnp.arange(len(word))[None]  # (starts, word)
         score = log_p0[:, columns, jnp.asarray(word)[None]].sum(-1)
-        free = (given[:, columns] < 0).all(-1)
+        free = (known[:, columns] < 0).all(-1)
         # A word that the model thinks impossible is placed all the same.
         chosen = categorical(
             key_place, jnp.where(free, jnp.maximum(score, -1e4), -jnp.inf)[:, None]
         )
-        at = jnp.arange(given.shape[1])[None] - chosen
+        at = jnp.arange(known.shape[1])[None] - chosen
         inside = (at >= 0) & (at < len(word))
-        given = jnp.where(inside, jnp.asarray(word)[jnp.clip(at, 0, len(word) - 1)], given)
-    return given
+        known = jnp.where(inside, jnp.asarray(word)[jnp.clip(at, 0, len(word) - 1)], known)
+    return known
 
 
-def fit(blank: Sequence[bool], words: Sequence[Sequence[int]]) -> bool:
+def fits(blank: Sequence[bool], words: Sequence[Sequence[int]]) -> bool:
     """Whether the words find room, wherever those before them were put."""
     length = len(blank)
     for number, word in enumerate(words):

@@ -2,7 +2,7 @@
 
 A sampler is a frozen dataclass with `run`. Those that go step by step over a whole sequence (`Stepwise`)
 share one loop, which runs under `jax.jit` as one program, and say what a step is; those on a grid of
-times (`OnGrid`) say how z moves from t to s.
+times (`GridSampler`) say how z moves from t to s.
 """
 
 from abc import ABC, abstractmethod
@@ -13,21 +13,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.process import Model, Objective, Process
 from diffusion.random import fold_in, split
-from samplers.bent import Bent
-from samplers.transform import Transform
+from samplers.logits_processor import LogitsProcessor
+from samplers.modified_denoiser import ModifiedDenoiser
 
 
-class Verdict(NamedTuple):
+class Compatibility(NamedTuple):
     """What a sampler is for a process.
 
-    exact: its law is that of the model's own reverse process, on the sampler's grid where it has one.
-    approximate: it is another law, which `why` explains. refused: the two do not fit.
+    exact: its distribution is that of the model's own reverse process, on the sampler's grid where it
+    has one. approximate: it is another distribution, which `why` explains. unsupported: the two do not
+    fit.
     """
 
-    kind: Literal["exact", "approximate", "refused"]
+    kind: Literal["exact", "approximate", "unsupported"]
     why: str
 
 
@@ -64,12 +65,16 @@ class Sampler(ABC):
     inner: "Sampler | None" = None
     """The sampler that this one uses, a setting of those that have one."""
 
-    def unfit(self, process: Objective) -> Verdict | None:
-        """The verdict "refused" on a process without what `requires` asks for, else None."""
-        return None if isinstance(process, self.requires) else Verdict("refused", self.lacking)
+    def unfit(self, process: Objective) -> Compatibility | None:
+        """The compatibility "unsupported" on a process without what `requires` asks for, else None."""
+        return (
+            None
+            if isinstance(process, self.requires)
+            else Compatibility("unsupported", self.lacking)
+        )
 
     @abstractmethod
-    def verdict(self, process: Objective) -> Verdict:
+    def compatibility(self, process: Objective) -> Compatibility:
         """What this sampler is for the process."""
 
     @abstractmethod
@@ -83,19 +88,19 @@ class Sampler(ABC):
         process: Objective,
         model: Model,
         shape: tuple[int, int],
-        given: Array | None = None,
+        known: Array | None = None,
         trace: bool = False,
     ) -> Sampled:
         """Samples of `shape` (B, L).
 
         key: one key, or one per row (B,), in which case a row does not depend on the other rows.
-        given: int (B, L), a token where it is given and -1 where it is to be sampled; given tokens
+        known: int (B, L), a token where it is known and -1 where it is to be sampled; known tokens
         never change. trace: keep the frames, for one more call of the network a step.
         """
 
-    def sample(self, key, process, model, shape, given=None, **options) -> Array:
+    def sample(self, key, process, model, shape, known=None, **options) -> Array:
         """x0 of `run`, int (B, L)."""
-        return self.run(key, process, model, shape, given, **options).x0
+        return self.run(key, process, model, shape, known, **options).x0
 
     @property
     def layers(self) -> tuple["Sampler", ...]:
@@ -124,22 +129,22 @@ class State(NamedTuple):
 
 
 class Stepwise(Sampler):
-    """The loop. A subclass is a dataclass with `transform`, and has `verdict`, `calls`, `most_steps`,
-    `advance`, and, where rows may end early, `ended`."""
+    """The loop. A subclass is a dataclass with `logits_processor`, and has `compatibility`, `calls`,
+    `max_steps`, `advance`, and, where rows may end early, `ended`."""
 
-    transform: Transform
+    logits_processor: LogitsProcessor
     keeps_frames: ClassVar[bool] = True
 
-    def most_steps(self, process: Process, length: int) -> int:
+    def max_steps(self, process: Process, length: int) -> int:
         return self.calls(process, length)
 
-    def begin(self, key: Array, state: State, process: Process, given: Array | None) -> State:
+    def begin(self, key: Array, state: State, process: Process, known: Array | None) -> State:
         """The state before the first step, from one with z and t = 1."""
         return state
 
     @abstractmethod
     def advance(
-        self, key: Array, number: Array, state: State, process: Process, model: Model, given
+        self, key: Array, number: Array, state: State, process: Process, model: Model, known
     ) -> State:
         """The state after step `number`, counted from 0."""
 
@@ -147,25 +152,30 @@ class Stepwise(Sampler):
         """(B,): rows that are finished; None where all take the same number of steps."""
         return None
 
-    def bend(self, process: Process, model: Model) -> Model:
-        """The model with its law of x0 transformed."""
-        return model if self.transform.is_identity else Bent(process, model, self.transform)
+    def modified(self, process: Process, model: Model) -> Model:
+        """The model with its distribution of x0 transformed."""
+        return (
+            model
+            if self.logits_processor.is_identity
+            else ModifiedDenoiser(process, model, self.logits_processor)
+        )
 
-    def run(self, key, process, model, shape, given=None, trace=False, start=None) -> Sampled:
+    def run(self, key, process, model, shape, known=None, trace=False, start=None) -> Sampled:
         """As `Sampler.run`; start is z at the first time, in place of a draw of the prior.
 
         Given tokens stand in the state from the start, clean. For an absorbing process this is its own
-        conditional law, because a revealed token is never masked again; likewise on the simplex, where
-        a corner is a certain token at any t (for a network, in so far as it knows corners: at time t it
-        was trained on noisy neighbours). For other kernels it is an approximation, for the same reason;
-        `samplers.resampled` is exact in the limit of many particles.
+        conditional distribution, because a revealed token is never masked again; likewise on the
+        simplex, where a vertex is a certain token at any t (for a network, in so far as it knows
+        vertices: at time t it was trained on noisy neighbours). For other kernels it is an
+        approximation, for the same reason; `samplers.twisted_smc` is exact in the limit of many
+        particles.
         """
 
         key_prior, key_steps = split(key)
-        model = self.bend(process, model)
+        model = self.modified(process, model)
         rows = shape[0]
         z = process.prior(key_prior, shape) if start is None else start
-        z = process.space.clamp(self.transform.without_banned(z, process), given)
+        z = process.space.clamp(self.logits_processor.without_banned(z, process), known)
         tokens = process.space.tokens(z)
         state = State(
             z,
@@ -173,16 +183,16 @@ class Stepwise(Sampler):
             jnp.where(tokens < process.vocab_size, tokens, 0),  # of rows with nothing left to do
             jnp.zeros(rows, jnp.int32),
         )
-        most = self.most_steps(process, shape[1])
-        state = self.begin(fold_in(key_steps, most), state, process, given)
+        most = self.max_steps(process, shape[1])
+        state = self.begin(fold_in(key_steps, most), state, process, known)
 
         def step(number, state):
             key = fold_in(key_steps, number)
-            new = self.advance(key, number, state, process, model, given)
-            x0 = new.x0 if given is None else jnp.where(given >= 0, given, new.x0)
+            new = self.advance(key, number, state, process, model, known)
+            x0 = new.x0 if known is None else jnp.where(known >= 0, known, new.x0)
             # At t = 0 the state is the sample, also where a schedule leaves noise.
-            known = jnp.where(new.t > 0, -1 if given is None else given, x0)
-            z = process.space.clamp(new.z, known)
+            clean = jnp.where(new.t > 0, -1 if known is None else known, x0)
+            z = process.space.clamp(new.z, clean)
             new = new._replace(z=z, x0=x0.astype(jnp.int32))
             ended = self.ended(state, process)
             if ended is None:
@@ -220,24 +230,24 @@ def _frame(state: State, before: State | None, process, model) -> Frames:
         return Frames(state.t[:, 0], tokens, jnp.full(tokens.shape, jnp.nan))
     log_p0 = process.predict(model(before.z, before.t), before.z, before.t)
     masked = tokens >= log_p0.shape[-1]
-    chosen = jnp.exp(pick(log_p0, jnp.where(masked, 0, tokens)))
+    chosen = jnp.exp(gather_last(log_p0, jnp.where(masked, 0, tokens)))
     return Frames(state.t[:, 0], tokens, jnp.where(masked, jnp.nan, chosen))
 
 
 @dataclass(frozen=True)
-class OnGrid(Stepwise):
+class GridSampler(Stepwise):
     """A sampler of `steps` calls of the network, at times that `grid` places.
 
     cosine is MD4's (arXiv 2406.04329): small steps at first, when little is known, and larger ones as
     context grows. fitted: equal shares of the loss in each step, from `information`, the loss at the
     middles of equal intervals of t from 0 to 1 (`python -m experiments.fit_grid` measures it).
-    transform changes the model's law of x0 before the sampler sees it.
+    transform changes the model's distribution of x0 before the sampler sees it.
     """
 
     steps: int = 64
     grid: Literal["uniform", "cosine", "fitted"] = "uniform"
     information: tuple[float, ...] = ()
-    transform: Transform = Transform()
+    logits_processor: LogitsProcessor = LogitsProcessor()
     grids: ClassVar[tuple[str, ...]] = ("uniform", "cosine", "fitted")
 
     def __post_init__(self):
@@ -258,7 +268,7 @@ class OnGrid(Stepwise):
     def calls(self, process, length):
         return self.steps
 
-    def most_steps(self, process, length):
+    def max_steps(self, process, length):
         return self.steps
 
     def times(self) -> Array:
@@ -290,10 +300,10 @@ class OnGrid(Stepwise):
         times = self.times()
         return tuple(jnp.broadcast_to(times[n], state.t.shape) for n in (number, number + 1))
 
-    def begin(self, key, state, process, given):
+    def begin(self, key, state, process, known):
         return state._replace(t=jnp.broadcast_to(self.times()[0], state.t.shape))
 
-    def advance(self, key, number, state, process, model, given):
+    def advance(self, key, number, state, process, model, known):
         t, s = self.ends(number, state)
         z, x0 = self.step(key, process, model, state.z, t, s)
         return State(z, s, x0, state.calls + 1, state.memory)

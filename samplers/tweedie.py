@@ -14,18 +14,18 @@ from typing import ClassVar
 
 from diffusion.process import ScoreProcess
 from diffusion.random import categorical, split
-from samplers.sampler import OnGrid, Verdict
+from samplers.sampler import Compatibility, GridSampler
 
 
 @dataclass(frozen=True)
-class Tweedie(OnGrid):
+class Tweedie(GridSampler):
     """`steps` calls of the network; the last takes all noise away, also what a schedule has at t = 0."""
 
     requires: ClassVar[type] = ScoreProcess
     lacking: ClassVar[str] = "the process has no score"
 
-    def verdict(self, process):
-        return self.unfit(process) or Verdict("exact", "the reverse step of the score itself")
+    def compatibility(self, process):
+        return self.unfit(process) or Compatibility("exact", "the reverse step of the score itself")
 
     def step(self, key, process, model, z, t, s):
         key_state, key_x0 = split(key)

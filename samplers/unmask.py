@@ -17,10 +17,10 @@ kept:
 
 at least one token each. What misses a threshold or a budget by rounding is within it, and equal scores
 are in random order (`samplers.ranking`). Scores are of the distribution before temperature
-(`samplers.transform.RankBy`): temperature decides which token is drawn, not where. All but "random"
-prefer what the model is sure of: the law is another than the model's, with less entropy. Rows of a batch
-end each in its own time. A network that knows time is asked at the t at which as many tokens are masked
-in the mean.
+(`samplers.logits_processor.RankBy`): temperature decides which token is drawn, not where. All but
+"random" prefer what the model is sure of: the distribution is another than the model's, with less
+entropy. Rows of a batch end each in its own time. A network that knows time is asked at the t at which
+as many tokens are masked in the mean.
 """
 
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
+from samplers.logits_processor import LogitsProcessor, RankBy
 from samplers.ranking import TIE, in_order, places
-from samplers.sampler import State, Stepwise, Verdict, masks
-from samplers.transform import RankBy, Transform
+from samplers.sampler import Compatibility, State, Stepwise, masks
 
 Order = Literal["random", "confidence", "drawn", "margin", "entropy"]
 
@@ -120,7 +120,7 @@ class Unmask(Stepwise):
     order: Order = "confidence"
     amount: Steps | Tokens | Threshold | EntropyBudget = Steps()
     noise: float = 0.0
-    transform: Transform = Transform()
+    logits_processor: LogitsProcessor = LogitsProcessor()
     rank_by: RankBy = "model"
 
     def __post_init__(self):
@@ -133,51 +133,58 @@ class Unmask(Stepwise):
                 f"Unmask.order = {self.order!r}: a Threshold goes with 'confidence' or 'drawn'"
             )
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if not masks(process):
-            return Verdict(
-                "refused", "only masks with one schedule in continuous time are revealed so"
+            return Compatibility(
+                "unsupported", "only masks with one schedule in continuous time are revealed so"
             )
         if self.order != "random":
-            return Verdict("approximate", "prefers what the model is sure of")
+            return Compatibility("approximate", "prefers what the model is sure of")
         if self.amount == Tokens(1):
-            return Verdict(
+            return Compatibility(
                 "exact", "one token a call in random order, at the mean time of as many masks"
             )
-        return Verdict("approximate", "several tokens a call, independently of each other")
+        return Compatibility("approximate", "several tokens a call, independently of each other")
 
     def calls(self, process, length):
         return self.amount.calls(length)
 
-    def bend(self, process, model):
+    def modified(self, process, model):
         return model  # the transform acts in `advance`, on what is drawn
 
-    def begin(self, key, state, process, given):
+    def begin(self, key, state, process, known):
         masked = (state.z == process.vocab_size).sum(1, keepdims=True)
         return state._replace(t=self._time(process, state.z), memory=masked)
 
     def ended(self, state, process):
         return (state.z != process.vocab_size).all(1)
 
-    def advance(self, key, number, state, process, model, given):
+    def advance(self, key, number, state, process, model, known):
         z, t = state.z, state.t
         key_x0, key_order = split(key)
         masked = z == process.vocab_size
         left = masked.sum(1, keepdims=True)
         out = model(z, t)
-        bent = None if self.transform.is_identity else lambda log_p0: self.transform(log_p0, z)
-        x0 = process.draw(key_x0, lambda z, t: out, z, t, bent)
-        # Up to a constant: to write a normalised law of a large V would cost more than the draw.
-        law = out if process.posterior_head else process.predict(out, z, t)
-        law = self.transform.ranking(self.rank_by)(law, z)
-        top = law.max(-1, keepdims=True)
-        p = jnp.exp(law - top)
+        processor = (
+            None
+            if self.logits_processor.is_identity
+            else lambda log_p0: self.logits_processor(log_p0, z)
+        )
+        x0 = process.draw(key_x0, lambda z, t: out, z, t, processor)
+        # Up to a constant: to write a normalised distribution of a large V would cost more than the
+        # draw.
+        distribution = out if process.posterior_head else process.predict(out, z, t)
+        distribution = self.logits_processor.ranking(self.rank_by)(distribution, z)
+        top = distribution.max(-1, keepdims=True)
+        p = jnp.exp(distribution - top)
         total = p.sum(-1)
         log_total = jnp.log(total)
-        entropy = log_total - jnp.sum(jnp.where(p > 0, p * (law - top), 0), axis=-1) / total
+        entropy = (
+            log_total - jnp.sum(jnp.where(p > 0, p * (distribution - top), 0), axis=-1) / total
+        )
         log_sure = -log_total
         if self.order == "drawn":
-            log_sure = pick(law, x0) - top[..., 0] - log_total
+            log_sure = gather_last(distribution, x0) - top[..., 0] - log_total
         u = uniform(key_order, z.shape)
         if self.order == "random":
             score = jnp.zeros_like(u)

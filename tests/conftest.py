@@ -13,7 +13,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("DDLM_CACHE", str(_CACHE / "data"))
 # Most programs of tests run for less time than they compile: without optimization the suite takes half
-# the time. What runs for longer asks for the fixture `optimized`. XLA refuses flags that it does not
+# the time. What runs for longer asks for the fixture `optimized`. XLA rejects flags that it does not
 # know, and the second is not promised to later versions.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _CHEAP = "--xla_backend_optimization_level=1"

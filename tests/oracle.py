@@ -101,9 +101,9 @@ class Toy:
         return np.asarray(x) @ self.vocab_size ** np.arange(self.length)[::-1]
 
 
-def assert_law(counts, law, bias=0.0, sigmas=5.0):
+def assert_distribution(counts, distribution, bias=0.0, sigmas=5.0):
     """Counts of outcomes against their probabilities: each within `sigmas` standard errors + bias."""
     n = counts.sum()
-    error = np.sqrt(law * (1 - law) / n) + 1 / n
-    worst = np.max((np.abs(counts / n - law) - bias) / error)
-    assert worst < sigmas, f"{worst:.1f} standard errors from the law"
+    error = np.sqrt(distribution * (1 - distribution) / n) + 1 / n
+    worst = np.max((np.abs(counts / n - distribution) - bias) / error)
+    assert worst < sigmas, f"{worst:.1f} standard errors from the distribution"

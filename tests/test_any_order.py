@@ -100,12 +100,12 @@ def test_exactly_so_many_are_masked_and_the_time_says_so():
 
 
 @pytest.mark.parametrize("process", [UDLM(3), GenMD4(3)])
-def test_other_processes_are_refused(process):
+def test_other_processes_are_rejected(process):
     with pytest.raises(ValueError, match="any-order"):
         AnyOrder(process)
 
 
-def law_of_orders(toy, model, process):
+def distribution_of_orders(toy, model, process):
     """-log of the mean over all orders of p(x in that order), of every sequence, by single calls."""
     log_p = []
     for order in itertools.permutations(range(toy.length)):
@@ -115,14 +115,14 @@ def law_of_orders(toy, model, process):
             z = jnp.where(shown, jnp.asarray(toy.states), 3)
             share = 1 - len(known) / toy.length
             t = jnp.full((len(z), 1), time_of(process.schedule, jnp.log(share)))
-            law = np.asarray(process.predict(model(z, t), z, t))[:, place]
-            total = total + law[np.arange(len(z)), toy.states[:, place]]
+            distribution = np.asarray(process.predict(model(z, t), z, t))[:, place]
+            total = total + distribution[np.arange(len(z)), toy.states[:, place]]
             known.append(place)
         log_p.append(total)
     return np.log(len(log_p)) - np.logaddexp.reduce(log_p, axis=0)
 
 
-def test_more_orders_tighten_the_bound_to_the_law_of_the_random_order_sampler(toy):
+def test_more_orders_tighten_the_bound_to_the_distribution_of_the_random_order_sampler(toy):
     """Of a network that is no consistent model, so that orders differ."""
     table = 2 * jax.random.normal(jax.random.key(1), (4, 4, 4, 3, 3))
 
@@ -130,8 +130,8 @@ def test_more_orders_tighten_the_bound_to_the_law_of_the_random_order_sampler(to
         return table[z[:, 0], z[:, 1], z[:, 2]]
 
     base, x0 = MDLM(3), jnp.asarray(toy.states)
-    exact = law_of_orders(toy, network, base)
-    assert abs(np.exp(-exact).sum() - 1) < 1e-4  # a law over all sequences
+    exact = distribution_of_orders(toy, network, base)
+    assert abs(np.exp(-exact).sum() - 1) < 1e-4  # a distribution over all sequences
     means, errors = {}, {}
     for orders in (1, 2, 64):
         nats = totals(RandomOrders(base, orders=orders), network, x0, 300 if orders < 64 else 10)

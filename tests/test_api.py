@@ -11,7 +11,7 @@ from conftest import SMALL
 
 import ddlm
 from experiments import evaluate, sample
-from experiments.settings import load, override
+from experiments.overrides import load, override
 
 ROOT = Path(__file__).parent.parent
 STEPS = ("train.num_steps=6", "train.eval_every=3", "data.length=32", "evaluation.num_times=2")
@@ -145,7 +145,7 @@ def test_all_that_is_exported_is_there_and_documented():
     for name in ddlm.__all__:
         assert getattr(ddlm, name).__doc__, name
     parts = {"diffusion": ddlm.Objective, "samplers": ddlm.Sampler, "models": ddlm.Backbone}
-    from experiments.settings import choices
+    from experiments.overrides import choices
 
     for kind, cls in zip(
         parts.values(), (ddlm.MDLM, ddlm.Ancestral, ddlm.Transformer), strict=True

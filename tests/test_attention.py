@@ -69,13 +69,13 @@ import numpy as np
 from experiments.config import Mesh
 from experiments.planning.flops import program_flops
 from experiments.devices.sharding import make_mesh, replicated
-from models.layers import BATCH, over
+from models.layers import BATCH, use_mesh
 from test_attention import both_ways, inputs, interpreted, plain
 mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
 for shape in ((4, 2, 256, 8), (3, 3, 128, 8)):
     given = inputs(shape)
-    split = jax.jit(over(mesh)(lambda *a: both_ways(lambda q, k, v: interpreted(q, k, v, BATCH), *a)))
-    got = split(*jax.device_put(given, replicated(mesh)))
+    split = jax.jit(use_mesh(mesh)(lambda *a: both_ways(lambda q, k, v: interpreted(q, k, v, BATCH),
+    *a))) got = split(*jax.device_put(given, replicated(mesh)))
     expected = jax.jit(lambda *a: both_ways(plain, *a))(*given)
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, atol=1e-5)

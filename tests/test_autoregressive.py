@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law
+from oracle import Toy, assert_distribution
 
 from diffusion.autoregressive import Autoregressive
 from models.backbone import Network
@@ -62,14 +62,14 @@ def test_output_never_sees_the_token_it_speaks_of(network):
     assert (before[:, 3:] != after[:, 3:]).all()
 
 
-def test_law_of_the_samples_is_exact(toy):
+def test_distribution_of_the_samples_is_exact(toy):
     draw = jax.jit(
         lambda key: LeftToRight(cached=False).sample(
             key, Autoregressive(toy.vocab_size), conditionals(toy), (ROWS, toy.length)
         )
     )
     counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
-    assert_law(counts, toy.p)
+    assert_distribution(counts, toy.p)
 
 
 def test_a_prompt_conditions_exactly(toy):
@@ -81,7 +81,7 @@ def test_a_prompt_conditions_exactly(toy):
     )
     counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
     agrees = toy.states[:, 0] == 2
-    assert_law(counts, np.where(agrees, toy.p, 0) / toy.p[agrees].sum())
+    assert_distribution(counts, np.where(agrees, toy.p, 0) / toy.p[agrees].sum())
 
 
 def test_cached_samples_are_those_without_a_cache(network):
@@ -143,6 +143,6 @@ def test_a_span_hides_what_is_further_back(network):
 
 
 @pytest.mark.parametrize("wrong", [dict(span=0), dict(span=4, cached=False)])
-def test_impossible_samplers_are_refused(wrong):
+def test_impossible_samplers_are_rejected(wrong):
     with pytest.raises(ValueError, match="LeftToRight"):
         LeftToRight(**wrong)

@@ -1,4 +1,5 @@
-"""Block diffusion on toys: its bound, its law, and its two ends, one token and the whole sequence."""
+"""Block diffusion on toys: its bound, its distribution, and its two ends, one token and the whole
+sequence."""
 
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import FLOOR, Toy, assert_law, quadrature
+from oracle import FLOOR, Toy, assert_distribution, quadrature
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.block import BlockDiffusion
@@ -207,7 +208,7 @@ def test_clipped_times_enter_the_loss_and_not_the_bound():
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("name", ["mdlm", "udlm"])
-def test_law_of_the_samples_approaches_the_data(name, size, toy):
+def test_distribution_of_the_samples_approaches_the_data(name, size, toy):
     process = BlockDiffusion(BASES[name], block_length=size)
     steps = 1 if name == "mdlm" and size == 1 else 32
     sampler = BlockByBlock(Ancestral(steps))
@@ -215,7 +216,7 @@ def test_law_of_the_samples_approaches_the_data(name, size, toy):
         lambda key: sampler.sample(key, process, Exact(toy, process), (ROWS, toy.length))
     )
     counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
-    assert_law(counts, toy.p, bias=0 if steps == 1 else 0.01)
+    assert_distribution(counts, toy.p, bias=0 if steps == 1 else 0.01)
     assert sampler.calls(process, toy.length) == -(-toy.length // size) * (steps + 1)
 
 
@@ -252,6 +253,6 @@ def test_network_samples_do_not_depend_on_their_neighbours_and_keep_the_prompt()
         dict(base=DirichletFlow()),
     ],
 )
-def test_impossible_blocks_are_refused(wrong):
+def test_impossible_blocks_are_rejected(wrong):
     with pytest.raises(ValueError, match="BlockDiffusion"):
         BlockDiffusion(**wrong)

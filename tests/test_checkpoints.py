@@ -309,7 +309,7 @@ def test_what_a_library_says_at_length_keeps_its_beginning_and_its_end():
     assert said.count(" ... ") == 1
 
 
-def test_state_that_does_not_fit_is_refused(tmp_path):
+def test_state_that_does_not_fit_is_rejected(tmp_path):
     checkpoints = saved(tmp_path)
     like = abstract(make_state())
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float16)  # noqa: E731
@@ -356,7 +356,7 @@ def test_reading_writes_and_deletes_nothing(tmp_path):
         path.chmod(0o755)
 
 
-def test_meta_that_is_not_json_is_refused(tmp_path):
+def test_meta_that_is_not_json_is_rejected(tmp_path):
     for meta in [{"x": object()}, {"x": float("nan")}, {1: 2}, {"x": (1, 2)}]:
         with one_line():
             Checkpoints(tmp_path).save(1, make_state(), meta)

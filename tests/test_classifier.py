@@ -35,7 +35,7 @@ def params():
     return tree.unflatten(noisy)
 
 
-def test_a_classifier_gives_each_row_a_law_of_its_labels(params):
+def test_a_classifier_gives_each_row_a_distribution_of_its_labels(params):
     z = jnp.array([[0, 1, 5, 2], [4, 4, 0, 5]])
     t = jnp.array([[0.3], [0.6]])
     every = np.stack([MODEL.apply(params, z, t, label=jnp.full(1, n)) for n in range(3)])
@@ -52,9 +52,9 @@ def test_tokens_one_hot_states_and_corners_are_classified_alike(params):
     states = MODEL.apply(params, jax.nn.one_hot(z, 6), t, label=label)
     np.testing.assert_allclose(states, MODEL.apply(params, z, t, label=label), rtol=1e-5)
     clean = z.at[0, 2].set(3)
-    corners = MODEL.apply(params, jax.nn.one_hot(clean, 5), t, label=label)
-    np.testing.assert_allclose(corners, MODEL.apply(params, clean, t, label=label), rtol=1e-5)
-    assert abs(float(corners[0] - states[0])) > 1e-3
+    vertices = MODEL.apply(params, jax.nn.one_hot(clean, 5), t, label=label)
+    np.testing.assert_allclose(vertices, MODEL.apply(params, clean, t, label=label), rtol=1e-5)
+    assert abs(float(vertices[0] - states[0])) > 1e-3
 
 
 @pytest.mark.parametrize("process", [MDLM(3), UDLM(3)], ids=["mdlm", "udlm"])
@@ -88,7 +88,7 @@ def test_the_loss_of_the_exact_classifier_is_the_entropy_that_noise_leaves_of_th
 
 
 @pytest.mark.parametrize("base", [Autoregressive(3), GenMD4(3), LinearFlow(3)])
-def test_processes_that_no_classifier_guides_are_refused(base):
+def test_processes_that_no_classifier_guides_are_rejected(base):
     with pytest.raises(
         ValueError, match=rf"{type(base).__name__}.*choose|{type(base).__name__}.*is"
     ):

@@ -252,7 +252,7 @@ def test_an_interruption_ends_the_comparison(done, tmp_path, error, code, monkey
 def test_mistakes_end_with_one_line_and_code_2(configs, arguments, words, done, tmp_path, capsys):
     longer = tmp_path / "longer.py"
     longer.write_text(
-        "from experiments.settings import load, override\n"
+        "from experiments.overrides import load, override\n"
         "def get_config():\n"
         f"    return override(load({SMOKE!r}), ['data.length=16', 'evaluation.num_times=3'])\n"
     )

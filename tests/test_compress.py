@@ -1,4 +1,4 @@
-"""Compression by a model: lossless, as long as the model's code length, and refused where it would not
+"""Compression by a model: lossless, as long as the model's code length, and rejected where it would not
 be decoded to the same."""
 
 import math
@@ -14,7 +14,7 @@ from experiments import cli
 from experiments.compression import archive, coding
 from experiments.compression import text as compressing
 from experiments.compression.archive import Header, pack, unpack
-from experiments.compression.coding import decode, encode, make_laws
+from experiments.compression.coding import decode, encode, make_distributions
 from experiments.errors import UserError
 from experiments.runs import load_run
 
@@ -109,7 +109,7 @@ def test_the_file_is_as_long_as_the_model_promises(which, group, runs, command, 
 def test_an_autoregressive_code_has_the_length_of_the_exact_likelihood(runs):
     run = load_run(runs["autoregressive"])
     tokens = np.random.default_rng(0).integers(0, 27, 30 * LENGTH)
-    _, bits = encode(make_laws(run, 8, 1, 0), tokens, quiet)
+    _, bits = encode(make_distributions(run, 8, 1, 0), tokens, quiet)
     network = run.experiment.network(run.params)
     nats = run.experiment.process.bound(None, network, tokens.reshape(30, LENGTH), None).sum()
     np.testing.assert_allclose(bits, nats / math.log(2), rtol=1e-5)
@@ -119,7 +119,7 @@ def test_an_autoregressive_code_has_the_length_of_the_exact_likelihood(runs):
 def test_a_masked_code_has_the_any_order_length_in_the_mean(group, runs):
     run = load_run(runs["mdlm"])
     x0 = np.random.default_rng(0).integers(0, 27, (40, LENGTH))
-    seeds = [encode(make_laws(run, 40, group, s), x0.ravel(), quiet)[1] for s in range(12)]
+    seeds = [encode(make_distributions(run, 40, group, s), x0.ravel(), quiet)[1] for s in range(12)]
     network = run.experiment.network(run.params)
     groups = -(-LENGTH // group)
 
@@ -140,7 +140,7 @@ def test_a_masked_code_has_the_any_order_length_in_the_mean(group, runs):
     assert error < 0.01 * np.mean(bound)
 
 
-def test_what_a_law_rules_out_is_coded_all_the_same(runs):
+def test_what_a_distribution_rules_out_is_coded_all_the_same(runs):
     class Sure:
         length, rows, calls = 4, 1, 4
 
@@ -150,7 +150,7 @@ def test_what_a_law_rules_out_is_coded_all_the_same(runs):
         def positions(self, number):
             return np.full((1, 1), number)
 
-        def law(self, number):
+        def distribution(self, number):
             return np.eye(3, dtype=np.float32)[None, None, 0]
 
         def tell(self, number, tokens, real):
@@ -170,33 +170,35 @@ def packed(command, tmp_path):
     return tmp_path / "text.ddlm"
 
 
-def test_another_checkpoint_is_refused(packed, command):
+def test_another_checkpoint_is_rejected(packed, command):
     out = packed.with_name("out")
     err = command("decompress", "autoregressive", packed, "--out", str(out), code=2)
     assert "another checkpoint" in err and not out.exists()
     assert "/30: not there" in command("decompress", "bytes", packed, "--out", str(out), code=2)
 
 
-def test_another_version_is_refused(packed, command, monkeypatch):
+def test_another_version_is_rejected(packed, command, monkeypatch):
     monkeypatch.setattr(archive, "version", lambda name: "0.0.9")
     err = command("decompress", "mdlm", packed, "--out", "x", code=2)
     assert "0.1.0" in err and "0.0.9" in err
 
 
 def test_a_machine_with_other_arithmetic_is_told_at_once(packed, command, monkeypatch):
-    monkeypatch.setattr(compressing, "first_law", lambda laws: "0" * 64)
+    monkeypatch.setattr(compressing, "first_law", lambda distributions: "0" * 64)
     err = command("decompress", "mdlm", packed, "--out", "x", code=2)
     assert "last digits" in err
 
 
 def test_another_text_is_never_written(packed, command, monkeypatch):
-    monkeypatch.setattr(coding, "decode", lambda laws, words, count, progress: np.zeros(count, int))
+    monkeypatch.setattr(
+        coding, "decode", lambda distributions, words, count, progress: np.zeros(count, int)
+    )
     out = packed.with_name("out")
     err = command("decompress", "mdlm", packed, "--out", str(out), code=2)
     assert "nothing was written" in err and not out.exists()
 
 
-def test_words_cut_in_two_are_refused_whatever_the_checksum_says(tmp_path):
+def test_words_cut_in_two_are_rejected_whatever_the_checksum_says(tmp_path):
     header = Header("1", "1", "cpu", "a", 1, 9, 1, 1, 0, "b", "c", archive.sha256(b"abc"))
     content = pack(header, np.zeros(0, np.uint32)) + b"abc"
     with pytest.raises(UserError, match="damaged"):
@@ -249,7 +251,7 @@ def test_no_content_makes_the_reader_fail(tmp_path):
         ("mdlm", b"", [], "empty"),
         ("mdlm", b"text", ["--group", "25"], "24 tokens"),
         ("autoregressive", b"text", ["--group", "2"], "one token a call"),
-        ("udlm", b"text", [], "UDLM gives no law"),
+        ("udlm", b"text", [], "UDLM gives no distribution"),
         ("mdlm", b"text", ["--step", "99"], "99"),
     ],
 )

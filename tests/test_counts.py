@@ -171,7 +171,7 @@ def test_compressed_sizes_are_per_what_the_file_has(content, said):
     assert said in report({"coded": 1}, content)
 
 
-def test_compression_refuses_text_that_tokens_spell_otherwise(tmp_path):
+def test_compression_rejects_text_that_tokens_spell_otherwise(tmp_path):
     words = tokenizer("subwords", tmp_path).read()
     assert to_bytes(words, to_tokens(words, b"the people", tmp_path)) == b"the people"
     for content in (b"The people", b"the  people", b"the people\n", "the ☃".encode()):

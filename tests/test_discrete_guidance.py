@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law
+from oracle import Toy, assert_distribution
 from test_guidance import Labelled
 
 from diffusion.kernels import Uniform
@@ -18,8 +18,8 @@ from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors
 from samplers.guidance import classifier_free
+from samplers.logits_processor import LogitsProcessor
 from samplers.posterior import Posterior
-from samplers.transform import Transform
 
 ROWS = 20_000
 TIMES = [(0.9, 0.6), (0.3, 0.0)]
@@ -47,7 +47,7 @@ def step_of(process, model, z, t, s):
     return process.log_posterior(process.predict(model(z, t), z, t), z, t, s)
 
 
-def law(process, laws, steps):
+def distribution(process, distributions, steps):
     """p(x0) of `steps` steps from t = 1, by enumeration of all states."""
     toy, (z, _) = LABELLED.free, every_state(process, 1.0)
     tokens = np.asarray((z < process.vocab_size).all(1))
@@ -56,7 +56,7 @@ def law(process, laws, steps):
 
     @jax.jit
     def transition(t, s):
-        log_p = laws(z, *(jnp.full((len(z), 1), time) for time in (t, s)))[0]
+        log_p = distributions(z, *(jnp.full((len(z), 1), time) for time in (t, s)))[0]
         return jnp.exp(sum(log_p[:, i][:, z[:, i]] for i in range(toy.length)))
 
     times = np.minimum(np.arange(steps, -1, -1) / steps, 1 - 1e-9)
@@ -78,7 +78,7 @@ def test_a_masked_position_guided_by_the_exact_classifier_takes_the_conditional_
     guidance = by_classifier(process)
     for t, s in TIMES:
         z, t = every_state(process, t)
-        step = jnp.exp(jax.jit(guidance.laws)(z, t, t * 0 + s)[0])
+        step = jnp.exp(jax.jit(guidance.distributions)(z, t, t * 0 + s)[0])
         np.testing.assert_allclose(
             step, jnp.exp(step_of(process, conditional, z, t, t * 0 + s)), **TIGHT
         )
@@ -93,21 +93,23 @@ def test_a_masked_position_guided_by_the_exact_classifier_takes_the_conditional_
 
 
 @pytest.mark.parametrize("process", [UDLM(3), SEDD(3, Uniform())], ids=["udlm", "sedd"])
-def test_the_exact_classifier_leads_uniform_noise_to_the_conditional_law_as_steps_shrink(
+def test_the_exact_classifier_leads_uniform_noise_to_the_conditional_distribution_as_steps_shrink(
     process, x64
 ):
     guidance, target = by_classifier(process), LABELLED.conditional.p
-    laws = [law(process, guidance.laws, T) for T in (16, 32, 64)]
-    apart = [distance(found, target) for found in laws]
+    distributions = [distribution(process, guidance.distributions, T) for T in (16, 32, 64)]
+    apart = [distance(found, target) for found in distributions]
     # The error of a step taken for all positions apart is of the first order in its size, and so in the
-    # limit there is none: twice the last law less the one before is much nearer.
+    # limit there is none: twice the last distribution less the one before is much nearer.
     assert 0.4 < apart[1] / apart[0] < 0.6 and 0.4 < apart[2] / apart[1] < 0.6
-    assert distance(2 * laws[2] - laws[1], target) < apart[-1] / 4
+    assert distance(2 * distributions[2] - distributions[1], target) < apart[-1] / 4
 
 
-def test_the_first_order_goes_most_of_the_way_to_the_conditional_law(x64):
+def test_the_first_order_goes_most_of_the_way_to_the_conditional_distribution(x64):
     process, target = UDLM(3), LABELLED.conditional.p
-    apart = distance(law(process, by_classifier(process, exact=False).laws, 64), target)
+    apart = distance(
+        distribution(process, by_classifier(process, exact=False).distributions, 64), target
+    )
     assert apart < 0.5 * distance(LABELLED.free.p, target)
 
 
@@ -150,7 +152,7 @@ def test_strength_0_is_the_unguided_sampler_bit_for_bit(process):
     z, t = every_state(process, 0.6)
     guidance = ByClassifier(process, free, lambda z, t: jnp.full(len(z), -jnp.inf), 0.0)
     np.testing.assert_array_equal(
-        guidance.laws(z, t, t / 2)[0], step_of(process, free, z, t, t / 2)
+        guidance.distributions(z, t, t / 2)[0], step_of(process, free, z, t, t / 2)
     )
     # A label that the classifier thinks impossible everywhere tells nothing, up to rounding.
     assert (draw(1.0) != unguided).any(1).mean() < 0.02
@@ -165,7 +167,9 @@ def test_mixed_posteriors_are_those_of_the_two_networks_at_their_strengths(proce
         of_label, of_none = (np.exp(step_of(process, network, z, t, s)) for network in both)
 
         def step(strength, interval=(0.0, 1.0), z=z, t=t, s=s):
-            return np.exp(MixedPosteriors(process, *both, strength, interval).laws(z, t, s)[0])
+            return np.exp(
+                MixedPosteriors(process, *both, strength, interval).distributions(z, t, s)[0]
+            )
 
         np.testing.assert_allclose(step(1.0), of_label, **TIGHT)
         np.testing.assert_allclose(step(0.0), of_none, **TIGHT)
@@ -175,17 +179,17 @@ def test_mixed_posteriors_are_those_of_the_two_networks_at_their_strengths(proce
         assert np.abs(step(2.0) - of_label).max() > 0.01
 
 
-def test_mixed_posteriors_of_a_step_without_noise_left_are_mixed_laws_of_x0(x64):
+def test_mixed_posteriors_of_a_step_without_noise_left_are_mixed_distributions_of_x0(x64):
     process = UDLM(3)
     both = pair(process)
     z, t = every_state(process, 0.4)
-    log_p, log_p0 = MixedPosteriors(process, *both, 2.0).laws(z, t, 0 * t)
+    log_p, log_p0 = MixedPosteriors(process, *both, 2.0).distributions(z, t, 0 * t)
     model = classifier_free(process, *both, 2.0)
     mixed = process.predict(model(z, t), z, t)
     np.testing.assert_allclose(np.exp(log_p), np.exp(mixed), **TIGHT)
     np.testing.assert_allclose(np.exp(log_p0), np.exp(mixed), **TIGHT)
     # With noise left they are something else.
-    early = MixedPosteriors(process, *both, 2.0).laws(z, t, 0.3 + 0 * t)[0]
+    early = MixedPosteriors(process, *both, 2.0).distributions(z, t, 0.3 + 0 * t)[0]
     assert np.abs(np.exp(early) - np.exp(step_of(process, model, z, t, 0.3 + 0 * t))).max() > 1e-3
 
 
@@ -196,7 +200,7 @@ def test_mixed_posteriors_of_a_mask_change_the_odds_of_revealing(x64):
     s = 0 * t + 0.3
     model = classifier_free(process, *both, strength)
     kept = np.exp(step_of(process, model, z, t, s))[..., -1]
-    mixed = np.exp(MixedPosteriors(process, *both, strength).laws(z, t, s)[0])[..., -1]
+    mixed = np.exp(MixedPosteriors(process, *both, strength).distributions(z, t, s)[0])[..., -1]
     masked = np.asarray(z == 3)
     kept, mixed = kept[masked], mixed[masked]
     p, p_free = (np.exp(process.predict(network(z, t), z, t))[masked] for network in both)
@@ -205,7 +209,7 @@ def test_mixed_posteriors_of_a_mask_change_the_odds_of_revealing(x64):
     assert factor.max() > 1.01
 
 
-def test_posterior_sampling_has_the_law_of_ancestral_sampling():
+def test_posterior_sampling_has_the_distribution_of_ancestral_sampling():
     arrays = reference("toy_V3L3")
     toy = Toy(arrays)
     found = [m for key in arrays if (m := re.fullmatch(r"d3pm_absorb_T(\d+)_sample_law", key))]
@@ -218,7 +222,7 @@ def test_posterior_sampling_has_the_law_of_ancestral_sampling():
             shape=(ROWS, 3),
         )
         counts = np.bincount(toy.index(jax.jit(draw)(jax.random.key(0))), minlength=len(toy.p))
-        assert_law(counts, arrays[match[0]])
+        assert_distribution(counts, arrays[match[0]])
 
 
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
@@ -230,8 +234,10 @@ def test_posterior_sampling_draws_the_guided_steps(kind):
         guidance = MixedPosteriors(process, *pair(process), 2.0)
     draw = jax.jit(lambda k: Posterior(steps).sample(k, process, guidance, (ROWS, 3)))
     counts = np.bincount(LABELLED.free.index(draw(jax.random.key(1))), minlength=27)
-    expected = law(process, guidance.laws, steps)
-    assert_law(counts, expected, bias=1e-5)  # the law is enumerated in float32 here
+    expected = distribution(process, guidance.distributions, steps)
+    assert_distribution(
+        counts, expected, bias=1e-5
+    )  # the distribution is enumerated in float32 here
     assert distance(expected, LABELLED.free.p) > 0.1
 
 
@@ -252,12 +258,12 @@ def test_rows_know_nothing_of_each_other_and_the_last_frame_is_the_sample(proces
     assert (together.calls == 5).all()
 
 
-def test_a_transform_of_a_guided_step_and_impossible_intervals_are_refused():
+def test_a_transform_of_a_guided_step_and_impossible_intervals_are_rejected():
     process = UDLM(3)
     guidance = by_classifier(process)
-    with pytest.raises(ValueError, match="bend the networks"):
-        Posterior(2, transform=Transform(top_k=1)).bend(process, guidance)
-    assert Posterior(2).verdict(process).kind == "exact"
+    with pytest.raises(ValueError, match="modify the networks"):
+        Posterior(2, logits_processor=LogitsProcessor(top_k=1)).modified(process, guidance)
+    assert Posterior(2).compatibility(process).kind == "exact"
     with pytest.raises(ValueError, match="interval"):
         MixedPosteriors(process, None, None, 1.0, (0.5, 0.2))
 
@@ -271,20 +277,20 @@ def test_a_classifier_guides_within_its_interval_of_times_row_by_row(exact, x64)
         jax.debug.callback(lambda: calls.append(1))
         return log_p_label(z, t)
 
-    def laws(interval, t):
+    def distributions(interval, t):
         guidance = ByClassifier(process, pair(process)[1], counted, 1.7, exact, interval=interval)
-        found = guidance.laws(z, t, t * 0.5)
+        found = guidance.distributions(z, t, t * 0.5)
         jax.effects_barrier()
         return [np.asarray(a) for a in found]
 
     z = every_state(process, 0.5)[0][:6]
     t = jnp.linspace(0.1, 0.9, 6)[:, None]
-    always, never = laws((0.0, 1.0), t), laws((0.0, 0.0), t)
+    always, never = distributions((0.0, 1.0), t), distributions((0.0, 0.0), t)
     assert calls and np.abs(always[0] - never[0]).max() > 0.01
     acts = np.asarray((t >= 0.3) & (t <= 0.7))[..., None]
     assert acts.any() and not acts.all()
-    for found, inside, outside in zip(laws((0.3, 0.7), t), always, never, strict=True):
+    for found, inside, outside in zip(distributions((0.3, 0.7), t), always, never, strict=True):
         np.testing.assert_allclose(found, np.where(acts, inside, outside), **TIGHT)
     calls.clear()
-    laws((0.3, 0.7), t * 0 + 0.9)
+    distributions((0.3, 0.7), t * 0 + 0.9)
     assert not calls

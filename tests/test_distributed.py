@@ -236,7 +236,7 @@ def test_what_saves_nothing_ends_at_a_signal():
         assert pair.processes[0].wait(timeout=30) == -signal.SIGTERM
 
 
-def test_processes_that_differ_refuse_to_begin(tmp_path):
+def test_processes_that_differ_reject_to_begin(tmp_path):
     other = training(tmp_path / "run", "train.seed=1", "process.schedule=Cosine")
     codes, said, errors = both(training(tmp_path / "run"), second=[other])
     assert codes == [2, 2]

@@ -1,4 +1,5 @@
-"""EDLM by enumeration: the law of its sampler, its bound on that very law, and its training."""
+"""EDLM by enumeration: the distribution of its sampler, its bound on that very distribution, and its
+training."""
 
 import itertools
 from dataclasses import replace
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law
+from oracle import Toy, assert_distribution
 
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.mdlm import MDLM
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.random import split
 from samplers.ancestral import Ancestral
 
@@ -37,7 +38,7 @@ class Networks:
 
     def energy(self, x, t, state):
         log_p0 = self.base.predict(self.denoise(state, t), state, t)
-        log_base = pick(log_p0, x).sum(1)
+        log_base = gather_last(log_p0, x).sum(1)
         agrees = (state[:, None] == self.toy.states[None]) | (state == self.base.mask)[:, None]
         evidence = jnp.log(agrees.all(-1) @ self.toy.p)  # of what is seen of the state
         log_q = jnp.log(self.toy.p)[self.toy_index(x)] - evidence
@@ -47,8 +48,9 @@ class Networks:
         return x @ (self.toy.vocab_size ** np.arange(self.toy.length)[::-1])
 
 
-def exact_law(toy, networks, process, steps):
-    """The law of the sampler's output, summed over all states and all k-tuples of candidates."""
+def exact_distribution(toy, networks, process, steps):
+    """The distribution of the sampler's output, summed over all states and all k-tuples of
+    candidates."""
     V, L = toy.vocab_size, toy.length
     states = np.array(list(itertools.product(range(V + 1), repeat=L)))
     number = {tuple(z): i for i, z in enumerate(states)}
@@ -74,9 +76,9 @@ def exact_law(toy, networks, process, steps):
                     new[masked[list(chosen)]] = x[masked[list(chosen)]]
                     after[number[tuple(new)]] += mass[i] * share * p[n]
         mass = after
-    law = np.array([mass[number[tuple(x)]] for x in toy.states])
-    assert abs(law.sum() - 1) < 1e-5
-    return law
+    distribution = np.array([mass[number[tuple(x)]] for x in toy.states])
+    assert abs(distribution.sum() - 1) < 1e-5
+    return distribution
 
 
 _TABLES = {}
@@ -103,7 +105,7 @@ def exact_tables(toy, networks, states, t):
 
 
 def kept(p, w, k):
-    """The law of the candidate kept out of k independent draws of p, with weights w."""
+    """The distribution of the candidate kept out of k independent draws of p, with weights w."""
     total = np.zeros_like(p)
     support = np.flatnonzero(p > 0)
     for others in itertools.combinations_with_replacement(support, k - 1):
@@ -142,16 +144,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bound_is_one_on_the_exact_law_of_the_sampler(name, toy):
+def test_bound_is_one_on_the_exact_distribution_of_the_sampler(name, toy):
     """For every sequence, also where the energy is bad (here the exact one turned round)."""
     for scale in (1.0, -0.5):
         networks = Networks(toy, scale)
-        law = exact_law(toy, networks, CASES[name], STEPS)
+        distribution = exact_distribution(toy, networks, CASES[name], STEPS)
         mean, error = bound(toy, CASES[name], networks)
-        assert np.all(mean > -np.log(law) - 4 * error - 1e-4)
+        assert np.all(mean > -np.log(distribution) - 4 * error - 1e-4)
 
 
-def test_law_of_the_samples_is_the_enumerated_one(toy):
+def test_distribution_of_the_samples_is_the_enumerated_one(toy):
     networks = Networks(toy)
     for name in ("three", "window", "temperature"):
         process = CASES[name]
@@ -161,11 +163,11 @@ def test_law_of_the_samples_is_the_enumerated_one(toy):
             )
         )
         counts = np.bincount(toy.index(draw(jax.random.key(1))), minlength=len(toy.p))
-        assert_law(counts, exact_law(toy, networks, process, STEPS))
+        assert_distribution(counts, exact_distribution(toy, networks, process, STEPS))
 
 
 @pytest.mark.usefixtures("optimized")
-def test_a_good_energy_brings_law_and_bound_nearer_to_the_data(toy):
+def test_a_good_energy_brings_distribution_and_bound_nearer_to_the_data(toy):
     """In the mean over the data: H(p) < bound with more candidates < bound with fewer < the base's."""
     networks, base = Networks(toy), MDLM(3, num_steps=STEPS)
     means, noise, gaps = [], 0, []
@@ -175,7 +177,9 @@ def test_a_good_energy_brings_law_and_bound_nearer_to_the_data(toy):
         means.append(float(mean @ toy.p))
         noise = max(noise, float(np.sqrt(error**2 @ toy.p**2)))
         if k < 6:
-            gaps.append(float(toy.p @ np.log(toy.p / exact_law(toy, networks, process, STEPS))))
+            gaps.append(
+                float(toy.p @ np.log(toy.p / exact_distribution(toy, networks, process, STEPS)))
+            )
     exact_base = reference("toy_V3L3")
     entropy = float(exact_base["entropy"])
     assert gaps[1] < gaps[0]
@@ -192,8 +196,8 @@ def test_more_samples_tighten_the_bound(toy):
         bound(toy, replace(CASES["three"], bound_samples=m), networks, 2500)[0] @ toy.p
         for m in (1, 8)
     )
-    law = exact_law(toy, networks, CASES["three"], STEPS)
-    assert one > many > -toy.p @ np.log(law) - 0.01
+    distribution = exact_distribution(toy, networks, CASES["three"], STEPS)
+    assert one > many > -toy.p @ np.log(distribution) - 0.01
     assert one - many > 0.01
 
 
@@ -227,7 +231,7 @@ def test_contrastive_loss_is_least_at_the_exact_energy(toy):
     assert min(losses, key=losses.get) == 1.0 and losses[-1.0] > losses[0.0] > losses[0.5]
 
 
-def test_autoregressive_energy_of_the_exact_law_makes_the_exact_weights(toy):
+def test_autoregressive_energy_of_the_exact_distribution_makes_the_exact_weights(toy):
     from test_autoregressive import conditionals
 
     networks, ar = Networks(toy), conditionals(toy)
@@ -276,7 +280,7 @@ def test_rows_do_not_mix_their_candidates(toy):
         dict(bound_samples=0),
     ],
 )
-def test_impossible_settings_are_refused(wrong):
+def test_impossible_settings_are_rejected(wrong):
     with pytest.raises(ValueError, match="EDLM"):
         EDLM(**wrong)
 

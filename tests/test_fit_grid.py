@@ -107,7 +107,8 @@ def test_intervals_sum_to_the_bound(toy, process):
 
 
 def test_a_flow_is_given_the_fall_of_its_cross_entropy():
-    """One token of three: H(x | z_t) by quadrature over many draws of the Dirichlet law of z_t."""
+    """One token of three: H(x | z_t) by quadrature over many draws of the Dirichlet distribution of
+    z_t."""
     p, bins = np.array([0.6, 0.3, 0.1]), 5
     toy = Toy({"p": p, "states": np.arange(3)[:, None], "neg_logp": -np.log(p)})
     process, rng = DirichletFlow(3), np.random.default_rng(1)
@@ -163,7 +164,7 @@ def test_a_grid_of_bfn_does_not_move_its_rate():
 
 
 @pytest.mark.parametrize("process", [Autoregressive(5), OneStep(DirichletFlow(5))])
-def test_what_has_no_times_is_refused(process):
+def test_what_has_no_times_is_rejected(process):
     with pytest.raises(UserError, match=type(process).__name__):
         information(process, None, None, jnp.zeros((2, 4), int), jnp.ones((2, 1)), 3)
 
@@ -231,7 +232,7 @@ def test_the_table_is_printed_and_batches_do_not_matter(run, tmp_path, capsys):
     assert not (run / FILE).exists()
 
 
-def test_another_checkpoint_is_said_and_another_process_refused(fitted, capsys):
+def test_another_checkpoint_is_said_and_another_process_rejected(fitted, capsys):
     path = fitted / FILE
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"checkpoint_fingerprint": "0" * 16, "checkpoint_step": 7}))

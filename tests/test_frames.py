@@ -12,25 +12,25 @@ from diffusion.dirichlet import DirichletFlow
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
-from diffusion.schedules import Geometric, Linear, Squeezed
+from diffusion.schedules import Geometric, Linear, RescaledSchedule
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
-from samplers.corrected import Corrected
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
 from samplers.ode import ODE
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
+from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
 from samplers.tweedie import Tweedie
 from samplers.unmask import Unmask
 
-LOOSE = Squeezed(Linear(), 0.2)
+LOOSE = RescaledSchedule(Linear(), 0.2)
 ENDS = [
     *((s, MDLM(6, LOOSE)) for s in (
         Ancestral(3), Ancestral(3, cached=True), Posterior(3), Euler(3), TauLeaping(3), Unmask(),
-        Euler(3, rule="linear"), PathPlanning(3), ReMDM(3), Corrected(3), FirstHitting(),
+        Euler(3, rule="linear"), PathPlanning(3), ReMDM(3), PredictorCorrector(3), FirstHitting(),
         FirstHitting(steps=3),
     )),
     *(pair for pair in itertools.product(

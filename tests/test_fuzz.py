@@ -29,11 +29,11 @@ from experiments.data.text import Text, prepare
 from experiments.data.tokenizers import Bytes, Characters
 from experiments.errors import UserError
 from experiments.evaluation.record_files import read_record
+from experiments.overrides import named, override
 from experiments.plain_json import dumped, parse
 from experiments.runs import load_run
 from experiments.sampling.samples_file import read_samples
-from experiments.settings import named, override
-from experiments.stored import decode, encode
+from experiments.serialization import decode, encode
 from experiments.studies.fuzzing import engine, record_readers, run_readers, settings_readers
 from experiments.studies.fuzzing import readers as all_readers
 from experiments.studies.fuzzing.engine import Reader, judge, run
@@ -64,8 +64,8 @@ def trained(readers, place):
 
 
 @pytest.fixture
-def refused():
-    """refused(function, ...) is the one line that it refuses with."""
+def rejected():
+    """rejected(function, ...) is the one line that it rejects with."""
 
     def call(function, *arguments):
         with pytest.raises(UserError) as caught:
@@ -76,12 +76,12 @@ def refused():
     return call
 
 
-def test_every_reader_reads_or_refuses(readers, place):
+def test_every_reader_reads_or_rejects(readers, place):
     assert sum(reader.share for reader in readers) == 10_000
     for reader in readers:
         outcome = run(reader, 4 if "checkpoints" in reader.name else 12, 0, place / "case")
         assert not outcome.failures, reader.name
-        assert outcome.accepted + outcome.refused == outcome.cases > 3, reader.name
+        assert outcome.accepted + outcome.rejected == outcome.cases > 3, reader.name
 
 
 def _escape(folder):
@@ -96,8 +96,8 @@ def _escape(folder):
         ("it did wrote", _escape),
         ("Hung", lambda folder: [None for _ in iter(int, 1)]),
         ("MemoryError", lambda folder: bytearray(8 << 30)),
-        ("UserError of 9", lambda folder: refuse("x" * 9000)),
-        ("UserError of several lines", lambda folder: refuse("a\nb")),
+        ("UserError of 9", lambda folder: reject("x" * 9000)),
+        ("UserError of several lines", lambda folder: reject("a\nb")),
     ],
 )
 def test_a_reader_that_does_harm_fails(what, read, tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_a_reader_that_does_harm_fails(what, read, tmp_path, monkeypatch):
     assert judge(reader, None, tmp_path / "case")[0].startswith(what)
 
 
-def refuse(message):
+def reject(message):
     error = UserError("")
     error.args = (message,)
     raise error
@@ -146,7 +146,7 @@ def test_without_hypothesis_one_line_says_so(monkeypatch, capsys):
         (b"[1,]", "line 1"),
     ],
 )
-def test_json_that_would_fail_later_is_refused(content, said):
+def test_json_that_would_fail_later_is_rejected(content, said):
     with pytest.raises(ValueError, match=said):
         parse(content)
 
@@ -205,9 +205,9 @@ def stored(path, value):
         b'{"_type": 1}',
     ],
 )
-def test_config_json_that_is_no_config_is_refused(content, tmp_path, refused):
+def test_config_json_that_is_no_config_is_rejected(content, tmp_path, rejected):
     (tmp_path / "config.json").write_bytes(content)
-    refused(check_workdir, tmp_path, PLAIN)
+    rejected(check_workdir, tmp_path, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -229,17 +229,17 @@ def test_config_json_that_is_no_config_is_refused(content, tmp_path, refused):
         ("process.nothing\n", 1),
     ],
 )
-def test_stored_setting_that_may_not_stand_there_is_refused(path, value, refused):
+def test_stored_setting_that_may_not_stand_there_is_rejected(path, value, rejected):
     data = stored(path, value)
     if path == "data.path":
-        data["data"]["labels"] = "period"  # refused with the path in its message
-    refused(decode, data)
+        data["data"]["labels"] = "period"  # rejected with the path in its message
+    rejected(decode, data)
 
 
-def test_stored_config_imports_no_module_that_has_no_settings(refused):
+def test_stored_config_imports_no_module_that_has_no_settings(rejected):
     name = "experiments.studies.long_run"
     sys.modules.pop(name, None)
-    refused(decode, stored("sampler", {"_type": f"{name}.Path"}))
+    rejected(decode, stored("sampler", {"_type": f"{name}.Path"}))
     assert name not in sys.modules
 
 
@@ -255,12 +255,12 @@ def test_stored_config_imports_no_module_that_has_no_settings(refused):
         "x" * 20_000 + "=1",
     ],
 )  # fmt: skip
-def test_override_that_no_setting_takes_is_refused(item, refused):
-    refused(override, PLAIN, [item])
+def test_override_that_no_setting_takes_is_rejected(item, rejected):
+    rejected(override, PLAIN, [item])
 
 
-def test_sampler_without_a_name_is_refused(refused):
-    refused(named, Sampler, PLAIN.sampler, " ", "--sampler")
+def test_sampler_without_a_name_is_rejected(rejected):
+    rejected(named, Sampler, PLAIN.sampler, " ", "--sampler")
 
 
 def test_metrics_pass_over_lines_that_are_none(tmp_path):
@@ -283,22 +283,22 @@ def test_metrics_pass_over_lines_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize("value", ['"\\ud800"', "1" * 400])
-def test_record_that_no_table_takes_is_refused(value, tmp_path, refused):
+def test_record_that_no_table_takes_is_rejected(value, tmp_path, rejected):
     record = json.dumps(record_readers.RECORD | {"source": None, "value": 0.5})
     record = record.replace(
         '"source": null', f'"source": {value}' if "u" in value else '"source": "a"'
     )
     (tmp_path / "a.json").write_text(record.replace('"value": 0.5', f'"value": {value}'))
-    refused(read_record, tmp_path / "a.json")
+    rejected(read_record, tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("value", ["NaN", "1e999", "1" * 400, "[" * 70 + "]" * 70, '"\\udc00"'])
-def test_sample_that_no_record_takes_is_refused(value, tmp_path, refused):
+def test_sample_that_no_record_takes_is_rejected(value, tmp_path, rejected):
     (tmp_path / "s.jsonl").write_text('{"text": "a", "seed": ' + value + "}\n")
-    assert "s.jsonl:1" in refused(read_samples, tmp_path / "s.jsonl")
+    assert "s.jsonl:1" in rejected(read_samples, tmp_path / "s.jsonl")
 
 
-def test_tables_are_no_larger_than_their_files(tmp_path, refused):
+def test_tables_are_no_larger_than_their_files(tmp_path, rejected):
     path = tmp_path / "a.npy"
     np.save(path, np.eye(2))
     good = path.read_bytes()
@@ -310,17 +310,17 @@ def test_tables_are_no_larger_than_their_files(tmp_path, refused):
         contents.append(good[:10] + text.ljust(117) + b"\n" + bytes(64))
     for content in contents:
         path.write_bytes(content)
-        refused(read_table, str(path), "matrix")
+        rejected(read_table, str(path), "matrix")
     np.save(path, np.ones((2, 2), complex))
-    refused(read_table, str(path), "matrix")
+    rejected(read_table, str(path), "matrix")
 
 
-def test_empty_sentencepiece_model_is_refused(tmp_path, refused):
+def test_empty_sentencepiece_model_is_rejected(tmp_path, rejected):
     (tmp_path / "a.model").write_bytes(b"")
-    assert "it is empty" in refused(Subwords(str(tmp_path / "a.model")).read)
+    assert "it is empty" in rejected(Subwords(str(tmp_path / "a.model")).read)
 
 
-def test_zip_that_is_damaged_in_its_names_or_locked_is_refused(tmp_path, refused):
+def test_zip_that_is_damaged_in_its_names_or_locked_is_rejected(tmp_path, rejected):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("train.txt", "text")
@@ -338,12 +338,12 @@ def test_zip_that_is_damaged_in_its_names_or_locked_is_refused(tmp_path, refused
     assert end > at
     for content in (nameless, locked, latin, strange):
         path.write_bytes(content)
-        refused(prepare, Text(str(path), Bytes(), cache_dir=str(tmp_path / "cache")))
+        rejected(prepare, Text(str(path), Bytes(), cache_dir=str(tmp_path / "cache")))
         kind, out = builder_class("documents"), tmp_path / "out"
-        refused(preparing.prepare, kind, str(path), out, True, lambda line: None)
+        rejected(preparing.prepare, kind, str(path), out, True, lambda line: None)
 
 
-def test_no_name_leads_out_of_an_archive(tmp_path, refused):
+def test_no_name_leads_out_of_an_archive(tmp_path, rejected):
     for number, name in enumerate(
         ("../a.txt", "/a.txt", "//a.txt", "b/../../a.txt", "C:\\a.txt", "..\\a.txt")
     ):
@@ -351,7 +351,7 @@ def test_no_name_leads_out_of_an_archive(tmp_path, refused):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, "text")
         kind, out = builder_class("documents"), tmp_path / "out"
-        told = refused(preparing.prepare, kind, str(path), out, True, lambda line: None)
+        told = rejected(preparing.prepare, kind, str(path), out, True, lambda line: None)
         assert "would leave the archive" in told
     assert not out.exists() and not list(tmp_path.rglob("a.txt"))
 
@@ -445,17 +445,17 @@ def test_killed_preparation_whose_notes_do_not_fit_begins_anew(tmp_path):
         assert found.bounds == whole.bounds and found.sha256 == whole.sha256
 
 
-def test_dataset_json_that_is_none_is_refused(tmp_path, refused):
+def test_dataset_json_that_is_none_is_rejected(tmp_path, rejected):
     (tmp_path / "train.txt").write_text("of the people " * 20)
     for content in (DEEP, b"[]", b"\xff"):
         (tmp_path / "dataset.json").write_bytes(content)
-        assert "dataset.json is damaged" in refused(prepare, Text(str(tmp_path)))
+        assert "dataset.json is damaged" in rejected(prepare, Text(str(tmp_path)))
 
 
-def test_compressed_text_asks_for_no_more_than_there_is(refused):
-    assert "damaged" in refused(unpack, MAGIC + DEEP[:60_000], Path("a.ddlm"))
+def test_compressed_text_asks_for_no_more_than_there_is(rejected):
+    assert "damaged" in rejected(unpack, MAGIC + DEEP[:60_000], Path("a.ddlm"))
     check_rows(32, PLAIN, Path("a.ddlm"))
-    assert "sequences at a time" in refused(check_rows, 10**12, PLAIN, Path("a.ddlm"))
+    assert "sequences at a time" in rejected(check_rows, 10**12, PLAIN, Path("a.ddlm"))
 
 
 @pytest.mark.parametrize(
@@ -471,19 +471,19 @@ def test_compressed_text_asks_for_no_more_than_there_is(refused):
         lambda record: {k: v for k, v in record.items() if k != "arrays"},
     ],
 )
-def test_checkpoint_record_of_another_form_is_refused(change, trained, tmp_path, refused):
+def test_checkpoint_record_of_another_form_is_rejected(change, trained, tmp_path, rejected):
     shutil.copytree(trained, tmp_path / "run")
     (path,) = (tmp_path / "run").glob(f"checkpoints/*/{RECORD}")
     whole = json.loads(path.read_text())
     record = change({k: v for k, v in whole["custom_metadata"].items() if k != "sha256"})
     whole["custom_metadata"] = record | {"sha256": record_hash(record)}
     path.write_text(json.dumps(whole))
-    refused(load_run, tmp_path / "run")
+    rejected(load_run, tmp_path / "run")
     Checkpoints(path.parent.parent).best()
 
 
 def test_damaged_checkpoint_says_one_line_and_no_more(
-    trained, tmp_path, refused, capfd, monkeypatch
+    trained, tmp_path, rejected, capfd, monkeypatch
 ):
     said = []
     monkeypatch.setattr(sys, "unraisablehook", lambda event: said.append(str(event.exc_value)))
@@ -491,7 +491,7 @@ def test_damaged_checkpoint_says_one_line_and_no_more(
     (path,) = (tmp_path / "run").glob("checkpoints/*/state/manifest.ocdbt")
     path.write_bytes(b"")
     for _ in range(6):  # what is said depends on which thread is first
-        refused(load_run, tmp_path / "run")
+        rejected(load_run, tmp_path / "run")
     time.sleep(0.3)  # of its threads some end later
     gc.collect()
     assert capfd.readouterr().err == "" and said == []
@@ -523,7 +523,7 @@ def test_a_run_as_it_was_made_is_read(trained):
     assert load_run(trained).step == 0
 
 
-def test_words_that_no_coder_writes_are_refused(refused):
+def test_words_that_no_coder_writes_are_rejected(rejected):
     words = np.full(5, 0xFFFFFFFF, np.uint32)
-    laws = run_readers.ThreeLetters()
-    assert "damaged" in refused(decode_words, laws, words, 40, lambda done, total: None)
+    distributions = run_readers.ThreeLetters()
+    assert "damaged" in rejected(decode_words, distributions, words, 40, lambda done, total: None)

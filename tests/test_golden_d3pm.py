@@ -24,7 +24,7 @@ from diffusion.betas import (
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeighbour
 from diffusion.kernels import Absorbing, Uniform
-from diffusion.numerics import divergence, normalised
+from diffusion.numerics import divergence, log_softmax
 
 LN2 = np.log(2)
 both_files = pytest.mark.parametrize("load", ["text", "images"])
@@ -59,7 +59,7 @@ class Case:
     reverse: np.ndarray  # (N B, L, S): p(z_(k-1) | z_k)
     loss: np.ndarray  # KL, at k = 1 the term -log p(x0 | z_1), as `measure` gives it
     hybrid: np.ndarray  # lambda CE, as `measure` gives it
-    prior: np.ndarray | None  # KL(q(z_T | x0) || stationary law), as `measure` gives it
+    prior: np.ndarray | None  # KL(q(z_T | x0) || stationary distribution), as `measure` gives it
     guard: float  # what the official code adds to probabilities before it takes logs
     measure: Callable  # (..., L) nats to the unit of the file
 
@@ -84,12 +84,12 @@ class Case:
     def logs(self):
         """Ours, (N B, L, S): log of q(z_k | z_(k-1)), q(z_(k-1) | x0), sum_x p0(x) q(z_(k-1) | x)."""
         chain, t, s = self.process.chain, self.k / self.T, (self.k - 1) / self.T
-        laws = (
+        distributions = (
             chain.log_step(self.z, t, s),
             chain.log_marginal(self.x0, s),
             chain.log_mix(np.log(self.p0), s),
         )
-        return [np.asarray(x) for x in laws]
+        return [np.asarray(x) for x in distributions]
 
     @property
     def factors(self):
@@ -298,7 +298,7 @@ def image_cases():
         times, of = stacked(a, name, "x_t")
         order, mask = np.arange(K), K // 2
         if (a[f"{name}_Q"] == np.eye(K)).all():
-            continue  # at few values 255 / (K - 1) is so far that e^-.. is 0: no noise, which we refuse
+            continue  # at few values 255 / (K - 1) is so far that e^-.. is 0: no noise, which we reject
         kernel, schedule = image_kernel(a, name)
         if isinstance(kernel, Absorbing):
             order = np.append(np.delete(order, mask), mask)
@@ -375,8 +375,8 @@ def test_products_of_the_steps(load, x64):
         if c.marginal is not None:
             np.testing.assert_allclose(ours[c.k, c.x0], c.marginal, err_msg=c.name, **c.precision)
         # The text code overwrites Qbar_T of the uniform and of the absorbing kernel by the stationary
-        # law, and has none of the Gaussian (it reads the one before). Ours is the product, so that
-        # what the schedule leaves is drawn, and counted by the prior term.
+        # distribution, and has none of the Gaussian (it reads the one before). Ours is the product, so
+        # that what the schedule leaves is drawn, and counted by the prior term.
         np.testing.assert_allclose(ours[T], c.end, err_msg=c.name, **c.precision)
         if len(c.products) > T and np.abs(c.products[T] - c.end).max() > 1e-12:
             overwritten.append(c.process)
@@ -397,7 +397,7 @@ def test_posterior_and_reverse_step(load, x64):
                 official[rows], golden[rows], rtol=0, atol=1e-9, err_msg=c.name
             )
             # Ours has no guard: a / A and (a + d) / (A + D) differ by at most D / A.
-            ours = np.exp(normalised(c.logs[0] + c.logs[i]))
+            ours = np.exp(log_softmax(c.logs[0] + c.logs[i]))
             extra = (c.guard * (step + other + c.guard)).sum(-1)
             bound = extra / (step * other).sum(-1) + 1e-9
             assert (np.abs(ours - golden).max(-1) <= bound)[rows].all(), c.name
@@ -410,7 +410,7 @@ def test_kl_term_of_each_step(load, x64):
         step, data, model = c.factors
         with np.errstate(divide="ignore"):
             official = divergence(*(np.log(bayes(step, x, c.guard)) for x in (data, model)))
-        ours = divergence(*(normalised(c.logs[0] + x) for x in c.logs[1:]))
+        ours = divergence(*(log_softmax(c.logs[0] + x) for x in c.logs[1:]))
         np.testing.assert_allclose(
             c.measure(official)[rows], c.loss[rows], rtol=1e-9, atol=1e-9, err_msg=c.name
         )
@@ -441,7 +441,7 @@ def test_first_step_takes_the_head_as_leave_one_out(load, x64):
         first = np.flatnonzero(c.k[:, 0] == 1)
         assert len(first)
         x0, z, p0 = c.x0[first], c.z[first], c.p0[first]
-        log_p = np.asarray(normalised(c.logs[0] + c.logs[2]))[first]
+        log_p = np.asarray(log_softmax(c.logs[0] + c.logs[2]))[first]
         expected = bayes(p0, c.steps[0].T[z])  # softmax(logits) q(z_1 | x0)
         np.testing.assert_allclose(np.exp(log_p), expected, rtol=0, atol=1e-9, err_msg=c.name)
         if c.guard == 0:  # so does the text code
@@ -496,15 +496,16 @@ def test_prior_term(load, x64):
         if c.prior is None or np.abs(c.products[-1] - end).max() > 1e-12:
             continue  # none is stored, or z_T is taken to be stationary and the term to be 0
         if c.name == "mi_mask":
-            continue  # the golden number is against the uniform law; the process ends at the mask
-        # Theirs is against the law that the kernel is meant to end in, whether or not it does.
+            continue  # theirs is against the uniform distribution; the process ends at the mask
+        # Theirs is against the distribution that the kernel is meant to end in, whether or not it does.
         limit = np.eye(S)[V] if c.masked else np.full(S, 1 / S)
         last = np.exp(c.process.chain.log_marginal(x0, np.ones((c.rows, 1))))
         floor = max(c.guard, 1e-20)
         official = c.measure((last * (np.log(last + floor) - np.log(limit + floor))).sum(-1))
         np.testing.assert_allclose(official, c.prior, rtol=1e-9, atol=1e-9, err_msg=c.name)
         if not c.masked and np.abs(end.sum(0) - 1).max() < 1e-12:
-            # Doubly stochastic: the two laws are one, and only the guard is between the numbers.
+            # Doubly stochastic: the two distributions are one, and only the guard is between the
+            # numbers.
             np.testing.assert_allclose(
                 c.measure(value), c.prior, rtol=1e-9, atol=1e-9 + S * c.guard / LN2, err_msg=c.name
             )

@@ -16,7 +16,7 @@ from scipy.special import beta, betainc
 from diffusion import dirichlet
 from diffusion.dirichlet import DirichletFlow
 from diffusion.dirichlet_coefficient import coefficient_over_x, quadrature
-from diffusion.numerics import at
+from diffusion.numerics import log_one_hot
 from diffusion.simplex import log_state, project
 from samplers.guidance import classifier, classifier_free
 
@@ -180,7 +180,7 @@ def test_fields_by_the_official_coefficient_are_the_official_ones(scale, monkeyp
             publish(monkeypatch, a["c_code"][number], x, conc)
             for golden, p in [
                 (a["flow"][number], a["flow_probs"]),
-                *((a["cond_flows"][number][..., i], np.exp(at(i, V))) for i in range(V)),
+                *((a["cond_flows"][number][..., i], np.exp(log_one_hot(i, V))) for i in range(V)),
             ]:
                 p = np.broadcast_to(p, x.shape)
                 slack = 1e-12 * np.abs(golden).max()
@@ -248,21 +248,21 @@ def test_guidance_by_scores_is_guidance_by_probabilities(x64):
         (label, free), (p, p_free) = networks(a)
         process, z = DirichletFlow(V), jnp.asarray(a["x"])
         t = time_of(process, a["guid_alpha"], len(z))
-        # The official method solves a linear system for the law whose score is the guided one. Its
-        # entries go up to 1 / x, and so does what is lost of the digits.
+        # The official method solves a linear system for the distribution whose score is the guided one.
+        # Its entries go up to 1 / x, and so does what is lost of the digits.
         lost = 1e-10 + 1e3 * np.finfo(float).eps / np.maximum(a["x"], 1e-290).min()
         np.testing.assert_allclose(
             a["guid_score"], a["guid_add"], rtol=lost, atol=lost, err_msg=f"{V}"
         )
         expected = project(jnp.asarray(a["guid_add"]))
-        law = np.exp(classifier_free(process, label, free, MIX)(z, t))
-        np.testing.assert_allclose(law, expected, **TIGHT)
+        distribution = np.exp(classifier_free(process, label, free, MIX)(z, t))
+        np.testing.assert_allclose(distribution, expected, **TIGHT)
 
         def log_p_label(z, t, difference=p - p_free, conc=a["guid_alpha"]):
             return (conc - 1) * jnp.sum(difference * log_state(z), axis=(1, 2))
 
         # A classifier whose score is the difference of the two scores is the same guidance.
-        law = np.exp(classifier(process, free, log_p_label, MIX)(z, t))
-        np.testing.assert_allclose(law, expected, **TIGHT)
+        distribution = np.exp(classifier(process, free, log_p_label, MIX)(z, t))
+        np.testing.assert_allclose(distribution, expected, **TIGHT)
         model = classifier_free(process, label, free, 1 - TILT, "log_probability")
         np.testing.assert_allclose(np.exp(model(z, t)), a["guid_tilt"], rtol=1e-9, err_msg=f"{V}")

@@ -75,7 +75,8 @@ def test_autoregressive_energy_is_the_official_one_and_the_first_token(arrays):
 
 
 def test_autoregressive_energy_counts_the_tokens_that_are_known(arrays):
-    """The official `carry_over` drops them from the autoregressive part: no ratio of two laws then."""
+    """The official `carry_over` drops them from the autoregressive part: no ratio of two distributions
+    then."""
     x0, known = jnp.asarray(arrays["x0"]), arrays["xt"] != vocabulary(arrays)
     log_p = Autoregressive(vocabulary(arrays)).log_p(autoregressive(arrays), x0)
     dropped = jnp.where(known, log_p, 0)[:, 1:].sum(1)

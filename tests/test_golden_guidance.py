@@ -84,14 +84,15 @@ def classifier(a, name):
 
 
 def test_classifier_free_steps_are_the_official_ones(arrays):
-    """Posteriors over z_s are mixed where noise is uniform, and laws of x0 where it is a mask."""
+    """Posteriors over z_s are mixed where noise is uniform, and distributions of x0 where it is a
+    mask."""
     (t, s), strengths = times(arrays), {}
     for group, strength, key in cases(arrays, r"cfg_([a-z]+)_g([\d.]+)"):
         process, z = group.process, group.z
         model = classifier_free(process, *group.networks, jnp.asarray(float(strength)))
         of_x0 = process.log_posterior(process.predict(model(z, t), z, t), z, t, s)
         mixed = MixedPosteriors(process, *group.networks, jnp.asarray(float(strength)))
-        of_step = mixed.laws(z, t, s)[0]
+        of_step = mixed.distributions(z, t, s)[0]
         masked = isinstance(process, MDLM)
         ours, other = (of_x0, of_step) if masked else (of_step, of_x0)
         np.testing.assert_allclose(jnp.exp(ours), arrays[key], rtol=1e-9, atol=1e-12, err_msg=key)
@@ -133,7 +134,7 @@ def test_steps_guided_by_a_classifier_are_the_official_ones(arrays, order):
         # normaliser.
         moved = 2 * float(strength) * FLOAT32 * largest_slope(group, log_p_label, t)
         slack = 1e-9 if order == "exact" else 1e-9 + moved
-        step, expected = jnp.exp(guidance.laws(group.z, t, s)[0]), arrays[key]
+        step, expected = jnp.exp(guidance.distributions(group.z, t, s)[0]), arrays[key]
         np.testing.assert_allclose(step, expected, rtol=slack, atol=1e-12, err_msg=key)
         strengths.add(float(strength))
     assert len(strengths) > 1

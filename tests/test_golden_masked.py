@@ -15,7 +15,7 @@ from diffusion.schedules import (
     Linear,
     MDLMCosine,
     Polynomial,
-    Squeezed,
+    RescaledSchedule,
     masked_weight,
 )
 from samplers.ancestral import Ancestral
@@ -36,7 +36,7 @@ def md4_schedules(arrays):
         if match := re.fullmatch(r"alpha_poly([\d.]+)", key):
             named[f"poly{match[1]}"] = Polynomial(float(match[1]))
     assert len(named) > 2
-    return {name: Squeezed(base, 1e-4) for name, base in named.items()}
+    return {name: RescaledSchedule(base, 1e-4) for name, base in named.items()}
 
 
 def inputs(arrays, mask_column):

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import reference
-from oracle import assert_law
+from oracle import assert_distribution
 from test_golden_masked import inputs, md4_schedules, mdlm_schedules
 from test_golden_sedd import groups
 
 from diffusion.mdlm import MDLM
 from diffusion.schedules import Linear
 from samplers.euler import Euler
-from samplers.transform import Transform
+from samplers.logits_processor import LogitsProcessor
 
 COPIES = 4000
 
@@ -49,13 +49,13 @@ def test_linear_euler_steps_are_drawn_from_the_clipped_weights(x64):
             return onehot.reshape(COPIES, *z.shape, -1).sum(0)
 
         counts = np.asarray(draw(jax.random.key(0)))
-        law = np.maximum(golden["euler_probs"], 0)
-        law = law / law.sum(-1, keepdims=True)
-        assert ((law == 0) <= (counts == 0)).all(), name
-        rows = (x.reshape(-1, process.num_states) for x in (counts, law))
+        distribution = np.maximum(golden["euler_probs"], 0)
+        distribution = distribution / distribution.sum(-1, keepdims=True)
+        assert ((distribution == 0) <= (counts == 0)).all(), name
+        rows = (x.reshape(-1, process.num_states) for x in (counts, distribution))
         for seen, expected in zip(*rows, strict=True):
             # Of some 1500 entries in all the largest deviation stays within 6 standard errors.
-            assert_law(seen, expected, sigmas=6)
+            assert_distribution(seen, expected, sigmas=6)
 
 
 def test_top_p_of_md4_keeps_the_token_that_crosses_the_line(x64):
@@ -69,7 +69,7 @@ def test_top_p_of_md4_keeps_the_token_that_crosses_the_line(x64):
         top_p, schedule, grid, number = match.groups()
         process = MDLM(V, schedules[schedule])
         s, t = (jnp.full((len(z), 1), x) for x in a[f"grid_{grid}_s_t"][int(number)])
-        log_p0 = Transform(top_p=float(top_p))(process.predict(out, z, t))
+        log_p0 = LogitsProcessor(top_p=float(top_p))(process.predict(out, z, t))
         ours, golden = step_of(process, log_p0, z, t, s)[masked], golden[masked]
         np.testing.assert_array_equal(ours > 0, golden > 0, err_msg=key)
         # The official step is computed in float32.
@@ -91,17 +91,20 @@ def test_nucleus_of_bd3lm_leaves_out_the_token_that_crosses_the_line_and_ours_ke
         process, masked = MDLM(V), np.asarray(z) == V
         log_p0 = process.predict(out[..., :V], z, t)
 
-        def step_with(transform, process=process, log_p0=log_p0, z=z, t=t, dt=dt):
-            return step_of(process, transform(log_p0), z, t, t - dt)
+        def step_with(logits_processor, process=process, log_p0=log_p0, z=z, t=t, dt=dt):
+            return step_of(process, logits_processor(log_p0), z, t, t - dt)
 
-        ours, kept = step_with(Transform(top_p=top_p)), (step[..., :V] > 0).sum(-1)
+        ours, kept = step_with(LogitsProcessor(top_p=top_p)), (step[..., :V] > 0).sum(-1)
         more = (ours[..., :V] > 0).sum(-1) - kept
         mass = np.where(step[..., :V] > 0, np.exp(log_p0), 0).sum(-1)
         for position in zip(*np.nonzero(masked), strict=True):
             n = int(kept[position])
             # The same cut but for that token: the n most probable.
             np.testing.assert_allclose(
-                step_with(Transform(top_k=n))[position], step[position], rtol=1e-9, err_msg=key
+                step_with(LogitsProcessor(top_k=n))[position],
+                step[position],
+                rtol=1e-9,
+                err_msg=key,
             )
             if top_p == 1:
                 assert n == V and more[position] == 0

@@ -143,8 +143,10 @@ def test_forward_and_transposed_transitions_are_the_official_ones(x64):
     for name, process, golden, _, z, t in groups(a):
         s = t - a["step_size"]
         if "transition_x0" in golden:
-            law = jnp.exp(process.chain.log_marginal(jnp.asarray(a["x0"]), t))
-            np.testing.assert_allclose(law, golden["transition_x0"], rtol=1e-9, err_msg=name)
+            distribution = jnp.exp(process.chain.log_marginal(jnp.asarray(a["x0"]), t))
+            np.testing.assert_allclose(
+                distribution, golden["transition_x0"], rtol=1e-9, err_msg=name
+            )
             forward += 1
         step = np.exp(process.chain.log_step(z, t, s))
         np.testing.assert_allclose(
@@ -170,7 +172,7 @@ def test_tweedie_weights_are_the_official_ones_where_they_are_positive(x64):
 
 def test_last_tweedie_step_removes_all_noise_as_the_official_denoiser(x64):
     """The official last step has dsigma = sigma(t). Ours goes to t = 0, where `Linear` has no noise
-    left, and `Geometric` sigma_min: its law is as near to the official one as that."""
+    left, and `Geometric` sigma_min: its distribution is as near to the official one as that."""
     a = reference("sedd")
     for name, process, golden, out, z, t in groups(a):
         V, sigma, expected = process.vocab_size, golden["sigma"], golden["denoise_probs"]

@@ -1,6 +1,6 @@
 """Uniform diffusion against numbers of the official UDLM and Duo code, in float64.
 
-Both put the network's law of x0 into formulas of a one-hot x0, which reads it as leave-one-out.
+Both put the network's distribution of x0 into formulas of a one-hot x0, which reads it as leave-one-out.
 """
 
 import re
@@ -15,8 +15,8 @@ from diffusion.betas import ReciprocalBetas
 from diffusion.d3pm import D3PM
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
-from diffusion.numerics import at
-from diffusion.schedules import Linear, Schedule, Squeezed
+from diffusion.numerics import log_one_hot
+from diffusion.schedules import Linear, RescaledSchedule, Schedule
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
 
@@ -49,11 +49,11 @@ def softmax(logits):
     return p / p.sum(-1, keepdims=True)
 
 
-def bridge(law, z, alpha_t, alpha_s):
-    """The reverse step (B, L, V) for a law of x0, (B, L, V), in place of its one-hot vector."""
-    V, step = law.shape[-1], alpha_t / alpha_s
+def bridge(distribution, z, alpha_t, alpha_s):
+    """The reverse step (B, L, V) for a distribution of x0, (B, L, V), in place of its one-hot vector."""
+    V, step = distribution.shape[-1], alpha_t / alpha_s
     weights = step * np.eye(V)[z] + (1 - step) / V
-    weights = weights * (alpha_s * law + (1 - alpha_s) / V)
+    weights = weights * (alpha_s * distribution + (1 - alpha_s) / V)
     return weights / weights.sum(-1, keepdims=True)
 
 
@@ -81,10 +81,10 @@ def test_score_entropy_of_the_score_that_the_network_implies_is_the_same_bound(x
     a = reference("udlm")
     V, out, x0, z = inputs(a)
     t = jnp.asarray(a["t"])[:, None]
-    by_law = SEDD(V, Uniform(), Linear(), head="leave_one_out")
+    by_distribution = SEDD(V, Uniform(), Linear(), head="leave_one_out")
     by_score = SEDD(V, Uniform(), Linear(), head="score")
     log_s = UDLM(V, Linear()).log_ratio(out, z, t)
-    for loss in (by_law.token_loss(out, x0, z, t), by_score.token_loss(log_s, x0, z, t)):
+    for loss in (by_distribution.token_loss(out, x0, z, t), by_score.token_loss(log_s, x0, z, t)):
         np.testing.assert_allclose(loss, a["nelbo_ct"], rtol=1e-9, atol=1e-11)
 
 
@@ -93,7 +93,7 @@ def test_discrete_losses_are_the_official_ones_at_every_T(x64):
     V, out, x0, z = inputs(a)
     steps = [int(m[1]) for key in a if (m := re.fullmatch(r"d3pm_T(\d+)_loss", key))]
     assert steps
-    onehot, law = np.eye(V)[a["x0"]], softmax(a["logits"])
+    onehot, distribution = np.eye(V)[a["x0"]], softmax(a["logits"])
     for T in steps:
         golden, t = a[f"d3pm_T{T}_loss"], a[f"d3pm_T{T}_t"][:, None]
         # The official code adds 1e-12 inside the logarithm of q: V times that at most, and T times.
@@ -101,7 +101,7 @@ def test_discrete_losses_are_the_official_ones_at_every_T(x64):
 
         def mathematics(alpha_t, alpha_s, T=T):
             alphas = (alpha_t[..., None], alpha_s[..., None])
-            q, p = (bridge(x, a["xt"], *alphas) for x in (onehot, law))
+            q, p = (bridge(x, a["xt"], *alphas) for x in (onehot, distribution))
             return T * divergence(q, p)
 
         # It also moves t = 1 to 1 - 1e-4 in alpha(t): the mathematics judges there.
@@ -141,7 +141,7 @@ def test_official_posteriors_read_the_network_as_leave_one_out(x64):
         np.testing.assert_allclose(jnp.exp(log_p), golden, rtol=1e-9)
         model += 1
         if f"{prefix}true" in a:
-            log_q = leave_one_out.log_posterior(at(x0, V), z, t, s)
+            log_q = leave_one_out.log_posterior(log_one_hot(x0, V), z, t, s)
             np.testing.assert_allclose(jnp.exp(log_q), a[f"{prefix}true"], rtol=1e-9)
             true += 1
         # Read as p(x0 | z_t), the same output is the mixture of the bridges, which is something else.
@@ -180,11 +180,11 @@ def test_sampler_steps_are_the_official_ones(x64):
     )
 
 
-def test_reconstruction_converts_the_leave_one_out_law_and_the_official_one_does_not(x64):
+def test_reconstruction_converts_the_leave_one_out_distribution_and_the_official_one_does_not(x64):
     """The official term is -log softmax(out)[x0] whatever z_0 is: that of head = "posterior"."""
     a = reference("udlm")
     V, out, x0, _ = inputs(a)
-    noisy = Squeezed(Linear(), 0.4)
+    noisy = RescaledSchedule(Linear(), 0.4)
     u = jnp.full((len(x0), 1), 0.5)
 
     def reconstruction(process):
@@ -203,8 +203,8 @@ def test_reconstruction_converts_the_leave_one_out_law_and_the_official_one_does
     kept = z == a["x0"]
     assert kept.any() and not kept.all()
     alpha = float(jnp.exp(noisy.log_alpha(jnp.zeros(()))))
-    law = softmax(a["logits"]) * (alpha * np.eye(V)[z] + (1 - alpha) / V)
-    of_x0 = (law * np.eye(V)[a["x0"]]).sum(-1) / law.sum(-1)
+    distribution = softmax(a["logits"]) * (alpha * np.eye(V)[z] + (1 - alpha) / V)
+    of_x0 = (distribution * np.eye(V)[a["x0"]]).sum(-1) / distribution.sum(-1)
     np.testing.assert_allclose(value, -np.log(of_x0), rtol=1e-9)
     # To be kept is a sign of x0, of as much use as the network leaves room for.
     gain = (a["recon_loss"] - value)[kept]

@@ -1,4 +1,5 @@
-"""Guidance on an enumerable toy with labels: strength 0 is the free law, 1 the conditional one."""
+"""Guidance on an enumerable toy with labels: strength 0 is the free distribution, 1 the conditional
+one."""
 
 import copy
 from dataclasses import replace
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law
+from oracle import Toy, assert_distribution
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.bfn import BFN, PowerAccuracy
@@ -98,7 +99,7 @@ def test_classifier_free_strength_0_is_free_and_1_conditional(name, space, x64):
 
 
 @pytest.mark.parametrize("name", [n for n in PROCESSES if n[0] in "db"])
-def test_gradient_of_the_exact_classifier_makes_the_conditional_law_exactly(name, x64):
+def test_gradient_of_the_exact_classifier_makes_the_conditional_distribution_exactly(name, x64):
     toy, process = Labelled(), PROCESSES[name]
     free, conditional = toy.free.denoiser(process), toy.conditional.denoiser(process)
     for t in (0.2, 0.6, 0.9):
@@ -132,7 +133,7 @@ def test_a_gradient_acts_within_its_interval_of_times_row_by_row(x64):
 @pytest.mark.parametrize("name", ["dirichlet", "bfn"])
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
 @pytest.mark.usefixtures("optimized")
-def test_samples_with_strength_1_follow_the_conditional_law(name, kind):
+def test_samples_with_strength_1_follow_the_conditional_distribution(name, kind):
     toy, process = Labelled(), PROCESSES[name]
     free = toy.free.denoiser(process)
     if kind == "classifier":
@@ -141,7 +142,7 @@ def test_samples_with_strength_1_follow_the_conditional_law(name, kind):
         model = classifier_free(process, toy.conditional.denoiser(process), free, 1.0)
     draw = jax.jit(lambda key: Ancestral(48).sample(key, process, model, (ROWS, 3)))
     counts = np.bincount(toy.free.index(draw(jax.random.key(0))), minlength=len(toy.free.p))
-    assert_law(counts, toy.conditional.p, bias=0.01)
+    assert_distribution(counts, toy.conditional.p, bias=0.01)
     assert np.abs(counts / ROWS - toy.free.p).sum() > 0.1
 
 
@@ -283,6 +284,6 @@ def test_samplers_with_caches_take_a_guided_network(process, sampler):
         (dict(interval=(0.0, 2.0)), "interval"),
     ],
 )
-def test_impossible_guidance_is_refused(wrong, word):
+def test_impossible_guidance_is_rejected(wrong, word):
     with pytest.raises(ValueError, match=word):
         classifier_free(MDLM(3), None, None, 2.0, **wrong)

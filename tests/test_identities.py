@@ -178,7 +178,7 @@ def test_master_identity_of_continuous_time(schedule, x64):
             np.testing.assert_allclose(process.token_loss(out, x0, z, now), expected, rtol=1e-7)
 
 
-def test_heads_hold_the_same_law_when_converted(x64):
+def test_heads_hold_the_same_distribution_when_converted(x64):
     key, x0, u = data(3)
     for a, b in (
         (UDLM(V), UDLM(V, head="posterior")),

@@ -135,7 +135,7 @@ def test_any_order_records_stand_beside_the_others_and_say_what_they_are(runs):
 
 
 @pytest.mark.parametrize("name", ["autoregressive", "block4"])
-def test_a_token_after_a_blank_is_refused_where_it_could_not_be_regarded(name, runs, capsys):
+def test_a_token_after_a_blank_is_rejected_where_it_could_not_be_regarded(name, runs, capsys):
     where = ["--workdir", str(runs / name), "--num", "1"]
     assert cli.guarded("sample", [*where, "--template", "th_ ______we"]) == 2
     error = capsys.readouterr().err

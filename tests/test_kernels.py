@@ -1,4 +1,4 @@
-"""What the kernels and schedules of D3PM refuse, and what they take from the data."""
+"""What the kernels and schedules of D3PM reject, and what they take from the data."""
 
 import dataclasses
 import itertools
@@ -17,8 +17,8 @@ from diffusion.sedd import SEDD
 from experiments.data.statistics import context_embeddings, unigram
 from experiments.data.tokenizers import Letters27
 from experiments.errors import UserError
-from experiments.settings import differences, override, resolve
-from experiments.stored import decode, encode
+from experiments.overrides import differences, override, resolve
+from experiments.serialization import decode, encode
 from samplers.tweedie import Tweedie
 
 TWO_PARTS = ((0.5, 0.5, 0, 0), (0.5, 0.5, 0, 0), (0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5))
@@ -59,12 +59,12 @@ COUNTS = (4.0, 3.0, 2.0, 1.0)
         (lambda: MDLM(schedule=CosineBetas()), "use Linear"),
     ],
 )
-def test_impossible_combinations_are_refused_and_told_what_would_work(make, words):
+def test_impossible_combinations_are_rejected_and_told_what_would_work(make, words):
     with pytest.raises(ValueError, match=f"(?s){words}"):
         make()
 
 
-def test_a_sampler_that_a_process_cannot_serve_is_refused_when_the_config_is_built():
+def test_a_sampler_that_a_process_cannot_serve_is_rejected_when_the_config_is_built():
     with pytest.raises(
         ValueError, match=r"Tweedie does not go with process UDLM.*no score.*Ancestral"
     ):

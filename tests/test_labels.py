@@ -19,8 +19,8 @@ from experiments.data.text import Text, prepare
 from experiments.errors import UserError
 from experiments.evaluation.bound import sequences, spread
 from experiments.labels import label_number
+from experiments.overrides import override, resolve
 from experiments.runs import load_run
-from experiments.settings import override, resolve
 from experiments.training.checkpoints import Checkpoints
 from models.backbone import Network
 from models.transformer import Transformer

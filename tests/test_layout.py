@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.settings import load, resolve
-from experiments.stored import decode, encode
+from experiments.overrides import load, resolve
+from experiments.serialization import decode, encode
 
 ROOT = Path(__file__).parent.parent
 OURS = {"diffusion", "models", "samplers", "configs", "experiments"}

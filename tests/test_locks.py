@@ -17,7 +17,7 @@ import pytest
 from test_faults import SETTINGS, run
 from test_programs import ROOT, SMOKE
 
-from experiments import cli, locks, stored
+from experiments import cli, locks, serialization
 from experiments.config import Experiment
 from experiments.data.text import Text, prepare
 from experiments.devices.sharding import make_mesh
@@ -55,7 +55,7 @@ class Holder:
         self.process.stdout.close()
 
 
-def refused(path, advice="go"):
+def rejected(path, advice="go"):
     with pytest.raises(UserError) as caught, held(path, "it", advice):
         pass
     assert "\n" not in str(caught.value)
@@ -72,7 +72,7 @@ def listing(folder):
 def test_one_process_holds_it_and_says_who_it_is_until_it_is_killed(tmp_path):
     path = tmp_path / "new" / ".lock"
     with Holder(path) as process:
-        said = refused(path)
+        said = rejected(path)
         assert said.startswith(f"it is in use by another process, {process.pid} on ")
         assert f" on {socket.gethostname()} since 20" in said and said.endswith("; go")
         assert f"-c {path}" in said
@@ -95,7 +95,7 @@ def test_it_goes_at_the_end_and_so_do_folders_that_were_made_for_it(tmp_path):
 def test_within_a_process_too_and_not_by_a_child(tmp_path):
     path = tmp_path / ".lock"
     with held(path, "it"):
-        assert "it is in use" in refused(path)
+        assert "it is in use" in rejected(path)
         (file,) = [file for file in locks._open if not file.closed]
         assert not os.get_inheritable(file.fileno())
         left, told = os.pipe()
@@ -120,7 +120,7 @@ def test_who_waits_says_so_and_takes_the_lock_of_the_file_that_is_there_then(tmp
         with held(path, "it", log=lines.append, wait=True):
             order.append("second")
             assert json.loads(path.read_text())["pid"] == os.getpid()
-            assert "it is in use" in refused(path)
+            assert "it is in use" in rejected(path)
 
     thread = threading.Thread(target=waiting)
     with held(path, "it"):
@@ -140,7 +140,7 @@ def test_what_the_file_says_is_not_believed(tmp_path, content):
     path.write_text(content)
     with open(path) as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert refused(path) == "it is in use by another process; go"
+        assert rejected(path) == "it is in use by another process; go"
     with held(path, "it"):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
@@ -272,7 +272,7 @@ def trained(tmp_path_factory):
 def test_readers_take_the_newest_of_checkpoints_that_come_and_go(trained, tmp_path):
     workdir = tmp_path / "w"
     shutil.copytree(trained, workdir)
-    e = stored.decode(Checkpoints(workdir / "checkpoints").meta(4)["config"], "", Experiment)
+    e = serialization.decode(Checkpoints(workdir / "checkpoints").meta(4)["config"], "", Experiment)
     like = trainer._like(e, make_mesh(e.mesh))
     ends, steps = threading.Event(), []
 

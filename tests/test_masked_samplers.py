@@ -1,4 +1,4 @@
-"""Samplers of masked processes on enumerable toys: exact laws, or enumerations of their rules.
+"""Samplers of masked processes on enumerable toys: exact distributions, or enumerations of their rules.
 
 The exact denoiser of a masked process does not depend on time, so it is a table over the states here.
 """
@@ -12,22 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law
+from oracle import Toy, assert_distribution
 
 from diffusion.mdlm import MDLM
-from diffusion.schedules import Cosine, Linear, Squeezed
+from diffusion.schedules import Cosine, Linear, RescaledSchedule
 from diffusion.sedd import SEDD
 from samplers.ancestral import Ancestral
-from samplers.corrected import Corrected
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
+from samplers.logits_processor import LogitsProcessor
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
+from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
-from samplers.sampler import OnGrid, State
-from samplers.transform import Transform
+from samplers.sampler import GridSampler, State
+from samplers.sliding_window import SlidingWindow
 from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
-from samplers.windows import Windows
 
 ROWS = 60_000
 
@@ -69,12 +69,12 @@ def table():
     return Table()
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Squeezed(Linear(), 0.05)])
-def test_first_hitting_is_the_law_of_the_data_in_one_call_a_token(table, schedule):
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), RescaledSchedule(Linear(), 0.05)])
+def test_first_hitting_is_the_distribution_of_the_data_in_one_call_a_token(table, schedule):
     counts, calls = table.counts(FirstHitting(), MDLM(table.size, schedule))
     # A start with random tokens in place of masks (alpha(1) > 0) is the model's own, not the data's.
-    loose = schedule == Squeezed(Linear(), 0.05)
-    assert_law(counts, table.toy.p, bias=0.05 * table.length if loose else 0)
+    loose = schedule == RescaledSchedule(Linear(), 0.05)
+    assert_distribution(counts, table.toy.p, bias=0.05 * table.length if loose else 0)
     assert calls.max() == table.length and (loose or calls.min() == table.length)
 
 
@@ -85,7 +85,7 @@ def test_first_hitting_on_a_grid_is_ancestral_sampling(name):
     for key in found:
         T = int(key.removeprefix("d3pm_absorb_T").removesuffix("_sample_law"))
         counts, calls = table.counts(FirstHitting(steps=T))
-        assert_law(counts, table.arrays[key])
+        assert_distribution(counts, table.arrays[key])
         assert calls.max() <= min(T, table.length)
         # The number of steps, out of T, in which at least one of L positions is revealed.
         expected = T * (1 - (1 - 1 / T) ** table.length)
@@ -95,7 +95,7 @@ def test_first_hitting_on_a_grid_is_ancestral_sampling(name):
 
 def test_first_hitting_on_a_grid_is_ancestral_sampling_with_loose_ends_too(table):
     """Where alpha(1) > 0, a start has tokens, and what is masked then is revealed at times below 1."""
-    process = MDLM(table.size, Squeezed(Linear(), 0.4))
+    process = MDLM(table.size, RescaledSchedule(Linear(), 0.4))
     ours, _ = table.counts(FirstHitting(steps=3), process)
     ancestral, _ = table.counts(Ancestral(3), process, key=1)
     error = np.sqrt((ours + ancestral + 1) / ROWS**2)
@@ -120,33 +120,33 @@ def test_first_hitting_asks_the_network_at_the_times_of_its_reveals(table):
 def test_first_hitting_in_groups_draws_a_group_apart(table):
     """Two of three tokens from the marginals, then the third: by enumeration over the pairs."""
     counts, calls = table.counts(FirstHitting(group=2))
-    law = _grouped_law(table, 2)
-    assert_law(counts, law)
-    assert calls.max() == 2 and np.abs(law - table.toy.p).sum() > 0.05
+    distribution = _grouped_distribution(table, 2)
+    assert_distribution(counts, distribution)
+    assert calls.max() == 2 and np.abs(distribution - table.toy.p).sum() > 0.05
 
 
-def _grouped_law(table, group):
-    law = {tuple([table.size] * table.length): 1.0}
-    while any(table.size in state for state in law):
+def _grouped_distribution(table, group):
+    distribution = {tuple([table.size] * table.length): 1.0}
+    while any(table.size in state for state in distribution):
         new = {}
-        for state, weight in law.items():
+        for state, weight in distribution.items():
             masked = [i for i, v in enumerate(state) if v == table.size]
             sets = list(itertools.combinations(masked, min(group, len(masked))))
             for chosen in sets:
                 _reveal(table, new, state, chosen, weight / len(sets))
-        law = new
-    return _as_array(table, law)
+        distribution = new
+    return _as_array(table, distribution)
 
 
 def _together(rows):
-    """The law of a state whose positions are independent, each by its row."""
+    """The distribution of a state whose positions are independent, each by its row."""
     joint = rows[0]
     for row in rows[1:]:
         joint = np.multiply.outer(joint, row)
     return joint.reshape(-1)
 
 
-def _reveal(table, law, state, chosen, weight, power=1):
+def _reveal(table, distribution, state, chosen, weight, power=1):
     p0 = table.p0[table.number(state)] ** power
     p0 = p0 / p0.sum(-1, keepdims=True)
     for tokens in itertools.product(range(table.size), repeat=len(chosen)):
@@ -154,12 +154,12 @@ def _reveal(table, law, state, chosen, weight, power=1):
         for i, v in zip(chosen, tokens, strict=True):
             after[i] = v
         p = weight * math.prod(p0[i, v] for i, v in zip(chosen, tokens, strict=True))
-        law[tuple(after)] = law.get(tuple(after), 0) + p
+        distribution[tuple(after)] = distribution.get(tuple(after), 0) + p
 
 
-def _as_array(table, law):
+def _as_array(table, distribution):
     result = np.zeros(len(table.toy.p))
-    for state, weight in law.items():
+    for state, weight in distribution.items():
         result[int(table.toy.index(np.array(state)))] += weight
     return result
 
@@ -179,9 +179,9 @@ def test_cached_ancestral_sampling_is_the_same_with_fewer_calls(table):
     np.testing.assert_array_equal(plain.x0, cached.x0)
 
 
-def test_random_order_one_by_one_is_the_law_of_the_data(table):
+def test_random_order_one_by_one_is_the_distribution_of_the_data(table):
     counts, calls = table.counts(Unmask("random", Tokens(1)))
-    assert_law(counts, table.toy.p)
+    assert_distribution(counts, table.toy.p)
     assert (calls == table.length).all()
 
 
@@ -194,28 +194,28 @@ def test_random_order_one_by_one_is_the_law_of_the_data(table):
         ("confidence", Threshold(0.6)),
     ],
 )
-def test_law_of_an_order_is_the_enumerated_one(table, order, amount):
-    law, most = _ordered_law(table, order, amount)
+def test_distribution_of_an_order_is_the_enumerated_one(table, order, amount):
+    distribution, most = _ordered_distribution(table, order, amount)
     counts, calls = table.counts(Unmask(order, amount))
-    assert_law(counts, law)
+    assert_distribution(counts, distribution)
     assert calls.max() == most
 
 
 @pytest.mark.parametrize("amount", [Tokens(1), Threshold(0.6)])
-def test_law_at_a_temperature_is_the_enumerated_one(table, amount):
+def test_distribution_at_a_temperature_is_the_enumerated_one(table, amount):
     """Where is decided by the model, what by the tempered model."""
-    law, most = _ordered_law(table, "confidence", amount, power=2)
-    sampler = Unmask("confidence", amount, transform=Transform(temperature=0.5))
+    distribution, most = _ordered_distribution(table, "confidence", amount, power=2)
+    sampler = Unmask("confidence", amount, logits_processor=LogitsProcessor(temperature=0.5))
     counts, calls = table.counts(sampler)
-    assert_law(counts, law)
+    assert_distribution(counts, distribution)
     assert calls.max() == most
 
 
-def _ordered_law(table, order, amount, power=1):
-    law, calls = {tuple([table.size] * table.length): 1.0}, 0
-    while any(table.size in state for state in law):
+def _ordered_distribution(table, order, amount, power=1):
+    distribution, calls = {tuple([table.size] * table.length): 1.0}, 0
+    while any(table.size in state for state in distribution):
         new, calls = {}, calls + 1
-        for state, weight in law.items():
+        for state, weight in distribution.items():
             masked = [i for i, v in enumerate(state) if v == table.size]
             if not masked or weight == 0:
                 new[state] = new.get(state, 0) + weight
@@ -237,8 +237,8 @@ def _ordered_law(table, order, amount, power=1):
                 most = np.maximum.accumulate([entropy[i] for i in ranked])
                 count = int(np.argmin([*(sums - most <= amount.nats), False]))
             _reveal(table, new, state, ranked[: max(count, 1)], weight, power)
-        law = new
-    return _as_array(table, law), calls
+        distribution = new
+    return _as_array(table, distribution), calls
 
 
 @pytest.mark.parametrize("order, first", [("confidence", 0), ("margin", 1), ("entropy", 2)])
@@ -262,7 +262,7 @@ def test_random_order_is_random_whatever_the_model_is_sure_of():
     state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), start[:, :1])
     model = lambda z, t: jnp.log(p)[None] + jnp.zeros((ROWS, 1, 1))  # noqa: E731
     new = Unmask("random", Tokens(1)).advance(jax.random.key(0), 0, state, MDLM(2), model, None)
-    assert_law((np.asarray(new.z) != 2).sum(0), np.full(3, 1 / 3))
+    assert_distribution((np.asarray(new.z) != 2).sum(0), np.full(3, 1 / 3))
 
 
 @pytest.mark.parametrize("noise, left", [(0.0, 1.0), (1.0, 1.0), (2.0, 0.25)])
@@ -276,7 +276,7 @@ def test_what_was_drawn_decides_and_noise_fades_with_the_masks(noise, left):
     state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), memory)
     model = lambda z, t: jnp.log(p)[None] + jnp.zeros((ROWS, 1, 1))  # noqa: E731
     new = sampler.advance(jax.random.key(1), 0, state, process, model, None)
-    z, law = np.asarray(new.z), np.zeros((2, 2))  # which position, which token
+    z, distribution = np.asarray(new.z), np.zeros((2, 2))  # which position, which token
     for a, b in itertools.product(range(2), range(2)):
         odds = p[[0, 1], [a, b]]
         if noise:
@@ -284,11 +284,13 @@ def test_what_was_drawn_decides_and_noise_fades_with_the_masks(noise, left):
             share = odds / odds.sum()
         else:
             share = odds == odds.max()
-        law[0, a] += p[0, a] * p[1, b] * share[0]
-        law[1, b] += p[0, a] * p[1, b] * share[1]
+        distribution[0, a] += p[0, a] * p[1, b] * share[0]
+        distribution[1, b] += p[0, a] * p[1, b] * share[1]
     where = (z[:, 1] != 2).astype(int)
     assert ((z != 2).sum(1) == 1).all()
-    assert_law(np.bincount(2 * where + z[np.arange(ROWS), where], minlength=4), law.ravel())
+    assert_distribution(
+        np.bincount(2 * where + z[np.arange(ROWS), where], minlength=4), distribution.ravel()
+    )
 
 
 @pytest.mark.parametrize("grid", ["uniform", "cosine"])
@@ -306,18 +308,18 @@ def test_steps_reveal_everything_in_as_many_calls(grid):
 
 
 @pytest.mark.parametrize("rule, eta", [("cap", 0.1), ("rescale", 0.5), ("cap", 0.0)])
-def test_law_of_remdm_is_the_enumerated_one(table, rule, eta):
+def test_distribution_of_remdm_is_the_enumerated_one(table, rule, eta):
     T = 4
     counts, _ = table.counts(ReMDM(T, rule=rule, eta=eta))
-    law = np.zeros(len(table.states))
-    law[-1] = 1
+    distribution = np.zeros(len(table.states))
+    distribution[-1] = 1
     for k in range(T, 0, -1):
         a_t, a_s = 1 - k / T, 1 - (k - 1) / T
         most = min(1, (1 - a_s) / a_t) if a_t else 1
         sigma = min(eta, most) if rule == "cap" else eta * most
         reveal = (a_s - (1 - sigma) * a_t) / (1 - a_t)
-        new = np.zeros_like(law)
-        for z, weight in zip(table.states, law, strict=True):
+        new = np.zeros_like(distribution)
+        for z, weight in zip(table.states, distribution, strict=True):
             if weight == 0:
                 continue
             rows = np.zeros((table.length, table.size + 1))
@@ -328,13 +330,13 @@ def test_law_of_remdm_is_the_enumerated_one(table, rule, eta):
                 else:
                     rows[i, v], rows[i, -1] = 1 - sigma, sigma
             new += weight * _together(rows)
-        law = new
+        distribution = new
     data = np.array([table.number(x) for x in table.toy.states])
-    assert law[data].sum() == pytest.approx(1)
-    assert_law(counts, law[data])
+    assert distribution[data].sum() == pytest.approx(1)
+    assert_distribution(counts, distribution[data])
     if eta == 0:
         ancestral, _ = table.counts(Ancestral(T), key=1)
-        assert_law(ancestral, law[data])
+        assert_distribution(ancestral, distribution[data])
 
 
 REMDM = [dict(confidence=True), dict(loop=0.5), dict(eta=1.0), dict(rule="cap", eta=1.0)]
@@ -396,10 +398,10 @@ def test_path_planning_keeps_the_share_of_the_schedule_and_with_eta_0_every_toke
 
 
 @pytest.mark.parametrize("positions", [1, 3])
-def test_a_gibbs_correction_leaves_the_law_at_its_time_as_it_is(table, positions):
-    """From exact draws of p_s, one correction; with several positions at once another law."""
+def test_a_gibbs_correction_leaves_the_distribution_at_its_time_as_it_is(table, positions):
+    """From exact draws of p_s, one correction; with several positions at once another distribution."""
     process, s = MDLM(table.size), 0.5
-    sampler = Corrected(2, positions=positions)
+    sampler = PredictorCorrector(2, positions=positions)
 
     @jax.jit
     def corrected(key):
@@ -415,17 +417,17 @@ def test_a_gibbs_correction_leaves_the_law_at_its_time_as_it_is(table, positions
     exact = np.asarray(
         table.toy.transition(process, jnp.asarray(table.states), jnp.full((1, 1), s))
     )
-    law = exact.T @ table.toy.p
+    distribution = exact.T @ table.toy.p
     if positions == 1:
-        assert_law(counts, law)
+        assert_distribution(counts, distribution)
     else:
-        assert np.abs(counts / ROWS - law).sum() > 0.05
+        assert np.abs(counts / ROWS - distribution).sum() > 0.05
 
 
 def test_a_gibbs_correction_forgets_the_token_that_it_draws_anew(table):
-    """From a state without masks: a position by chance, and there the law given the others."""
+    """From a state without masks: a position by chance, and there the distribution given the others."""
     process, s = MDLM(table.size), 0.3
-    state, law = table.states[0], np.zeros(len(table.states))  # all tokens are 0
+    state, distribution = table.states[0], np.zeros(len(table.states))  # all tokens are 0
     for i in range(table.length):
         hidden = state.copy()
         hidden[i] = table.size
@@ -433,17 +435,19 @@ def test_a_gibbs_correction_forgets_the_token_that_it_draws_anew(table):
         for value, p in enumerate(at_s):
             new = state.copy()
             new[i] = value
-            law[table.number(new)] += p / table.length
+            distribution[table.number(new)] += p / table.length
     z, time = jnp.tile(jnp.asarray(state), (ROWS, 1)), jnp.full((ROWS, 1), s)
     known = jnp.full(z.shape, -1)
-    z = Corrected(2)._gibbs(jax.random.key(0), z, time, time, process, table.model, known)
-    assert_law(np.bincount(np.asarray(z) @ table.base, minlength=len(table.states)), law)
+    z = PredictorCorrector(2)._gibbs(jax.random.key(0), z, time, time, process, table.model, known)
+    assert_distribution(
+        np.bincount(np.asarray(z) @ table.base, minlength=len(table.states)), distribution
+    )
 
 
 @pytest.mark.parametrize("corrector", ["_gibbs", "_forward_backward"])
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_corrections_keep_the_share_of_masks_of_their_time(table, corrector, share):
-    process, sampler = MDLM(table.size), Corrected(2, share=share)
+    process, sampler = MDLM(table.size), PredictorCorrector(2, share=share)
     t, s = (jnp.full((ROWS, 1), time) for time in (0.75, 0.5))
     keys = jax.random.split(jax.random.key(0), 4)
     x0 = jax.random.choice(keys[0], table.toy.states, (ROWS,), p=table.toy.p)
@@ -464,7 +468,7 @@ def test_corrections_keep_the_share_of_masks_of_their_time(table, corrector, sha
 def test_corrections_bring_few_steps_nearer_to_the_data(table, options):
     distance = []
     for corrections in (1, 8):
-        sampler = Corrected(4, corrections=corrections, **options)
+        sampler = PredictorCorrector(4, corrections=corrections, **options)
         counts, calls = table.counts(sampler)
         distance.append(np.abs(counts / ROWS - table.toy.p).sum() / 2)
         assert (calls == sampler.calls(None, 3)).all()
@@ -486,13 +490,17 @@ class OfficialEuler(OfficialGrid, Euler):
 @pytest.mark.parametrize("name", ["V3L3", "V4L2", "V5L2"])
 @pytest.mark.usefixtures("optimized")
 def test_linear_euler_steps_are_the_published_ones(name):
-    table, laws = Table(name), reference(f"toy_samplers_{name}")
+    table, distributions = Table(name), reference(f"toy_samplers_{name}")
     process = SEDD(table.size, schedule=Linear(1e-3), head="posterior")
-    found = [k for k in laws if k.startswith("sedd_euler_absorb_T") and k.endswith("law")]
+    found = [
+        k
+        for k in distributions
+        if k.startswith("sedd_euler_absorb_T") and k.endswith("distribution")
+    ]
     for key in found:
         T = int(key.removeprefix("sedd_euler_absorb_T").removesuffix("_law"))
         counts, _ = table.counts(OfficialEuler(T + 1, rule="linear"), process)
-        assert_law(counts, laws[key], bias=1e-4)
+        assert_distribution(counts, distributions[key], bias=1e-4)
     assert found
 
 
@@ -509,10 +517,10 @@ class StatesOfAncestral(Ancestral):
 
 @pytest.mark.parametrize("name", ["V3L3", "V4L2", "V5L2"])
 @pytest.mark.parametrize("kind, eps", [("ddpm", 1e-3), ("ddpm_cache", 0.0)])
-def test_law_of_the_states_is_mdlms(name, kind, eps):
+def test_distribution_of_the_states_is_mdlms(name, kind, eps):
     """The caching sampler of the official code leaves the eps of the schedule out."""
-    table, laws = Table(name), reference(f"toy_samplers_{name}")
-    found = [k for k in laws if k.startswith(f"mdlm_{kind}_T") and k.endswith("states")]
+    table, distributions = Table(name), reference(f"toy_samplers_{name}")
+    found = [k for k in distributions if k.startswith(f"mdlm_{kind}_T") and k.endswith("states")]
     for key in found:
         T = int(key.removeprefix(f"mdlm_{kind}_T").removesuffix("_states"))
         process = MDLM(table.size, Linear(eps))
@@ -523,29 +531,29 @@ def test_law_of_the_states_is_mdlms(name, kind, eps):
         z = np.asarray(draw(jax.random.key(0)))
         counts = np.bincount(z @ table.base, minlength=len(table.states))
         # We start from a share of eps random tokens, the official code from masks alone.
-        assert_law(counts, laws[key], bias=2 * eps * table.length)
+        assert_distribution(counts, distributions[key], bias=2 * eps * table.length)
     assert found
 
 
 @pytest.mark.parametrize("sampler", [Euler(4), TauLeaping(4)])
-def test_law_of_an_euler_step_is_the_enumerated_one(table, sampler):
+def test_distribution_of_an_euler_step_is_the_enumerated_one(table, sampler):
     """The reverse rate of a masked position is -alpha' / (1 - alpha) = 1 / t of a linear schedule."""
-    law = np.zeros(len(table.states))
-    law[-1] = 1
+    distribution = np.zeros(len(table.states))
+    distribution[-1] = 1
     for k in range(4, 0, -1):
         total = (1 / 4) / (k / 4)
         leave = 1 - math.exp(-total) if isinstance(sampler, Euler) else total * math.exp(-total)
         if k == 1:
             leave = 1  # the rest is drawn from p(x0 | z_t)
-        new = np.zeros_like(law)
-        for z, weight in zip(table.states, law, strict=True):
+        new = np.zeros_like(distribution)
+        for z, weight in zip(table.states, distribution, strict=True):
             rows = np.eye(table.size + 1)[z]
             for i in np.flatnonzero(z == table.size):
                 rows[i] = [*(leave * table.p0[table.number(z)][i]), 1 - leave]
             new += weight * _together(rows)
-        law = new
+        distribution = new
     data = np.array([table.number(x) for x in table.toy.states])
-    assert_law(table.counts(sampler)[0], law[data], bias=1e-5)
+    assert_distribution(table.counts(sampler)[0], distribution[data], bias=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -563,16 +571,16 @@ def test_a_position_leaves_in_a_step_as_its_rule_says(table, sampler, leave):
     new, _ = jax.jit(lambda k: sampler.step(k, process, table.model, z, t, t / 2))(
         jax.random.key(0)
     )
-    law = [*(leave * table.p0[-1, 0]), 1 - leave]
-    assert_law(np.bincount(new[:, 0], minlength=table.size + 1), np.array(law))
+    distribution = [*(leave * table.p0[-1, 0]), 1 - leave]
+    assert_distribution(np.bincount(new[:, 0], minlength=table.size + 1), np.array(distribution))
 
 
 STEPWISE = [
     Ancestral(6), Ancestral(6, cached=True), Posterior(6), FirstHitting(), FirstHitting(steps=6),
     FirstHitting(group=2), Unmask(), Unmask("random", Tokens(1)), Unmask("drawn", Steps(2), noise=1.0),
-    Unmask("entropy", EntropyBudget(0.5)), ReMDM(6, eta=0.3), PathPlanning(6), Corrected(4),
-    Corrected(4, corrector="forward_backward"), Euler(6), TauLeaping(6),
-    Windows(FirstHitting(), window=3, stride=3), Windows(Ancestral(3), window=5, stride=2),
+    Unmask("entropy", EntropyBudget(0.5)), ReMDM(6, eta=0.3), PathPlanning(6), PredictorCorrector(4),
+    PredictorCorrector(4, corrector="forward_backward"), Euler(6), TauLeaping(6),
+    SlidingWindow(FirstHitting(), window=3, stride=3), SlidingWindow(Ancestral(3), window=5, stride=2),
 ]  # fmt: skip
 
 
@@ -602,23 +610,23 @@ def test_rows_know_nothing_of_each_other_and_given_tokens_stay(table, sampler):
 
 
 @pytest.mark.parametrize("sampler", [FirstHitting(), Unmask("random", Tokens(1))])
-def test_infilling_follows_the_conditional_law_exactly(table, sampler):
+def test_infilling_follows_the_conditional_distribution_exactly(table, sampler):
     agrees = table.toy.states[:, 1] == 2
     conditional = np.where(agrees, table.toy.p, 0) / table.toy.p[agrees].sum()
-    assert_law(table.counts(sampler, given=[-1, 2, -1])[0], conditional)
+    assert_distribution(table.counts(sampler, given=[-1, 2, -1])[0], conditional)
 
 
-def test_windows_are_a_chain_of_conditional_laws():
-    """Windows of two tokens, one new token each time: p(x1, x2) p(x3 | x2) p(x4 | x3)."""
+def test_windows_are_a_chain_of_conditional_distributions():
+    """SlidingWindow of two tokens, one new token each time: p(x1, x2) p(x3 | x2) p(x4 | x3)."""
     table = Table("V4L2")
-    sampler, V = Windows(FirstHitting(), window=2, stride=1), table.size
+    sampler, V = SlidingWindow(FirstHitting(), window=2, stride=1), table.size
     draw = jax.jit(lambda k: sampler.run(k, MDLM(V), table.model, (ROWS, 4)))
     x0, calls, _ = draw(jax.random.key(0))
     p = table.toy.p.reshape(V, V)
     after = p / p.sum(1, keepdims=True)
-    law = np.einsum("ab,bc,cd->abcd", p, after, after).reshape(-1)
+    distribution = np.einsum("ab,bc,cd->abcd", p, after, after).reshape(-1)
     counts = np.bincount(np.asarray(x0) @ V ** np.arange(4)[::-1], minlength=V**4)
-    assert_law(counts, law)
+    assert_distribution(counts, distribution)
     assert (calls == 4).all() and sampler.calls(MDLM(V), 4) == 6
     given = jnp.broadcast_to(jnp.array([-1, -1, 2, -1]), (50, 4))
     assert (
@@ -670,24 +678,24 @@ def test_a_fitted_grid_spends_equal_shares_of_the_loss(grid):
         (lambda: ReMDM(eta=2.0), "eta"),
         (lambda: ReMDM(loop=0.5, grid="cosine"), "grid"),
         (lambda: PathPlanning(eta=-1.0), "eta"),
-        (lambda: Corrected(positions=0), "positions"),
-        (lambda: Corrected(cached=True), "cached"),
-        (lambda: Windows(stride=0), "stride"),
+        (lambda: PredictorCorrector(positions=0), "positions"),
+        (lambda: PredictorCorrector(cached=True), "cached"),
+        (lambda: SlidingWindow(stride=0), "stride"),
         (lambda: Ancestral(grid="fitted"), "information"),
-        (lambda: Transform(top_p=0.0), "top_p"),
-        (lambda: Transform(temperature=-1.0), "temperature"),
+        (lambda: LogitsProcessor(top_p=0.0), "top_p"),
+        (lambda: LogitsProcessor(temperature=-1.0), "temperature"),
     ],
 )
-def test_impossible_samplers_are_refused(make, word):
+def test_impossible_samplers_are_rejected(make, word):
     with pytest.raises(ValueError, match=word):
         make()
 
 
 def test_every_sampler_on_a_grid_takes_the_same_transform(table):
-    """A sampler with a transform is the sampler of a network with that law."""
-    transform = Transform(temperature=0.5, top_k=2)
+    """A sampler with a transform is the sampler of a network with that distribution."""
+    logits_processor = LogitsProcessor(temperature=0.5, top_k=2)
     process = MDLM(table.size)
-    bent = lambda z, t: transform(process.predict(table.model(z, t), z, t), z)  # noqa: E731
+    modified = lambda z, t: logits_processor(process.predict(table.model(z, t), z, t), z)  # noqa: E731
     for sampler in (
         Ancestral(4),
         Posterior(4),
@@ -695,9 +703,9 @@ def test_every_sampler_on_a_grid_takes_the_same_transform(table):
         ReMDM(4, eta=0.3),
         Unmask("random"),
     ):
-        x = replace(sampler, transform=transform).sample(
+        x = replace(sampler, logits_processor=logits_processor).sample(
             jax.random.key(0), process, table.model, (500, 3)
         )
-        y = sampler.sample(jax.random.key(0), process, bent, (500, 3))
+        y = sampler.sample(jax.random.key(0), process, modified, (500, 3))
         np.testing.assert_array_equal(x, y)
-        assert isinstance(sampler, OnGrid) or sampler.transform == Transform()
+        assert isinstance(sampler, GridSampler) or sampler.logits_processor == LogitsProcessor()

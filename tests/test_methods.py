@@ -173,7 +173,7 @@ def test_one_step_learns_the_end_of_its_teachers_trajectories():
         ),
     ],
 )
-def test_impossible_teachers_are_refused(settings, message, text, teacher, tmp_path, capsys):
+def test_impossible_teachers_are_rejected(settings, message, text, teacher, tmp_path, capsys):
     settings = [s.replace("TEACHER", str(teacher)) for s in settings]
     assert train("dirichlet_one_step", tmp_path / "run", text, *settings) == 2
     error = capsys.readouterr().err

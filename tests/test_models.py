@@ -185,6 +185,6 @@ def test_flops_are_those_xla_counts():
         dict(num_heads=3),
     ],
 )
-def test_impossible_settings_are_refused(wrong):
+def test_impossible_settings_are_rejected(wrong):
     with pytest.raises(ValueError, match="Transformer"):
         replace(SMALL, **wrong)

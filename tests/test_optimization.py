@@ -15,9 +15,9 @@ from experiments.optimization.muon import Muon
 from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.optimization.warmup_stable_decay import WarmupStableDecay
+from experiments.overrides import resolve
 from experiments.renames import renamed
-from experiments.settings import resolve
-from experiments.stored import decode, encode
+from experiments.serialization import decode, encode
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.training.train_step import init_state, make_train_step
 

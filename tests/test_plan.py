@@ -19,6 +19,7 @@ from experiments.config import Mesh
 from experiments.data.protocols import protocol_of
 from experiments.devices.sharding import AXES, make_mesh, tree_shardings
 from experiments.errors import UserError
+from experiments.overrides import load, override
 from experiments.planning import compiled, hlo_costs
 from experiments.planning.chips import CHIPS
 from experiments.planning.compiled import (
@@ -30,7 +31,6 @@ from experiments.planning.compiled import (
 )
 from experiments.planning.flops import program_flops
 from experiments.planning.hlo import parse
-from experiments.settings import load, override
 from experiments.training.train_step import init_state
 from experiments.training.trainer import check_batch
 from models.backbone import num_parameters
@@ -345,7 +345,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(options, said, plan):
     assert said in plan(*settings, *options, code=2)
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_a_batch_that_does_not_divide_is_rejected():
     with pytest.raises(UserError, match=r"16 sequences cannot be divided over 6 devices"):
         trace_train(experiment(), AbstractMesh((3, 2, 1), AXES))
 

@@ -29,7 +29,7 @@ from experiments import cli
 from experiments.data import preparing, streams
 from experiments.data.builders import DATASETS, builder_class
 from experiments.data.text import prepare as tokens_of
-from experiments.settings import load
+from experiments.overrides import load
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "valid", "test")
@@ -301,7 +301,7 @@ def test_a_folder_is_prepared_once_and_mended(corpus, run, tmp_path):
     assert read(out) == whole
 
 
-def test_a_folder_of_another_dataset_or_other_files_is_refused(corpus, run, tmp_path):
+def test_a_folder_of_another_dataset_or_other_files_is_rejected(corpus, run, tmp_path):
     source, _ = corpus("ptb")
     run("ptb", source)
     before = read(tmp_path / "out")
@@ -402,14 +402,14 @@ def test_a_file_cut_anywhere_is_one_line_and_no_file(packing, corpus, run, tmp_p
 @pytest.mark.parametrize(
     "name", ["../train.txt", "/etc/train.txt", "a/../../train.txt", "C:\\train.txt"]
 )
-def test_a_member_that_leaves_its_archive_is_refused(pack, name, run, tmp_path):
+def test_a_member_that_leaves_its_archive_is_rejected(pack, name, run, tmp_path):
     source = tmp_path / f"source.{'zip' if pack is zipped else 'tar'}"
     source.write_bytes(pack({"fine.txt": "fine", name: "not fine"}))
     assert "would leave the archive" in run("documents", source, code=2)
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
-def test_a_file_that_is_in_an_archive_and_beside_it_is_refused(corpus, run, tmp_path):
+def test_a_file_that_is_in_an_archive_and_beside_it_is_rejected(corpus, run, tmp_path):
     source, texts = corpus("wikitext2", "zip")
     whole = tmp_path / "whole"
     whole.mkdir()
@@ -505,7 +505,7 @@ def test_records_in_a_file_cut_short_are_one_line(run, tmp_path):
     assert "damaged or cut short" in run("documents", tmp_path / "source.jsonl.gz", code=2)
 
 
-def test_too_few_documents_for_three_splits_are_refused(run, tmp_path):
+def test_too_few_documents_for_three_splits_are_rejected(run, tmp_path):
     (tmp_path / "source.txt").write_text("one\ntwo\n\nthree\n")
     assert "the valid split has no text" in run("lines", tmp_path / "source.txt", code=2)
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law, complete, quadrature
+from oracle import Toy, assert_distribution, complete, quadrature
 
 from diffusion.betas import CosineBetas, LinearBetas, MutualInformation, ReciprocalBetas
 from diffusion.d3pm import D3PM
@@ -17,8 +17,8 @@ from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeigh
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
-from diffusion.numerics import at
-from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, Squeezed
+from diffusion.numerics import log_one_hot
+from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, RescaledSchedule
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
@@ -41,11 +41,11 @@ CONTINUOUS = {  # exact ends: the bound of the exact denoiser is -log p(x0)
 }
 LOOSE_ENDS = {
     "mdlm-eps": MDLM(schedule=Linear(0.05)),
-    "mdlm-squeezed": MDLM(schedule=Squeezed(Cosine(), 0.02)),
+    "mdlm-squeezed": MDLM(schedule=RescaledSchedule(Cosine(), 0.02)),
     "mdlm-geometric": MDLM(schedule=Geometric(0.01, 4.0)),
     "sedd-absorbing-geometric": SEDD(schedule=Geometric(0.01, 4.0)),
     "sedd-uniform-geometric": SEDD(kernel=Uniform(), schedule=Geometric(0.01, 3.0)),
-    "udlm-squeezed": UDLM(schedule=Squeezed(Linear(), 0.02)),
+    "udlm-squeezed": UDLM(schedule=RescaledSchedule(Linear(), 0.02)),
     "genmd4-eps": GenMD4(eps=0.03),
 }
 GRIDS = {  # T steps
@@ -139,8 +139,8 @@ def test_loose_ends_are_counted_to_their_exact_excess(name, x64):
     jointly = toy.neg_logp - (q0 * marginal).sum(1)
     # p(z_1) position by position: the mean over tokens of q(z_1 | x)
     log_q = jnp.maximum(process.log_likelihood(z, ends[1]), -1e30)
-    law = jnp.log(jnp.exp(log_q).mean(-1)).sum(1)
-    excess = q1 @ jnp.where(toy.p @ q1 > 0, jnp.log(toy.p @ q1) - law, 0)
+    distribution = jnp.log(jnp.exp(log_q).mean(-1)).sum(1)
+    excess = q1 @ jnp.where(toy.p @ q1 > 0, jnp.log(toy.p @ q1) - distribution, 0)
     terms = boundary_terms(toy, process)
     prior = terms["prior"].sum(1) if "prior" in terms else 0
     np.testing.assert_allclose(diffusion + jointly + prior, toy.neg_logp + excess, atol=1e-4)
@@ -176,7 +176,8 @@ def test_bound_of_a_grid_equals_that_of_the_chain_by_brute_force(name, x64):
         t, s = jnp.full((len(z), 1), k / T), jnp.full((len(z), 1), (k - 1) / T)
         # q(z_s = j | z_t, x) of the process, one-hot x: (V, Z, L, S)
         bridge = np.stack([
-            np.exp(process.log_posterior(at(jnp.full(z.shape, v), V), z, t, s)) for v in range(V)
+            np.exp(process.log_posterior(log_one_hot(jnp.full(z.shape, v), V), z, t, s))
+            for v in range(V)
         ])  # fmt: skip
         _bridge_is_bayes(bridge, marginal[k - 1], marginal[k], np.asarray(z))
         q = np.asarray(toy.transition(process, z, t))
@@ -237,7 +238,7 @@ def test_d3pm_bound_equals_the_reference_and_falls_to_the_entropy(toy, kind, x64
 
 
 @rows(ALL)
-def test_corrupt_bridge_and_prior_follow_their_exact_laws(name):
+def test_corrupt_bridge_and_prior_follow_their_exact_distributions(name):
     toy, process = toy_and(name)
     many, S, V = 40_000, process.num_states, toy.vocab_size
     T = getattr(process, "num_steps", None)
@@ -259,19 +260,23 @@ def test_corrupt_bridge_and_prior_follow_their_exact_laws(name):
         z = process.corrupt(keys[0], x0, now)
         z_s = process.bridge(keys[1], x0, z, now, then)
         for position in (0, 1):
-            assert_law(counts(z)[position], marginal(t)[position], bias=1e-6)
-            assert_law(counts(z_s)[position], marginal(s)[position], bias=1e-6)
-        one_hot = at(jnp.tile(jnp.array([0, V - 1]), (S, 1)), V)
-        law = process.log_posterior(one_hot, states, *(jnp.full((S, 1), u) for u in (t, s)))
+            assert_distribution(counts(z)[position], marginal(t)[position], bias=1e-6)
+            assert_distribution(counts(z_s)[position], marginal(s)[position], bias=1e-6)
+        one_hot = log_one_hot(jnp.tile(jnp.array([0, V - 1]), (S, 1)), V)
+        distribution = process.log_posterior(
+            one_hot, states, *(jnp.full((S, 1), u) for u in (t, s))
+        )
         for position in (0, 1):
             for value in range(S):
                 chosen = np.asarray(z_s)[np.asarray(z)[:, position] == value, position]
                 if len(chosen) > 200:
                     drawn = np.bincount(chosen, minlength=S)
-                    assert_law(drawn, np.exp(np.asarray(law))[value, position], bias=1e-6)
+                    assert_distribution(
+                        drawn, np.exp(np.asarray(distribution))[value, position], bias=1e-6
+                    )
     z = process.prior(jax.random.key(4), (many, 2))
     last = np.exp(process.log_likelihood(states, jnp.ones((S, 1))))[:, 0].mean(-1)
-    assert_law(counts(z).sum(0), last, bias=1e-6)
+    assert_distribution(counts(z).sum(0), last, bias=1e-6)
 
 
 @rows(ALL)
@@ -299,7 +304,7 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
     posterior = np.exp(process.log_posterior(process.predict(out, z, t), z, t, s))
     np.testing.assert_allclose(posterior[possible].sum(-1), 1, rtol=1e-9)
     # Averaged over the exact p(z_t), it gives each position's exact p(z_s).
-    law = np.einsum("z,zls->ls", np.asarray(now)[possible], posterior[possible])
+    distribution = np.einsum("z,zls->ls", np.asarray(now)[possible], posterior[possible])
     exact = np.stack([np.bincount(np.asarray(z)[:, i], then, process.num_states)
                       for i in range(toy.length)])  # fmt: skip
-    np.testing.assert_allclose(law, exact, atol=1e-9)
+    np.testing.assert_allclose(distribution, exact, atol=1e-9)

@@ -13,12 +13,17 @@ from test_methods import train
 
 from experiments import cli
 from experiments.data.tokenizers import LETTERS
-from experiments.judging import occurrences
-from experiments.judging.occurrences import match_lengths, word_match_lengths
-from experiments.judging.record import overlaps, real_texts
-from experiments.judging.scorers import RunScorer, load_scorer
-from experiments.judging.text_measures import distinct, inner_words, mean_entropy, ngram_entropy
 from experiments.runs import load_run
+from experiments.sample_metrics import occurrences
+from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
+from experiments.sample_metrics.record import overlaps, real_texts
+from experiments.sample_metrics.scorers import RunScorer, load_scorer
+from experiments.sample_metrics.text_measures import (
+    distinct,
+    inner_words,
+    mean_entropy,
+    ngram_entropy,
+)
 
 LENGTH = 16
 

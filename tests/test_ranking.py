@@ -11,18 +11,18 @@ from diffusion.mdlm import MDLM
 from diffusion.random import fold_in, uniform
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
-from samplers.corrected import Corrected
 from samplers.euler import Euler
 from samplers.first_hitting import FirstHitting
+from samplers.logits_processor import LogitsProcessor
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
+from samplers.predictor_corrector import PredictorCorrector
 from samplers.ranking import TIE, in_order, places
 from samplers.remask import ReMDM
-from samplers.resampled import Resampled
 from samplers.sampler import State
-from samplers.transform import Transform
+from samplers.sliding_window import SlidingWindow
+from samplers.twisted_smc import TwistedSMC
 from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
-from samplers.windows import Windows
 
 ORDERS = ["confidence", "drawn", "margin", "entropy"]
 
@@ -76,13 +76,15 @@ def transformer():
     return lambda z, t: backbone.apply(params, z, t)
 
 
-GREEDY = Transform(temperature=0.0)
+GREEDY = LogitsProcessor(temperature=0.0)
 SAMPLERS = [
     *(Unmask(order, Steps(4)) for order in ORDERS), Unmask("drawn", Steps(4), noise=1.0),
     Unmask("confidence", Threshold(0.1)), Unmask("entropy", EntropyBudget(3.0)),
-    Unmask(amount=Steps(4), transform=GREEDY), PathPlanning(4), PathPlanning(5, transform=GREEDY),
-    ReMDM(4, eta=0.3, confidence=True), FirstHitting(group=3), Corrected(3, positions=2), Euler(4),
-    Ancestral(4), Posterior(4), Resampled(3, particles=3), Windows(Unmask(amount=Steps(2)), 8, 4),
+    Unmask(amount=Steps(4), logits_processor=GREEDY),
+    PathPlanning(4), PathPlanning(5, logits_processor=GREEDY),
+    ReMDM(4, eta=0.3, confidence=True), FirstHitting(group=3),
+    PredictorCorrector(3, positions=2), Euler(4),
+    Ancestral(4), Posterior(4), TwistedSMC(3, particles=3), SlidingWindow(Unmask(amount=Steps(2)), 8, 4),
 ]  # fmt: skip
 NETWORKS = [*((perceptron, s) for s in SAMPLERS), (transformer, SAMPLERS[0])]
 
@@ -126,7 +128,7 @@ def fixed(p):
 
 def revealed(sampler, temperature, p=P, **options):
     """The positions in the order in which they were revealed, and the calls it took."""
-    sampler = replace(sampler, transform=Transform(temperature=temperature, **options))
+    sampler = replace(sampler, logits_processor=LogitsProcessor(temperature=temperature, **options))
     shape = (1, len(p))
     found = sampler.run(jax.random.key(3), MDLM(4), fixed(p), shape, trace=True)
     masked = (np.asarray(found.frames.tokens)[:, 0] == 4).sum(0)
@@ -197,7 +199,7 @@ def test_path_planning_keeps_what_the_model_is_sure_of(temperature):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
 def test_remdm_remembers_the_probability_before_temperature(temperature):
-    sampler = ReMDM(1, confidence=True, transform=Transform(temperature=temperature))
+    sampler = ReMDM(1, confidence=True, logits_processor=LogitsProcessor(temperature=temperature))
     z = jnp.full((1, 4), 4)
     state = State(z, jnp.ones((1, 1)), z, jnp.zeros(1, jnp.int32), jnp.ones((1, 4)))
     new = sampler.advance(jax.random.key(0), 0, state, MDLM(4), fixed(P), None)

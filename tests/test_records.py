@@ -120,7 +120,7 @@ REQUIRED = [*SCHEMA["required"], *(f"context.{n}" for n in TEXT8["context"])]
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_a_record_without_a_field_is_refused_by_the_name_of_the_field(name, tmp_path):
+def test_a_record_without_a_field_is_rejected_by_the_name_of_the_field(name, tmp_path):
     path = save(tmp_path / "r.json", without(name))
     assert f"the field {name} is missing" in mistake(path)
     assert stored_record(path) == {}

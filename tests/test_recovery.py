@@ -17,9 +17,9 @@ from test_training import batch, experiment
 
 from configs.smoke import get_config
 from diffusion.mdlm import MDLM
-from experiments import stored
+from experiments import serialization
 from experiments.errors import Diverged
-from experiments.settings import override
+from experiments.overrides import override
 from experiments.training import recovery, trainer
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.digests import digest
@@ -162,7 +162,9 @@ def poison(monkeypatch):
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """A run of this file's process can be read back."""
-    monkeypatch.setattr(stored, "_MODULES", re.compile(f"{stored._MODULES.pattern}|{__name__}"))
+    monkeypatch.setattr(
+        serialization, "_MODULES", re.compile(f"{serialization._MODULES.pattern}|{__name__}")
+    )
 
 
 def run(workdir, *settings):

@@ -134,7 +134,7 @@ def test_no_neighbour_and_no_padding_changes_a_loss(name):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_training_takes_the_mean_over_tokens_that_are_no_padding(accumulation):
-    """Rows of 6 and of 1 token in two microbatches: for a uniform law the mean is log V."""
+    """Rows of 6 and of 1 token in two microbatches: for a uniform distribution the mean is log V."""
     base = get_config()
     config = replace(
         base,
@@ -160,8 +160,8 @@ def test_packed_likelihoods_are_those_of_the_texts_apart():
 
 @pytest.mark.parametrize("length", [3, 5])
 def test_any_order_of_padded_rows_is_that_of_the_text_without_padding(length):
-    """One token stands for all that are masked: for a uniform law every number of known tokens gives
-    length x log V, and exactly the others are masked."""
+    """One token stands for all that are masked: for a uniform distribution every number of known tokens
+    gives length x log V, and exactly the others are masked."""
     x0 = jnp.array([[1, 2, 3, 4, 5, 0, 0]])
 
     class Uniform:
@@ -273,7 +273,7 @@ def test_after_a_mistake_nothing_is_left_of_a_preparation(lines):
         (dict(begin="[CLS]"), "begin"),
     ],
 )
-def test_settings_that_do_not_go_with_documents_are_refused(settings, word):
+def test_settings_that_do_not_go_with_documents_are_rejected(settings, word):
     with pytest.raises(ValueError, match=word):
         Text("x", document="line" if "begin" not in settings else "file", **settings)
 
@@ -383,7 +383,7 @@ def test_other_texts_are_evaluated_by_one_command(lines, tmp_path, capsys):
         ("mdlm", ["data.labels=folder"], "labels"),
     ],
 )
-def test_what_takes_a_row_for_one_text_is_refused(config, settings, word, lines, tmp_path, capsys):
+def test_what_takes_a_row_for_one_text_is_rejected(config, settings, word, lines, tmp_path, capsys):
     assert train(config, tmp_path / "w", lines, "data.rows=pack", *settings) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1 and not (tmp_path / "w").exists()

@@ -1,4 +1,5 @@
-"""The page of samplers against the code, what an experiment takes, and verdicts against what happens."""
+"""The page of samplers against the code, what an experiment takes, and compatibilities against what
+happens."""
 
 import dataclasses
 import inspect
@@ -33,9 +34,9 @@ from experiments.studies import sampler_table
 from models.energy import EnergyTransformer
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
-from samplers.corrected import Corrected
-from samplers.resampled import Resampled
-from samplers.windows import Windows
+from samplers.predictor_corrector import PredictorCorrector
+from samplers.sliding_window import SlidingWindow
+from samplers.twisted_smc import TwistedSMC
 
 PAGE = Path(__file__).parent.parent / "docs" / "samplers.md"
 
@@ -72,7 +73,7 @@ def _dataclasses(package, *methods):
 def test_no_process_and_no_sampler_is_forgotten():
     objectives = _dataclasses(diffusion, "loss", "traits") - {NoisyClassifier}  # it writes no text
     assert {type(p) for p in sampler_table.processes()} == objectives and len(objectives) >= 14
-    runners = _dataclasses(samplers, "run", "verdict")
+    runners = _dataclasses(samplers, "run", "compatibility")
     assert {type(s) for s in sampler_table.samplers()} == runners and len(runners) >= 14
     text = PAGE.read_text()
     for cls in objectives | runners:
@@ -83,13 +84,15 @@ EVERY = sampler_table.processes()
 
 
 @pytest.mark.parametrize("process", EVERY, ids=lambda p: sampler_table._variant(p))
-def test_an_experiment_refuses_what_the_table_calls_refused(process):
+def test_an_experiment_rejects_what_the_table_calls_rejected(process):
     energy = {"EDLM": EnergyTransformer(), "EDLMAutoregressive": Transformer()}
     accepted = 0
     for sampler in sampler_table.samplers():
         sampler = sampler_table.fitting(sampler, process)
-        verdict = sampler.verdict(process)
-        assert sampler.verdict(complete(process, 6)) == verdict  # nor does the data change it
+        compatibility = sampler.compatibility(process)
+        assert (
+            sampler.compatibility(complete(process, 6)) == compatibility
+        )  # nor does the data change it
         name = type(process).__name__
 
         def make(sampler=sampler, name=name):
@@ -101,10 +104,10 @@ def test_an_experiment_refuses_what_the_table_calls_refused(process):
                 energy=energy.get(name),
             )
 
-        if verdict.kind == "refused":
+        if compatibility.kind == "unsupported":
             with pytest.raises(ValueError) as error:
                 make()
-            assert verdict.why in str(error.value)
+            assert compatibility.why in str(error.value)
         else:
             make()
             accepted += 1
@@ -122,7 +125,7 @@ def model_of(size):
 @pytest.mark.parametrize(
     "process", [p for p in EVERY if p.traits.attention_block is None], ids=sampler_table._variant
 )
-def test_what_is_not_refused_runs(process):
+def test_what_is_not_rejected_runs(process):
     """Traced, not computed; with given tokens too. Those with a cache of keys have their own tests."""
     process = complete(process, 6)
     if hasattr(process, "num_steps") and isinstance(process, D3PM):
@@ -131,7 +134,7 @@ def test_what_is_not_refused_runs(process):
         sampler = sampler_table.fitting(sampler, process)
         if (
             type(process).__name__ == "EDLMAutoregressive"
-            or sampler.verdict(process).kind == "refused"
+            or sampler.compatibility(process).kind == "unsupported"
         ):
             continue
         for given in (None, jnp.array([[0, -1, -1, 2]])):
@@ -143,19 +146,21 @@ def test_what_is_not_refused_runs(process):
 
 
 def test_what_a_given_token_means():
-    says = sampler_table.given_tokens
-    assert says(MDLM()) == says(GenMD4()) == says(D3PM()) == "own law"
+    says = sampler_table._known_token
+    assert says(MDLM()) == says(GenMD4()) == says(D3PM()) == "own distribution"
     assert says(SEDD(kernel=Uniform())) == says(D3PM(kernel=Gaussian())) == "biased"
-    assert says(OneStep()) == "corners" and says(Autoregressive()) == "prompt"
+    assert says(OneStep()) == "vertices" and says(Autoregressive()) == "prompt"
 
 
 def test_noise_added_again_needs_it_in_closed_form():
     """Which matrices do not give: the corrector was accepted, and failed when it was compiled."""
-    back = Corrected(4, corrector="forward_backward")
+    back = PredictorCorrector(4, corrector="forward_backward")
     dense = D3PM(5, Gaussian(), num_steps=8)
-    assert back.verdict(dense).kind == "refused"
+    assert back.compatibility(dense).kind == "unsupported"
     assert (
-        Corrected(4).verdict(dense).kind == back.verdict(D3PM(5, Uniform())).kind == "approximate"
+        PredictorCorrector(4).compatibility(dense).kind
+        == back.compatibility(D3PM(5, Uniform())).kind
+        == "approximate"
     )
 
 
@@ -166,8 +171,8 @@ def test_a_sampler_is_checked_before_the_vocabulary_is_known():
 
 def test_one_step_is_counted_inside_windows_too():
     with pytest.raises(ValueError, match=r"sampler\.inner\.steps = 64"):
-        Experiment(OneStep(), Transformer(), sampler=Windows())
-    assert Experiment(OneStep(), Transformer(), sampler=Windows(Ancestral(1)))
+        Experiment(OneStep(), Transformer(), sampler=SlidingWindow())
+    assert Experiment(OneStep(), Transformer(), sampler=SlidingWindow(Ancestral(1)))
 
 
 PAIR = np.array([0.45, 0.05, 0.1, 0.4])  # of two tokens that depend on each other
@@ -187,25 +192,26 @@ def share_of_the_first(process, sampler, rows):
 @pytest.mark.parametrize(
     "process", [UDLM(2), BFN(2, PowerAccuracy(12.0))], ids=lambda p: type(p).__name__
 )
-def test_particles_bring_given_tokens_to_the_conditional_law(process):
+def test_particles_bring_given_tokens_to_the_conditional_distribution(process):
     rows, error = 1000, np.sqrt(0.15 / 1000)
-    many, one = Resampled(24, particles=32), Resampled(24, particles=1)
-    assert many.verdict(process).kind == "exact"
+    many, one = TwistedSMC(24, particles=32), TwistedSMC(24, particles=1)
+    assert many.compatibility(process).kind == "exact"
     assert abs(share_of_the_first(process, many, rows) - CONDITIONAL) < 4 * error + 0.03
     assert abs(share_of_the_first(process, one, rows) - CONDITIONAL) > 0.1
 
 
-def test_particles_are_refused_where_the_bridge_tells_more_than_the_state():
-    """With the probability of the given token as that of a step, the distance to the conditional law
-    grew with steps on the toy V3L3: for DirichletFlow and 64 particles from 0.10 to 0.33 (8, 48)."""
+def test_particles_are_rejected_where_the_bridge_tells_more_than_the_state():
+    """With the probability of the given token as that of a step, the distance to the conditional
+    distribution grew with steps on the toy V3L3: for DirichletFlow and 64 particles from 0.10 to 0.33
+    (8, 48)."""
     for process in (DirichletFlow(2), LinearFlow(2), OneStep(DirichletFlow(2))):
-        assert Resampled(1).verdict(process).kind == "refused"
+        assert TwistedSMC(1).compatibility(process).kind == "unsupported"
 
 
 @pytest.mark.parametrize(
     "process", [DirichletFlow(2), BFN(2, PowerAccuracy(12.0))], ids=lambda p: type(p).__name__
 )
 @pytest.mark.usefixtures("optimized")
-def test_corners_are_the_conditional_law(process):
+def test_corners_are_the_conditional_distribution(process):
     share = share_of_the_first(process, Ancestral(64), 8000)
     assert abs(share - CONDITIONAL) < 4 * np.sqrt(0.15 / 8000) + 0.01

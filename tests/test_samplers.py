@@ -1,4 +1,5 @@
-"""Samplers against exact laws by enumeration. One row per sampler; statistics state their tolerance."""
+"""Samplers against exact distributions by enumeration. One row per sampler; statistics state their
+tolerance."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law, complete
+from oracle import Toy, assert_distribution, complete
 
 from diffusion.betas import LinearBetas, MutualInformation
 from diffusion.d3pm import D3PM
@@ -17,7 +18,7 @@ from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.mdlm import MDLM
 from diffusion.random import categorical, uniform
-from diffusion.schedules import Geometric, Linear, Squeezed
+from diffusion.schedules import Geometric, Linear, RescaledSchedule
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
@@ -37,7 +38,7 @@ class OfficialGrid(Ancestral):
         return jnp.append(jnp.linspace(1, 1e-5, self.steps), 0.0)
 
 
-def law_of(toy, process, sampler, key=0, rows=ROWS, **options):
+def distribution_of(toy, process, sampler, key=0, rows=ROWS, **options):
     draw = jax.jit(
         lambda key: sampler.sample(
             key, process, toy.denoiser(process), (rows, toy.length), **options
@@ -53,19 +54,21 @@ def cases(arrays, pattern):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_ancestral_law_on_the_official_grid(name):
-    toy, laws = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
-    for key, T in cases(laws, r"sedd_analytic_absorb_T(\d+)_law"):
-        assert_law(law_of(toy, MDLM(toy.vocab_size), OfficialGrid(T + 1)), laws[key])
+def test_ancestral_distribution_on_the_official_grid(name):
+    toy, distributions = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
+    for key, T in cases(distributions, r"sedd_analytic_absorb_T(\d+)_law"):
+        assert_distribution(
+            distribution_of(toy, MDLM(toy.vocab_size), OfficialGrid(T + 1)), distributions[key]
+        )
 
 
 @pytest.mark.parametrize("name", TOYS)
 @pytest.mark.usefixtures("optimized")
-def test_ancestral_law_on_the_uniform_grid(name):
+def test_ancestral_distribution_on_the_uniform_grid(name):
     arrays = reference(f"toy_{name}")
     toy = Toy(arrays)
     for key, T in cases(arrays, r"d3pm_absorb_T(\d+)_sample_law"):
-        assert_law(law_of(toy, MDLM(toy.vocab_size), Ancestral(T)), arrays[key])
+        assert_distribution(distribution_of(toy, MDLM(toy.vocab_size), Ancestral(T)), arrays[key])
 
 
 @dataclass(frozen=True)
@@ -86,38 +89,40 @@ class OfficialTweedie(Tweedie):
 
 
 @pytest.mark.parametrize("fine", [1, 4])  # T steps of a process that has T, or 4 T
-def test_law_of_d3pm_uniform_on_its_grid_and_on_a_coarser_one(fine):
+def test_distribution_of_d3pm_uniform_on_its_grid_and_on_a_coarser_one(fine):
     arrays = reference("toy_V3L3")
     toy = Toy(arrays)
     for key, T in cases(arrays, r"d3pm_uniform_mix_T(\d+)_sample_law")[:2]:
         process = D3PM(toy.vocab_size, Uniform(), num_steps=T * fine)
-        assert_law(law_of(toy, process, Ancestral(T), rows=FEW), arrays[key])
+        assert_distribution(distribution_of(toy, process, Ancestral(T), rows=FEW), arrays[key])
 
 
 @pytest.mark.parametrize("head", ["leave_one_out", "posterior"])
-def test_law_of_udlm_is_that_of_the_leave_one_out_reading(head):
-    toy, laws = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
+def test_distribution_of_udlm_is_that_of_the_leave_one_out_reading(head):
+    toy, distributions = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
     process = UDLM(toy.vocab_size, Linear(1e-3), head=head)
-    for key, T in cases(laws, r"udlm_ddpm_loo_T(\d+)_law"):
-        counts = law_of(toy, process, WithoutDenoising(T), rows=FEW)
-        assert_law(counts, laws[key], bias=1e-6)
-        # The official code puts the posterior there, were it trained to hold it: another law.
-        other = laws[f"udlm_ddpm_posterior_T{T}_law"]
+    for key, T in cases(distributions, r"udlm_ddpm_loo_T(\d+)_law"):
+        counts = distribution_of(toy, process, WithoutDenoising(T), rows=FEW)
+        assert_distribution(counts, distributions[key], bias=1e-6)
+        # The official code puts the posterior there, were it trained to hold it: another distribution.
+        other = distributions[f"udlm_ddpm_posterior_T{T}_law"]
         assert np.abs(counts / FEW - other).sum() > 0.05
 
 
 @pytest.mark.parametrize("head", ["score", "leave_one_out"])
 @pytest.mark.parametrize("graph", ["absorb", "uniform"])
-def test_tweedie_law_is_sedds(graph, head):
-    toy, laws = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
+def test_tweedie_distribution_is_sedds(graph, head):
+    toy, distributions = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
     kernel, schedule = {
         "absorb": (Absorbing(), Linear(1e-3)),
         "uniform": (Uniform(), Geometric(1e-3, 6.0)),
     }[graph]
     process = SEDD(toy.vocab_size, kernel, schedule, head=head)
-    for key, T in cases(laws, rf"sedd_analytic_{graph}_T(\d+)_law"):
+    for key, T in cases(distributions, rf"sedd_analytic_{graph}_T(\d+)_law"):
         for sampler in (OfficialTweedie(T + 1), OfficialGrid(T + 1)):
-            assert_law(law_of(toy, process, sampler, rows=FEW), laws[key], bias=1e-5)
+            assert_distribution(
+                distribution_of(toy, process, sampler, rows=FEW), distributions[key], bias=1e-5
+            )
 
 
 @dataclass(frozen=True)
@@ -126,12 +131,12 @@ class OfficialEuler(Euler):
 
 
 @pytest.mark.usefixtures("optimized")
-def test_linear_euler_law_on_the_uniform_graph_is_sedds():
-    toy, laws = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
+def test_linear_euler_distribution_on_the_uniform_graph_is_sedds():
+    toy, distributions = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
     process = SEDD(toy.vocab_size, Uniform(), Geometric(1e-3, 6.0))
-    for key, T in cases(laws, r"sedd_euler_uniform_T(\d+)_law"):
-        counts = law_of(toy, process, OfficialEuler(T + 1, rule="linear"), rows=FEW)
-        assert_law(counts, laws[key], bias=1e-5)
+    for key, T in cases(distributions, r"sedd_euler_uniform_T(\d+)_law"):
+        counts = distribution_of(toy, process, OfficialEuler(T + 1, rule="linear"), rows=FEW)
+        assert_distribution(counts, distributions[key], bias=1e-5)
 
 
 NEW = {
@@ -145,12 +150,13 @@ NEW = {
 
 @pytest.mark.parametrize("name", NEW)
 @pytest.mark.usefixtures("optimized")
-def test_law_of_every_other_process_approaches_the_data(name):
-    """Total variation to the data's law: falls with the number of steps, to the noise of counting."""
+def test_distribution_of_every_other_process_approaches_the_data(name):
+    """Total variation to the data's distribution: falls with the number of steps, to the noise of
+    counting."""
     toy = Toy(reference("toy_V4L2"))
     process = complete(NEW[name], toy.vocab_size)
     distance = [
-        np.abs(law_of(toy, process, Ancestral(T), rows=FEW) / FEW - toy.p).sum() / 2
+        np.abs(distribution_of(toy, process, Ancestral(T), rows=FEW) / FEW - toy.p).sum() / 2
         for T in (1, 4, 60)
     ]
     noise = np.sqrt(toy.p / FEW).sum()
@@ -159,20 +165,24 @@ def test_law_of_every_other_process_approaches_the_data(name):
 
 @pytest.mark.parametrize("grid", ["uniform", "cosine"])
 @pytest.mark.parametrize("name", TOYS)
-def test_ancestral_law_is_md4s(name, grid):
-    toy, laws = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
-    process = MDLM(toy.vocab_size, Squeezed(Linear(), 1e-4))
-    for key, T in cases(laws, rf"md4_ancestral_{grid}_T(\d+)_law"):
+def test_ancestral_distribution_is_md4s(name, grid):
+    toy, distributions = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
+    process = MDLM(toy.vocab_size, RescaledSchedule(Linear(), 1e-4))
+    for key, T in cases(distributions, rf"md4_ancestral_{grid}_T(\d+)_law"):
         # alpha(1) = 1e-4: we start from that share of random tokens, MD4 from masks alone, and MD4
         # decodes what is masked at the end by argmax. Both change at most 2e-4 per position.
-        assert_law(law_of(toy, process, Ancestral(T, grid)), laws[key], bias=2e-4 * toy.length)
+        assert_distribution(
+            distribution_of(toy, process, Ancestral(T, grid)),
+            distributions[key],
+            bias=2e-4 * toy.length,
+        )
 
 
 @pytest.mark.usefixtures("optimized")
-def test_law_approaches_the_data_with_more_steps():
+def test_distribution_approaches_the_data_with_more_steps():
     toy = Toy(reference("toy_V3L3"))
     distance = [
-        np.abs(law_of(toy, MDLM(toy.vocab_size), Ancestral(T)) / ROWS - toy.p).sum() / 2
+        np.abs(distribution_of(toy, MDLM(toy.vocab_size), Ancestral(T)) / ROWS - toy.p).sum() / 2
         for T in (1, 4, 64)
     ]
     noise = np.sqrt(toy.p / ROWS).sum()  # above the expected distance at sampling noise
@@ -184,12 +194,14 @@ def test_given_tokens_never_change_and_condition_exactly():
     toy = Toy(reference("toy_V3L3"))
     process, steps = MDLM(toy.vocab_size), 64
     given = np.array([-1, 2, -1])
-    counts = law_of(toy, process, Ancestral(steps), given=jnp.broadcast_to(given, (ROWS, 3)))
+    counts = distribution_of(
+        toy, process, Ancestral(steps), given=jnp.broadcast_to(given, (ROWS, 3))
+    )
     agrees = toy.states[:, 1] == 2
     assert counts[~agrees].sum() == 0
     conditional = np.where(agrees, toy.p, 0) / toy.p[agrees].sum()
     # The blanks are drawn jointly right unless one step reveals both, which has probability 1 / steps.
-    assert_law(counts, conditional, bias=1 / steps)
+    assert_distribution(counts, conditional, bias=1 / steps)
 
 
 def test_a_sample_depends_on_its_own_key_alone():
@@ -214,7 +226,7 @@ def test_rare_categorical_events_occur_at_their_rate():
     assert abs(total - expected) < 5 * np.sqrt(expected) and expected > 40
 
 
-def test_draws_from_a_large_vocabulary_follow_its_law():
+def test_draws_from_a_large_vocabulary_follow_its_distribution():
     """Cut into parts of 71, of which the last is short; some values impossible, some rare."""
     size, rows = 5000, 32
     rng = np.random.default_rng(0)
@@ -230,8 +242,8 @@ def test_draws_from_a_large_vocabulary_follow_its_law():
         for k in range(8)
     )
     assert counts[p == 0].sum() == 0
-    assert_law(counts.reshape(100, -1).sum(1), p.reshape(100, -1).sum(1))
-    assert_law(counts[-3:], p[-3:] / p[-3:].sum())
+    assert_distribution(counts.reshape(100, -1).sum(1), p.reshape(100, -1).sum(1))
+    assert_distribution(counts[-3:], p[-3:] / p[-3:].sum())
 
 
 def test_uniform_is_open_and_fine_near_zero():
@@ -244,6 +256,6 @@ def test_uniform_is_open_and_fine_near_zero():
 
 @pytest.mark.parametrize("wrong", [dict(steps=0), dict(grid="random")])
 @pytest.mark.parametrize("sampler", [Ancestral, Tweedie])
-def test_impossible_samplers_are_refused(sampler, wrong):
+def test_impossible_samplers_are_rejected(sampler, wrong):
     with pytest.raises(ValueError, match=sampler.__name__):
         sampler(**wrong)

@@ -60,7 +60,7 @@ def test_a_line_says_what_was_asked_for(sample, tmp_path):
     line = json.loads(out.read_text())
     assert line["number"] == 0 and line["seed"] == 3 and line["length"] == len(line["text"]) == 24
     assert (line["template"], line["blank"], line["require"]) == ("a_b", "_", ["qq"])
-    assert line["sampler"]["transform"]["banned"] and line["network_calls"] == 3
+    assert line["sampler"]["logits_processor"]["banned"] and line["network_calls"] == 3
     assert {"prompt", "label", "guidance", "exact", "set", "classifier_fingerprint"}.isdisjoint(
         line
     )

@@ -71,11 +71,11 @@ SAMPLERS = [
     ["--sampler", "Unmask amount=EntropyBudget amount.nats=0.2"],
     ["--sampler", "Unmask", "--steps", "4", "--set", "sampler.order=margin"],
     ["--sampler", "ReMDM", "--steps", "5"], ["--sampler", "PathPlanning", "--steps", "5"],
-    ["--sampler", "Corrected", "--steps", "3"], ["--sampler", "Euler", "--steps", "5"],
+    ["--sampler", "PredictorCorrector", "--steps", "3"], ["--sampler", "Euler", "--steps", "5"],
     ["--sampler", "TauLeaping", "--steps", "5"], ["--set", "sampler.cached=True", "--steps", "9"],
-    ["--sampler", "Windows", "--length", "60", "--set", "sampler.window=24",
+    ["--sampler", "SlidingWindow", "--length", "60", "--set", "sampler.window=24",
      "--set", "sampler.stride=12", "--steps", "4"],
-    ["--sampler", "Resampled", "--steps", "3"], ["--grid", "cosine", "--steps", "4"],
+    ["--sampler", "TwistedSMC", "--steps", "3"], ["--grid", "cosine", "--steps", "4"],
 ]  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_every_sampler_runs_with_given_tokens_and_banned_ones(options, sample):
         assert not set(text[9:]) & set("aeiou")
 
 
-def test_options_shape_the_law(sample):
+def test_options_shape_the_distribution(sample):
     order = ["--sampler", "Unmask", "--steps", "1"]  # in which nothing else is by chance
     greedy = sample("mdlm", "--num", "3", *order, "--temperature", "0")
     assert len(set(greedy)) == 1
@@ -137,7 +137,10 @@ def test_label_and_guidance_change_the_samples(sample):
 
 def test_labels_and_guidance_go_with_every_kind_of_sampler(sample):
     first, fourth = (["--num", "2", "--label", f"{name}-quarter"] for name in ("first", "fourth"))
-    for run, sampler in (("ar-labels", []), ("labels", ["--sampler", "Resampled", "--steps", "3"])):
+    for run, sampler in (
+        ("ar-labels", []),
+        ("labels", ["--sampler", "TwistedSMC", "--steps", "3"]),
+    ):
         one = sample(run, *first, *sampler)
         assert one != sample(run, *fourth, *sampler)
         assert one != sample(run, *first, *sampler, "--guidance", "40")
@@ -230,7 +233,7 @@ WRONG = [
         ["--sampler", "Posterior", "--label", "first-quarter", "--guidance", "2", "--top-k", "3"],
         "leave out",
     ),
-    ("mdlm", ["--sampler", "Resampled", "--trace", "x.html"], "keeps no frames"),
+    ("mdlm", ["--sampler", "TwistedSMC", "--trace", "x.html"], "keeps no frames"),
 ]
 
 

@@ -11,7 +11,7 @@ from diffusion.schedules import (
     Linear,
     MDLMCosine,
     Polynomial,
-    Squeezed,
+    RescaledSchedule,
     masked_weight,
     time_of,
 )
@@ -24,7 +24,7 @@ SCHEDULES = {
     "mdlm_cosine": (MDLMCosine(), lambda t: np.cos(np.pi * t / 2)),
     "mdlm_cosine_eps": (MDLMCosine(1e-3), lambda t: 1e-3 + 0.999 * np.cos(np.pi * t / 2)),
     "geometric": (Geometric(), lambda t: np.exp(-(1e-4 ** (1 - t) * 20.0**t))),
-    "squeezed": (Squeezed(Cosine()), lambda t: 0.9998 * (1 - np.sin(np.pi * t / 2)) + 1e-4),
+    "squeezed": (RescaledSchedule(Cosine()), lambda t: 0.9998 * (1 - np.sin(np.pi * t / 2)) + 1e-4),
 }
 rows = pytest.mark.parametrize("name", SCHEDULES)
 
@@ -90,8 +90,8 @@ def test_ends_are_exact(schedule):
 @pytest.mark.parametrize(
     "make",
     [lambda: Linear(1.0), lambda: Linear(-1.0), lambda: Polynomial(0.0), lambda: Geometric(2.0, 1.0),
-     lambda: Squeezed(Linear(), 0.5), lambda: MDLMCosine(1.0)],
+     lambda: RescaledSchedule(Linear(), 0.5), lambda: MDLMCosine(1.0)],
 )  # fmt: skip
-def test_impossible_settings_are_refused(make):
+def test_impossible_settings_are_rejected(make):
     with pytest.raises(ValueError):
         make()

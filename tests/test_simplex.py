@@ -1,4 +1,4 @@
-"""Processes on the simplex: exact laws, the exact denoiser's bound, the vector field, samplers.
+"""Processes on the simplex: exact distributions, the exact denoiser's bound, the vector field, samplers.
 
 Where enumeration ends (states are continuous) draws are compared with closed forms by SciPy, and means
 with their standard errors.
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from conftest import reference
-from oracle import Toy, assert_law
+from oracle import Toy, assert_distribution
 
 from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.dirichlet import DirichletFlow
@@ -47,7 +47,7 @@ def data(toy, rows, seed=0):
     return jnp.asarray(np.random.default_rng(seed).permutation(x0))
 
 
-def assert_same_law(a, b, sigmas=5.0):
+def assert_same_distribution(a, b, sigmas=5.0):
     """Samples a and b (N, V) agree in means, squares and products of two components."""
     for f in (lambda x: x, lambda x: x * x, lambda x: x * np.roll(x, 1, -1), np.sqrt):
         x, y = f(np.asarray(a, np.float64)), f(np.asarray(b, np.float64))
@@ -60,7 +60,7 @@ def test_ends_of_the_path_are_the_prior_and_the_corner(name):
     process = process_of(name, 5)
     x0 = jnp.tile(jnp.arange(5), (ROWS // 5, 1))
     at_noise = process.corrupt(jax.random.key(0), x0, jnp.ones((len(x0), 1)))
-    assert_same_law(at_noise[:, 2], process.prior(jax.random.key(1), x0.shape)[:, 3])
+    assert_same_distribution(at_noise[:, 2], process.prior(jax.random.key(1), x0.shape)[:, 3])
     np.testing.assert_allclose(at_noise.sum(-1), 1, rtol=1e-5)
     if not name.startswith("bfn"):  # which ends at accuracy_1, and pays reconstruction for it
         at_data = process.corrupt(jax.random.key(0), x0, jnp.zeros((len(x0), 1)))
@@ -75,7 +75,7 @@ def test_bridge_carries_the_marginal_of_t_to_that_of_s(name):
         t, s = (jnp.full((ROWS, 1), time) for time in (t, s))
         keys = jax.random.split(jax.random.key(int(100 * s[0, 0])), 3)
         z = process.bridge(keys[1], x0, process.corrupt(keys[0], x0, t), t, s)
-        assert_same_law(z[:, 0], process.corrupt(keys[2], x0, s)[:, 0])
+        assert_same_distribution(z[:, 0], process.corrupt(keys[2], x0, s)[:, 0])
     if not name.startswith("bfn"):
         at_corner = process.bridge(keys[1], x0, z, s, jnp.zeros_like(s))
         np.testing.assert_array_equal(at_corner, process.space.pure(x0))
@@ -87,15 +87,20 @@ def test_marginals_are_the_published_ones():
     z = DirichletFlow(V).corrupt(jax.random.key(0), jnp.full((ROWS, 1), 3), t)[:, 0]
     for component, shape in ((3, conc), (0, 1.0)):
         total = conc + V - 1
-        law = scipy.stats.beta(shape, total - shape)
-        assert scipy.stats.kstest(np.asarray(z[:, component], np.float64), law.cdf).pvalue > 1e-4
+        distribution = scipy.stats.beta(shape, total - shape)
+        assert (
+            scipy.stats.kstest(np.asarray(z[:, component], np.float64), distribution.cdf).pvalue
+            > 1e-4
+        )
     a = 1.7
     z = BFN(V).corrupt(
         jax.random.key(0), jnp.full((ROWS, 1), 3), jnp.full((ROWS, 1), 1 - np.sqrt(a / 0.5625))
     )
     y = np.log(np.asarray(z[:, 0], np.float64))
-    law = scipy.stats.norm(a * V, np.sqrt(2 * a * V))  # of a difference of two, one of them x0's
-    assert scipy.stats.kstest(y[:, 3] - y[:, 1], law.cdf).pvalue > 1e-4
+    distribution = scipy.stats.norm(
+        a * V, np.sqrt(2 * a * V)
+    )  # of a difference of two, one of them x0's
+    assert scipy.stats.kstest(y[:, 3] - y[:, 1], distribution.cdf).pvalue > 1e-4
 
 
 def test_evidence_is_the_density_of_the_state(x64):
@@ -138,7 +143,7 @@ def test_coefficient_table_holds_its_accuracy(x64):
 
 
 @pytest.mark.parametrize("V", [2, 3, 4, 20, 27])
-def test_coefficient_transports_the_quantiles_of_the_beta_law(V, x64):
+def test_coefficient_transports_the_quantiles_of_the_beta_distribution(V, x64):
     quantiles = np.array([1e-6, 1e-3, 0.02, 0.3, 0.7, 0.98, 1 - 1e-3])
     steps, start, end = 200, 1.0, 6.0
     log_x = jnp.log(jnp.asarray(scipy.stats.beta(start, V - 1).ppf(quantiles)))[:, None, None]
@@ -191,15 +196,15 @@ def test_dirichlet_bound_equals_nll_for_exact_denoiser_one_by_one(conc, toy, x64
 
 
 def test_dirichlet_bound_with_a_wrong_denoiser_is_above_and_true_to_its_model(x64):
-    """One position: the model's own law of x0, by quadrature of its ODE, is what is bounded."""
+    """One position: the model's own distribution of x0, by quadrature of its ODE, is what is bounded."""
     V, rows = 2, 4000
     process = DirichletFlow(V, bound_conc=12.0, bound_steps=64, bound_probes=None)
 
-    def model(z, t):  # about the exact one of another law, and not quite
+    def model(z, t):  # about the exact one of another distribution, and not quite
         evidence = process.log_likelihood(z, t) * 0.9
         return evidence + jnp.log(jnp.array([0.7, 0.3]))[None, None] + 0.3 * jnp.sin(5 * z)
 
-    # The model's law of z at conc 12: an even grid of noise moved by small steps of its ODE.
+    # The model's distribution of z at conc 12: an even grid of noise moved by small steps of its ODE.
     edges = jnp.linspace(1e-6, 1 - 1e-6, 2001)
     times = jnp.exp((1 - jnp.exp(jnp.linspace(0, np.log(12.0), 4001))) / 2)
 
@@ -211,14 +216,14 @@ def test_dirichlet_bound_with_a_wrong_denoiser_is_above_and_true_to_its_model(x6
     z, _ = jax.lax.scan(move, start, (times[:-1], times[1:]))
     t = jnp.full((len(z), 1), times[-1])
     p0 = jnp.exp(process.predict(model(z, t), z, t))[:, 0]
-    law = (p0[1:] + p0[:-1]).mean(0) / 2
+    distribution = (p0[1:] + p0[:-1]).mean(0) / 2
     for token in range(V):
         x0 = jnp.full((rows, 1), token)
         bound = process.bound(jax.random.key(token), model, x0, jnp.full((rows, 1), 0.5))[:, 0]
-        assert bound.mean() > -np.log(law[token]) - 5 * bound.std() / np.sqrt(rows)
+        assert bound.mean() > -np.log(distribution[token]) - 5 * bound.std() / np.sqrt(rows)
         weights = jnp.exp(-bound)  # importance weights, whose mean is p(x0) itself
-        error = weights.std() / np.sqrt(rows) / law[token]
-        assert abs(weights.mean() / law[token] - 1) < 5 * error + 2e-3 and error < 0.02
+        error = weights.std() / np.sqrt(rows) / distribution[token]
+        assert abs(weights.mean() / distribution[token] - 1) < 5 * error + 2e-3 and error < 0.02
 
 
 def test_hutchinson_is_unbiased_and_its_noise_averages_out(toy, x64):
@@ -287,7 +292,7 @@ def test_bfn_loss_of_many_steps_is_the_continuous_one(x64):
 
 
 @pytest.mark.parametrize("process", [DirichletFlow(3), BFN(3)])
-def test_heads_hold_the_same_law_when_converted(process, toy, x64):
+def test_heads_hold_the_same_distribution_when_converted(process, toy, x64):
     own = replace(process, head="leave_one_out")
     x0, t = data(toy, 20), jnp.full((20, 1), 0.4)
     z = process.corrupt(jax.random.key(0), x0, t)
@@ -310,8 +315,8 @@ SAMPLERS = [
 
 @pytest.mark.parametrize("name, sampler", SAMPLERS)
 @pytest.mark.usefixtures("optimized")
-def test_law_of_the_sampler_approaches_the_data(name, sampler, toy):
-    """Total variation to the data's law: falls with the steps, to the noise of counting."""
+def test_distribution_of_the_sampler_approaches_the_data(name, sampler, toy):
+    """Total variation to the data's distribution: falls with the steps, to the noise of counting."""
     process = process_of(name, toy.vocab_size)
     distance = []
     for steps in (2, sampler.steps):
@@ -339,7 +344,7 @@ def test_given_tokens_stand_as_corners_and_condition_exactly(name, toy):
     agrees = toy.states[:, 1] == 2
     assert counts[~agrees].sum() == 0
     conditional = np.where(agrees, toy.p, 0) / toy.p[agrees].sum()
-    assert_law(counts, conditional, bias=0.01)
+    assert_distribution(counts, conditional, bias=0.01)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +363,6 @@ def test_given_tokens_stand_as_corners_and_condition_exactly(name, toy):
         (lambda: ODE(4, grid="log"), "grid"),
     ],
 )
-def test_impossible_settings_are_refused(wrong, message):
+def test_impossible_settings_are_rejected(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()

@@ -18,15 +18,15 @@ from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
-from diffusion.process import MOST_STEPS
+from diffusion.process import MAX_STEPS
 from diffusion.schedules import (
     Cosine,
     Geometric,
     Linear,
     MDLMCosine,
     Polynomial,
+    RescaledSchedule,
     Schedule,
-    Squeezed,
 )
 from diffusion.spindle import Spindle
 from samplers import remask
@@ -68,7 +68,7 @@ SCHEDULES = {  # and alpha, 1 - alpha in extended precision, to full relative pr
     "mdlm_cosine": (MDLMCosine(), lambda t: mdlm_cosine(t, 0)),
     "mdlm_cosine_eps": (MDLMCosine(1e-3), lambda t: mdlm_cosine(t, np.longdouble(1e-3))),
     "geometric": (Geometric(), geometric),
-    "squeezed": (Squeezed(Cosine()), lambda t: squeezed(t, np.longdouble(1e-4))),
+    "squeezed": (RescaledSchedule(Cosine()), lambda t: squeezed(t, np.longdouble(1e-4))),
 }
 schedules = pytest.mark.parametrize("name", SCHEDULES)
 
@@ -292,7 +292,7 @@ def test_steps_on_the_simplex(T):
 
 @pytest.mark.parametrize("make", [MDLM, D3PM, Spindle, BFN])
 def test_grids_that_float32_does_not_tell_apart_are_unsupported(make):
-    most = MOST_STEPS
+    most = MAX_STEPS
     k = np.r_[1:1000, most - 1000 : most + 1, np.linspace(1, most, 1000).astype(int)]
     t = jnp.asarray(k / most, jnp.float32)
     np.testing.assert_array_equal(jnp.round(t * most), k)

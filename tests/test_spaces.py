@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_law
+from oracle import Toy, assert_distribution
 
-from diffusion.numerics import normalised, pick
+from diffusion.numerics import gather_last, log_softmax
 from diffusion.process import Process, Traits
 from diffusion.random import normal
 from diffusion.spaces import Simplex, Tokens, Vectors
@@ -43,10 +43,10 @@ class Gaussian(Process):
         return jnp.sqrt(1 - t) * self.space.pure(x0) + jnp.sqrt(t) * normal(key, (*x0.shape, D))
 
     def predict(self, out, z, t):
-        return normalised(out)
+        return log_softmax(out)
 
     def token_loss(self, out, x0, z, t):
-        return -pick(self.predict(out, z, t), x0)
+        return -gather_last(self.predict(out, z, t), x0)
 
     def log_likelihood(self, z, t):
         gap = z[..., None, :] - jnp.sqrt(1 - t)[..., None, None] * EMBEDDINGS[None, None]
@@ -106,7 +106,7 @@ def test_the_loop_samples_the_data_from_vectors_with_the_exact_denoiser(toy):
             )
         )(jax.random.key(0))
         counts = np.bincount(toy.index(run.x0), minlength=len(p))
-        assert_law(counts, p / p.sum(), bias=0.02)
+        assert_distribution(counts, p / p.sum(), bias=0.02)
     assert run.frames.tokens.shape == (65, rows, L)
     np.testing.assert_array_equal(run.frames.tokens[-1], run.x0)
     np.testing.assert_array_equal(run.frames.tokens[:, :, 0], 1)
@@ -115,7 +115,7 @@ def test_the_loop_samples_the_data_from_vectors_with_the_exact_denoiser(toy):
 MODEL = Transformer(V, 1, 8, 2)
 
 
-def test_a_network_reads_vectors_of_its_width_and_refuses_others():
+def test_a_network_reads_vectors_of_its_width_and_rejects_others():
     model = MODEL.for_process(None, D)
     network = Network(model, model.init(jax.random.key(0)))
     z, t = jnp.ones((2, L, D)), jnp.ones((2, 1))
@@ -136,7 +136,7 @@ def test_without_a_width_only_weights_of_tokens_are_taken():
             network(jnp.ones((2, L, width)), jnp.ones((2, 1)))
 
 
-def test_an_experiment_refuses_a_backbone_that_takes_no_vectors():
+def test_an_experiment_rejects_a_backbone_that_takes_no_vectors():
     class TokensOnly(Transformer):
         inputs = ("tokens",)
 

@@ -1,4 +1,4 @@
-"""Which files are trained on, validated on and tested on: told by names, by data.splits, or refused."""
+"""Which files are trained on, validated on and tested on: told by names, by data.splits, or rejected."""
 
 import io
 import json
@@ -15,8 +15,8 @@ from experiments.data.splits import tell
 from experiments.data.text import Text, prepare, training_lines
 from experiments.data.tokenizers import Bytes
 from experiments.errors import UserError
-from experiments.settings import differences, override
-from experiments.stored import decode, encode
+from experiments.overrides import differences, override
+from experiments.serialization import decode, encode
 
 LETTERS = {"train": "a", "validation": "b", "test": "c"}
 
@@ -202,7 +202,7 @@ def test_patterns_that_do_not_fit_the_files_are_told(splits, message, corpus):
 @pytest.mark.parametrize(
     "splits", [("5%", "5%", ""), ("", "5%", ""), ("", "", ""), ("*", "60%", "40%"), ("*", "0%", "")]
 )
-def test_splits_that_no_text_could_follow_are_refused(splits):
+def test_splits_that_no_text_could_follow_are_rejected(splits):
     with pytest.raises(ValueError, match=r"Text\.splits"):
         Text("x", splits=splits)
     with pytest.raises(ValueError, match="split_points"):

@@ -1,4 +1,4 @@
-"""Subword tokenizers from small local files: round trips, identity, and what is refused."""
+"""Subword tokenizers from small local files: round trips, identity, and what is rejected."""
 
 import json
 import random
@@ -47,7 +47,7 @@ def spm(tmp_path_factory):
     """A SentencePiece model trained by the command on lines of words."""
     folder = tmp_path_factory.mktemp("spm")
     rng = random.Random(0)
-    words = ["state", "union", "people", "question", "the", "of", "and", "new", "law"]
+    words = ["state", "union", "people", "question", "the", "of", "and", "new", "distribution"]
     lines = [" ".join(rng.choices(words, k=6)) for _ in range(300)]
     (folder / "text.txt").write_text("\n".join(lines) + "\n")
     out = folder / "spm.model"
@@ -151,7 +151,7 @@ def test_broken_vocabularies_are_one_line(name, content, word, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_bpe_without_all_bytes_is_refused(files):
+def test_a_bpe_without_all_bytes_is_rejected(files):
     vocab = json.loads((files["gpt2"] / "encoder.json").read_text())
     vocab["zz"] = vocab.pop("a")
     (files["gpt2"] / "encoder.json").write_text(json.dumps(vocab))

@@ -16,17 +16,17 @@ from diffusion.sedd import SEDD
 from diffusion.simplex import project
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
-from samplers.corrected import Corrected
 from samplers.discrete_guidance import ByClassifier
 from samplers.euler import Euler
 from samplers.first_hitting import FirstHitting
 from samplers.guidance import classifier, classifier_free, mixed
+from samplers.logits_processor import LogitsProcessor
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
+from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
-from samplers.resampled import Resampled
-from samplers.transform import Transform
 from samplers.tweedie import Tweedie
+from samplers.twisted_smc import TwistedSMC
 from samplers.unmask import EntropyBudget, Steps, Threshold, Unmask
 
 SMALL = [1e-45, 1e-39, 1e-38, 1e-30, 1e-20, 1e-12, 1e-10, 1e-8, 1e-6, 1e-3]
@@ -60,7 +60,7 @@ def test_small_temperatures_take_the_likeliest_token(name):
     @jax.jit
     def distributions(out):
         return [
-            Transform(temperature=T, **PROCESSORS[name])(jax.nn.log_softmax(1.37 * out), z)
+            LogitsProcessor(temperature=T, **PROCESSORS[name])(jax.nn.log_softmax(1.37 * out), z)
             for T in (0.0, *SMALL)
         ]
 
@@ -73,15 +73,16 @@ def test_small_temperatures_take_the_likeliest_token(name):
 @pytest.mark.parametrize("temperature", [1e30, 1e38, 1e39, 1e300, np.inf])
 def test_large_temperatures_make_all_possible_tokens_equally_likely(temperature):
     log_p = logits().at[..., 5].set(-jnp.inf)
-    p = np.exp(jax.jit(Transform(temperature=temperature, banned=(7,)))(log_p))
+    p = np.exp(jax.jit(LogitsProcessor(temperature=temperature, banned=(7,)))(log_p))
     np.testing.assert_allclose(np.delete(p, (5, 7), -1), 1 / (V - 2), rtol=1e-5)
     assert (p[..., [5, 7]] == 0).all()
 
 
 MASKED = [
     Ancestral(3), Posterior(3), FirstHitting(group=3), ReMDM(3, eta=0.3, confidence=True),
-    PathPlanning(3), Corrected(3), Euler(3), Resampled(2, particles=2), Unmask("drawn", Steps(3)),
-    Unmask("confidence", Threshold(0.2)), Unmask("entropy", EntropyBudget(2.0)),
+    PathPlanning(3), PredictorCorrector(3), Euler(3), TwistedSMC(2, particles=2),
+    Unmask("drawn", Steps(3)), Unmask("confidence", Threshold(0.2)),
+    Unmask("entropy", EntropyBudget(2.0)),
 ]  # fmt: skip
 CASES = [(s, MDLM()) for s in MASKED]
 CASES += [(Tweedie(3), SEDD()), (Unmask("margin"), SEDD(head="leave_one_out"))]
@@ -105,7 +106,9 @@ def test_every_sampler_at_a_small_temperature_is_the_one_at_0(sampler, process):
     @jax.jit
     def sample(key):
         return [
-            replace(sampler, transform=Transform(temperature=T)).sample(key, process, model, (5, 6))
+            replace(sampler, logits_processor=LogitsProcessor(temperature=T)).sample(
+                key, process, model, (5, 6)
+            )
             for T in (0.0, 1e-10)
         ]
 
@@ -114,26 +117,25 @@ def test_every_sampler_at_a_small_temperature_is_the_one_at_0(sampler, process):
 
 def test_of_ties_the_first_are_kept_and_no_more_than_asked_for():
     level = jnp.log(jnp.full((1, 1, 10), 0.1))
-    for transform, count in [
-        (Transform(top_p=0.25), 3), (Transform(top_p=0.5), 5), (Transform(top_p=1e-30), 1),
-        (Transform(top_p=1e-45), 1), (Transform(top_k=4), 4), (Transform(top_p=1.0), 10),
-        (Transform(top_k=7, top_p=0.5), 4), (Transform(min_p=1.0), 10), (Transform(min_p=1e-45), 10),
-        (Transform(eta=1.0), 10), (Transform(eta=1e-45), 10),
+    for settings, count in [
+        ({"top_p": 0.25}, 3), ({"top_p": 0.5}, 5), ({"top_p": 1e-30}, 1), ({"top_p": 1e-45}, 1),
+        ({"top_k": 4}, 4), ({"top_p": 1.0}, 10), ({"top_k": 7, "top_p": 0.5}, 4),
+        ({"min_p": 1.0}, 10), ({"min_p": 1e-45}, 10), ({"eta": 1.0}, 10), ({"eta": 1e-45}, 10),
     ]:  # fmt: skip
-        p = np.exp(jax.jit(transform)(level))[0, 0]
+        p = np.exp(jax.jit(LogitsProcessor(**settings))(level))[0, 0]
         np.testing.assert_allclose(p, np.where(np.arange(10) < count, 1 / count, 0), rtol=1e-5)
     p = jnp.log(jnp.array([[[0.1, 0.2, 0.3, 0.1, 0.2, 0.1]]]))
-    for transform, kept in [
-        (Transform(top_k=2), [1, 2]), (Transform(top_p=0.65), [1, 2, 4]),
-        (Transform(top_p=0.75), [0, 1, 2, 4]), (Transform(top_k=5), [0, 1, 2, 3, 4]),
-        (Transform(min_p=2 / 3), [1, 2, 4]), (Transform(min_p=1 / 3), range(6)),
+    for logits_processor, kept in [
+        (LogitsProcessor(top_k=2), [1, 2]), (LogitsProcessor(top_p=0.65), [1, 2, 4]),
+        (LogitsProcessor(top_p=0.75), [0, 1, 2, 4]), (LogitsProcessor(top_k=5), [0, 1, 2, 3, 4]),
+        (LogitsProcessor(min_p=2 / 3), [1, 2, 4]), (LogitsProcessor(min_p=1 / 3), range(6)),
     ]:  # fmt: skip
-        new = np.exp(jax.jit(transform)(p))[0, 0]
-        np.testing.assert_array_equal(np.flatnonzero(new), kept, err_msg=str(transform))
+        new = np.exp(jax.jit(logits_processor)(p))[0, 0]
+        np.testing.assert_array_equal(np.flatnonzero(new), kept, err_msg=str(logits_processor))
 
 
 def test_at_mass_1_nothing_is_cut():
-    p = np.exp(Transform(top_p=1.0)(logits(gap=2.0)))
+    p = np.exp(LogitsProcessor(top_p=1.0)(logits(gap=2.0)))
     assert (p > 0).all()
 
 
@@ -141,10 +143,10 @@ def test_at_mass_1_nothing_is_cut():
 def test_repetition_without_bounds_takes_what_stands_least_or_most_often(repetition):
     z = jnp.array([[0, 0, 1, 2, 3]])  # 4 tokens, of which 3 stands at the last position alone
     log_p = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))[None, None] + jnp.zeros((1, 5, 4))
-    p = np.exp(Transform(repetition=repetition)(log_p, z))[0, -1]
+    p = np.exp(LogitsProcessor(repetition=repetition)(log_p, z))[0, -1]
     np.testing.assert_allclose(p, [0, 0, 0, 1] if repetition > 0 else [1, 0, 0, 0], atol=1e-6)
     with pytest.raises(ValueError, match="repetition"):
-        Transform(repetition=np.nan)
+        LogitsProcessor(repetition=np.nan)
 
 
 STRENGTHS = [-np.inf, -1e39, -1e30, -3.0, 0.0, 0.5, 1.0, 2.5, 1e9, 1e30, 3e38, 1e39, np.inf]

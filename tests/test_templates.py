@@ -8,7 +8,7 @@ from test_vocabularies import byte_level, metaspace_bpe, saved, unigram, with_by
 from experiments.data.subwords import Subwords
 from experiments.data.tokenizers import Bytes, Characters, Letters27
 from experiments.errors import UserError
-from experiments.sampling.given import banned, encode, given_tokens
+from experiments.sampling.known import banned, encode, encode_known
 
 WORDS = ["the", "state", "of", "union", "walk", "##ing", "stat", ".", ","]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -90,7 +90,7 @@ TEMPLATES = [
 @pytest.mark.parametrize("name", MAKERS)
 def test_text_around_a_blank_stands_as_it_was_given(name, template, tokenizers):
     tokenizer = tokenizers[name]
-    known = given_tokens(tokenizer, 40, "", template, "_")
+    known = encode_known(tokenizer, 40, "", template, "_")
     start = " " if name == "byte-level with a space before" and template[0] != "_" else ""
     assert filled(tokenizer, template, known) == start + template.replace("_", "e")
 
@@ -99,7 +99,7 @@ def test_text_around_a_blank_stands_as_it_was_given(name, template, tokenizers):
 @pytest.mark.parametrize("name", ["byte-level", "metaspace", "sentencepiece by merges"])
 def test_any_character_is_a_blank(name, blank, tokenizers):
     template = f"the{blank}stat{blank}{blank}ing{blank}"
-    known = given_tokens(tokenizers[name], 40, "", template, blank)
+    known = encode_known(tokenizers[name], 40, "", template, blank)
     assert filled(tokenizers[name], template, known, blank) == "theestateeinge"
 
 
@@ -108,9 +108,9 @@ def test_spaces_before_a_blank_are_kept(name, tokenizers):
     tokenizer = tokenizers[name]
     doubled = not name.startswith("sentencepiece")  # which makes one space of several everywhere
     for template in ("the state _", "the _ _of", *("the state  _", "of   _ the") * doubled):
-        known = given_tokens(tokenizer, 40, "", template, "_")
+        known = encode_known(tokenizer, 40, "", template, "_")
         assert filled(tokenizer, template, known).lstrip() == template.replace("_", "e")
-    known = given_tokens(tokenizer, 40, "the state ", None, "_")
+    known = encode_known(tokenizer, 40, "the state ", None, "_")
     assert (
         filled(tokenizer, "the state _", np.append(known[known >= 0], -1)).strip() == "the state e"
     )
@@ -119,31 +119,31 @@ def test_spaces_before_a_blank_are_kept(name, tokenizers):
 def test_a_space_that_no_token_is_is_said(tokenizers, capsys):
     tokenizer = tokenizers["wordpiece"]
     for prompt, template in (("the state ", None), ("", "the _ of")):
-        given_tokens(tokenizer, 40, prompt, template, "_")
+        encode_known(tokenizer, 40, prompt, template, "_")
         error = capsys.readouterr().err
         assert error.startswith("note: --") and error.count("\n") == 1
-    given_tokens(tokenizer, 40, "the state", None, "_")
+    encode_known(tokenizer, 40, "the state", None, "_")
     assert capsys.readouterr().err == ""
 
 
 def test_a_prompt_is_tokenized_as_text_that_ends(tokenizers):
     for name, tokenizer in tokenizers.items():
         (whole,) = tokenizer.encode(["the state of"], "here")
-        known = given_tokens(tokenizer, 40, "the state of", None, "_")
+        known = encode_known(tokenizer, 40, "the state of", None, "_")
         np.testing.assert_array_equal(known[known >= 0], whole, err_msg=name)
-        assert (given_tokens(tokenizer, 40, "", None, "_") < 0).all()
+        assert (encode_known(tokenizer, 40, "", None, "_") < 0).all()
 
 
 def test_a_vocabulary_without_letters_has_its_words_stand_in(tmp_path):
     tokenizer = wordpiece(tmp_path, "")
     named = lambda template: [  # noqa: E731
         "_" if n < 0 else tokenizer.name(int(n))
-        for n in given_tokens(tokenizer, 6, "", template, "_")
+        for n in encode_known(tokenizer, 6, "", template, "_")
     ]
     assert named("the stat_ing of") == ["the", "stat", "_", "##ing", "of", "_"]
     assert named("the _ of") == ["the", "_", "of", "_", "_", "_"]
     with pytest.raises(UserError, match="no tokens for 'stat' and 'union' next to a blank"):
-        given_tokens(tokenizer, 6, "", "stat_union", "_")
+        encode_known(tokenizer, 6, "", "stat_union", "_")
 
 
 def test_text_that_the_vocabulary_lacks_is_named(tokenizers):
@@ -151,7 +151,7 @@ def test_text_that_the_vocabulary_lacks_is_named(tokenizers):
         tokenizer = tokenizers[name]
         for prompt, template in (("the ☃", None), ("", "the ☃_ of"), ("", "_ ☃")):
             with pytest.raises(UserError, match=r"the vocabulary has no token for '.*☃'"):
-                given_tokens(tokenizer, 40, prompt, template, "_")
+                encode_known(tokenizer, 40, prompt, template, "_")
         for call in (lambda t: encode(t, "☃", "--require"), lambda t: banned(t, "☃")):
             with pytest.raises(UserError, match="no token for '☃'"):
                 call(tokenizer)

@@ -1,4 +1,5 @@
-"""Schedules that depend on the token, GenMD4 and Spindle: official numbers, identities and laws."""
+"""Schedules that depend on the token, GenMD4 and Spindle: official numbers, identities and
+distributions."""
 
 import itertools
 import re
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import assert_law
+from oracle import assert_distribution
 
 from diffusion.genmd4 import GenMD4
 from diffusion.mdlm import MDLM
-from diffusion.numerics import at, divergence, pick
+from diffusion.numerics import divergence, gather_last, log_one_hot
 from diffusion.schedules import Linear
 from diffusion.spindle import Spindle
 
@@ -56,14 +57,14 @@ def test_genmd4_schedule_equals_the_official_one(x64):
     np.testing.assert_allclose(weight * masked[inside], -a["gen_dalpha_grid"][inside], rtol=1e-10)
 
 
-def test_genmd4_losses_and_noise_law_equal_the_official_ones(x64):
+def test_genmd4_losses_and_noise_distribution_equal_the_official_ones(x64):
     a = reference("md4")
     process, theta, x0, z, z2, out, t = official_genmd4(a)
     process = process.bind({"theta": theta})
     losses = [process.token_loss(out, x0, zi, t).sum(1) for zi in (z, z2)]
     np.testing.assert_allclose(losses[0], a["gen_loss_1"], rtol=1e-10)
     np.testing.assert_allclose(losses[1], a["gen_loss_2"], rtol=1e-10)
-    log_q = [pick(process.log_likelihood(zi, t), x0).sum(1) for zi in (z, z2)]
+    log_q = [gather_last(process.log_likelihood(zi, t), x0).sum(1) for zi in (z, z2)]
     surrogate = (losses[0] - losses[1]) * (log_q[0] - log_q[1]) / 2
     np.testing.assert_allclose(surrogate, a["gen_rloo_surrogate"], rtol=1e-9)
 
@@ -177,7 +178,7 @@ def test_published_spindle_schedule_equals_the_official_one(x64):
     )
 
 
-def test_published_spindle_corrupts_by_the_official_law(x64):
+def test_published_spindle_corrupts_by_the_official_distribution(x64):
     official = OfficialSpindle()
     rows, k = 40_000, official.T // 2
     for b, x in enumerate(official.x0):
@@ -189,7 +190,7 @@ def test_published_spindle_corrupts_by_the_official_law(x64):
         for i in range(len(x)):
             keep = official.arrays["alpha_bar_token"][k, b, i]
             counts = np.array([masked[:, i].sum(), rows - masked[:, i].sum()])
-            assert_law(counts, np.array([1 - keep, keep]))
+            assert_distribution(counts, np.array([1 - keep, keep]))
 
 
 def test_published_spindle_reveals_with_the_official_probability(x64):
@@ -201,7 +202,7 @@ def test_published_spindle_reveals_with_the_official_probability(x64):
         assert masked.any()
         posterior = official.columns(f"t{k}_posterior")
         reveal = process.published_reveal(x0, official.time(k + 1))
-        np.testing.assert_allclose(reveal[masked], pick(posterior, x0)[masked], atol=1e-6)
+        np.testing.assert_allclose(reveal[masked], gather_last(posterior, x0)[masked], atol=1e-6)
         np.testing.assert_allclose(1 - reveal[masked], posterior[masked][:, -1], atol=1e-6)
 
 
@@ -211,7 +212,7 @@ def test_published_spindle_loss_is_the_official_divergence_without_mass_on_the_m
     logits = official.columns("logits")
     without_mask = np.concatenate([logits[..., :-1], np.full_like(logits[..., -1:], -np.inf)], -1)
     log_p0, log_p0_without_mask = (jax.nn.log_softmax(x) for x in (logits, without_mask))
-    log_x0 = at(x0, len(official.order))
+    log_x0 = log_one_hot(x0, len(official.order))
     for k in official.steps:
         z = official.ours(a[f"t{k}_x_t1"])
         q = official.posterior(k, z, log_x0)
@@ -253,7 +254,7 @@ def test_published_spindle_is_cut_to_0_and_0_999_but_certain_at_0(x64):
     np.testing.assert_array_equal(keep, [[[1, 1]], [[0.999, 0]]])
 
 
-# Laws of every schedule that depends on the token
+# Distributions of every schedule that depends on the token
 
 COUNTS = (40, 25, 15, 12, 8)
 SKEWED = (100_000, 30, 20, 5, 0)  # the first token is cut at the default strength already
@@ -332,11 +333,11 @@ def test_grid_loss_is_the_divergence_of_reverse_steps(name, num_steps, x64):
     out, x0, z = batch(process)
     t = times(len(x0), num_steps)
     z = jnp.where(
-        jnp.isneginf(pick(process.log_masked(t), x0)), x0, z
+        jnp.isneginf(gather_last(process.log_masked(t), x0)), x0, z
     )  # a cut token is never masked
     log_q, log_p = (
         process.log_posterior(log_p0, z, t, t - 1 / num_steps)
-        for log_p0 in (at(x0, process.vocab_size), process.predict(out, z, t))
+        for log_p0 in (log_one_hot(x0, process.vocab_size), process.predict(out, z, t))
     )
     loss = process.token_loss(out, x0, z, t)
     assert (np.asarray(loss) > 0).any()
@@ -388,7 +389,7 @@ def test_heads_differ_by_the_likelihood_of_the_mask(name, num_steps, x64):
     out, x0, z = batch(posterior)
     t = times(len(x0), num_steps)
     log_masked = leave_one_out.log_masked(t)
-    z = jnp.where(jnp.isneginf(pick(log_masked, x0)), x0, z)  # a cut token is never masked
+    z = jnp.where(jnp.isneginf(gather_last(log_masked, x0)), x0, z)  # a cut token is never masked
     shifted = out + log_masked
     for method in ("predict", "log_ratio"):
         np.testing.assert_allclose(
@@ -404,7 +405,8 @@ def test_heads_differ_by_the_likelihood_of_the_mask(name, num_steps, x64):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_log_ratio_is_that_of_the_marginals_of_one_position(name, x64):
-    # With one position, nothing is left of z_t without z_t^i: the leave-one-out law is the data's.
+    # With one position, nothing is left of z_t without z_t^i: the leave-one-out distribution is the
+    # data's.
     process = SCHEDULES[name](head="leave_one_out")
     V = process.vocab_size
     t = times(9)
@@ -434,7 +436,7 @@ def test_genmd4_prior_term_is_the_divergence_from_its_prior(eps, x64):
     np.testing.assert_allclose(terms.get("prior", jnp.zeros((V, 1))), expected, atol=1e-12)
     assert ("prior" in terms) == (eps > 0)
     z = jax.jit(process.prior, static_argnums=1)(jax.random.key(1), (40_000, 1))
-    assert_law(np.bincount(np.asarray(z).ravel(), minlength=V + 1), np.exp(log_prior[0]))
+    assert_distribution(np.bincount(np.asarray(z).ravel(), minlength=V + 1), np.exp(log_prior[0]))
 
 
 @pytest.mark.parametrize("name, num_steps", GRIDS)
@@ -497,7 +499,7 @@ def test_reinforce_gradient_is_unbiased(head, x64):
         assert error < 5, f"the value is {error:.1f} standard errors off"
     off, missing = (np.abs(g.mean(0) - exact) / (g.std(0) / rows**0.5 + 1e-12) for g in gradients)
     assert (off < 5).all(), f"{off} standard errors"
-    # The path through the integrand alone misses the law of the noise, for the tokens of x0.
+    # The path through the integrand alone misses the distribution of the noise, for the tokens of x0.
     assert (missing[np.unique(x)] > 20).all(), f"{missing} standard errors"
 
 
@@ -516,7 +518,7 @@ def test_reinforce_gradient_is_unbiased(head, x64):
         (lambda: Spindle(3, unigram=(1.0, 2.0)), "2 entries, the data 3 tokens"),
     ],
 )
-def test_impossible_settings_are_refused(make, message):
+def test_impossible_settings_are_rejected(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
 

@@ -15,7 +15,7 @@ from experiments.evaluation.units import Estimate
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.optimization.warmup_cosine import WarmupCosine
-from experiments.settings import override, resolve
+from experiments.overrides import override, resolve
 from experiments.training.train_step import (
     init_state,
     make_optimizer,

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from experiments.data.subwords import Subwords
 from experiments.errors import UserError
-from experiments.judging.transformers_scorer import without_dropout
+from experiments.sample_metrics.transformers_scorer import without_dropout
 
 LINES = ["the state of the union walking and talking states unions people of the land"] * 30
 BYTES = [f"<0x{n:02X}>" for n in range(256)]

@@ -2,9 +2,9 @@
 
     python -m experiments.train --config configs/sotu/udlm.py --workdir runs/udlm
 
-The same process as `sedd_uniform`, with a law of x0 in place of a free score. On the embedded corpus,
-with the quickstart's model (and the time) and budget: about five minutes on two CPU cores. Figures of
-all methods side by side: docs/measurements.md.
+The same process as `sedd_uniform`, with a distribution of x0 in place of a free score. On the embedded
+corpus, with the quickstart's model (and the time) and budget: about five minutes on two CPU cores.
+Figures of all methods side by side: docs/measurements.md.
 """
 
 from dataclasses import replace

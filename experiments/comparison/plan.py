@@ -16,7 +16,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.evaluation.estimators import check_bound
-from experiments.settings import (
+from experiments.overrides import (
     differences,
     leaves,
     load,

@@ -1,7 +1,7 @@
 """The file that `compress` writes: a line of JSON that says what it needs, then the coded words.
 
 Reading it executes nothing. What does not fit (another checkpoint, version, a damaged file, a machine
-whose arithmetic gives other probabilities) is refused, since it would decode to something else.
+whose arithmetic gives other probabilities) is rejected, since it would decode to something else.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Header:
     rows: int
     group: int
     seed: int
-    first_law: str
+    first_distribution: str
     text_sha256: str
     words_sha256: str
 

@@ -1,13 +1,13 @@
-"""Text as bits by a model's own laws, and back: what a likelihood promises, done.
+"""Text as bits by a model's own distributions, and back: what a likelihood promises, done.
 
-Both sides go through the same sequences in the same order, ask the same compiled network for the law of
-the next tokens, and give it to an entropy coder. So the bits are as many as -log2 p summed over the
-tokens, up to what the coder rounds. The order is
+Both sides go through the same sequences in the same order, ask the same compiled network for the
+distribution of the next tokens, and give it to an entropy coder. So the bits are as many as -log2 p
+summed over the tokens, up to what the coder rounds. The order is
 
-    a masked process   of each sequence its own random one, `group` tokens a call, each by its law given
-                       what was coded before: the any-order likelihood (diffusion/any_order.py) of just
-                       these orders. A larger group takes fewer calls and more bits
-    Autoregressive     from left to right, with the cache of its sampler
+    a masked process   of each sequence its own random one, `group` tokens a call, each by its
+                       distribution given what was coded before: the any-order likelihood
+                       (diffusion/any_order.py) of just these orders. A larger group takes fewer calls
+    and more bits Autoregressive     from left to right, with the cache of its sampler
 
 Between two calls of the network stands the coder, on the host: a decoder has to know the tokens of one
 call before the next, so the loop over calls is in Python, one compiled call for all rows at a time.
@@ -28,14 +28,14 @@ from experiments.runs import Run
 
 
 class _AnyOrder:
-    """The laws of a masked process, batch by batch."""
+    """The distributions of a masked process, batch by batch."""
 
     def __init__(self, run: Run, rows: int, group: int, seed: int):
         self.run, self.rows, self.group, self.seed = run, rows, group, seed
         self.length = run.experiment.data.length
         self.calls = -(-self.length // group)
 
-        def law(params, z, at):
+        def distribution(params, z, at):
             process = run.experiment.bind(params)
             masked = (z == process.vocab_size).mean(1, keepdims=True)
             t = time_of(process.masked_schedule, jnp.log(masked))
@@ -44,7 +44,7 @@ class _AnyOrder:
             state = jnp.take_along_axis(z, at, axis=1)
             return jnp.exp(process.predict(out, state, t))
 
-        self._law = jax.jit(law)
+        self._distribution = jax.jit(distribution)
 
     def begin(self, first: int) -> None:
         """Nothing; what follows is of the sequences from number `first` on."""
@@ -63,10 +63,10 @@ class _AnyOrder:
         """The positions (rows, n) of call `number`; the length of a sequence stands for none."""
         return self.order[:, number * self.group : (number + 1) * self.group]
 
-    def law(self, number: int) -> np.ndarray:
+    def distribution(self, number: int) -> np.ndarray:
         """Their probabilities, float32 (rows, n, V)."""
         at = np.minimum(self.positions(number), self.length - 1)
-        return np.asarray(self._law(self.run.params, self.z, at))
+        return np.asarray(self._distribution(self.run.params, self.z, at))
 
     def tell(self, number: int, tokens: np.ndarray, real: np.ndarray) -> None:
         """Nothing; takes the tokens (rows, n) that stand there, where `real`."""
@@ -75,19 +75,19 @@ class _AnyOrder:
 
 
 class _LeftToRight:
-    """The laws of an autoregressive model; methods as of `_AnyOrder`."""
+    """The distributions of an autoregressive model; methods as of `_AnyOrder`."""
 
     def __init__(self, run: Run, rows: int):
         self.run, self.rows = run, rows
         self.length = self.calls = run.experiment.data.length
         self._cache = jax.jit(lambda p: run.experiment.network(p).cache(rows, self.length))
 
-        def law(params, previous, cache, number):
+        def distribution(params, previous, cache, number):
             t = jnp.zeros((rows, 1))
             out, cache = run.experiment.network(params).decode(previous, t, cache, number)
             return jax.nn.softmax(out), cache
 
-        self._law = jax.jit(law, donate_argnums=2)
+        self._distribution = jax.jit(distribution, donate_argnums=2)
 
     def begin(self, first):
         self.cache = self._cache(self.run.params)
@@ -96,8 +96,10 @@ class _LeftToRight:
     def positions(self, number):
         return np.full((self.rows, 1), number)
 
-    def law(self, number):
-        p, self.cache = self._law(self.run.params, self.previous, self.cache, np.int32(number))
+    def distribution(self, number):
+        p, self.cache = self._distribution(
+            self.run.params, self.previous, self.cache, np.int32(number)
+        )
         return np.asarray(p)
 
     def tell(self, number, tokens, real):
@@ -107,8 +109,8 @@ class _LeftToRight:
 Laws = _AnyOrder | _LeftToRight
 
 
-def make_laws(run: Run, rows: int, group: int, seed: int) -> Laws:
-    """The laws by which text is coded; UserError for a process that gives none."""
+def make_distributions(run: Run, rows: int, group: int, seed: int) -> Laws:
+    """The distributions by which text is coded; UserError for a process that gives none."""
     process = run.experiment.process
     if isinstance(process, Process) and process.masked_schedule is not None:
         if group > run.experiment.data.length:
@@ -121,33 +123,36 @@ def make_laws(run: Run, rows: int, group: int, seed: int) -> Laws:
             raise UserError(f"group {group}: {type(process).__name__} codes one token a call")
         return _LeftToRight(run, rows)
     raise UserError(
-        f"{type(process).__name__} gives no law of a token given others that are certain; text is "
-        "compressed by masked processes in continuous time, such as MDLM, and by Autoregressive"
+        f"{type(process).__name__} gives no distribution of a token given others that are certain; "
+        "text is compressed by masked processes in continuous time, such as MDLM, and by Autoregressive"
     )
 
 
 Visit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def visit_all(laws: Laws, count: int, visit: Visit, progress: Callable[[int, int], None]) -> None:
+def visit_all(
+    distributions: Laws, count: int, visit: Visit, progress: Callable[[int, int], None]
+) -> None:
     """Calls visit(which of the `count` tokens (n,), their probabilities (n, V)) for all of them, in the
     order of coding; it returns those tokens."""
-    sequences = -(-count // laws.length)
-    for first in range(0, sequences, laws.rows):
-        laws.begin(first)
-        start = (first + np.arange(laws.rows)[:, None]) * laws.length
-        for number in range(laws.calls):
-            at = laws.positions(number)
-            real = (at < laws.length) & (start + at < count)
+    sequences = -(-count // distributions.length)
+    for first in range(0, sequences, distributions.rows):
+        distributions.begin(first)
+        start = (first + np.arange(distributions.rows)[:, None]) * distributions.length
+        for number in range(distributions.calls):
+            at = distributions.positions(number)
+            real = (at < distributions.length) & (start + at < count)
             tokens = np.zeros(at.shape, np.int32)
             if real.any():
-                tokens[real] = visit((start + at)[real], laws.law(number)[real])
-            laws.tell(number, tokens, real)
-        progress(min(first + laws.rows, sequences), sequences)
+                tokens[real] = visit((start + at)[real], distributions.distribution(number)[real])
+            distributions.tell(number, tokens, real)
+        progress(min(first + distributions.rows, sequences), sequences)
 
 
-def encode(laws: Laws, tokens: np.ndarray, progress) -> tuple[np.ndarray, float]:
-    """(words, uint32, and the code length that the laws promise, in bits) of the tokens (N,)."""
+def encode(distributions: Laws, tokens: np.ndarray, progress) -> tuple[np.ndarray, float]:
+    """(words, uint32, and the code length that the distributions promise, in bits) of the tokens
+    (N,)."""
     import constriction
 
     coder, family = constriction.stream.queue.RangeEncoder(), _family()
@@ -157,16 +162,16 @@ def encode(laws: Laws, tokens: np.ndarray, progress) -> tuple[np.ndarray, float]
         nonlocal nats
         chosen = tokens[which].astype(np.int32)
         coder.encode(chosen, family, p)
-        # What a law rules out is coded all the same, by the least that the coder knows.
+        # What a distribution rules out is coded all the same, by the least that the coder knows.
         promised = np.maximum(p[np.arange(len(p)), chosen].astype(np.float64), 2.0**-24)
         nats -= np.log(promised).sum()
         return chosen
 
-    visit_all(laws, len(tokens), visit, progress)
+    visit_all(distributions, len(tokens), visit, progress)
     return coder.get_compressed(), float(nats / np.log(2))
 
 
-def decode(laws: Laws, words: np.ndarray, count: int, progress) -> np.ndarray:
+def decode(distributions: Laws, words: np.ndarray, count: int, progress) -> np.ndarray:
     """The `count` tokens, int32, that `encode` made the words of; UserError for words of none."""
     import constriction
 
@@ -180,7 +185,7 @@ def decode(laws: Laws, words: np.ndarray, count: int, progress) -> np.ndarray:
             raise UserError("the coded text is damaged; take another copy of the file") from error
         return tokens[which]
 
-    visit_all(laws, count, visit, progress)
+    visit_all(distributions, count, visit, progress)
     return tokens
 
 

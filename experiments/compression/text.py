@@ -60,10 +60,10 @@ def check_rows(rows: int, experiment: Experiment, path: Path) -> None:
         )
 
 
-def first_law(laws: Laws) -> str:
+def first_distribution(distributions: Laws) -> str:
     """A hash of the probabilities of the first call, which tells machines of other arithmetic."""
-    laws.begin(0)
-    return sha256(laws.law(0))
+    distributions.begin(0)
+    return sha256(distributions.distribution(0))
 
 
 def compressors(content: bytes) -> dict[str, int]:

@@ -96,7 +96,7 @@ def evaluation_batches(
             yield rows, {"segments": segments}, count
         return
 
-    def given(of_rows):
+    def conditioning(of_rows):
         return {} if labels is None else {"label": np.resize(of_rows, batch_size)}
 
     whole = len(text) // length
@@ -104,8 +104,8 @@ def evaluation_batches(
         count = min(batch_size, whole - first)
         rows = text[first * length : (first + count) * length].reshape(count, length)
         of_rows = None if labels is None else labels[first : first + count]
-        yield np.resize(rows, (batch_size, length)).astype(np.int32), given(of_rows), count
+        yield np.resize(rows, (batch_size, length)).astype(np.int32), conditioning(of_rows), count
     tail = text[whole * length :]
     if len(tail):
         of_rows = None if labels is None else labels[whole : whole + 1]
-        yield np.tile(tail.astype(np.int32), (batch_size, 1)), given(of_rows), 1
+        yield np.tile(tail.astype(np.int32), (batch_size, 1)), conditioning(of_rows), 1

@@ -24,9 +24,9 @@ from experiments.evaluation.estimators import check_bound, make_bound, times_per
 from experiments.evaluation.record import make_record, per_word
 from experiments.evaluation.units import Estimate
 from experiments.labels import check_labels, gives_labels
+from experiments.overrides import resolve
 from experiments.progress import Progress
 from experiments.runs import Run
-from experiments.settings import resolve
 
 
 def estimate(
@@ -55,8 +55,10 @@ def estimate(
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
     for *batch_here, count in evaluation_batches(text, length, batch, labels):
         counted = batch_here[1].get("segments", batch_here[0] + 1) > 0
-        rows, given = jax.tree.map(lambda array: global_batch(mesh, array, axis=0), batch_here)
-        values = bound(params, rows, first, frozen, given)
+        rows, conditioning = jax.tree.map(
+            lambda array: global_batch(mesh, array, axis=0), batch_here
+        )
+        values = bound(params, rows, first, frozen, conditioning)
         for name, value in values.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
         sizes += counted.sum(1)[:count].tolist()
@@ -86,10 +88,10 @@ def check_estimate(
     batch, split = _batch(experiment, text, mesh), NamedSharding(mesh, P(BATCH))
     length = experiment.data.length
     rows = jax.ShapeDtypeStruct((batch, length), np.int32, sharding=split)
-    given = {"segments": rows} if isinstance(text, Rows) else {}
+    conditioning = {"segments": rows} if isinstance(text, Rows) else {}
     if labels is not None:
-        given["label"] = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
-    lowered = bound.lower(params, rows, 0, frozen, given)
+        conditioning["label"] = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
+    lowered = bound.lower(params, rows, 0, frozen, conditioning)
     check_program(lowered, batch, length, mesh, "evaluation.batch_size (--batch-size)")
 
 
@@ -196,7 +198,7 @@ def evaluate_run(
             corpus = prepare(experiment.data)
     except OutsideAlphabet as error:
         raise UserError(error.what, kept_alphabet(experiment.data.tokenizer)) from error
-    resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
+    resolve(experiment, corpus.tokenizer)  # rejects text of another alphabet
     if whole and corpus.one:
         corpus, split = corpus.whole("all"), "all"
     elif experiment.data.path is not None:

@@ -12,7 +12,7 @@ from experiments.config import Experiment
 from experiments.devices.sharding import replicated
 from experiments.errors import UserError
 from experiments.training.train_step import without_padding
-from models.layers import over
+from models.layers import use_mesh
 
 
 def make_bound(
@@ -31,14 +31,14 @@ def make_bound(
 
     chosen = estimator(experiment) if quantity == "bound" else "low_discrepancy"
 
-    @over(mesh)
-    def bound(params, x0, first, frozen=None, given=None):
+    @use_mesh(mesh)
+    def bound(params, x0, first, frozen=None, conditioning=None):
         process = _estimated(experiment, chosen, experiment.bind(params, frozen))
-        given = given or {}
+        conditioning = conditioning or {}
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         places, weights = _places(chosen, num_times, keys, seed, numbers)
-        network = experiment.network(params, **given)
+        network = experiment.network(params, **conditioning)
 
         def at(k):
             keys_k = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
@@ -48,7 +48,7 @@ def make_bound(
             else:
                 terms = process.bound_terms(keys_k, network, x0, u)
             return {
-                name: weights[k] * without_padding(term, given).sum(1)
+                name: weights[k] * without_padding(term, conditioning).sum(1)
                 for name, term in terms.items()
             }
 

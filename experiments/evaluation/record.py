@@ -18,7 +18,7 @@ from experiments.evaluation.estimators import estimator_of, is_exact, kind_of, t
 from experiments.evaluation.units import Estimate, perplexity
 from experiments.labels import gives_labels
 from experiments.runs import Run
-from experiments.stored import encode
+from experiments.serialization import encode
 
 
 def per_word(result: Estimate, words: int) -> dict:

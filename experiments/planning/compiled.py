@@ -30,12 +30,12 @@ from experiments.devices.sharding import (
     tree_shardings,
 )
 from experiments.errors import UserError
+from experiments.overrides import override, resolve
 from experiments.planning import hlo_costs
 from experiments.planning.chips import Chip, chip_of
 from experiments.planning.flops import program_flops
 from experiments.planning.hlo import parse
 from experiments.sampling.samples import make_sample
-from experiments.settings import override, resolve
 from experiments.training.train_step import init_state
 from experiments.training.trainer import check_batch, described_batch, make_step
 from models.backbone import num_parameters

@@ -1,4 +1,4 @@
-"""The loss in equal intervals of time, by which `OnGrid.grid = "fitted"` places a sampler's steps.
+"""The loss in equal intervals of time, by which `GridSampler.grid = "fitted"` places a sampler's steps.
 
 Where `token_loss` is the integrand of the bound, its mean at t is the rate at which a sampler has to
 find out about x0, in nats per unit of t: over small steps the bound is the sum of the divergences of the
@@ -33,10 +33,10 @@ from experiments.errors import UserError
 from experiments.evaluation.bound import sequences
 from experiments.files import write_atomically
 from experiments.labels import check_labels
+from experiments.overrides import resolve
 from experiments.plain_json import parse
 from experiments.progress import Progress
 from experiments.runs import Run
-from experiments.settings import resolve
 from experiments.streams import complain
 from experiments.training.checkpoints import Checkpoints
 
@@ -103,7 +103,7 @@ def measure(
     timed(experiment.process)
     check_labels(experiment)
     corpus = prepare(experiment.data)
-    resolve(experiment, corpus.tokenizer)  # refuses text of another alphabet
+    resolve(experiment, corpus.tokenizer)  # rejects text of another alphabet
     if experiment.data.rows != "wrap":
         raise UserError(
             f"data.rows = {experiment.data.rows}: rows of several texts are not measured by time; leave "
@@ -195,7 +195,7 @@ def write_grid(path: Path, record: dict) -> None:
 
 
 def fitted_information(workdir: str | Path, run: Run | None = None) -> tuple[float, ...]:
-    """`OnGrid.information` as measured for the run in `workdir`.
+    """`GridSampler.information` as measured for the run in `workdir`.
 
     run: what is going to be sampled, if not the newest checkpoint. UserError where the file is missing,
     damaged, or of another process. A warning where it was measured at another checkpoint: every grid

@@ -8,13 +8,13 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.evaluation.record import precision
+from experiments.overrides import override
 from experiments.runs import Run, load_run
-from experiments.sampling.given import banned, check_given, given_tokens
+from experiments.sampling.constraints import SamplingConstraints, make_constraints
 from experiments.sampling.grid import fitted_information
+from experiments.sampling.known import banned, check_known, encode_known
 from experiments.sampling.samples import with_setting, with_steps
-from experiments.sampling.wish import Wish, make_wish
-from experiments.settings import override
-from experiments.stored import encode
+from experiments.serialization import encode
 
 _OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
 
@@ -58,12 +58,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run with its sampler as asked for; known: tokens (L,), -1 where the model fills in; wish: what
-    samples are to be besides; description: what samples of equal descriptions have in common."""
+    """The run with its sampler as asked for; known: tokens (L,), -1 where the model fills in;
+    constraints: what samples are to be besides; description: what samples of equal descriptions have in
+    common."""
 
     run: Run
     known: np.ndarray
-    wish: Wish
+    constraints: SamplingConstraints
     description: dict
 
 
@@ -78,15 +79,15 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
     run = replace(run, experiment=experiment)
     classifier = load_run(request.classifier) if request.classifier else None
     data = experiment.data
-    known = given_tokens(
+    known = encode_known(
         data.tokenizer, data.length, request.prompt, request.template, request.blank
     )
-    check_given(experiment, known)
-    wish = make_wish(
+    check_known(experiment, known)
+    constraints = make_constraints(
         experiment, known, request.require, request.label, request.guidance,
         request.guidance_interval, classifier, request.exact,
     )  # fmt: skip
-    return Prepared(run, known, wish, _description(run, request, classifier))
+    return Prepared(run, known, constraints, _description(run, request, classifier))
 
 
 def _changed(experiment: Experiment, request: Request) -> Experiment:
@@ -118,12 +119,12 @@ def _of_sampler(experiment: Experiment, run: Run, request: Request, workdir: str
         value = getattr(request, name)
         if value is not None:
             option = "--" + name.replace("_", "-")
-            experiment = with_setting(experiment, f"transform.{name}", value, option)
+            experiment = with_setting(experiment, f"logits_processor.{name}", value, option)
     if request.ban:
         tokens = banned(experiment.data.tokenizer, request.ban)
         if len(tokens) == experiment.data.tokenizer.vocab_size:
             raise UserError("nothing is left to draw", "ban fewer tokens", "--ban")
-        experiment = with_setting(experiment, "transform.banned", tokens, "--ban")
+        experiment = with_setting(experiment, "logits_processor.banned", tokens, "--ban")
     return experiment
 
 

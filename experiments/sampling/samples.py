@@ -14,10 +14,10 @@ from experiments.config import Experiment
 from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch, replicated
 from experiments.errors import UserError
+from experiments.overrides import leaves, override
 from experiments.runs import Run
-from experiments.sampling.wish import NOTHING, Wish
-from experiments.settings import leaves, override
-from models.layers import over
+from experiments.sampling.constraints import UNCONSTRAINED, SamplingConstraints
+from models.layers import use_mesh
 from samplers.required import place
 from samplers.sampler import Frames, Sampled
 
@@ -30,7 +30,8 @@ def with_setting(experiment: Experiment, name: str, value, option: str) -> Exper
         parts += [
             f"{f.name} {type(part).__name__}"
             for f in fields(experiment.sampler)
-            if is_dataclass(part := getattr(experiment.sampler, f.name)) and f.name != "transform"
+            if is_dataclass(part := getattr(experiment.sampler, f.name))
+            and f.name != "logits_processor"
         ]
         raise UserError(
             f"{option} {value}: sampler {', '.join(parts)} has no setting {name}; leave it out "
@@ -47,18 +48,24 @@ def with_steps(experiment: Experiment, steps: int) -> Experiment:
     return with_setting(experiment, "steps", steps, "--steps")
 
 
-def make_sample(experiment: Experiment, mesh, wish: Wish = NOTHING, trace: bool = False):
+def make_sample(
+    experiment: Experiment,
+    mesh,
+    constraints: SamplingConstraints = UNCONSTRAINED,
+    trace: bool = False,
+):
     """sample(params, seed, numbers (B,), given (L,), guide) -> (`Sampled`, given (B, L) with what was
-    wished), one compiled program; guide: the parameters of the wish's classifier, None without."""
+    wished), one compiled program; guide: the parameters of the constraints's classifier, None
+    without."""
 
-    @over(mesh)
-    def run(params, seed, numbers, given, guide=None):
+    @use_mesh(mesh)
+    def run(params, seed, numbers, known, guide=None):
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
-        shape = (len(numbers), len(given))
-        known = jnp.broadcast_to(given, shape)
-        process, network = experiment.bind(params), wish.network(experiment, params, guide)
-        if wish.words:
-            known = place(fold_in(keys, 1), process, network, known, wish.words)
+        shape = (len(numbers), len(known))
+        known = jnp.broadcast_to(known, shape)
+        process, network = experiment.bind(params), constraints.network(experiment, params, guide)
+        if constraints.words:
+            known = place(fold_in(keys, 1), process, network, known, constraints.words)
         sampled = experiment.sampler.run(keys, process, network, shape, known, trace=trace)
         return sampled, known
 
@@ -66,8 +73,9 @@ def make_sample(experiment: Experiment, mesh, wish: Wish = NOTHING, trace: bool 
 
 
 def sample_run(
-    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int, wish: Wish = NOTHING,
-    trace: bool = False, start: int = 0, progress: Callable[[int, int], None] | None = None,
+    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int,
+    constraints: SamplingConstraints = UNCONSTRAINED, trace: bool = False, start: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Sampled, np.ndarray]]:  # fmt: skip
     """(number, what was sampled, what was given), as arrays of one row, of samples start to num - 1.
     progress(samples drawn, num) is called after each batch."""
@@ -80,21 +88,21 @@ def sample_run(
         return  # nothing is left to draw, so nothing is compiled
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
-    compiled = make_sample(run.experiment, run.mesh, wish, trace)
-    guide = wish.classifier and wish.classifier.params
+    compiled = make_sample(run.experiment, run.mesh, constraints, trace)
+    guide = constraints.classifier and constraints.classifier.params
     split = NamedSharding(run.mesh, P(BATCH))
     numbers = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
     lowered = compiled.lower(run.params, seed, numbers, known, guide)
     check_program(lowered, batch, len(known), run.mesh, "--batch-size", "--length")
     for first in range(start, num, batch):
         numbers = global_batch(run.mesh, np.arange(first, first + batch, dtype=np.int32), axis=0)
-        sampled, given = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
+        sampled, fixed = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
         for i in range(min(batch, num - first)):
             frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))
             yield (
                 first + i,
-                Sampled(sampled.x0[i], sampled.calls[i] + len(wish.words), frames),
-                given[i],
+                Sampled(sampled.x0[i], sampled.calls[i] + len(constraints.words), frames),
+                fixed[i],
             )
         if progress:
             progress(min(first + batch, num), num)

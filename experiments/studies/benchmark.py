@@ -19,17 +19,17 @@ def main(arguments: list[str]) -> None:
     )
     options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from experiments.files import write_atomically
+    from experiments.overrides import load
     from experiments.plain_json import dumped
-    from experiments.settings import load
     from experiments.studies.measuring.speed import measure
 
-    steps = [int(s) for s in given.steps.split(",") if s.strip().isdigit() and int(s)]
-    figures = measure(load(given.config, given.set), given.rounds, steps, cli.log)
-    if given.out:
-        write_atomically(given.out, dumped(figures, indent=1) + "\n")
+    steps = [int(s) for s in args.steps.split(",") if s.strip().isdigit() and int(s)]
+    figures = measure(load(args.config, args.set), args.rounds, steps, cli.log)
+    if args.out:
+        write_atomically(args.out, dumped(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument("--seed", type=cli.natural, default=0)
     options.add_argument("--out", type=cli.output, help="a .json file to write the figures to")
-    given = options.parse_args(arguments)
-    if given.batches < 2:
+    args = options.parse_args(arguments)
+    if args.batches < 2:
         raise UserError("--batches must be at least 2, to have a variance")
 
     import math
@@ -35,17 +35,17 @@ def main(arguments: list[str]) -> dict:
     from experiments.runs import load_run
     from experiments.studies.measuring.gradient_noise import measure
 
-    run = load_run(given.workdir, given.step)
-    found = measure(run, INTERVALS, given.batches, given.seed, cli.log)
+    run = load_run(args.workdir, args.step)
+    found = measure(run, INTERVALS, args.batches, args.seed, cli.log)
     best = min(found, key=lambda row: row["noise"])
     if best["noise"] == math.inf:
         raise UserError(
-            f"{given.batches} batches do not show a mean gradient above its noise; give more --batches"
+            f"{args.batches} batches do not show a mean gradient above its noise; give more --batches"
         )
     low, high = best["clip"]
-    record = {"workdir": given.workdir, "checkpoint_step": run.step, "rows": found}
-    if given.out:
-        write_atomically(given.out, dumped(record, indent=1) + "\n")
+    record = {"workdir": args.workdir, "checkpoint_step": run.step, "rows": found}
+    if args.out:
+        write_atomically(args.out, dumped(record, indent=1) + "\n")
     print(f"least noise: --set process.clip={low},{high}")
     return record
 

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--max-sequences", type=cli.positive, default=128)
     options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import math
     from dataclasses import replace
@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> dict:
     from experiments.plain_json import dumped
     from experiments.runs import load_run
 
-    run = load_run(given.workdir, overrides=given.set)
+    run = load_run(args.workdir, overrides=args.set)
     check_bound(run.experiment)
     data, size = run.experiment.data, run.experiment.evaluation.batch_size
-    text, labels = sequences(run.experiment, prepare(data), given.split, given.max_sequences)
+    text, labels = sequences(run.experiment, prepare(data), args.split, args.max_sequences)
     rows = []
     for name in ESTIMATORS:
         evaluation = replace(run.experiment.evaluation, estimator=name)
@@ -49,9 +49,9 @@ def main(arguments: list[str]) -> dict:
             check_bound(experiment)
         except UserError:
             continue
-        for times in given.num_times:
+        for times in args.num_times:
             bound, values = make_bound(experiment, times, 0, run.mesh), []
-            for repeat in range(given.repeats):
+            for repeat in range(args.repeats):
                 nats, tokens, first = 0.0, 0, repeat * 1_000_003
                 for x, known, count in evaluation_batches(text, data.length, size, labels):
                     terms = bound(run.params, x, first, None, known)
@@ -63,14 +63,14 @@ def main(arguments: list[str]) -> dict:
                 values.append(nats / tokens)
             noise, mean = float(np.std(values, ddof=1)), float(np.mean(values))
             row = {"estimator": name, "num_times": times, "nats_per_token": mean, "noise": noise}
-            rows.append(row | {"error_of_mean": noise / math.sqrt(given.repeats)})
+            rows.append(row | {"error_of_mean": noise / math.sqrt(args.repeats)})
             cli.log(
                 f"{name:16} {times:3} calls: {mean:.4f} +- {rows[-1]['error_of_mean']:.4f} nats a "
                 f"token, noise of one evaluation {noise:.4f}"
             )
-    record = {"settings": vars(given), "rows": rows}
-    if given.out:
-        write_atomically(given.out, dumped(record, indent=1) + "\n")
+    record = {"settings": vars(args), "rows": rows}
+    if args.out:
+        write_atomically(args.out, dumped(record, indent=1) + "\n")
     return record
 
 

@@ -32,26 +32,26 @@ def main(arguments: list[str]) -> dict:
         "--out", default="runs/few-steps", help="directory (default runs/few-steps)"
     )
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
-    from experiments.judging.sample_quality import measure, table
     from experiments.plain_json import dumped
+    from experiments.sample_metrics.sample_quality import measure, table
 
-    names = [Path(workdir).name for workdir in given.workdir]
+    names = [Path(workdir).name for workdir in args.workdir]
     if len(set(names)) < len(names):
         raise UserError("two runs have the same name; rename a directory")
-    out = Path(given.out)
+    out = Path(args.out)
     plot = out / "few-steps.png"
     check_figure(plot)
-    record = measure(given, cli.log)
+    record = measure(args, cli.log)
     write_atomically(out / "few-steps.json", dumped(record, indent=1) + "\n")
     series = {}
     for row in record["rows"]:
-        name = f"{row['run']} {row['sampler']}" if given.sampler else row["run"]
+        name = f"{row['run']} {row['sampler']}" if args.sampler else row["run"]
         x, y = series.setdefault(name, ([], []))
         x.append(row["seconds_per_sample"])
         y.append(row["scorer_bits_per_char"])

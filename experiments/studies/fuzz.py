@@ -1,8 +1,8 @@
 """Fuzzing: python -m experiments.studies.fuzz [--cases 10000] [--seed 0] [--only NAME]
 
 Gives every reader of files and settings damaged and hostile cases, each of which it has to read or to
-refuse in one line: stored configs, overrides, records, samples, text and archives, prepared tokens,
-tables, tokenizers, compressed text and checkpoints. It prints how many were accepted and refused, and
+reject in one line: stored configs, overrides, records, samples, text and archives, prepared tokens,
+tables, tokenizers, compressed text and checkpoints. It prints how many were accepted and rejected, and
 the shortest case of each failure: any other exception, a wait, too much memory, a program that was
 started or unpickled, a file written outside of the folder (fuzzing/engine.py). A config
 file that is given with --config is Python and is run as such; that is not tested.
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         "--seed", type=cli.natural, default=0, help="what cases there are (default 0)"
     )
     options.add_argument("--only", help="the readers whose name contains this")
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import sys
     import tempfile
@@ -42,25 +42,25 @@ def main(arguments: list[str]) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ddlm-fuzz-") as temporary:
         folder = Path(temporary).resolve()
-        chosen = [r for r in make_readers(folder) if (given.only or "") in r.name]
+        chosen = [r for r in make_readers(folder) if (args.only or "") in r.name]
         if not chosen:
-            raise UserError(f"--only {given.only}: no reader has that in its name")
+            raise UserError(f"--only {args.only}: no reader has that in its name")
         total, outcomes = sum(reader.share for reader in chosen), {}
         for reader in chosen:
-            count = max(1, round(given.cases * reader.share / total))
-            outcome = outcomes[reader.name] = run(reader, count, given.seed, folder / "case")
+            count = max(1, round(args.cases * reader.share / total))
+            outcome = outcomes[reader.name] = run(reader, count, args.seed, folder / "case")
             print(
                 f"{reader.name}: {outcome.cases:,} cases, {outcome.failed:,} failures", flush=True
             )
             for what, (times, case) in outcome.failures.items():
                 print(f"    {times} x {what}\n        {case[:300]}", flush=True)
-    rows = [[name, o.cases, o.accepted, o.refused, o.failed] for name, o in outcomes.items()]
+    rows = [[name, o.cases, o.accepted, o.rejected, o.failed] for name, o in outcomes.items()]
     rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
-    head = ["reader", "cases", "accepted", "refused", "failures"]
+    head = ["reader", "cases", "accepted", "rejected", "failures"]
     print(
         "\n" + markdown([head, *([row[0], *map("{:,}".format, row[1:])] for row in rows)], head[:1])
     )
-    print(f"\n{time.perf_counter() - start:.0f} s, seed {given.seed}")
+    print(f"\n{time.perf_counter() - start:.0f} s, seed {args.seed}")
     if rows[-1][-1]:
         sys.exit(1)
 

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--seed", type=cli.natural, default=0)
     options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import jax
     import jax.numpy as jnp
@@ -36,42 +36,40 @@ def main(arguments: list[str]) -> dict:
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
     from experiments.runs import load_run
+    from experiments.sampling.constraints import make_constraints
     from experiments.sampling.samples import sample_run
-    from experiments.sampling.wish import make_wish
 
-    run = load_run(given.workdir, overrides=given.set)
-    classifier, judge = load_run(given.classifier), load_run(given.judge)
+    run = load_run(args.workdir, overrides=args.set)
+    classifier, judge = load_run(args.classifier), load_run(args.judge)
     data = judge.experiment.data
     names = data.label_names
     known = np.full(run.experiment.data.length, -1, np.int32)
 
     @jax.jit
-    def laws(params, x):
+    def distributions(params, x):
         return judge.experiment.model.log_p_labels(params, x, jnp.zeros((len(x), 1)))
 
     def right(x, label):
-        return np.asarray(laws(judge.params, jnp.asarray(x)).argmax(1)) == label
+        return np.asarray(distributions(judge.params, jnp.asarray(x)).argmax(1)) == label
 
-    tokens, labels = sequences(
-        judge.experiment, prepare(data), "validation", given.num * len(names)
-    )
+    tokens, labels = sequences(judge.experiment, prepare(data), "validation", args.num * len(names))
     text = tokens[: len(tokens) // data.length * data.length].reshape(-1, data.length)
     rows = [_row("validation text", text, right(text, labels[: len(text)]))]
-    for strength in given.guidance:
+    for strength in args.guidance:
         x, hits = [], []
         for number, name in enumerate(names):
-            wish = make_wish(
-                run.experiment, known, (), name, strength, given.guidance_interval, classifier,
-                given.exact,
+            constraints = make_constraints(
+                run.experiment, known, (), name, strength, args.guidance_interval, classifier,
+                args.exact,
             )  # fmt: skip
-            drawn = [s.x0 for _, s, _ in sample_run(run, given.num, given.seed, known, 64, wish)]
+            drawn = [
+                s.x0 for _, s, _ in sample_run(run, args.num, args.seed, known, 64, constraints)
+            ]
             x.append(np.stack(drawn))
             hits.append(right(x[-1], number))
         rows.append(_row(f"guidance {strength:g}", np.concatenate(x), np.concatenate(hits)))
-    if given.out:
-        write_atomically(
-            given.out, dumped({"settings": vars(given), "rows": rows}, indent=1) + "\n"
-        )
+    if args.out:
+        write_atomically(args.out, dumped({"settings": vars(args), "rows": rows}, indent=1) + "\n")
     return {"rows": rows}
 
 

@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> list[dict]:
     options.add_argument("--config", default="configs/smoke.py")
     options.add_argument("--steps", type=cli.positive, default=20_000)
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import os
     import time
@@ -23,16 +23,16 @@ def main(arguments: list[str]) -> list[dict]:
 
     from jax import monitoring
 
-    from experiments.settings import load
+    from experiments.overrides import load
     from experiments.training.trainer import train
 
     compilations, rows = [], []
-    every = max(1, given.steps // ROWS)
+    every = max(1, args.steps // ROWS)
     settings = [
-        f"train.num_steps={given.steps}", f"train.log_every={every}",
+        f"train.num_steps={args.steps}", f"train.log_every={every}",
         f"train.eval_every={every}", f"train.checkpoint_every={max(1, every // 4)}",
     ]  # fmt: skip
-    experiment = load(given.config, [*settings, *given.set])
+    experiment = load(args.config, [*settings, *args.set])
 
     def compiled(event, seconds, **_):
         if event == "/jax/core/compile/backend_compile_duration":
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> list[dict]:
     monitoring.register_event_duration_secs_listener(compiled)
     start = time.perf_counter()
     try:
-        train(experiment, Path(given.workdir), log=measured)
+        train(experiment, Path(args.workdir), log=measured)
     finally:
         monitoring.unregister_event_duration_listener(compiled)
     print("| up to step | memory, MiB | ms a step, evaluation and saves included | compilations |")

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> list:
     options.add_argument("--configs", nargs="+", help="default: all of configs/sotu, and two more")
     options.add_argument("--meshes", nargs="+", default=MESHES, help="default: all twelve")
     options.add_argument("--steps", type=cli.positive, default=3)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
     if "jax" not in sys.modules:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         flags = os.environ.get("XLA_FLAGS", "")
@@ -56,9 +56,9 @@ def main(arguments: list[str]) -> list:
     from experiments.streams import complain
     from experiments.studies.measuring.mesh_losses import Row, measure, mesh_of
 
-    for name in given.meshes:
+    for name in args.meshes:
         mesh_of(name)  # before anything is measured
-    configs = given.configs or [*_configs(), *BESIDES]
+    configs = args.configs or [*_configs(), *BESIDES]
     if not configs:
         raise UserError(
             f"{FOLDER} holds no configs; run in the project's folder, or give --configs"
@@ -68,16 +68,16 @@ def main(arguments: list[str]) -> list:
         path, *settings = case.split() or [case]
         there = [s for s in settings if s.partition("=")[0] in SAVING]
         shared = [s for s in settings if s not in there]
-        meshes = [("1x1x1", ()), *((name, there) for name in given.meshes)]
-        found = measure(path, shared, meshes, given.steps)
+        meshes = [("1x1x1", ()), *((name, there) for name in args.meshes)]
+        found = measure(path, shared, meshes, args.steps)
         row = Row(" ".join([Path(path).stem, *settings]), found, alike=not there)
         rows.append(row)
         complain(f"{row.name}: {_said(row)}")
         jax.clear_caches()
-    faults = [f"{row.name}: {fault}" for row in rows for fault in row.faults(given.meshes, LIMITS)]
-    text = page(rows, given.meshes, given.steps)
-    if given.out:
-        write_atomically(given.out, text)
+    faults = [f"{row.name}: {fault}" for row in rows for fault in row.faults(args.meshes, LIMITS)]
+    text = page(rows, args.meshes, args.steps)
+    if args.out:
+        write_atomically(args.out, text)
     else:
         print(text, end="")
     if faults:

@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--motif", type=cli.positive, default=6, help="bases in a motif")
     options.add_argument("--labels", type=cli.positive, default=4, help="motifs")
     options.add_argument("--seed", type=cli.natural, default=0)
-    given = options.parse_args(arguments)
-    if given.motif > given.length:
-        raise UserError(f"--motif {given.motif} is longer than --length {given.length}")
+    args = options.parse_args(arguments)
+    if args.motif > args.length:
+        raise UserError(f"--motif {args.motif} is longer than --length {args.length}")
 
     from pathlib import Path
 
@@ -38,12 +38,12 @@ def main(arguments: list[str]) -> dict:
     from experiments.plain_json import dumped
     from experiments.studies.measuring.motif_task import BASES, run, table
 
-    if given.labels < BASES:
-        raise UserError(f"--labels {given.labels} must be at least {BASES}")
-    out = Path(given.out)
+    if args.labels < BASES:
+        raise UserError(f"--labels {args.labels} must be at least {BASES}")
+    out = Path(args.out)
     plot = out / "motifs.png"
     check_figure(plot)
-    record = run(given, cli.log)
+    record = run(args, cli.log)
     write_atomically(out / "motifs.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([r["strength"] for r in rows], [r["right"] for r in rows])

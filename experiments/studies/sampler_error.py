@@ -1,10 +1,11 @@
-"""How far samplers are from the law of the data with an exact denoiser: python -m
+"""How far samplers are from the distribution of the data with an exact denoiser: python -m
 experiments.studies.sampler_error
 
-The data are sequences of --length tokens of 3 whose law is drawn at random (--seed), so that the exact
-p(x0 | z_t) of masked diffusion is a table over all states, and what is measured is the sampler's own
-error: the total variation distance of its law, counted over --samples, from that of the data. Counting
-alone makes a distance (printed as the noise floor). Writes sampler-error.json and .png into --out.
+The data are sequences of --length tokens of 3 whose distribution is drawn at random (--seed), so that
+the exact p(x0 | z_t) of masked diffusion is a table over all states, and what is measured is the
+sampler's own error: the total variation distance of its distribution, counted over --samples, from that
+of the data. Counting alone makes a distance (printed as the noise floor). Writes sampler-error.json and
+.png into --out.
 
 What a sampler prefers (what the model is sure of, say) shows as a distance that no number of steps takes
 away; on text, with a learned network, the same preference may well look better.
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--seed", type=cli.natural, default=0)
     options.add_argument("--steps", type=cli.positive, nargs="+", default=list(STEPS))
     options.add_argument("--out", default="runs/sampler-error", help="directory")
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
@@ -31,10 +32,10 @@ def main(arguments: list[str]) -> dict:
     from experiments.plain_json import dumped
     from experiments.studies.measuring.sampler_error_toy import measure, table
 
-    plot = Path(given.out) / "sampler-error.png"
+    plot = Path(args.out) / "sampler-error.png"
     check_figure(plot)
-    record = measure(given, cli.log)
-    write_atomically(Path(given.out) / "sampler-error.json", dumped(record, indent=1) + "\n")
+    record = measure(args, cli.log)
+    write_atomically(Path(args.out) / "sampler-error.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([row["calls"] for row in rows], [row["distance"] for row in rows])
         for name, rows in record["samplers"].items()
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> dict:
     labels = {"xlabel": "calls of the network", "ylabel": "total variation from the data"}
     image = draw_lines(series, plot.suffix, log=True, log_x=True, **labels)
     write_atomically(plot, image)
-    print(f"\n{table(record)}\n\nrecord and plot: {given.out}")
+    print(f"\n{table(record)}\n\nrecord and plot: {args.out}")
     return record
 
 

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--rounds", type=cli.positive, default=5)
     options.add_argument("--out", type=cli.output, help="where to write the figures as JSON")
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     import statistics
     import time
@@ -30,14 +30,14 @@ def main(arguments: list[str]) -> dict:
 
     from diffusion.mdlm import MDLM
     from experiments.files import write_atomically
+    from experiments.overrides import load
     from experiments.plain_json import dumped
-    from experiments.settings import load
     from samplers.ancestral import Ancestral
     from samplers.first_hitting import FirstHitting
     from samplers.unmask import Steps, Unmask
 
-    experiment = load(given.config, given.set)
-    rows, length = given.batch_size, experiment.data.length
+    experiment = load(args.config, args.set)
+    rows, length = args.batch_size, experiment.data.length
     samplers = {
         "Ancestral": Ancestral(STEPS),
         "FirstHitting": FirstHitting(steps=STEPS),
@@ -63,11 +63,11 @@ def main(arguments: list[str]) -> dict:
             programs[name] = lambda program=program: program(jax.random.key(2), logits)
         return programs
 
-    figures = {"device": jax.devices()[0].device_kind, "settings": vars(given), "seconds": {}}
-    for vocab in given.vocab:
+    figures = {"device": jax.devices()[0].device_kind, "settings": vars(args), "seconds": {}}
+    for vocab in args.vocab:
         programs = compiled(vocab)
         seconds = {name: [] for name in programs}
-        for number in range(given.rounds + 1):
+        for number in range(args.rounds + 1):
             for name, program in programs.items():
                 start = time.perf_counter()
                 result = jax.block_until_ready(program())
@@ -83,8 +83,8 @@ def main(arguments: list[str]) -> dict:
                 f"  {name}: {value * 1e3:.2f} ms a step outside the network, "
                 f"{value / (value + network):.1%} of a step"
             )
-    if given.out:
-        write_atomically(given.out, dumped(figures, indent=1) + "\n")
+    if args.out:
+        write_atomically(args.out, dumped(figures, indent=1) + "\n")
     return figures
 
 

@@ -1,7 +1,7 @@
 """Which sampler goes with what: python -m experiments.studies.sampler_table --out docs/samplers.md
 
-Writes docs/samplers.md, made of what the samplers say of the processes (`Sampler.verdict`). Both are
-found in their folders, with their defaults and the other settings that a verdict depends on.
+Writes docs/samplers.md, made of what the samplers say of the processes (`Sampler.compatibility`). Both
+are found in their folders, with their defaults and the other settings that a compatibility depends on.
 """
 
 import dataclasses
@@ -16,31 +16,33 @@ TOP = f"""# Samplers
 
 Made from the code by `python -m experiments.studies.sampler_table --out docs/samplers.md`.
 
-- **exact**: the sampler's law is that of the model's own reverse process, on the sampler's grid of times
-  where it has one. With the exact denoiser that is the law of the data where tokens are drawn one by
-  one, and approaches it as steps grow elsewhere: tokens of one step are drawn independently of each
-  other. With a `Transform` other than the identity it is the law of another model. Said of samples in
-  which nothing is given.
-- **approximate**: another law, for the reason given. It may be the better one for a learned network.
-- **refused**: the two do not fit; an experiment with both is an error that says the same.
+- **exact**: the sampler's distribution is that of the model's own reverse process, on the sampler's grid
+  of times where it has one. With the exact denoiser that is the distribution of the data where tokens
+  are drawn one by one, and approaches it as steps grow elsewhere: tokens of one step are drawn
+  independently of each other. With a `LogitsProcessor` other than the identity it is the distribution of
+  another model. Said of samples in which nothing is given.
+- **approximate**: another distribution, for the reason given. It may be the better one for a learned
+  network.
+- **unsupported**: the two do not fit; an experiment with both is an error that says the same.
 
 What a given token (`--prompt`, `--template`) means depends on the process:
 
-- *own law*: given tokens stand in the state, clean. A revealed token never changes under masks, so this
-  is the conditional law that the sampler has anyway: with the exact denoiser and tokens one by one it is
-  the data's.
-- *corners*: given tokens are corners of the simplex, and a corner is a certain token: with the exact
-  denoiser and small steps this is the conditional law. To a trained network it is unfamiliar; at time t
-  it has seen neighbours with noise. For `BFN`, `Resampled` shows it noise instead.
+- *own distribution*: given tokens stand in the state, clean. A revealed token never changes under masks,
+  so this is the conditional distribution that the sampler has anyway: with the exact denoiser and tokens
+  one by one it is the data's.
+- *vertices*: given tokens are vertices of the simplex, and a vertex is a certain token: with the exact
+  denoiser and small steps this is the conditional distribution. To a trained network it is unfamiliar;
+  at time t it has seen neighbours with noise. For `BFN`, `TwistedSMC` shows it noise instead.
 - *biased*: a clean token is taken for a noisy one, whose neighbours then trust it too little.
-  `Resampled` is exact in the limit of many particles and small steps, for as many times the calls.
+  `TwistedSMC` is exact in the limit of many particles and small steps, for as many times the calls.
 - *prompt*: what comes first is given exactly. A token given after a blank is kept, but the blank does
-  not know of it (`ddlm sample` refuses that); within one block it does, as under the process there.
+  not know of it (`ddlm sample` rejects that); within one block it does, as under the process there.
 
 Calls are those of the network for a row of {LENGTH} tokens, at most, with the settings shown. A residual
 energy has its candidates evaluated on top; block by block one call a block stores what is finished.
 `OneStep` takes samplers of one step, `steps=1`. The bound of `DirichletFlow` is that of its ODE; the
-bridge of `Ancestral` shares its law at every time for the exact denoiser, not for a learned one.
+bridge of `Ancestral` shares its distribution at every time for the exact denoiser, not for a learned
+one.
 """
 
 
@@ -49,13 +51,13 @@ def main(arguments: list[str]) -> str:
     options.add_argument(
         "--out", type=cli.output, help="the file to write (default: the standard output)"
     )
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from experiments.files import write_atomically
 
     text = page()
-    if given.out:
-        write_atomically(given.out, text)
+    if args.out:
+        write_atomically(args.out, text)
     else:
         print(text, end="")
     return text
@@ -65,7 +67,7 @@ def processes() -> list:
     """Every process of this project with its defaults, and with each kernel and base it can have."""
     from diffusion.mdlm import MDLM
     from diffusion.process import Objective
-    from experiments.settings import choices
+    from experiments.overrides import choices
 
     found = []
     for cls in choices(Objective, MDLM):
@@ -90,22 +92,22 @@ def _made(cls: type, name: str, choice: type):
 
 
 def samplers() -> list:
-    """Every sampler with its defaults, and with the settings that its verdicts depend on."""
-    from experiments.settings import choices
+    """Every sampler with its defaults, and with the settings that its compatibilities depend on."""
+    from experiments.overrides import choices
     from samplers.ancestral import Ancestral
     from samplers.blocks import BlockByBlock
-    from samplers.corrected import Corrected
     from samplers.first_hitting import FirstHitting
+    from samplers.predictor_corrector import PredictorCorrector
     from samplers.remask import ReMDM
-    from samplers.resampled import Resampled
     from samplers.sampler import Sampler
+    from samplers.sliding_window import SlidingWindow
+    from samplers.twisted_smc import TwistedSMC
     from samplers.unmask import Tokens, Unmask
-    from samplers.windows import Windows
 
     besides = [
         Ancestral(cached=True), FirstHitting(group=2), FirstHitting(steps=64), ReMDM(eta=0.0),
-        Unmask("random"), Unmask("random", Tokens(1)), Corrected(corrector="forward_backward"),
-        BlockByBlock(FirstHitting()), Windows(FirstHitting()), Windows(Resampled()),
+        Unmask("random"), Unmask("random", Tokens(1)), PredictorCorrector(corrector="forward_backward"),
+        BlockByBlock(FirstHitting()), SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
     ]  # fmt: skip
     found = []
     for cls in choices(Sampler, Ancestral):
@@ -137,16 +139,18 @@ def _value(value) -> str:
     return written(value) if dataclasses.is_dataclass(value) else repr(value)
 
 
-def given_tokens(process) -> str:
+def _known_token(process) -> str:
     """What a given token means, in the words of the page."""
     from diffusion.process import Composed, Process
 
     if process.traits.attention_block is not None:
-        inside = given_tokens(process.base) if isinstance(process, Composed) else ""
+        inside = _known_token(process.base) if isinstance(process, Composed) else ""
         return f"prompt; in a block {inside}" if inside else "prompt"
     if not isinstance(process, Process):
         return "biased"
-    return {"exact": "own law", "vertices": "corners", "biased": "biased"}[process.known_tokens]
+    return {"exact": "own distribution", "vertices": "vertices", "biased": "biased"}[
+        process.known_tokens
+    ]
 
 
 def _named(group: list, all_of_them: list) -> str:
@@ -173,54 +177,56 @@ def _variant(process) -> str:
 def page() -> str:
     """docs/samplers.md."""
     every, ways = processes(), samplers()
-    verdicts = {
-        (i, j): fitting(sampler, process).verdict(process)
+    compatibilities = {
+        (i, j): fitting(sampler, process).compatibility(process)
         for i, sampler in enumerate(ways)
         for j, process in enumerate(every)
     }
-    lines = [TOP, "## By process", "", "What is not named is refused.", ""]
+    lines = [TOP, "## By process", "", "What is not named is unsupported.", ""]
     lines += ["| process | exact | approximate | a given token |", "|---|---|---|---|"]
     groups: dict[tuple, list] = {}
     for j, process in enumerate(every):
-        kinds = tuple(verdicts[i, j].kind for i in range(len(ways)))
-        groups.setdefault((kinds, given_tokens(process)), []).append(process)
-    for (kinds, given), group in groups.items():
+        kinds = tuple(compatibilities[i, j].kind for i in range(len(ways)))
+        groups.setdefault((kinds, _known_token(process)), []).append(process)
+    for (kinds, known), group in groups.items():
         cells = [
             ", ".join(
                 f"`{written(s)}`" for s, found in zip(ways, kinds, strict=True) if found == kind
             )
             for kind in ("exact", "approximate")
         ]
-        lines.append(f"| {_named(group, every)} | {cells[0]} | {cells[1]} | {given} |")
+        lines.append(f"| {_named(group, every)} | {cells[0]} | {cells[1]} | {known} |")
     lines += ["", "## By sampler", ""]
     for cls in dict.fromkeys(type(s) for s in ways):
-        lines += _section(cls, ways, every, verdicts)
+        lines += _section(cls, ways, every, compatibilities)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(cls: type, ways: list, every: list, verdicts: dict) -> list[str]:
+def _section(cls: type, ways: list, every: list, compatibilities: dict) -> list[str]:
     file = cls.__module__.replace(".", "/") + ".py"
     first = inspect.getdoc(inspect.getmodule(cls)).split("\n\n")[0].replace("\n", " ")
     lines = [f"### {cls.__name__}", "", f"{first} (`{file}`)", ""]
-    lines += ["| settings | calls | verdict | why | processes |", "|---|---|---|---|---|"]
+    lines += ["| settings | calls | compatibility | why | processes |", "|---|---|---|---|---|"]
     for i, sampler in enumerate(ways):
         if type(sampler) is not cls:
             continue
         groups: dict[tuple, list] = {}
         for j, process in enumerate(every):
-            groups.setdefault(verdicts[i, j], []).append(process)
-        order = ("exact", "approximate", "refused")
+            groups.setdefault(compatibilities[i, j], []).append(process)
+        order = ("exact", "approximate", "unsupported")
         most = [
             sampler.calls(process, LENGTH)
             for j, process in enumerate(every)
-            if verdicts[i, j].kind != "refused"
+            if compatibilities[i, j].kind != "unsupported"
         ]
         shown = [f"`{written(sampler)}`", str(max(most))]
         ranked = sorted(groups.items(), key=lambda g: (order.index(g[0].kind), len(g[1])))
-        for number, (verdict, group) in enumerate(ranked):
-            rest = 0 < number == len(ranked) - 1 and verdict.kind == "refused"
+        for number, (compatibility, group) in enumerate(ranked):
+            rest = 0 < number == len(ranked) - 1 and compatibility.kind == "unsupported"
             names = "all others" if rest else _named(group, every)
-            lines.append(f"| {' | '.join(shown)} | {verdict.kind} | {verdict.why} | {names} |")
+            lines.append(
+                f"| {' | '.join(shown)} | {compatibility.kind} | {compatibility.why} | {names} |"
+            )
             shown = ["", ""]
     return [*lines, ""]
 

@@ -1,10 +1,10 @@
 """The toy of arXiv 2402.05841: python -m experiments.studies.simplex_toy [--out DIR]
 
-Sequences of four tokens out of K, independent, each position with a law softmax(U[0, 1]^K) of its own;
-every batch is drawn afresh. For every K of --sizes a network is trained by linear and one by Dirichlet
-flow matching, and sampled by 20 steps of the ODE, even in t or in the concentration 1 to 8. Measured is
-KL(law of the samples || target) in nats, the mean over positions, beside what exact draws would give:
-(K - 1) / 2N from N of them. Writes DIR/simplex_toy.json and DIR/simplex_toy.png.
+Sequences of four tokens out of K, independent, each position with a distribution softmax(U[0, 1]^K) of
+its own; every batch is drawn afresh. For every K of --sizes a network is trained by linear and one by
+Dirichlet flow matching, and sampled by 20 steps of the ODE, even in t or in the concentration 1 to 8.
+Measured is KL(distribution of the samples || target) in nats, the mean over positions, beside what exact
+draws would give: (K - 1) / 2N from N of them. Writes DIR/simplex_toy.json and DIR/simplex_toy.png.
 
 The paper's network is a CNN of 5 layers of 128 channels, ours one layer of the transformer and 128 wide,
 trained for less long, with a decaying rate and averaged parameters to make up for it. Its code takes the
@@ -31,7 +31,7 @@ from experiments.config import Experiment, Train
 from experiments.errors import UserError
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_cosine import WarmupCosine
-from experiments.stored import encode
+from experiments.serialization import encode
 from experiments.studies.measuring.fit import fit
 from models.backbone import Backbone
 from models.transformer import Transformer
@@ -52,8 +52,8 @@ _SAMPLES = 2**31 - 2  # beside the numbers of the training steps and the data's
 class Placed(Backbone):
     """The transformer as a network of K tokens that is told its position.
 
-    Rotary attention knows distances only, and these positions differ in nothing but their law: LENGTH
-    more entries of the state say which it is. Its own enter as K z, of mean 1 whatever K is.
+    Rotary attention knows distances only, and these positions differ in nothing but their distribution:
+    LENGTH more entries of the state say which it is. Its own enter as K z, of mean 1 whatever K is.
     """
 
     transformer: Transformer
@@ -163,7 +163,7 @@ def measure(size: int, steps: int, samples: int, seed: int, log: Callable[[str],
 
 def table(results: list[dict]) -> str:
     """The figures as Markdown, a row for each K."""
-    names = ["K", *METHODS, "floor, measured", "(K - 1) / 2N", "uniform law"]
+    names = ["K", *METHODS, "floor, measured", "(K - 1) / 2N", "uniform distribution"]
     lines = [f"| {' | '.join(names)} |", "|" + "---:|" * len(names)]
     for r in results:
         values = [m["kl"] for m in r["methods"].values()]
@@ -186,21 +186,21 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--steps", type=cli.positive, default=1000, help="of training, for each")
     options.add_argument("--samples", type=cli.positive, default=50_000, help="N, for each")
     options.add_argument("--seed", type=cli.natural, default=0)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
 
-    out, start = Path(given.out), time.perf_counter()
+    out, start = Path(args.out), time.perf_counter()
     check_figure(plot := out / "simplex_toy.png")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from error
-    settings = vars(given) | {"sizes": sorted(set(given.sizes)), "length": LENGTH}
+    settings = vars(args) | {"sizes": sorted(set(args.sizes)), "length": LENGTH}
     results = [
-        measure(size, given.steps, given.samples, given.seed, cli.log) for size in settings["sizes"]
+        measure(size, args.steps, args.samples, args.seed, cli.log) for size in settings["sizes"]
     ]
     record = {
         "settings": settings,

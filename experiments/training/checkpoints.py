@@ -4,7 +4,7 @@ A directory holds one folder per step, named by the number alone. Orbax writes a
 temporary name and renames it when complete, its record included: a killed run leaves no half step, and
 a folder without a record is damaged. Orbax does not notice a flipped byte, so a digest of every array
 is stored beside the arrays and compared at each load. What is found damaged is never deleted nor
-written over: `set_aside` gives it another name, under which it is no step.
+written over: `quarantine` gives it another name, under which it is no step.
 Reading (`steps`, `latest`, `best`, `meta`, `restore`, `restore_partial`) writes nothing; one run at
 a time may save into a directory. It must be on a file system with atomic renames, local or shared.
 
@@ -42,7 +42,7 @@ SET_ASIDE = ".damaged"
 _FOREVER = 100 * 365 * 86400  # seconds
 
 
-class Damaged(UserError):
+class CorruptCheckpoint(UserError):
     """A checkpoint of which something is missing or changed; `what`, without its path."""
 
     def __init__(self, message, what):
@@ -190,11 +190,11 @@ class Checkpoints:
                         where[last] = jax.ShapeDtypeStruct(shape, dtype)
                 self.restore_partial(step, key, like)
                 good.append(step)
-            except Damaged:
+            except CorruptCheckpoint:
                 continue
         return good
 
-    def set_aside(self, step):
+    def quarantine(self, step):
         """The new path of a step that is damaged, under which it is kept and never counted."""
         path = self.directory / str(step)
         count, aside = 1, path.with_name(f"{step}{SET_ASIDE}")
@@ -260,7 +260,7 @@ class Checkpoints:
         """The steps that have a metric, the best first."""
         metrics = {}
         for step in self.steps():
-            with suppress(Damaged):
+            with suppress(CorruptCheckpoint):
                 metrics[step] = self._record(step)["metric"]
         return sorted(
             (s for s in metrics if metrics[s] is not None), key=lambda s: (metrics[s], -s)
@@ -274,8 +274,8 @@ class Checkpoints:
         for step in self.steps():
             try:
                 self._record(step)
-            except Damaged:
-                self.set_aside(step)
+            except CorruptCheckpoint:
+                self.quarantine(step)
         keep = self.steps()[-self.keep_last :] + self._ranked()[: self.keep_best]
         for step in set(self.steps()) - set(keep):
             path = self.directory / str(step)
@@ -301,7 +301,9 @@ class Checkpoints:
 
     def _damaged(self, step, what):
         path = self.directory / str(step)
-        return Damaged(f"checkpoint {path} is damaged: {what}; {self._others(step)}", what)
+        return CorruptCheckpoint(
+            f"checkpoint {path} is damaged: {what}; {self._others(step)}", what
+        )
 
     def _mismatch(self, step, asked, saved):
         both = [n for n in asked if n in saved and asked[n] != saved[n]]

@@ -10,7 +10,7 @@ from diffusion.process import Composed, Sequential
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.runs import Run, load_run
-from experiments.stored import decode, read_stored
+from experiments.serialization import decode, read_stored
 
 
 def load_initial(

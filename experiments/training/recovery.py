@@ -17,7 +17,7 @@ import numpy as np
 from experiments.config import Train
 from experiments.devices.distributed import first_says
 from experiments.errors import Diverged, UserError
-from experiments.training.checkpoints import Checkpoints, Damaged
+from experiments.training.checkpoints import Checkpoints, CorruptCheckpoint
 
 _SETTLED = 100  # good steps before a norm is compared with its mean
 _DECAY = 0.99
@@ -112,8 +112,8 @@ def newest_state(
 ) -> tuple[dict, int] | None:
     """(state, step) of the newest checkpoint that is not damaged, or None where there is none at all.
 
-    like: as of `Checkpoints.restore`; check(meta) may raise. Damaged ones are set aside, and said.
-    UserError where all are damaged; they stay where they are.
+    like: as of `Checkpoints.restore`; check(meta) may raise. CorruptCheckpoint ones are set aside, and
+    said. UserError where all are damaged; they stay where they are.
     """
     damaged = {}
     for step in reversed(first_says(checkpoints.steps())):
@@ -121,7 +121,7 @@ def newest_state(
             check(checkpoints.meta(step))
             state = _restored(checkpoints, step, like)
             break
-        except Damaged as error:
+        except CorruptCheckpoint as error:
             damaged[step] = error.what
     else:
         if not damaged:
@@ -132,7 +132,7 @@ def newest_state(
             "copy, or train again in another --workdir"
         )
     for bad, what in damaged.items():
-        aside = checkpoints.set_aside(bad)
+        aside = checkpoints.quarantine(bad)
         log(f"checkpoint {bad} is damaged ({what}) and kept as {aside}; going on from step {step}")
     return state, step
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from experiments.config import Experiment
 from experiments.errors import UserError
+from experiments.overrides import leaves
 from experiments.runs import load_run
-from experiments.settings import leaves
 
 
 def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:

@@ -10,7 +10,7 @@ import optax
 
 from experiments.config import Experiment
 from experiments.training.recovery import judged, run_key, zero_health
-from models.layers import over
+from models.layers import use_mesh
 
 
 def make_optimizer(experiment: Experiment, params: dict) -> optax.GradientTransformation:
@@ -56,9 +56,9 @@ def zero_totals() -> dict:
     return {name: jnp.zeros(()) for name in ("steps", "loss", "grad_norm")}
 
 
-def without_padding(nats: jax.Array, given: dict) -> jax.Array:
+def without_padding(nats: jax.Array, conditioning: dict) -> jax.Array:
     """nats (B, L), 0 where the segment is that of padding, 0."""
-    return jnp.where(given["segments"] > 0, nats, 0) if "segments" in given else nats
+    return jnp.where(conditioning["segments"] > 0, nats, 0) if "segments" in conditioning else nats
 
 
 def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = None):
@@ -72,26 +72,26 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
     abstract = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     optimizer = make_optimizer(experiment, abstract)
 
-    def microbatch_loss(params, key, total, tokens, rows, given, offset, frozen):
+    def microbatch_loss(params, key, total, tokens, rows, conditioning, offset, frozen):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
         u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
-        if "label" in given:
+        if "label" in conditioning:
             hidden = jax.vmap(
                 lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), train.label_dropout)
             )
-            label = jnp.where(hidden(keys[:, 1]), model.num_labels, given["label"])
-            given = given | {"label": label}
-        network = experiment.network(params, dropout_keys=keys[:, 1], **given)
+            label = jnp.where(hidden(keys[:, 1]), model.num_labels, conditioning["label"])
+            conditioning = conditioning | {"label": label}
+        network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning)
         loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
         weight = train.token_weight(tokens, jax.lax.stop_gradient(loss))
-        return without_padding(weight * loss, given).sum() / total
+        return without_padding(weight * loss, conditioning).sum() / total
 
-    @over(mesh)
-    def train_step(state, tokens, given=None, frozen=None):
-        given = given or {}
+    @use_mesh(mesh)
+    def train_step(state, tokens, conditioning=None, frozen=None):
+        conditioning = conditioning or {}
         total = float(train.batch_size * tokens.shape[2])  # as an integer it may exceed 32 bits
-        if "segments" in given:
-            total = jnp.maximum((given["segments"] > 0).sum(), 1)
+        if "segments" in conditioning:
+            total = jnp.maximum((conditioning["segments"] > 0).sum(), 1)
         key_offset, key = jax.random.split(
             jax.random.fold_in(run_key(train.seed, state["health"]["retry"]), state["step"])
         )
@@ -103,7 +103,7 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
             new = value_and_grad(state["params"], key, total, *microbatch, offset, frozen)
             return jax.tree.map(jnp.add, carry, new), None
 
-        microbatches = (tokens, rows, given)
+        microbatches = (tokens, rows, conditioning)
         if tokens.shape[0] == 1:
             first = jax.tree.map(lambda x: x[0], microbatches)
             loss, grads = jax.value_and_grad(microbatch_loss)(

@@ -35,8 +35,8 @@ from experiments.devices.sharding import (
 from experiments.errors import Stopped, UserError
 from experiments.evaluation.estimators import check_bound
 from experiments.labels import check_labels
-from experiments.settings import kinds, leaves, resolve
-from experiments.stored import encode
+from experiments.overrides import kinds, leaves, resolve
+from experiments.serialization import encode
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.initial import load_initial
 from experiments.training.meter import Meter

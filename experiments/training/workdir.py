@@ -11,9 +11,9 @@ from experiments.devices.distributed import anywhere, is_first, wait_for_all
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.locks import held
+from experiments.overrides import differences
 from experiments.runs import TOKENIZER
-from experiments.settings import differences
-from experiments.stored import classes, decode, encode, read_stored
+from experiments.serialization import classes, decode, encode, read_stored
 
 LOCK = ".lock"
 

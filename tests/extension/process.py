@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from configs import smoke
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.schedules import Polynomial, Schedule
 
 
@@ -32,7 +32,7 @@ class CubicMask(ContinuousMarkovProcess):
         return jnp.where(masked, jax.nn.log_softmax(out), certain)
 
     def token_loss(self, out, x0, z, t):
-        nats = -pick(jax.nn.log_softmax(out), x0)
+        nats = -gather_last(jax.nn.log_softmax(out), x0)
         return jnp.where(z == self.vocab_size, 3 / t * nats, 0)
 
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 from configs import smoke
 from diffusion.random import categorical, split
-from samplers.sampler import OnGrid, Verdict
+from samplers.sampler import Compatibility, GridSampler
 
 
 @dataclass(frozen=True)
-class Squared(OnGrid):
+class Squared(GridSampler):
     """`steps` calls of the network."""
 
-    def verdict(self, process):
-        return self.unfit(process) or Verdict("approximate", "x0 is drawn from p squared")
+    def compatibility(self, process):
+        return self.unfit(process) or Compatibility("approximate", "x0 is drawn from p squared")
 
     def step(self, key, process, model, z, t, s):
         key_draw, key_bridge = split(key)

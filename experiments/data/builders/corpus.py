@@ -138,7 +138,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 with opened(path) as stream:
                     yield name, stream, str(path)
 
-    def refusal(self, found: str) -> UserError:
+    def rejection(self, found: str) -> UserError:
         """What to say where a source is not this corpus."""
         names = [name for names in self.NAMES.values() for name in names[:1]]
         wanted = [*(PurePosixPath(url).name for url in self.URLS), *names]
@@ -159,8 +159,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         missing = [name for name in wanted if name not in bases]
         if missing and not self.partial:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            refused = self.refusal(f"{missing[0]}{more} of the {split} split is missing")
-            raise UserError(f"{refused}; --partial takes what is there")
+            rejected = self.rejection(f"{missing[0]}{more} of the {split} split is missing")
+            raise UserError(f"{rejected}; --partial takes what is there")
 
     def _files(self, dl_manager) -> Files:
         if self.source is None:
@@ -177,7 +177,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"--source {self.source} {what or 'does not exist'}; give a file or a folder"
             )
         if not any(self.is_archive(n) or self.split_of(n) is not None for n, _ in files):
-            raise self.refusal("none of its files is of this dataset")
+            raise self.rejection("none of its files is of this dataset")
         return files
 
     def _downloaded(self, dl_manager) -> Files:

@@ -44,7 +44,7 @@ class Documents(Corpus, skip_registration=True):
         """ "" for a document, whose split only the names of all tell, and None for what is none."""
         return "" if PurePosixPath(plain(name)).suffix.lower() in self.KINDS else None
 
-    def refusal(self, found: str) -> UserError:
+    def rejection(self, found: str) -> UserError:
         return UserError(
             f"--source {self.source}: {found}; {self.name} takes files and members of archives that end "
             f"with {' or '.join(self.KINDS)}"
@@ -57,7 +57,7 @@ class Documents(Corpus, skip_registration=True):
             check_inside(text.member or "", text.path)
         self._texts = [text for text in texts if self.split_of(text.name) is not None]
         if not self._texts:
-            raise self.refusal("none of its files is of this dataset")
+            raise self.rejection("none of its files is of this dataset")
         named = tell([text.name for text in self._texts])
         self._named: dict[Source, str] = {}
         if len(set().union(*named)) < 2:

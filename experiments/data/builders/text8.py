@@ -72,4 +72,4 @@ class Text8(Corpus, skip_registration=True):
                     while block := stream.read(CHUNK):
                         yield block
         if not seen:
-            raise self.refusal("text8 is not in it")
+            raise self.rejection("text8 is not in it")

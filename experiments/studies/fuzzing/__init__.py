@@ -1,1 +1,2 @@
-"""Damaged and hostile files for every reader, and the check that each is read or refused in one line."""
+"""CorruptCheckpoint and hostile files for every reader, and the check that each is read or rejected in
+one line."""

@@ -1,6 +1,6 @@
-"""A reader is given cases, each of which it has to read or refuse, and nothing else may happen.
+"""A reader is given cases, each of which it has to read or reject, and nothing else may happen.
 
-Refused is UserError of one line. A failure is any other exception, a wait of more than `PATIENCE`
+Rejected is UserError of one line. A failure is any other exception, a wait of more than `PATIENCE`
 seconds, memory of more than `ROOM` bytes above what the process has, a program or an unpickler started,
 a connection, or a file written outside of the case's folder. What is done is seen by an audit hook,
 which knows Python and not what libraries do in C.
@@ -28,7 +28,7 @@ from experiments.errors import UserError
 
 PATIENCE = 20
 ROOM = 4 << 30
-_LONGEST = 5000  # characters of a refusal
+_LONGEST = 5000  # characters of a rejection
 _FORBIDDEN = (
     "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "pickle.find_class",
     "socket.connect", "urllib.Request", "os.symlink", "os.link",
@@ -52,7 +52,7 @@ class Outcome:
 
     cases: int = 0
     accepted: int = 0
-    refused: int = 0
+    rejected: int = 0
     failures: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
@@ -123,27 +123,27 @@ def _hang(*_):
 
 
 def judge(reader: Reader, case: Any, folder: Path) -> tuple[str, str]:
-    """("accepted" or "refused", the refusal), or (how the reader failed on the case, the error)."""
+    """("accepted" or "rejected", the rejection), or (how the reader failed on the case, the error)."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     said = ""
     try:
         with _guarded(folder) as seen:
             reader.read(case, folder)
-        verdict = "accepted"
+        result = "accepted"
     except UserError as error:
         said = str(error)
-        verdict = "refused" if said.isprintable() else "UserError of several lines"
+        result = "rejected" if said.isprintable() else "UserError of several lines"
         if len(said) > _LONGEST:
-            verdict = f"UserError of {len(said)} characters"
+            result = f"UserError of {len(said)} characters"
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # of native libraries too, whose panics are no Exception
         said = " ".join(str(error).split())
         frames = traceback.extract_tb(error.__traceback__)
         (*_, last) = [frame for frame in frames if f"{os.sep}experiments{os.sep}" in frame.filename]
-        verdict = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
-    return (f"it did {seen[0]}", said) if seen else (verdict, said)
+        result = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+    return (f"it did {seen[0]}", said) if seen else (result, said)
 
 
 def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
@@ -160,13 +160,13 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
         if outcome.cases == cases:
             return
         outcome.cases += 1
-        verdict, said = judge(reader, case, folder)
-        if verdict in ("accepted", "refused"):
-            setattr(outcome, verdict, getattr(outcome, verdict) + 1)
+        result, said = judge(reader, case, folder)
+        if result in ("accepted", "rejected"):
+            setattr(outcome, result, getattr(outcome, result) + 1)
             return
-        count, shortest = outcome.failures.get(verdict, (0, ""))
+        count, shortest = outcome.failures.get(result, (0, ""))
         told = f"{said[:200]}: {case!r}"
-        outcome.failures[verdict] = count + 1, min(shortest or told, told, key=len)
+        outcome.failures[result] = count + 1, min(shortest or told, told, key=len)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HypothesisWarning)  # of strategies with long names

@@ -14,11 +14,11 @@ from experiments.comparison.record_groups import Entry, group
 from experiments.comparison.record_table import report
 from experiments.errors import UserError
 from experiments.evaluation.record_files import read_record, stored_record
-from experiments.judging.table import table
+from experiments.sample_metrics.table import table
 from experiments.sampling.grid import FILE, SCHEMA, fitted_information
 from experiments.sampling.samples_file import common, network_calls, read_samples
 from experiments.sampling.samples_writer import SamplesWriter
-from experiments.stored import encode
+from experiments.serialization import encode
 from experiments.studies.fuzzing.engine import Reader
 from experiments.studies.fuzzing.mutations import damaged, dumped, json_text
 from experiments.training.metrics import DAMAGED, Metrics, read_metric

@@ -76,7 +76,7 @@ def _checkpoints(folder: Path) -> list[Reader]:
 
 
 class ThreeLetters:
-    """The laws of a source of three letters that stand alone."""
+    """The distributions of a source of three letters that stand alone."""
 
     rows, length, calls = 2, 4, 4
 
@@ -86,7 +86,7 @@ class ThreeLetters:
     def positions(self, number):
         return np.full((self.rows, 1), number)
 
-    def law(self, number):
+    def distribution(self, number):
         return np.tile(np.float32([0.5, 0.25, 0.25]), (self.rows, 1, 1))
 
     def tell(self, number, tokens, real):

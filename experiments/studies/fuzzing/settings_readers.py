@@ -15,8 +15,8 @@ from diffusion.mdlm import MDLM
 from experiments.config import Experiment, Teacher
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text
-from experiments.settings import leaves, load, named, override, resolve
-from experiments.stored import encode
+from experiments.overrides import leaves, load, named, override, resolve
+from experiments.serialization import encode
 from experiments.studies.fuzzing.engine import Reader
 from experiments.studies.fuzzing.mutations import ODD, json_text
 from experiments.training.workdir import check_workdir
@@ -136,11 +136,20 @@ def _items(experiment: Experiment) -> st.SearchStrategy[str]:
 
 
 def _samplers() -> st.SearchStrategy[str]:
-    names = ("Ancestral", "Euler", "ODE", "Windows", "ReMDM", "Unmask", "BlockByBlock", "os.system")
+    names = (
+        "Ancestral",
+        "Euler",
+        "ODE",
+        "SlidingWindow",
+        "ReMDM",
+        "Unmask",
+        "BlockByBlock",
+        "os.system",
+    )
     settings = (
         "steps",
         "grid",
-        "transform.top_p",
+        "logits_processor.top_p",
         "inner",
         "inner.steps",
         "information",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from experiments.data.statistics import read_table
 from experiments.data.subwords import Subwords
 from experiments.errors import UserError
-from experiments.sampling.given import given_tokens
+from experiments.sampling.known import encode_known
 from experiments.studies.fuzzing.engine import Reader
 from experiments.studies.fuzzing.mutations import TEXT, damaged, damaged_folder, place
 
@@ -95,7 +95,7 @@ def _read_tokenizer(case: tuple[str, bytes | None], folder: Path, source: Path) 
         assert tokens.tolist() == again.tolist()
     for template in ("the peo_le, _", "_é __ \u2028the ", "_"):
         with suppress(UserError):  # which tells what the vocabulary lacks
-            given_tokens(found, 200, "", template, "_")
+            encode_known(found, 200, "", template, "_")
     found.decode(range(min(found.vocab_size, 300)))
 
 

@@ -1,4 +1,4 @@
-"""Training on examples drawn on the device, for experiments whose data is a known law."""
+"""Training on examples drawn on the device, for experiments whose data is a known distribution."""
 
 import math
 from collections.abc import Callable

@@ -46,12 +46,12 @@ def _compiled(experiment: Experiment, seed: int):
     that interval."""
 
     def loss(params, key, text, low, high):
-        x0, given = text
+        x0, conditioning = text
         rows = x0.shape[0]
         keys = jax.random.split(key, rows + 1)
         offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
-        process, network = experiment.bind(params), experiment.network(params, **given)
+        process, network = experiment.bind(params), experiment.network(params, **conditioning)
         return process.loss_within(keys[:rows], network, x0, u, low, high).mean()
 
     @jax.jit

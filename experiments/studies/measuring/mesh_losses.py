@@ -22,7 +22,7 @@ from experiments.devices.sharding import global_batch, make_mesh, replicated, tr
 from experiments.errors import UserError
 from experiments.evaluation.bound import estimate, sequences
 from experiments.evaluation.estimators import make_bound, times_per_sequence
-from experiments.settings import load, override, resolve
+from experiments.overrides import load, override, resolve
 from experiments.training.initial import load_initial
 from experiments.training.teacher import load_teacher
 from experiments.training.train_step import init_state, make_train_step

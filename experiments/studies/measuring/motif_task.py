@@ -33,7 +33,8 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Task:
-    """The law of the data: each sequence of `length` holds one of num_labels motifs, drawn once."""
+    """The distribution of the data: each sequence of `length` holds one of num_labels motifs, drawn
+    once."""
 
     length: int = 16
     motif: int = 6
@@ -130,21 +131,21 @@ def make_measure(task: Task, process, sampler: Sampler, networks, kind: str, row
     return measure
 
 
-def run(given, log) -> dict:
+def run(args, log) -> dict:
     """The record: settings (those of the program), and by method and kind of guidance the figures at
     each strength."""
-    task = Task(given.length, given.motif, given.labels)
-    exact = task.contains(task.draw(jax.random.key(1), given.samples)[0])
+    task = Task(args.length, args.motif, args.labels)
+    exact = task.contains(task.draw(jax.random.key(1), args.samples)[0])
     results = {}
     for name, (process, sampler) in METHODS.items():
         log(f"\n{name}")
-        trained = networks(task, process, given.steps, given.batch_size, given.seed, log)
-        sampler = replace(sampler, steps=given.sample_steps)
+        trained = networks(task, process, args.steps, args.batch_size, args.seed, log)
+        sampler = replace(sampler, steps=args.sample_steps)
         for kind in ("classifier-free", "classifier"):
-            measure = make_measure(task, process, sampler, trained, kind, given.samples)
-            key = jax.random.key(given.seed + 1)
+            measure = make_measure(task, process, sampler, trained, kind, args.samples)
+            key = jax.random.key(args.seed + 1)
             rows = []
-            for s in given.strengths:
+            for s in args.strengths:
                 figures = {k: float(v) for k, v in measure(key, s).items()}
                 log(f"{kind}, strength {s:g}: {figures['right']:.3f} right")
                 rows.append({"strength": s} | figures)
@@ -152,8 +153,8 @@ def run(given, log) -> dict:
     return {
         "task": asdict(task),
         "data": {"another": float((exact.sum(1) > 1).mean())},
-        "settings": vars(given) | {"jax": jax.__version__},
-        "standard_error_at_most": 0.5 / given.samples**0.5,
+        "settings": vars(args) | {"jax": jax.__version__},
+        "standard_error_at_most": 0.5 / args.samples**0.5,
         "results": results,
     }
 

@@ -1,4 +1,4 @@
-"""An enumerable law, its exact denoiser as a table, and the distance of samplers from it.
+"""An enumerable distribution, its exact denoiser as a table, and the distance of samplers from it.
 
 The program is `experiments.studies.sampler_error`.
 """
@@ -13,10 +13,10 @@ import numpy as np
 
 from diffusion.mdlm import MDLM
 from samplers.ancestral import Ancestral
-from samplers.corrected import Corrected
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
 from samplers.path_planning import PathPlanning
+from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
 from samplers.sampler import Sampler
 from samplers.unmask import Steps, Unmask
@@ -30,8 +30,10 @@ def samplers(steps: int, length: int) -> dict[str, Sampler]:
         "Ancestral": Ancestral(steps),
         "Euler": Euler(steps),
         "TauLeaping": TauLeaping(steps),
-        "Corrected, gibbs": Corrected(steps),
-        "Corrected, forward_backward": Corrected(steps, corrector="forward_backward"),
+        "PredictorCorrector, gibbs": PredictorCorrector(steps),
+        "PredictorCorrector, forward_backward": PredictorCorrector(
+            steps, corrector="forward_backward"
+        ),
         "ReMDM, rescale 0.5": ReMDM(steps, rule="rescale", eta=0.5),
         "PathPlanning": PathPlanning(steps),
     }
@@ -57,11 +59,11 @@ def exact_table(p: np.ndarray, length: int) -> np.ndarray:
         return np.log(table)
 
 
-def measure(given: Namespace, log: Callable[[str], None]) -> dict:
+def measure(args: Namespace, log: Callable[[str], None]) -> dict:
     """The record: by sampler, the number of calls and the distance at each of the steps."""
-    length, rows = given.length, given.samples
+    length, rows = args.length, args.samples
     size = VOCAB**length
-    p = np.random.default_rng(given.seed).dirichlet(np.full(size, 0.3))
+    p = np.random.default_rng(args.seed).dirichlet(np.full(size, 0.3))
     table = jnp.asarray(exact_table(p, length), jnp.float32)
     base = (VOCAB + 1) ** np.arange(length)[::-1]
     process = MDLM(VOCAB)
@@ -71,20 +73,20 @@ def measure(given: Namespace, log: Callable[[str], None]) -> dict:
 
     def distance(sampler):
         run = jax.jit(lambda key: sampler.run(key, process, model, (rows, length)))
-        x0, calls, _ = run(jax.random.key(given.seed))
+        x0, calls, _ = run(jax.random.key(args.seed))
         numbers = np.asarray(x0) @ VOCAB ** np.arange(length)[::-1]
         counts = np.bincount(numbers, minlength=size) / rows
         return float(np.abs(counts - p).sum() / 2), float(np.asarray(calls).mean())
 
     found: dict[str, list[dict]] = {}
-    for steps in given.steps:
+    for steps in args.steps:
         for name, sampler in samplers(steps, length).items():
             apart, calls = distance(sampler)
             found.setdefault(name, []).append({"steps": steps, "calls": calls, "distance": apart})
             log(f"{name}, {steps} steps: {apart:.4f} in {calls:g} calls")
     exact = np.random.default_rng(1).multinomial(rows, p) / rows
     return {
-        "settings": vars(given),
+        "settings": vars(args),
         "noise_floor": float(np.abs(exact - p).sum() / 2),
         "samplers": found,
     }

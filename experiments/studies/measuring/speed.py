@@ -12,8 +12,8 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.data.text import prepare
 from experiments.devices.sharding import make_mesh
+from experiments.overrides import resolve
 from experiments.sampling.samples import make_sample, with_steps
-from experiments.settings import resolve
 from experiments.training.train_step import init_state, make_train_step
 
 _MATRIX = 2048
@@ -53,8 +53,8 @@ def measure(
         "forward": lambda: forward(params, z, t),
     }
     for steps in sample_steps:
-        given = np.full(length, -1, np.int32)
-        arguments = (params, 0, np.arange(batch), given)
+        known = np.full(length, -1, np.int32)
+        arguments = (params, 0, np.arange(batch), known)
         name = f"sample_{steps}"
         program = _compile(
             name, make_sample(with_steps(experiment, steps), mesh), figures, *arguments

@@ -44,7 +44,7 @@ def load_scorer(path: str) -> Scorer:
             f"--scorer {path} is neither the directory of a run nor the folder of a causal language "
             "model (config.json, *.safetensors)"
         )
-    from experiments.judging.transformers_scorer import load_folder
+    from experiments.sample_metrics.transformers_scorer import load_folder
 
     return load_folder(path)
 

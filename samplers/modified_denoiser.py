@@ -1,4 +1,5 @@
-"""A network whose law of x0 is changed before a sampler sees it: by a transform, or by guidance.
+"""A network whose distribution of x0 is changed before a sampler sees it: by a transform, or by
+guidance.
 
 A process reads p(x0 | z_t) out of what the network puts out (`Process.predict`) and knows the way back
 (`Process.invert_predict`), so that whatever changes p(x0 | z_t) works
@@ -14,7 +15,7 @@ from diffusion.process import Model, Process
 
 
 @dataclass(frozen=True)
-class Bent:
+class ModifiedDenoiser:
     """The model with change(log_p0, z) in place of log_p0."""
 
     process: Process

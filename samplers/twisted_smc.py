@@ -1,20 +1,20 @@
 """Infilling by particles, for processes in which a clean token at time t is not what the network knows.
 
-Where noise is not a mask, holding given tokens clean is no conditional law: their neighbours take them
-for noisy. Here given positions carry noise as all others do, and a row is `particles` states. Each is
-moved by ancestral steps in which the token of a given position is the given one, and weighed so that
-together they follow the model's own chain, ended in the given tokens (twisted particle filter,
-arXiv 2306.17775): with psi_t = prod over given i of p(x0^i = given | z_t), a step from t to s has weight
+Where noise is not a mask, holding known tokens clean is no conditional distribution: their neighbours
+take them for noisy. Here known positions carry noise as all others do, and a row is `particles` states.
+Each is moved by ancestral steps in which the token of a known position is the known one, and weighed so
+that together they follow the model's own chain, ended in the known tokens (twisted particle filter,
+arXiv 2306.17775): with psi_t = prod over known i of p(x0^i = known | z_t), a step from t to s has weight
 
-    psi_s / psi_t  prod over given i of p(z_s^i | z_t) / q(z_s^i | z_t, x0^i = given)
+    psi_s / psi_t  prod over known i of p(z_s^i | z_t) / q(z_s^i | z_t, x0^i = known)
 
 and the states are drawn anew by their weights, systematically, before they move on. At the end all weigh
-the same, and one is the sample. The law approaches the model's conditional one as particles grow; with
-one given token psi is exact and few are enough. A row costs as many times the network.
+the same, and one is the sample. The distribution approaches the model's conditional one as particles
+grow; with one known token psi is exact and few are enough. A row costs as many times the network.
 
 On the simplex this is for Bayesian flows. A step of a Dirichlet or linear path shows which token it was
-drawn towards, so a path towards the given token all along is one that the model's chain hardly takes;
-there a given token is a corner of the simplex (`samplers.sampler`).
+drawn towards, so a path towards the known token all along is one that the model's chain hardly takes;
+there a known token is a vertex of the simplex (`samplers.sampler`).
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from diffusion.numerics import pick
+from diffusion.numerics import gather_last
 from diffusion.process import TransitionProcess
 from diffusion.random import categorical, fold_in, split, uniform
 from samplers.ancestral import Ancestral
-from samplers.sampler import Sampled, Verdict
+from samplers.sampler import Compatibility, Sampled
 
 
 @dataclass(frozen=True)
-class Resampled(Ancestral):
+class TwistedSMC(Ancestral):
     """`steps` calls of the network, each with `particles` states a row."""
 
     particles: int = 8
@@ -41,31 +41,31 @@ class Resampled(Ancestral):
         super().__post_init__()
         if self.particles < 1 or self.cached:
             raise ValueError(
-                f"Resampled.particles = {self.particles} must be at least 1, with cached = False"
+                f"TwistedSMC.particles = {self.particles} must be at least 1, with cached = False"
             )
 
     requires: ClassVar[type] = TransitionProcess
     lacking: ClassVar[str] = "the process does not give the probability of a step"
 
-    def verdict(self, process):
-        return self.unfit(process) or Verdict(
-            "exact", "ancestral steps; given tokens in the limit of many particles"
+    def compatibility(self, process):
+        return self.unfit(process) or Compatibility(
+            "exact", "ancestral steps; known tokens in the limit of many particles"
         )
 
     def calls(self, process, length):
         return self.steps * self.particles
 
-    def run(self, key, process, model, shape, given=None, trace=False):
+    def run(self, key, process, model, shape, known=None, trace=False):
         rows, count = shape[0], self.particles
-        model = self.bend(process, model)
-        fixed = jnp.zeros(shape, bool) if given is None else given >= 0
-        token = jnp.where(fixed, 0 if given is None else given, 0)
+        model = self.modified(process, model)
+        fixed = jnp.zeros(shape, bool) if known is None else known >= 0
+        token = jnp.where(fixed, 0 if known is None else known, 0)
         fixed_all, token_all = _repeat(fixed, count), _repeat(token, count)
         key_start, key_steps, key_one = split(key, 3)
         z = _merge(jax.vmap(lambda k: process.prior(k, shape))(split(key_start, count)))
         times = self.times()
 
-        def over_given(a):
+        def over_known(a):
             return jnp.where(fixed_all, a, 0).sum(1).reshape(count, rows)
 
         def body(carry, number):
@@ -74,7 +74,7 @@ class Resampled(Ancestral):
             many_t, many_s = _repeat(t, count), _repeat(s, count)
             key_step, key_choice = split(fold_in(key_steps, number))
             log_p0 = process.predict(model(z, many_t), z, many_t)
-            log_w = log_w + over_given(pick(log_p0, token_all))
+            log_w = log_w + over_known(gather_last(log_p0, token_all))
             chosen = _systematic(key_choice, log_w)
             z, log_p0 = (_choose(a, chosen) for a in (z, log_p0))
             keys = split(key_step, 2 * count)
@@ -82,7 +82,7 @@ class Resampled(Ancestral):
             x0 = jnp.where(fixed_all, token_all, x0)
             moved = _each(lambda k, x, z: process.bridge(k, x, z, t, s), keys[count:], x0, z)
             ratio = process.log_transition(log_p0, token_all, z, moved, many_t, many_s)
-            log_w = over_given(ratio - pick(log_p0, token_all))
+            log_w = over_known(ratio - gather_last(log_p0, token_all))
             return (moved, log_w, x0), None
 
         x0 = jnp.zeros((count * rows, shape[1]), jnp.int32)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from experiments.judging.text_measures import code_points
+from experiments.sample_metrics.text_measures import code_points
 
 _TABLE = 1 << 22  # up to so many possible windows, a table is quicker than binary search
 _KEPT = 24  # depths whose windows are numbered once; further down few positions are left

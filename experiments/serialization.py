@@ -26,7 +26,7 @@ _MODULES = re.compile(
 )
 
 
-def fit(value, hint):
+def coerce(value, hint):
     """The value as an instance of the annotation `hint`; TypeError says what is expected. Lists become
     tuples."""
     if not is_finite(value):
@@ -193,7 +193,7 @@ def decode(
         try:
             nested = isinstance(value, dict)
             inner = f"{where}.{key}", hints[key]
-            values[key] = decode(value, *inner, own) if nested else fit(value, hints[key])
+            values[key] = decode(value, *inner, own) if nested else coerce(value, hints[key])
         except TypeError as error:
             raise UserError(f"{where}.{key} = {value!r}: {error}") from None
     try:

@@ -1,4 +1,4 @@
-"""What samples are to be besides the tokens that are given, and the network bent towards it."""
+"""What samples are to be besides the tokens that are given, and the network steered towards it."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from diffusion.simplex import EvidenceProcess
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.labels import label_number
+from experiments.overrides import differences
 from experiments.runs import Run
-from experiments.sampling.given import encode
-from experiments.settings import differences
+from experiments.sampling.known import encode
 from samplers import guidance
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors
+from samplers.logits_processor import LogitsProcessor
 from samplers.posterior import Posterior
-from samplers.required import fit
-from samplers.transform import Transform
+from samplers.required import fits
 
 
 @dataclass(frozen=True)
-class Wish:
+class SamplingConstraints:
     """words: tokens that samples contain. label: its number, and the strength of guidance towards it,
     which acts at times within `interval`; classifier-free, or by a classifier of noisy states, asked for
     every change of a token if `exact`, for its gradient otherwise."""
@@ -36,8 +36,8 @@ class Wish:
     exact: bool = False
 
     def network(self, experiment: Experiment, params: dict, guide: dict | None) -> Model:
-        """The network of the experiment, bent as wished; guide: the parameters of the classifier. For
-        the sampler that draws a step itself it is the law of the step that is bent."""
+        """The network of the experiment, steered towards them; guide: the parameters of the classifier.
+        For the sampler that draws a step itself it is the distribution of the step that is changed."""
         if self.label is None:
             return experiment.network(params)
         process = experiment.bind(params)
@@ -63,10 +63,10 @@ class Wish:
         return guided(process, conditional, free, self.strength, interval=self.interval)
 
 
-NOTHING = Wish()
+UNCONSTRAINED = SamplingConstraints()
 
 
-def make_wish(
+def make_constraints(
     experiment: Experiment,
     known: np.ndarray,
     words: Sequence[str] = (),
@@ -75,8 +75,8 @@ def make_wish(
     interval: Sequence[float] = (0.0, 1.0),
     classifier: Run | None = None,
     exact: bool = False,
-) -> Wish:
-    """The wish, from text; UserError for what the run cannot do."""
+) -> SamplingConstraints:
+    """The constraints, from text; UserError for what the run cannot do."""
     low, high = interval
     if not 0 <= low < high <= 1:
         raise UserError(f"--guidance-interval {low} {high} must rise within [0, 1]")
@@ -102,13 +102,13 @@ def make_wish(
         raise UserError(
             f"--guidance-interval {low} ...: {name} has no times, all is at 0; leave it out"
         )
-    bent = not getattr(experiment.sampler, "transform", Transform()).is_identity
-    if guided and bent and isinstance(experiment.sampler, Posterior):
+    cut = not getattr(experiment.sampler, "logits_processor", LogitsProcessor()).is_identity
+    if guided and cut and isinstance(experiment.sampler, Posterior):
         raise UserError(
-            "Posterior with guidance bends the law of a step, not of a token, and takes no transform: "
-            "leave out the guidance, or what changes the law of a token"
+            "Posterior with guidance changes the distribution of a step, not of a token, and takes no "
+            "logits processor: leave out the guidance, or what changes the distribution of a token"
         )
-    return Wish(words, number, strength, (low, high), classifier, exact)
+    return SamplingConstraints(words, number, strength, (low, high), classifier, exact)
 
 
 def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
@@ -120,7 +120,7 @@ def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
             f"--require: {type(experiment.process).__name__} writes from left to right and cannot know "
             "of a word to come; use a process that is not from left to right, such as MDLM"
         )
-    if not fit((known < 0).tolist(), tokens):
+    if not fits((known < 0).tolist(), tokens):
         sizes = " and ".join(str(len(word)) for word in tokens)
         raise UserError(
             f"--require: text of {sizes} tokens may not find room among {int((known < 0).sum())} blanks "
@@ -130,7 +130,8 @@ def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
 
 
 def _check_dropout(experiment: Experiment, guided: bool, free: bool) -> None:
-    """UserError where the law without labels is asked for, and the run never saw text without."""
+    """UserError where the distribution without labels is asked for, and the run never saw text
+    without."""
     if not experiment.data.label_names or experiment.train.label_dropout:
         return
     if free:
@@ -168,6 +169,6 @@ def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> Non
     timed = classifier.experiment.model.time_conditioning or interval != (0, 1)
     if getattr(inner, "cached", False) and timed:
         raise UserError(
-            "sampler.cached = True, but guidance that depends on time changes the law where no token "
-            "does; set it to False"
+            "sampler.cached = True, but guidance that depends on time changes the distribution "
+            "where no token does; set it to False"
         )

@@ -1,4 +1,5 @@
-"""Kills training over and over, and nothing is lost: python -m experiments.studies.faults --kills 50
+"""Kills training over and over, and nothing is lost: python -m experiments.studies.fault_injection
+--kills 50
 
 Starts `experiments.train` of a tiny run in a process of its own, kills it by SIGKILL, and again, in the
 same run directory, until so many are killed: every second one while a checkpoint is being written, the
@@ -11,7 +12,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
-    options = cli.parser("studies.faults", __doc__)
+    options = cli.parser("studies.fault_injection", __doc__)
     options.add_argument("--workdir", required=True, help="an empty or new directory for both runs")
     options.add_argument("--config", default="configs/smoke.py")
     options.add_argument("--kills", type=cli.positive, default=50)
@@ -21,20 +22,20 @@ def main(arguments: list[str]) -> dict:
     )  # fmt: skip
     options.add_argument("--seed", type=cli.natural, default=0, help="of the moments (default 0)")
     cli.add_set(options)
-    given = options.parse_args(arguments)
+    args = options.parse_args(arguments)
 
     from pathlib import Path
 
     from experiments.errors import Diverged
     from experiments.studies.measuring.killing import compared, kill_often
 
-    settings = ["train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100", *given.set]
-    workdir = Path(given.workdir)
+    settings = ["train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100", *args.set]
+    workdir = Path(args.workdir)
     counts = kill_often(
-        given.config, workdir, settings, given.kills, given.seed, cli.log, given.processes
+        args.config, workdir, settings, args.kills, args.seed, cli.log, args.processes
     )
     end = counts["last committed step"] + 5
-    counts |= compared(given.config, workdir, settings, end, given.processes)
+    counts |= compared(args.config, workdir, settings, end, args.processes)
     print("\n".join(["| | |", "|---|---|", *(f"| {name} | {n} |" for name, n in counts.items())]))
     if (
         counts["committed checkpoints lost"]
@@ -45,4 +46,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("studies.faults")
+    cli.run("studies.fault_injection")

@@ -1,12 +1,13 @@
-"""Predictor and corrector: after each ancestral step, moves that leave the law at its time as it is.
+"""Predictor and corrector: after each ancestral step, moves that leave the distribution at its time as
+it is.
 
     gibbs             draws `positions` positions anew, chosen by chance, each from p(z_s^i | z_s without
-                      i) = sum_x c(x) q(z_s | x), c the leave-one-out law. With one position this leaves
-                      p_s exactly as it is; several are drawn apart. What is drawn anew is masked
-                      before the network is asked, where there is a mask: of a revealed token it knows
-                      nothing but itself.
+                      i) = sum_x c(x) q(z_s | x), c the leave-one-out distribution. With one position
+                      this leaves p_s exactly as it is; several are drawn apart. What is drawn anew is
+                      masked before the network is asked, where there is a mask: of a revealed token it
+                      knows nothing but itself.
     forward_backward  adds the noise from s up to s + share (t - s) and takes an ancestral step back.
-                      The law at s is left as it is but for what a step of that size does.
+                      The distribution at s is left as it is but for what a step of that size does.
 
 So tokens that were drawn too early, or apart from each other, get another chance: with the exact
 denoiser the error of few steps falls with the number of corrections.
@@ -22,11 +23,11 @@ from diffusion.kernels import ClosedKernel
 from diffusion.markov import MarkovProcess
 from diffusion.random import categorical, fold_in, split, uniform
 from samplers.ancestral import Ancestral
-from samplers.sampler import State, Verdict
+from samplers.sampler import Compatibility, State
 
 
 @dataclass(frozen=True)
-class Corrected(Ancestral):
+class PredictorCorrector(Ancestral):
     """`steps` ancestral steps, each but the last with `corrections` calls of the network more."""
 
     corrector: Literal["gibbs", "forward_backward"] = "gibbs"
@@ -34,36 +35,43 @@ class Corrected(Ancestral):
     positions: int = 1
     share: float = 1.0
     requires: ClassVar[type] = MarkovProcess
-    lacking: ClassVar[str] = "the process gives no law of a state without its own position"
+    lacking: ClassVar[str] = "the process gives no distribution of a state without its own position"
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("corrections", "positions"):
             if getattr(self, name) < 1:
-                raise ValueError(f"Corrected.{name} = {getattr(self, name)} must be at least 1")
+                raise ValueError(
+                    f"PredictorCorrector.{name} = {getattr(self, name)} must be at least 1"
+                )
         if not 0 < self.share <= 1:
-            raise ValueError(f"Corrected.share = {self.share} is outside (0, 1]")
+            raise ValueError(f"PredictorCorrector.share = {self.share} is outside (0, 1]")
         if self.cached:
-            raise ValueError("Corrected.cached = True: a corrector changes every state")
+            raise ValueError("PredictorCorrector.cached = True: a corrector changes every state")
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if unfit := self.unfit(process):
             return unfit
         closed = isinstance(process.kernel, ClosedKernel)
         if self.corrector == "forward_backward" and not closed:
-            return Verdict("refused", "the process has no noise between two times in closed form")
-        return Verdict("approximate", "corrections move the law of few steps towards the model's")
+            return Compatibility(
+                "unsupported", "the process has no noise between two times in closed form"
+            )
+        return Compatibility(
+            "approximate", "corrections move the distribution of few steps towards the model's"
+        )
 
     def calls(self, process, length):
         return self.steps + (self.steps - 1) * self.corrections
 
-    def most_steps(self, process, length):
+    def max_steps(self, process, length):
         return self.steps
 
-    def advance(self, key, number, state, process, model, given):
+    def advance(self, key, number, state, process, model, known):
         key_step, key_correct = split(key)
-        new = super().advance(key_step, number, state, process, model, given)
-        known = jnp.full(new.z.shape[:2], -1) if given is None else given
+        new = super().advance(key_step, number, state, process, model, known)
+        if known is None:
+            known = jnp.full(new.z.shape[:2], -1)
         correct = self._gibbs if self.corrector == "gibbs" else self._forward_backward
 
         def corrected(z):
@@ -84,8 +92,8 @@ class Corrected(Ancestral):
         chosen = (u <= last) & (known < 0)
         if process.space.mask is not None:
             z = jnp.where(chosen, process.vocab_size, z)
-        law = process.chain.log_mix(process.leave_one_out(model(z, s), z, s), s)
-        return jnp.where(chosen, categorical(key_state, law), z)
+        distribution = process.chain.log_mix(process.leave_one_out(model(z, s), z, s), s)
+        return jnp.where(chosen, categorical(key_state, distribution), z)
 
     def _forward_backward(self, key, z, t, s, process, model, known):
         key_noise, key_back = split(key)

@@ -15,11 +15,16 @@ from experiments.data.text import Corpus, Text, prepare
 from experiments.data.tokenizers import OutsideAlphabet
 from experiments.errors import UserError
 from experiments.evaluation.units import perplexity
-from experiments.judging.mauve_score import load_mauve
-from experiments.judging.occurrences import match_lengths, word_match_lengths
-from experiments.judging.scorers import RunScorer, Scorer, load_scorer
-from experiments.judging.text_measures import distinct, inner_words, mean_entropy, ngram_entropy
 from experiments.runs import load_run
+from experiments.sample_metrics.mauve_score import load_mauve
+from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
+from experiments.sample_metrics.scorers import RunScorer, Scorer, load_scorer
+from experiments.sample_metrics.text_measures import (
+    distinct,
+    inner_words,
+    mean_entropy,
+    ngram_entropy,
+)
 from experiments.sampling.samples_file import common, network_calls, read_samples
 
 ORDERS = (1, 2, 3)  # of the n-grams of entropy and of distinct-n
@@ -36,7 +41,7 @@ def measure(given: Namespace, log: Callable[[str], None]) -> dict:
     mauve = load_mauve(len(texts)) if given.mauve else None
     scorer = load_scorer(given.scorer)
     for where, sample in read.items():
-        scorer.tokens(sample["text"], where)  # refused now, not after a minute of counting
+        scorer.tokens(sample["text"], where)  # rejected now, not after a minute of counting
     experiment = _data_run(given, scorer)
     corpus = prepare(experiment.data)
     groups = {SAMPLES: texts, REAL: real_texts(corpus, "validation", texts)}

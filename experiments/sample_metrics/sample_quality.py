@@ -14,11 +14,11 @@ from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.evaluation.bound import spread
 from experiments.evaluation.units import Estimate
-from experiments.judging.scorers import autoregressive_run, run_log_p
-from experiments.judging.text_measures import entropy_bits, inner_words
+from experiments.overrides import leaves, named, override
 from experiments.runs import Run, load_run
+from experiments.sample_metrics.scorers import autoregressive_run, run_log_p
+from experiments.sample_metrics.text_measures import entropy_bits, inner_words
 from experiments.sampling.samples import make_sample, with_steps
-from experiments.settings import leaves, named, override
 from samplers.sampler import Sampler
 
 _TIMED = 2  # rounds, of which the fastest counts
@@ -57,7 +57,7 @@ def measure(given: Namespace, log: Callable[[str], None]) -> dict:
     return {
         "scorer": given.scorer,
         "scorer_fingerprint": scorer.fingerprint,
-        "text": judge(scorer, text.reshape(-1, data.length), words),
+        "text": score(scorer, text.reshape(-1, data.length), words),
         "rows": rows,
         "samples": given.num,
         "seed": given.seed,
@@ -68,7 +68,7 @@ def measure(given: Namespace, log: Callable[[str], None]) -> dict:
 def _with_sampler(experiment: Experiment, spec: str) -> Experiment | None:
     """The experiment with the sampler of `spec`, or None where they do not go together."""
     sampler = named(Sampler, experiment.sampler, spec, "--sampler")
-    if sampler.verdict(experiment.process).kind == "refused":
+    if sampler.compatibility(experiment.process).kind == "unsupported":
         return None
     return replace(experiment, sampler=sampler)
 
@@ -82,7 +82,7 @@ def _stepped(experiment: Experiment, spec: str) -> bool:
     )
 
 
-def judge(scorer: Run, tokens: np.ndarray, words: frozenset[str]) -> dict[str, float]:
+def score(scorer: Run, tokens: np.ndarray, words: frozenset[str]) -> dict[str, float]:
     """What the scorer and counts say of tokens (B, L): bits and entropy of a character, and the share of
     words, those that the ends may have cut left out, which are among `words`."""
     tokenizer = scorer.experiment.data.tokenizer
@@ -109,7 +109,7 @@ def _row(run: Run, scorer: Run, words: frozenset[str], num: int, seed: int) -> d
         start = time.perf_counter()
         sampled, _ = jax.tree.map(np.asarray, compiled(*arguments))
         seconds.append(time.perf_counter() - start)
-    return judge(scorer, sampled.x0, words) | {
+    return score(scorer, sampled.x0, words) | {
         "network_calls": float(sampled.calls.mean()),
         "seconds_per_sample": min(seconds) / num,
     }

@@ -11,7 +11,7 @@ from experiments.errors import UserError
 from experiments.sampling.stand_in import banned_tokens, encode_alone, encode_around
 
 
-def given_tokens(
+def encode_known(
     tokenizer: Tokenizer, length: int, prompt: str, template: str | None, blank: str
 ) -> np.ndarray:
     """(L,) int32, -1 where the model is to fill in; UserError for what cannot stand in a sample."""
@@ -65,7 +65,7 @@ def banned(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(sorted({int(token) for token in encode(tokenizer, text, "--ban")}))
 
 
-def check_given(experiment: Experiment, known: np.ndarray) -> None:
+def check_known(experiment: Experiment, known: np.ndarray) -> None:
     """UserError for a token given after a blank, to a sampler that goes from left to right by blocks:
     it would write the blank without regard to it."""
     size = experiment.process.traits.attention_block

@@ -8,8 +8,8 @@ from configs.smoke import get_config
 from diffusion.schedules import Cosine, Polynomial
 from experiments.data.tokenizers import Characters
 from experiments.errors import UserError
-from experiments.settings import differences, leaves, load, override, resolve
-from experiments.stored import decode, encode
+from experiments.overrides import differences, leaves, load, override, resolve
+from experiments.serialization import decode, encode
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_wrong_setting_is_told_in_one_line(item, words):
 @pytest.mark.parametrize(
     "path",
     ["optimizer.schedule.peak_lr", "optimizer.clip_norm", "train.ema_decay", "train.num_steps",
-     "data.split_points", "sampler.transform.temperature", "train.max_grad_ratio"],
+     "data.split_points", "sampler.logits_processor.temperature", "train.max_grad_ratio"],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "value", ["nan", "NaN", "inf", "-inf", "-Infinity", "1e400", "(1, inf, 3)"]
@@ -163,8 +163,8 @@ def test_classes_of_ones_own_may_be_chosen_and_set_beside_those_of_the_library(t
     assert type(override(own, ["process=UDLM"]).process).__name__ == "UDLM"
     assert type(override(own, ["process.schedule=Bent"]).process.schedule).__name__ == "Bent"
     assert override(own, ["process.other=Cosine"]).process.other == Cosine()
-    bent = override(own, ["process.other=Bent", "process.other.power=3"])
-    assert bent.process.other == type(own.process.schedule)(power=3.0)
+    modified = override(own, ["process.other=Bent", "process.other.power=3"])
+    assert modified.process.other == type(own.process.schedule)(power=3.0)
     library = tmp_path / "library.py"
     library.write_text(OWN.replace("process=Mine(schedule=Bent())", "train=base().train"))
     assert type(load(str(library), ["process=Mine"]).process).__name__ == "Mine"
@@ -200,7 +200,7 @@ def test_round_trip_through_plain_data_and_resolve():
 
 
 @pytest.mark.parametrize(
-    "name", ["os.system", "subprocess.Popen", "experiments.settings.load", "pathlib.Path", None, 3]
+    "name", ["os.system", "subprocess.Popen", "experiments.overrides.load", "pathlib.Path", None, 3]
 )
 def test_stored_configs_cannot_name_code_to_run(name):
     data = encode(get_config()) | {"sampler": {"_type": name, "args": "true"}}
@@ -208,7 +208,7 @@ def test_stored_configs_cannot_name_code_to_run(name):
         decode(data)
 
 
-def test_stored_values_of_a_wrong_kind_are_refused():
+def test_stored_values_of_a_wrong_kind_are_rejected():
     for change in [{"num_steps": "x"}, {"num_steps": -1}, {"unknown": 1}]:
         data = encode(get_config())
         data["train"] |= change
@@ -239,7 +239,7 @@ def test_settings_are_checked_together_whatever_their_order():
         (["data.rows=pack", "process=GenMD4"], "data.rows=pack, process=GenMD4"),
     ],
 )
-def test_a_refusal_names_the_settings_at_fault_alone(items, named):
+def test_a_rejection_names_the_settings_at_fault_alone(items, named):
     others = [
         "optimizer.schedule=WarmupCosine",
         "optimizer.schedule.peak_lr=0.1",

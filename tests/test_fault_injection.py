@@ -23,7 +23,7 @@ from experiments import cli
 from experiments.devices.sharding import make_mesh
 from experiments.errors import Stopped, UserError
 from experiments.files import write_atomically
-from experiments.settings import load
+from experiments.overrides import load
 from experiments.studies.measuring.killing import compared, kill_often
 from experiments.training import monitor, recovery, trainer
 from experiments.training.checkpoint_record import RECORD
@@ -125,7 +125,7 @@ def test_a_damaged_record_of_an_older_step_stops_no_save_and_is_never_deleted(co
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["sample", "--num", "1"]])
-def test_reading_refuses_a_damaged_newest_step_and_names_the_good_ones(copy, capsys, command):
+def test_reading_rejects_a_damaged_newest_step_and_names_the_good_ones(copy, capsys, command):
     damage(copy, 16)
     damage(copy, 12)
     before = names(copy)
@@ -295,8 +295,8 @@ def test_metrics_on_a_full_disk_are_one_line_and_go_on_later(tmp_path, capfd):
     with Metrics(tmp_path, 0) as written:
         written.write(1, {"a": 1.0})
     size = max(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
-    refused = pytest.raises(UserError, match="metrics could not be written")
-    with full_disk(size + 300), refused as caught, Metrics(tmp_path, 1) as written:
+    rejected = pytest.raises(UserError, match="metrics could not be written")
+    with full_disk(size + 300), rejected as caught, Metrics(tmp_path, 1) as written:
         for step in range(2, 99):
             written.write(step, {"a": float(step)})
     assert "\n" not in str(caught.value) and "continues from the newest" in str(caught.value)
@@ -357,7 +357,7 @@ def test_metrics_that_are_gone_are_told(copy, straight):
 PART = """
 import json, sys
 from pathlib import Path
-from experiments.settings import load
+from experiments.overrides import load
 from experiments.training.trainer import train
 config, *parts = json.loads(sys.argv[1])
 for workdir, settings in parts:

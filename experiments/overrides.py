@@ -19,9 +19,9 @@ from experiments.config import Experiment
 from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.errors import UserError
 from experiments.labels import fill_labels
-from experiments.stored import (
+from experiments.serialization import (
     annotations,
-    fit,
+    coerce,
     is_finite,
     is_module_of_settings,
     may_stand,
@@ -282,10 +282,10 @@ def _parse(text: str, hint, path: str):
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text  # the last three are of literals that are nested too deeply, or no values
     try:
-        return fit(value, hint)
+        return coerce(value, hint)
     except TypeError as error:
         with contextlib.suppress(TypeError):
-            return fit(text, hint)  # "nan" and "12" are texts too
+            return coerce(text, hint)  # "nan" and "12" are texts too
         raise UserError(str(error), about=f"--set {path}={text}") from None
 
 

@@ -1,9 +1,10 @@
-"""What is done to the model's law of a token before one is drawn, as users of language models know it.
+"""What is done to the model's distribution of a token before one is drawn, as users of language models
+know it.
 
 All of it acts on log p(x0 | z_t) per position, in this order: banned tokens, repetition, temperature,
-then the cuts, each of the law that the one before left: top_k, top_p, min_p, eta. The most probable
-token is never cut. Anything but the identity samples from another model than the one whose bound is
-reported.
+then the cuts, each of the distribution that the one before left: top_k, top_p, min_p, eta. The most
+probable token is never cut. Anything but the identity samples from another model than the one whose
+bound is reported.
 
 Samplers that rank positions by what the model is sure of (`Unmask`, `PathPlanning`, `ReMDM` by
 confidence) draw a token from this distribution, but rank by the one before temperature: at temperature 0
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.numerics import at, normalised, tilt
+from diffusion.numerics import log_one_hot, log_softmax, tilt
 from diffusion.process import Process
 
 RankBy = Literal["model", "cut"]
@@ -28,7 +29,7 @@ _ROUNDING = 1e-6  # of sums of probabilities, and of logarithms, that are compar
 
 
 @dataclass(frozen=True)
-class Transform:
+class LogitsProcessor:
     """The identity by default; call it on log_p0 (B, L, V) and the state z (B, L) or (B, L, V).
 
     temperature divides log p; 0 takes the most probable token, and so does what is too small for
@@ -51,49 +52,53 @@ class Transform:
 
     def __post_init__(self):
         if not self.temperature >= 0:
-            raise ValueError(f"Transform.temperature = {self.temperature} must not be negative")
+            raise ValueError(
+                f"LogitsProcessor.temperature = {self.temperature} must not be negative"
+            )
         if self.repetition != self.repetition:
-            raise ValueError("Transform.repetition = nan is not a number")
+            raise ValueError("LogitsProcessor.repetition = nan is not a number")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"Transform.top_k = {self.top_k} must be at least 1, or None")
+            raise ValueError(f"LogitsProcessor.top_k = {self.top_k} must be at least 1, or None")
         for name in ("top_p", "min_p", "eta"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(
-                    f"Transform.{name} = {value} is outside (0, 1]; None leaves it out"
+                    f"LogitsProcessor.{name} = {value} is outside (0, 1]; None leaves it out"
                 )
         if any(v < 0 for v in self.banned):
-            raise ValueError(f"Transform.banned = {self.banned} are numbers of tokens, from 0 on")
+            raise ValueError(
+                f"LogitsProcessor.banned = {self.banned} are numbers of tokens, from 0 on"
+            )
 
     @property
     def is_identity(self) -> bool:
-        return self == Transform()
+        return self == LogitsProcessor()
 
-    def ranking(self, rank_by: RankBy) -> "Transform":
+    def ranking(self, rank_by: RankBy) -> "LogitsProcessor":
         """What makes the distribution that positions are ranked by."""
         if rank_by == "cut":
             return replace(self, temperature=1.0)
-        return Transform(repetition=self.repetition, banned=self.banned)
+        return LogitsProcessor(repetition=self.repetition, banned=self.banned)
 
     def __call__(self, log_p0: Array, z: Array | None = None, counts: Array | None = None) -> Array:
-        """log of the new law, (B, L, V), normalised. counts, of z if not given: how often each token
-        stands elsewhere, of the same shape or (B, 1, V)."""
+        """log of the new distribution, (B, L, V), normalised. counts, of z if not given: how often each
+        token stands elsewhere, of the same shape or (B, 1, V)."""
         if self.is_identity:
             return log_p0
         size, log_p = log_p0.shape[-1], log_p0
         if self.banned:
             left = jnp.where(self._banned(size), -jnp.inf, log_p)
-            # A position that is certain already (a given token) stays what it is.
+            # A position that is certain already (a known token) stays what it is.
             log_p = jnp.where(jnp.isneginf(left).all(-1, keepdims=True), log_p, left)
         if self.repetition:
             counts = _elsewhere(z, size) if counts is None else counts
             log_p = log_p + tilt(counts, -self.repetition, ~jnp.isneginf(log_p))
         if self.temperature <= float(jnp.finfo(log_p.dtype).eps):
-            return at(jnp.argmax(log_p, axis=-1), size)
+            return log_one_hot(jnp.argmax(log_p, axis=-1), size)
         if self.temperature != 1:
             # The quotient may be beyond all numbers; what is subtracted before it is not.
             log_p = (log_p - log_p.max(-1, keepdims=True)) / min(self.temperature, 1e30)
-        log_p = normalised(log_p)
+        log_p = log_softmax(log_p)
         if self.top_k is not None and self.top_k < size:
             falling, order = jax.lax.top_k(log_p, self.top_k)
             log_p = _up_to(log_p, falling[..., -1:], order[..., -1:])
@@ -130,16 +135,17 @@ def _crossing(log_p: Array, mass: float) -> tuple[Array, Array]:
 
 
 def _up_to(log_p: Array, least: Array, last: Array) -> Array:
-    """The law of what is more probable than `least`, and of what is as probable up to index `last`."""
+    """The distribution of what is more probable than `least`, and of what is as probable up to index
+    `last`."""
     index = _index(log_p)
     kept = (log_p > least) | ((log_p >= least) & (index < last)) | (index == last)
-    return normalised(jnp.where(kept, log_p, -jnp.inf))
+    return log_softmax(jnp.where(kept, log_p, -jnp.inf))
 
 
 def _from(log_p: Array, least: Array) -> Array:
-    """The law of what is at least so probable, or the most probable."""
+    """The distribution of what is at least so probable, or the most probable."""
     least = jnp.minimum(least - _ROUNDING, log_p.max(-1, keepdims=True))
-    return normalised(jnp.where(log_p >= least, log_p, -jnp.inf))
+    return log_softmax(jnp.where(log_p >= least, log_p, -jnp.inf))
 
 
 def _index(log_p: Array) -> Array:

@@ -1,7 +1,7 @@
 """The record of `experiments.quality` as a table: a line for each measure, a column for each text."""
 
-from experiments.stored import encode
-from samplers.transform import Transform
+from experiments.serialization import encode
+from samplers.logits_processor import LogitsProcessor
 
 LINES = (
     ("number of texts", "{num:,}"),
@@ -69,13 +69,14 @@ def _known(value) -> str:
 
 
 def _sampler(record: dict) -> str:
-    """The name of the sampler, its steps, and what was done to the laws, where the samples say it."""
+    """The name of the sampler, its steps, and what was done to the distributions, where the samples say
+    it."""
     sampler = record["sampler"]
     if not isinstance(sampler, dict) or "_type" not in sampler:
         return "sampler unknown" if sampler is None else "several samplers"
     name, steps = str(sampler["_type"]).rpartition(".")[2], sampler.get("steps")
     said = [name if steps is None else f"{name} of {steps} steps"]
-    usual, transform = encode(Transform()), sampler.get("transform")
-    if isinstance(transform, dict):
-        said += [f"{k} {v}" for k, v in transform.items() if k not in usual or v != usual[k]]
+    usual, logits_processor = encode(LogitsProcessor()), sampler.get("logits_processor")
+    if isinstance(logits_processor, dict):
+        said += [f"{k} {v}" for k, v in logits_processor.items() if k not in usual or v != usual[k]]
     return ", ".join(said)

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
-from experiments.judging.scorers import in_pieces
+from experiments.sample_metrics.scorers import in_pieces
 
 _TOKENS = 4096  # in one call, padding included
 _ROUNDING = 1e-5  # of the greatest logit; a causal model changes by nothing at all
@@ -61,7 +61,7 @@ def without_dropout(tokenizer: Any) -> None:
 @dataclass(frozen=True)
 class FolderScorer:
     """Texts begin with the model's BOS token where it has one. Otherwise the first token of a piece has
-    no law, and neither it nor its characters are counted."""
+    no distribution, and neither it nor its characters are counted."""
 
     path: str
     tokenizer: Any
@@ -99,7 +99,7 @@ class FolderScorer:
         if float((out[0] - out[1]).abs().max()) > _ROUNDING * float(out.abs().max()):
             raise UserError(
                 f"--scorer {self.path} ({self.model.config.model_type}) is not autoregressive: a later "
-                "token changes its law of an earlier one"
+                "token changes its distribution of an earlier one"
             )
 
     def tokens(self, text, where):
@@ -130,8 +130,8 @@ class FolderScorer:
         nats, sizes = np.zeros(len(rows)), np.zeros(len(rows), int)
 
         def log_p(out, z):  # of each token but the first of all
-            law = self.torch.log_softmax(out.logits[:, :-1], -1)
-            return law.gather(-1, z[:, 1:, None])[..., 0]
+            distribution = self.torch.log_softmax(out.logits[:, :-1], -1)
+            return distribution.gather(-1, z[:, 1:, None])[..., 0]
 
         for i, size, found in self._pieces(rows, log_p):
             nats[i] -= found[: size - unscored].sum(dtype=np.float64)

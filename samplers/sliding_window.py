@@ -1,7 +1,7 @@
 """Text of any length by a model of one length: window after window, each begun with the end of the last.
 
 The first window is sampled whole. Then the window moves on by `stride`, what stands in it already is
-given, and `inner` fills in the rest: for processes that take given tokens, which all but those from left
+given, and `inner` fills in the rest: for processes that take known tokens, which all but those from left
 to right do. Exact where `inner` is and the text is a chain of windows: no token depends on what has left
 the window when it is drawn. One compiled program, a scan over the windows.
 """
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from diffusion.random import fold_in
 from samplers.ancestral import Ancestral
-from samplers.sampler import Sampled, Sampler, Verdict
+from samplers.sampler import Compatibility, Sampled, Sampler
 
 
 @dataclass(frozen=True)
-class Windows(Sampler):
+class SlidingWindow(Sampler):
     """window: tokens the network sees, its training length as a rule; stride: new tokens a window."""
 
     inner: Sampler = Ancestral()
@@ -27,16 +27,16 @@ class Windows(Sampler):
     def __post_init__(self):
         if not 1 <= self.stride <= self.window:
             raise ValueError(
-                f"Windows.stride = {self.stride} must be from 1 to window = {self.window}"
+                f"SlidingWindow.stride = {self.stride} must be from 1 to window = {self.window}"
             )
 
-    def verdict(self, process):
+    def compatibility(self, process):
         if process.traits.attention_block is not None:
-            return Verdict("refused", "the process goes from left to right by itself")
-        inner = self.inner.verdict(process)
-        if inner.kind == "refused":
+            return Compatibility("unsupported", "the process goes from left to right by itself")
+        inner = self.inner.compatibility(process)
+        if inner.kind == "unsupported":
             return inner
-        return Verdict("approximate", "a token does not depend on what has left the window")
+        return Compatibility("approximate", "a token does not depend on what has left the window")
 
     def calls(self, process, length):
         return self._count(length) * self.inner.calls(process, min(self.window, length))
@@ -44,11 +44,11 @@ class Windows(Sampler):
     def _count(self, length):
         return 1 + max(0, -(-(length - self.window) // self.stride))
 
-    def run(self, key, process, model, shape, given=None, trace=False):
+    def run(self, key, process, model, shape, known=None, trace=False):
         rows, length = shape
         size = min(self.window, length)
         count = self._count(length)
-        text = jnp.full(shape, -1) if given is None else given
+        text = jnp.full(shape, -1) if known is None else known
         padding = size + (count - 1) * self.stride - length
         text = jnp.pad(text, ((0, 0), (0, padding)), constant_values=-1)
 
