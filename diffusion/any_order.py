@@ -29,7 +29,10 @@ from diffusion.schedules import time_of
 
 @dataclass(frozen=True)
 class AnyOrder:
-    """The any-order bound of the network of `base`, a masked process in continuous time."""
+    """The any-order bound of the network of `base`, a masked process in continuous time.
+
+    base: the process. group: how many tokens a call reveals, independently of each other.
+    """
 
     base: Process
     group: int = 1
@@ -60,6 +63,8 @@ class RandomOrders:
     for the distribution of the sampler that draws an order at random and reveals `group` tokens a call.
     It is the tighter the more orders, and exact in the limit; at K = 1 its mean is that of `AnyOrder`.
     An order takes ceil(L / group) calls of the network.
+
+    base, group: as of `AnyOrder`. orders: K, how many random orders each sequence is given.
     """
 
     base: Process

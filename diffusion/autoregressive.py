@@ -17,7 +17,7 @@ from diffusion.process import Kind, Likelihood, Sequential, Traits
 
 @dataclass(frozen=True)
 class Autoregressive(Sequential, Likelihood):
-    """An objective only, with samplers of its own; `vocab_size` None means: the data's."""
+    """An objective only, with samplers of its own."""
 
     vocab_size: int | None = None
     likelihood: ClassVar[Kind] = "exact"

@@ -27,7 +27,10 @@ class Betas(ABC):
 
 @dataclass(frozen=True)
 class LinearBetas(Betas):
-    """From `start` at the first step to `stop` at the last, evenly."""
+    """beta changes evenly from step to step.
+
+    start: beta of the first step. stop: beta of the last, 0 < beta <= 1.
+    """
 
     start: float = 1e-4
     stop: float = 0.02

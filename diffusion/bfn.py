@@ -62,7 +62,10 @@ def gains(schedule: Accuracy, num_steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PowerAccuracy(Accuracy):
-    """accuracy_1 (1 - t)^power. Published: quadratic, with 0.5625 for text8 (V = 27)."""
+    """accuracy_1 (1 - t)^power. Published: quadratic, with 0.5625 for text8 (V = 27).
+
+    accuracy_1: the accuracy at t = 0, above 0. power: at least 1, for a finite loss at t = 1.
+    """
 
     accuracy_1: float = 0.5625
     power: float = 2.0
@@ -88,7 +91,11 @@ class PowerAccuracy(Accuracy):
 
 @dataclass(frozen=True)
 class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
-    """`vocab_size` None means: the data's. num_steps T gives the T-step loss, None continuous time."""
+    """A Bayesian flow network.
+
+    schedule: how the accuracy grows as t falls. num_steps: T of the T-step loss; None is continuous
+    time.
+    """
 
     vocab_size: int | None = None
     schedule: Accuracy = PowerAccuracy()

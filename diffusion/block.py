@@ -31,7 +31,12 @@ from diffusion.process import Composed, JumpProcess, Likelihood, Model, Process,
 
 @dataclass(frozen=True)
 class BlockDiffusion(Composed, Likelihood):
-    """`base` on blocks of `block_length` tokens; the last block may be shorter."""
+    """`base` on blocks of `block_length` tokens; the last block may be shorter.
+
+    base: the process within a block, one on discrete states with a bound for each token. block_length:
+    tokens of a block. clip: the interval of t that the training loss takes its times from; (1, 1) is one
+    step a block, in the bound too.
+    """
 
     base: Process = MDLM()
     block_length: int = 4

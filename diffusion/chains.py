@@ -62,8 +62,9 @@ class Chain(ABC):
 class Interpolation(Chain):
     """The distribution of a process with a closed kernel: how q moves between the times of its schedule.
 
-    keep(t) gives alpha at t, (B, 1) or (B, L); step(t, s) gives alpha(t) / alpha(s), of which log_move
-    has all its digits however close the times are: log_keep alone tells them apart no better than alpha.
+    kernel: where a token that is not kept goes. vocab_size: V. keep: keep(t) gives alpha at t, (B, 1) or
+    (B, L). step: step(t, s) gives alpha(t) / alpha(s), of which log_move has all its digits however
+    close the times are: log_keep alone tells them apart no better than alpha.
     """
 
     kernel: ClosedKernel

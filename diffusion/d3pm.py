@@ -53,10 +53,11 @@ from diffusion.process import Kind, check_num_steps
 
 @dataclass(frozen=True)
 class D3PM(MarkovProcess):
-    """`num_steps` is T; a sampler may take any number of steps, on the grid of multiples of 1 / T.
+    """D3PM with any kernel; a sampler may take any number of steps, on the grid of multiples of 1 / T.
 
-    kernel: Absorbing, Uniform, Gaussian, BandDiagonal, NearestNeighbour, Matrix or Masked. hybrid: the
-    lambda of the official code. vocab_size None means: the data's.
+    kernel: Absorbing, Uniform, Gaussian, BandDiagonal, NearestNeighbour, Matrix or Masked. schedule:
+    beta of each step (`diffusion.betas`). num_steps: T, from 1 to 2^22. hybrid: lambda, the weight of
+    the cross entropy as in the official code; 0 trains on the bound alone.
     """
 
     vocab_size: int | None = None

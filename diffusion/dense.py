@@ -39,6 +39,8 @@ class Gaussian(MatrixKernel):
 
     Q[i, j] = exp(-4 |i-j|^2 / ((V-1)^2 beta)) / sum_n exp(-4 n^2 / ((V-1)^2 beta)) for i != j, n from
     -(V-1) to V-1 (or |n|, |i-j| <= band), the diagonal what is left. For ordered tokens such as pixels.
+
+    band: the greatest distance that a token moves in one step; None is any.
     """
 
     band: int | None = None
@@ -63,7 +65,10 @@ class Gaussian(MatrixKernel):
 
 @dataclass(frozen=True)
 class BandDiagonal(MatrixKernel):
-    """beta / V to each of the tokens at distance 1 to width, the diagonal what is left."""
+    """beta / V to each of the tokens at distance 1 to width, the diagonal what is left.
+
+    width: the greatest distance that a token moves in one step.
+    """
 
     width: int = 5
 
@@ -79,12 +84,14 @@ class BandDiagonal(MatrixKernel):
 
 @dataclass(frozen=True)
 class NearestNeighbour(MatrixKernel, ExponentKernel):
-    """exp(beta R): tokens move to their `neighbours` nearest in an embedding space.
+    """exp(beta R): tokens move to their nearest neighbours in an embedding space.
 
     A[i, j] = 1 for the k nearest neighbours j of i, G = (A + A^T) / 2k, R = G - diag(row sums of G):
-    symmetric, so the stationary distribution is uniform. embeddings: one row per token; None means: what
-    stands left and right of a token in the training data (positive pointwise mutual information), filled
-    in when the data is read; on the command line also the path of a .npy file.
+    symmetric, so the stationary distribution is uniform.
+
+    neighbours: k. embeddings: one row per token; None means: what stands left and right of a token in
+    the training data (positive pointwise mutual information), filled in when the data is read; on the
+    command line also the path of a .npy file.
     """
 
     neighbours: int = 5
@@ -138,8 +145,8 @@ class NearestNeighbour(MatrixKernel, ExponentKernel):
 class Matrix(MatrixKernel):
     """(1 - beta) I + beta P for a stochastic matrix P of the user's: rows sum to one.
 
-    V x V, or (V + 1) x (V + 1) with the mask last; as nested tuples, on the command line also the path
-    of a .npy file.
+    matrix: P, V x V, or (V + 1) x (V + 1) with the mask last; as nested tuples, on the command line also
+    the path of a .npy file.
     """
 
     matrix: tuple[tuple[float, ...], ...] | str = field(default="", repr=False)
@@ -183,7 +190,10 @@ class Matrix(MatrixKernel):
 
 @dataclass(frozen=True)
 class Masked(MatrixKernel):
-    """Another kernel mixed with the absorbing one, beta_k = 1 / (T - k + 1): all ends masked."""
+    """Another kernel mixed with the absorbing one, beta_k = 1 / (T - k + 1): all ends masked.
+
+    base: the other kernel.
+    """
 
     base: Gaussian | BandDiagonal | NearestNeighbour = NearestNeighbour()
 

@@ -56,7 +56,13 @@ _CERTAIN = 1e6  # evidence in place of inf at t = 0
 
 @dataclass(frozen=True)
 class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
-    """`vocab_size` None means: the data's. bound_probes None computes the trace exactly."""
+    """Dirichlet flow matching.
+
+    scale: how fast the concentration grows as t falls, 1 - scale log t; 2 is the paper's training.
+    bound_conc: the concentration at which the bound reads off the tokens; the larger, the tighter.
+    bound_steps: of Runge-Kutta 4, four calls of the network and its derivative each. bound_probes: of
+    Hutchinson's estimate of the trace; None computes it exactly, with a product for each of L V numbers.
+    """
 
     vocab_size: int | None = None
     scale: float = 2.0

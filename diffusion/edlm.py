@@ -53,7 +53,14 @@ from diffusion.random import categorical, split
 
 @dataclass(frozen=True)
 class _Residual(Process, Composed, Likelihood):
-    """What a process with a residual energy is, up to the energy: `log_weight`."""
+    """What a process with a residual energy is, up to the energy: `log_weight`.
+
+    base: the frozen masked process. candidates: k, how many are drawn in a step, each a call of the
+    energy network. window: the share of the steps that resample, the first ones; 0 is the base alone.
+    temperature: of the weights exp(-E / temperature); large ones make all candidates alike. num_steps: T
+    of the bound, which holds for a sampler of as many steps. bound_samples: draws of k candidates inside
+    the logarithm of the bound; more are tighter, and cost as much more.
+    """
 
     base: MDLM = MDLM()
     candidates: int = 4

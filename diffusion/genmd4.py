@@ -29,7 +29,9 @@ from diffusion.token_masking import TokenMasking
 class GenMD4(TokenMasking):
     """Before `bind`, the schedule that training starts from: every w is `initial_power`.
 
-    head "posterior" is the published one; with "leave_one_out" the network need not know the time.
+    eps: what is kept of every token at t = 1; 0 gives exact ends, the paper has 1e-4. initial_power: w
+    at the start; 1 is the linear schedule. head: "posterior" is the published one; with "leave_one_out"
+    the network need not know the time.
     """
 
     vocab_size: int | None = None

@@ -23,7 +23,7 @@ from diffusion.simplex import SimplexProcess
 
 @dataclass(frozen=True)
 class LinearFlow(SimplexProcess, FlowProcess):
-    """`vocab_size` None means: the data's."""
+    """Linear flow matching."""
 
     vocab_size: int | None = None
     head: ClassVar[str] = "posterior"

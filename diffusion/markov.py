@@ -38,6 +38,7 @@ class MarkovProcess(JumpProcess, TimeIntegral):
 
     vocab_size: int | None
     head: Head
+    """What the network holds: "posterior", p(x0 | z_t), or "leave_one_out" (above)."""
     chain: Chain
 
     @property
@@ -95,6 +96,7 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
 
     kernel: ClosedKernel
     schedule: Schedule
+    """alpha(t), the probability that a token is kept."""
 
     def check_schedule(self):
         """ValueError for a schedule of discrete time."""

@@ -32,7 +32,10 @@ from diffusion.schedules import Linear, Schedule, masked_weight, masked_weights
 
 @dataclass(frozen=True)
 class MDLM(ContinuousMarkovProcess):
-    """The absorbing process with the SUBS parameterisation; `vocab_size` None means: the data's."""
+    """The absorbing process with the SUBS parameterisation.
+
+    schedule: alpha(t). num_steps: T of the discrete-time bound, at most 2^22; None is continuous time.
+    """
 
     vocab_size: int | None = None
     schedule: Schedule = Linear()

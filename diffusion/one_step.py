@@ -24,8 +24,11 @@ from diffusion.simplex import EvidenceProcess
 
 @dataclass(frozen=True)
 class OneStep(Composed, EvidenceProcess):
-    """The student of a flow. `base` is the teacher's process; its trajectories are solved in `steps`
-    steps of even size in log t, from t = 1 to `end`, as `samplers.ode.ODE` does."""
+    """The student of a flow.
+
+    base: the teacher's process; its trajectories are solved as `samplers.ode.ODE` does. steps: how many
+    of even size in log t a trajectory has. end: the t at which it ends, from t = 1 on.
+    """
 
     base: DirichletFlow = DirichletFlow()
     steps: int = 100

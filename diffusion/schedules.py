@@ -78,7 +78,10 @@ def _check_eps(name: str, eps: float, limit: float) -> None:
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """alpha = 1 - (1 - eps) t, the log-linear noise of SEDD and MDLM (published with eps = 1e-3)."""
+    """alpha = 1 - (1 - eps) t, the log-linear noise of SEDD and MDLM.
+
+    eps: what is kept of the data at t = 1; published with 1e-3, and 0 gives exact ends.
+    """
 
     eps: float = 0.0
 
@@ -103,7 +106,10 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """alpha = 1 - t^power (MD4)."""
+    """alpha = 1 - t^power (MD4).
+
+    power: above 0; 1 is `Linear`, larger ones keep tokens for longer.
+    """
 
     power: float = 2.0
 
@@ -147,7 +153,10 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class MDLMCosine(Schedule):
-    """alpha = eps + (1 - eps) cos(pi t / 2), the cosine schedule of MDLM (its eps is 1e-3)."""
+    """alpha = eps + (1 - eps) cos(pi t / 2), the cosine schedule of MDLM.
+
+    eps: what is kept of the data at t = 1; published with 1e-3, and 0 gives exact ends.
+    """
 
     eps: float = 0.0
 
@@ -175,7 +184,10 @@ class MDLMCosine(Schedule):
 
 @dataclass(frozen=True)
 class Geometric(Schedule):
-    """alpha = exp(-sigma), sigma = sigma_min^(1 - t) sigma_max^t (SEDD)."""
+    """alpha = exp(-sigma), sigma = sigma_min^(1 - t) sigma_max^t (SEDD).
+
+    sigma_min: sigma at t = 0, above 0. sigma_max: sigma at t = 1.
+    """
 
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
@@ -207,7 +219,11 @@ class Geometric(Schedule):
 
 @dataclass(frozen=True)
 class RescaledSchedule(Schedule):
-    """alpha = (1 - 2 eps) base(t) + eps: MD4's way to keep alpha inside (0, 1), eps = 1e-4 there."""
+    """alpha = (1 - 2 eps) base(t) + eps: MD4's way to keep alpha inside (0, 1).
+
+    base: the schedule that is rescaled. eps: the distance of alpha from 0 and 1 at the ends; MD4 has
+    1e-4.
+    """
 
     base: Linear | Polynomial | Cosine = Linear()
     eps: float = 1e-4

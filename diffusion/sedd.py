@@ -141,7 +141,12 @@ class _UniformGraph(_Graph):
 
 @dataclass(frozen=True)
 class SEDD(ContinuousMarkovProcess, ScoreProcess):
-    """Published with Linear(1e-3), "log-linear", and Geometric(1e-5, 20) noise."""
+    """Score entropy on one of the two graphs.
+
+    kernel: Absorbing or Uniform. schedule: published are Linear(1e-3), "log-linear", and Geometric(1e-5,
+    20). head: what the network puts out, as above. scaled: whether the published scaling is added to an
+    absorbing score.
+    """
 
     vocab_size: int | None = None
     kernel: Absorbing | Uniform = Absorbing()

@@ -8,7 +8,7 @@ with evidence = conc - 1 and 1. Three things follow for all of them: the exact d
 guides (`samplers.guidance`), and a head for the network. As published it holds p(x0 | z_t) itself, and
 so has to learn the logarithm of its own input; with head="leave_one_out" (see `diffusion.markov`) it
 holds what the other positions say, and the position's own evidence is added in closed form. A state is
-certain, q = 0 for all tokens but one, when it is a vertex of the simplex, at any t: given tokens stand
+certain, q = 0 for all tokens but one, when it is a vertex of the simplex, at any t: known tokens stand
 in it as vertices.
 """
 
@@ -30,6 +30,7 @@ class SimplexProcess(Process):
 
     vocab_size: int | None
     head: Head
+    """What the network holds: "posterior", p(x0 | z_t), or "leave_one_out" (above)."""
     states: ClassVar[str] = "simplex"
     known_tokens: ClassVar[str] = "vertices"
 

@@ -49,7 +49,10 @@ class StateSpace(ABC):
 
 @dataclass(frozen=True)
 class Tokens(StateSpace):
-    """States are int (B, L) below `num_states`: V tokens and, where there is one more, the mask."""
+    """States are int (B, L) below `num_states`: V tokens and, where there is one more, the mask.
+
+    vocab_size: V. num_states: S, V or V + 1.
+    """
 
     vocab_size: int
     num_states: int
@@ -76,7 +79,10 @@ class Tokens(StateSpace):
 
 @dataclass(frozen=True)
 class Simplex(StateSpace):
-    """States are float (B, L, V), not negative and of sum 1: weights of the tokens at each position."""
+    """States are float (B, L, V), not negative and of sum 1: weights of the tokens at each position.
+
+    vocab_size: V.
+    """
 
     vocab_size: int
 
@@ -99,7 +105,10 @@ class Simplex(StateSpace):
 
 @dataclass(frozen=True)
 class Vectors(StateSpace):
-    """States are float (B, L, D): vectors near the rows of `embeddings` (V, D), one a token."""
+    """States are float (B, L, D): vectors near those of the tokens.
+
+    embeddings: (V, D), one row a token.
+    """
 
     embeddings: Array = field(compare=False)
 

@@ -33,8 +33,13 @@ from diffusion.token_masking import TokenMasking
 
 @dataclass(frozen=True)
 class Spindle(TokenMasking):
-    """num_steps None is continuous time (for posterior="exact"). unigram: how often each token
-    occurs; None takes the training data's."""
+    """Masked diffusion under the spindle schedule.
+
+    strength: lambda, by how much informative tokens are masked earlier; 0 is the linear schedule.
+    num_steps: T; None is continuous time, for posterior="exact". unigram: how often each token occurs;
+    None takes the training data's. posterior: "exact" is a bound; "published", the official code, an
+    estimate.
+    """
 
     vocab_size: int | None = None
     strength: float = 0.3  # lambda

@@ -33,6 +33,7 @@ class TokenMasking(RateProcess, TimeIntegral):
     vocab_size: int | None
     num_steps: int | None
     head: Head
+    """What the network holds (`diffusion.markov`)."""
     known_tokens: ClassVar[str] = "exact"
 
     @abstractmethod

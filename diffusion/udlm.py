@@ -25,7 +25,7 @@ from diffusion.score_entropy import excess_of_distribution, uniform_entropy
 
 @dataclass(frozen=True)
 class UDLM(ContinuousMarkovProcess):
-    """The uniform process; `vocab_size` None means: the data's."""
+    """The uniform process in continuous time."""
 
     vocab_size: int | None = None
     schedule: Schedule = Linear()

@@ -1,6 +1,7 @@
 """An experiment: one frozen tree of dataclasses, built by a config file's `get_config()`.
 
-Defaults live in these dataclasses only. How settings are read, overridden and stored: `settings.py`.
+Defaults live in these dataclasses only. How settings are read, overridden and stored: `overrides.py`,
+`serialization.py`.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -30,14 +31,25 @@ def _at_least(config, least: float, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Train:
-    """batch_size counts sequences per update, over all devices and `accumulation` microbatches.
-    num_steps 0 saves the initial state and ends.
+    """How long a run is trained, on how much, and what it keeps.
 
-    label_dropout: where sequences have labels, the share that is trained without.
-    skip_bad: a step whose loss or gradient norm is not finite changes no parameters, and after
-    `rollback_after` of them in a row the run goes back to its newest checkpoint with another order of
-    the data, at most `max_rollbacks` times. max_grad_ratio: so too a gradient norm of more than so many
-    times its running mean (over some 100 steps). token_weight: how much each token counts in the loss.
+    num_steps: updates in all; 0 saves the initial state and ends. batch_size: sequences per update, over
+    all devices and microbatches. accumulation: microbatches of an update, one after another, which saves
+    memory; it divides batch_size. seed: of the parameters, the order of the data and all noise.
+    ema_decay: of the average of the parameters, which is what is evaluated and sampled; after n updates
+    it is (1 + n) / (10 + n) where that is less. label_dropout: where sequences have labels, the share
+    that is trained without.
+
+    log_every, eval_every, checkpoint_every: updates between lines of metrics, between evaluations, each
+    of which goes with a checkpoint, and between checkpoints. keep_last: how many of the newest
+    checkpoints are kept. keep_best: how many of those that were best in evaluation are kept besides.
+
+    skip_bad: a step whose loss or gradient norm is not finite changes no parameters. max_grad_ratio: nor
+    does one whose gradient norm is more than so many times its running mean (over some 100 steps); None
+    compares no norms. rollback_after: after so many bad steps in a row the run goes back to its newest
+    checkpoint with another order of the data. max_rollbacks: how often, until it ends.
+
+    token_weight: how much each token counts in the loss.
     """
 
     num_steps: int = 1_000_000
@@ -80,9 +92,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How bounds are estimated; `max_sequences` limits the evaluations during training only.
+    """How bounds are estimated.
 
-    estimator, at `num_times` calls of the network a sequence:
+    num_times: calls of the network a sequence. estimator: what they are spent on:
     "times": the bound of the process itself, at stratified times, each sequence for itself.
     "low_discrepancy": the same, and neighbouring sequences take times apart from each other.
     "quadrature": the same integral by Gauss and Legendre's nodes of time: no bound but an estimate, of
@@ -95,7 +107,10 @@ class Evaluation:
     "auto" is the one of least noise (docs/measurements.md): "any_order" with group 1 where its mean is
     that of "times", else "low_discrepancy".
 
-    labels: whether a network that was trained with labels is given them.
+    group: tokens that are revealed together, of "any_order" and "orders". orders: of "orders", how many
+    a sequence. batch_size: sequences that are evaluated together. max_sequences: how many the
+    evaluations during training take, spread over the validation split; `ddlm evaluate` takes the whole
+    split. labels: whether a network that was trained with labels is given them.
     """
 
     num_times: int = 8
@@ -114,7 +129,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis: data (batch), fsdp (batch and parameters), tensor. -1 takes the rest."""
+    """How many devices each axis has; the product is all of them, and one -1 takes the rest.
+
+    data: the batch is split along it. fsdp: the batch and the parameters are. tensor: the parameters
+    are.
+    """
 
     data: int = -1
     fsdp: int = 1
@@ -130,8 +149,9 @@ class Mesh:
 class Teacher:
     """A finished run of the same data, whose network the objective learns from.
 
-    model and fingerprint (of the parameters taken) are filled in from the run. start_from: the student
-    begins with the teacher's parameters, which asks for the same model.
+    workdir: its run directory. start_from: whether the student begins with the teacher's parameters,
+    which asks for the same model. model: the teacher's, filled in from its run. fingerprint: of the
+    parameters taken, filled in likewise.
     """
 
     workdir: str = ""
@@ -156,11 +176,14 @@ def _check_integers(config, path: str = "") -> None:
 class Experiment:
     """All that a run depends on.
 
-    init_from: a run whose averaged parameters this one begins with, as far as they fit. For a process
-    with a frozen base it is the base, from which model and process.base are taken. energy: the second
-    network of such a process, which begins as the base where it is an EnergyTransformer; energy_from:
-    the run it is taken from where it is an autoregressive Transformer. A classifier has no use for the
-    sampler.
+    process: what is trained, and how noise is made and undone. model: its network. data: the text.
+    sampler: how text is made; a classifier has no use for it. optimizer: how gradients become updates.
+    train, evaluation: how much of each, and how. mesh: the devices. teacher: the run that a student
+    learns from, None for other processes. energy: the second network of a process with a residual
+    energy, which begins as the base where it is an EnergyTransformer; None for others. init_from: a run
+    whose averaged parameters this one begins with, as far as they fit; for a process with a frozen base
+    it is the base, from which model and process.base are taken; "" draws them. energy_from: the run that
+    `energy` is taken from where it is an autoregressive Transformer, else "".
     """
 
     process: Objective

@@ -83,8 +83,9 @@ class Backbone(ABC):
 class Network:
     """A network with its parameters: the model(z, t, **condition) that processes and samplers call.
 
-    condition: what is the same in every call, such as dropout_keys, a label or segments. energy: the
-    second network of a residual energy model, called in its own way.
+    backbone: its functions. params: its parameters, a nested dict. condition: what is the same in every
+    call, such as dropout_keys, a label or segments. energy: the second network of a residual energy
+    model, called in its own way.
     """
 
     backbone: Backbone

@@ -14,8 +14,11 @@ from models.transformer import Transformer
 
 @dataclass(frozen=True)
 class Classifier(Transformer):
-    """`num_labels` are what it tells apart, not what it is given, so they ask for no time conditioning.
-    The rest of its parameters are a `Transformer`'s, so that it can begin with a trained one's."""
+    """A classifier with the settings of a `Transformer`, but for one.
+
+    num_labels: how many it tells apart, not what it is given, so they ask for no time conditioning. The
+    rest of its parameters are a `Transformer`'s, so that it can begin with a trained one's.
+    """
 
     output: ClassVar[str] = "label"
     decodes: ClassVar[bool] = False

@@ -24,8 +24,11 @@ class _Head(Pooled):
 
 @dataclass(frozen=True)
 class EnergyTransformer(Backbone):
-    """E(x, z, t) of tokens x proposed for the masked positions of z. Its backbone has the parameters of
-    a `Transformer`, so that it can begin with a trained one's."""
+    """E(x, z, t) of tokens x proposed for the masked positions of z.
+
+    backbone: its layers, with the parameters of a `Transformer`, so that it can begin with a trained
+    one's.
+    """
 
     backbone: Transformer = Transformer()
     output: ClassVar[str] = "energy"

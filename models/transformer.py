@@ -21,19 +21,27 @@ from models.layers import Block, Cache, EmbedAndHead, constrain_batch
 
 @dataclass(frozen=True)
 class Transformer(Backbone):
-    """Settings; `init` makes parameters, `apply` is the forward pass. vocab_size None: the data's.
+    """Settings; `init` makes parameters, `apply` is the forward pass.
 
-    num_labels makes the network take a label of each sequence, beside the time (hence
-    time_conditioning).
+    vocab_size: V; None takes the data's. num_layers, width, num_heads: N, D and H; D is a multiple of 2
+    H. mlp: the activation of the feed-forward layers, "gelu" or "swiglu". mlp_ratio: their hidden width
+    over D; SwiGLU takes two thirds of it, for as many parameters. mlp_bias: whether they have biases.
+    norm: "rms" or "layer", which with mlp_bias is the form of the published MDLM, SEDD and BD3-LM
+    networks. tied: whether the embedding is the output head too. qk_norm: whether each head's queries
+    and keys are normalised. dropout: the probability of an activation to be dropped, in training.
 
-    norm "layer" with mlp_bias is the form of the published MDLM, SEDD and BD3-LM networks.
+    time_conditioning: whether every layer is modulated by the time. condition_width: of the vector that
+    time and label enter as. num_labels: how many labels a sequence may have, which enter beside the time
+    (hence time_conditioning); None for a network that is given none.
 
-    block_length None lets every position see every other; 1 is causal; n lets position i see j where
-    j // n <= i // n. vector_width: D of states that are vectors, which a linear layer reads; None takes
+    block_length: None lets every position see every other; 1 is causal; n lets position i see j where j
+    // n <= i // n. vector_width: D of states that are vectors, which a linear layer reads; None takes
     tokens and weights of tokens. Both are filled in as the process asks.
 
-    attention: the forms of `models.attention.attend`. dtype "auto" computes in bfloat16 on accelerators
-    and float32 on CPU; parameters, normalisation statistics, softmax and logits are float32 throughout.
+    attention: the forms of `models.attention.attend`. scan: whether the layers run as a loop, which
+    compiles in the time of one and computes the same. remat: whether they are computed again in the
+    backward pass, which saves memory. dtype: "auto" computes in bfloat16 on accelerators and float32 on
+    CPU; parameters, normalisation statistics, softmax and logits are float32 throughout.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("tokens", "simplex", "vectors")

@@ -22,7 +22,10 @@ from samplers.sampler import Compatibility, GridSampler, State
 
 @dataclass(frozen=True)
 class Ancestral(GridSampler):
-    """`steps` calls of the network; `grid` places them in time. cached: see above."""
+    """`steps` calls of the network; `grid` places them in time.
+
+    cached: whether a call is left out where no row of the batch has changed (above).
+    """
 
     cached: bool = False
     lacking: ClassVar[str] = "the process has no bridge"

@@ -19,11 +19,12 @@ from samplers.sampler import Compatibility, Sampled, Sampler
 
 @dataclass(frozen=True)
 class LeftToRight(Sampler):
-    """As many calls of the network as tokens. transform changes the distribution that each is drawn
-    from.
+    """As many calls of the network as tokens.
 
-    span: how many positions up to the last an attention sees, None for all. Beyond the length that the
-    network was trained on, its own length is a span that keeps distances within what it knows.
+    logits_processor: changes the distribution that each token is drawn from. cached: whether keys and
+    values are stored (above). span: how many positions up to the last an attention sees, None for all.
+    Beyond the length that the network was trained on, its own length is a span that keeps distances
+    within what it knows.
     """
 
     logits_processor: LogitsProcessor = LogitsProcessor()

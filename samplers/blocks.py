@@ -18,9 +18,10 @@ from samplers.sampler import Sampled, Sampler
 
 @dataclass(frozen=True)
 class BlockByBlock(Sampler):
-    """`inner` samples each block; its steps are per block.
+    """A sampler of the base process on each block.
 
-    span: how many positions up to the end of a block are seen, None for all; see `LeftToRight`.
+    inner: that sampler; its steps are per block. span: how many positions up to the end of a block are
+    seen, None for all; see `LeftToRight`.
     """
 
     inner: Sampler = Ancestral(steps=16)

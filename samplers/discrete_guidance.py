@@ -32,7 +32,12 @@ LogLabel = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class MixedPosteriors(GuidedStep):
-    """interval: of the times t at which guidance acts, as in `samplers.guidance.classifier_free`."""
+    """Classifier-free guidance of the distribution of z_s.
+
+    process: the process. conditional, unconditional: its network with and without the label. strength: 0
+    is the unconditional distribution, 1 the conditional one. interval: of the times t at which guidance
+    acts, as in `samplers.guidance.classifier_free`.
+    """
 
     process: JumpProcess
     conditional: Model
@@ -56,9 +61,14 @@ class MixedPosteriors(GuidedStep):
 
 @dataclass(frozen=True)
 class ByClassifier(GuidedStep):
-    """log_p_label takes int states if `exact`, else one-hot float ones. at_once: how many changed states
-    of each row are classified together. interval: of the times at which guidance acts; where no row is
-    inside, the classifier is not called."""
+    """Guidance by a classifier, of one step.
+
+    process: the process. unconditional: its network. log_p_label: the classifier, of int states if
+    `exact`, else of one-hot float ones. strength: the power of its probability; 0 is the network alone.
+    exact: whether it is asked for every changed state, not for its gradient. at_once: how many changed
+    states of each row are classified together. interval: of the times at which guidance acts; where no
+    row is inside, the classifier is not called.
+    """
 
     process: JumpProcess
     unconditional: Model

@@ -26,7 +26,10 @@ from samplers.sampler import Compatibility, GridSampler
 
 @dataclass(frozen=True)
 class Euler(GridSampler):
-    """`steps` calls of the network. rule: see above."""
+    """`steps` calls of the network.
+
+    rule: how a rate becomes a probability, "exponential" or "linear" (above).
+    """
 
     rule: Literal["exponential", "linear"] = "exponential"
 

@@ -27,7 +27,11 @@ from samplers.sampler import Compatibility, State, Stepwise, masks
 
 @dataclass(frozen=True)
 class FirstHitting(Stepwise):
-    """See above. transform changes the distribution that each token is drawn from."""
+    """From one reveal to the next (above).
+
+    group: reveals a call, in continuous time. steps: T of ancestral sampling, with group 1; None is
+    continuous time. logits_processor: changes the distribution that each token is drawn from.
+    """
 
     group: int = 1
     steps: int | None = None

@@ -98,7 +98,10 @@ def mixed(log_p: Array, log_free: Array, strength: float | Array) -> Array:
 
 @dataclass(frozen=True)
 class _Mixed:
-    """What `classifier_free` returns."""
+    """What `classifier_free` returns.
+
+    process, conditional, unconditional, strength, space, interval: its arguments.
+    """
 
     process: Objective
     conditional: Model

@@ -32,14 +32,14 @@ _ROUNDING = 1e-6  # of sums of probabilities, and of logarithms, that are compar
 class LogitsProcessor:
     """The identity by default; call it on log_p0 (B, L, V) and the state z (B, L) or (B, L, V).
 
-    temperature divides log p; 0 takes the most probable token, and so does what is too small for
-    differences of log p to be told from rounding. top_k keeps the k most probable. top_p keeps the
-    fewest of the most probable that have at least this mass together: the one that crosses the line is
-    kept. Of equally probable tokens the first comes first, in all three. min_p drops what is less
-    probable than this share of the most probable one. eta (arXiv 2210.15191) drops what is less probable
-    than min(eta, sqrt(eta) exp(-entropy)). repetition is taken from log p for every time that the token
-    stands at another position of the state (on the
-    simplex: its expected number). banned tokens are never drawn.
+    temperature: log p is divided by it; 0 takes the most probable token, and so does what is too small
+    for differences of log p to be told from rounding. top_k: keeps the k most probable. top_p: keeps the
+    fewest of the most probable that have at least this mass together, with the one that crosses the
+    line. Of equally probable tokens the first comes first, in all three. min_p: drops what is less
+    probable than this share of the most probable one. eta: drops what is less probable than min(eta,
+    sqrt(eta) exp(-entropy)) (arXiv 2210.15191). None leaves a cut out. repetition: is taken from log p
+    for every time that the token stands at another position of the state (on the simplex: its expected
+    number). banned: numbers of tokens that are never drawn.
     """
 
     temperature: float = 1.0

@@ -1,4 +1,4 @@
-"""A network whose distribution of x0 is changed before a sampler sees it: by a transform, or by
+"""A network whose distribution of x0 is changed before a sampler sees it: by a logits processor, or by
 guidance.
 
 A process reads p(x0 | z_t) out of what the network puts out (`Process.predict`) and knows the way back
@@ -16,7 +16,11 @@ from diffusion.process import Model, Process
 
 @dataclass(frozen=True)
 class ModifiedDenoiser:
-    """The model with change(log_p0, z) in place of log_p0."""
+    """The model with change(log_p0, z) in place of log_p0.
+
+    process: the process that reads log_p0 out of the model. model: the network. change: a function of
+    log_p0 (B, L, V) and z.
+    """
 
     process: Process
     model: Model

@@ -21,8 +21,9 @@ from samplers.sampler import Compatibility, GridSampler
 class ODE(GridSampler):
     """`steps` calls of the network.
 
-    grid "geometric" spaces log t evenly, which for the Dirichlet path is its concentration, from t = 1
-    to `end`; 0.03 is the concentration 8 of the paper at scale 2.
+    grid: "geometric" spaces log t evenly, which for the Dirichlet path is its concentration, from t = 1
+    to `end`; the others are those of `GridSampler`. end: the t of the last call; 0.03 is the
+    concentration 8 of the paper at scale 2.
     """
 
     grid: Literal["geometric", "uniform", "cosine", "fitted"] = "geometric"

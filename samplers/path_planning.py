@@ -8,7 +8,7 @@ of what stands there, and keeps the share alpha(s) that is ranked first:
 
 The rest is masked, revealed tokens among it. The network itself is the planner ("self-planning"): its
 output at revealed positions, which training does not ask for, is taken for what it thinks of them.
-Tokens are drawn with the transform and ranked without its temperature
+Tokens are drawn with the logits processor and ranked without its temperature
 (`samplers.logits_processor.RankBy`); equal ones are in random order (`samplers.ranking`). With eta = 0 a
 revealed token stays.
 """
@@ -27,7 +27,11 @@ from samplers.sampler import Compatibility, GridSampler, State, masks
 
 @dataclass(frozen=True)
 class PathPlanning(GridSampler):
-    """`steps` calls of the network."""
+    """`steps` calls of the network.
+
+    eta: the weight of log p of revealed tokens, from 0, where they stay, to 1e6. rank_by: the
+    distribution that positions are ranked by (`samplers.logits_processor.RankBy`).
+    """
 
     eta: float = 1.0
     rank_by: RankBy = "model"
@@ -45,7 +49,7 @@ class PathPlanning(GridSampler):
         return Compatibility("approximate", "keeps what the network is sure of")
 
     def modified(self, process, model):
-        return model  # the transform acts in `advance`, on revealed positions too
+        return model  # the logits processor acts in `advance`, on revealed positions too
 
     def advance(self, key, number, state, process, model, known):
         z = state.z

@@ -28,7 +28,12 @@ from samplers.sampler import Compatibility, State
 
 @dataclass(frozen=True)
 class PredictorCorrector(Ancestral):
-    """`steps` ancestral steps, each but the last with `corrections` calls of the network more."""
+    """`steps` ancestral steps, each but the last with `corrections` calls of the network more.
+
+    corrector: "gibbs" or "forward_backward" (above). corrections: how often it acts after a step.
+    positions: of "gibbs", how many are drawn anew together. share: of "forward_backward", how much of a
+    step it goes back, in (0, 1].
+    """
 
     corrector: Literal["gibbs", "forward_backward"] = "gibbs"
     corrections: int = 1

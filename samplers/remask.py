@@ -32,7 +32,13 @@ from samplers.sampler import Compatibility, GridSampler, State, masks
 
 @dataclass(frozen=True)
 class ReMDM(GridSampler):
-    """`steps` calls of the network. The defaults are the paper's for many steps."""
+    """`steps` calls of the network. The defaults are the paper's for many steps.
+
+    rule: how eta limits sigma, "cap" or "rescale" (above). eta: from 0, which is `Ancestral`, to 1, the
+    most. confidence: whether what was unsure is masked first. loop: the share of all steps that stay at
+    one time; 0 has no loop. hold: that time, used with a loop. rank_by: the distribution that confidence
+    is of (`samplers.logits_processor.RankBy`).
+    """
 
     rule: Literal["cap", "rescale"] = "cap"
     eta: float = 0.02
@@ -73,7 +79,7 @@ class ReMDM(GridSampler):
         return jnp.concatenate([down, stay, jnp.linspace(self.hold, 0, moving - before + 1)[1:]])
 
     def modified(self, process, model):
-        return model  # the transform acts in `advance`, on what is drawn
+        return model  # the logits processor acts in `advance`, on what is drawn
 
     def begin(self, key, state, process, known):
         state = super().begin(key, state, process, known)

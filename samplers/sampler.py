@@ -163,7 +163,7 @@ class Stepwise(Sampler):
     def run(self, key, process, model, shape, known=None, trace=False, start=None) -> Sampled:
         """As `Sampler.run`; start is z at the first time, in place of a draw of the prior.
 
-        Given tokens stand in the state from the start, clean. For an absorbing process this is its own
+        Known tokens stand in the state from the start, clean. For an absorbing process this is its own
         conditional distribution, because a revealed token is never masked again; likewise on the
         simplex, where a vertex is a certain token at any t (for a network, in so far as it knows
         vertices: at time t it was trained on noisy neighbours). For other kernels it is an
@@ -236,12 +236,13 @@ def _frame(state: State, before: State | None, process, model) -> Frames:
 
 @dataclass(frozen=True)
 class GridSampler(Stepwise):
-    """A sampler of `steps` calls of the network, at times that `grid` places.
+    """A sampler that calls the network at times on a grid.
 
-    cosine is MD4's (arXiv 2406.04329): small steps at first, when little is known, and larger ones as
-    context grows. fitted: equal shares of the loss in each step, from `information`, the loss at the
-    middles of equal intervals of t from 0 to 1 (`python -m experiments.fit_grid` measures it).
-    transform changes the model's distribution of x0 before the sampler sees it.
+    steps: how many calls. grid: where the times are. "uniform": evenly. "cosine": MD4's (arXiv
+    2406.04329), small steps at first, when little is known, and larger ones as context grows. "fitted":
+    equal shares of the loss in each step. information: of "fitted", the loss at the middles of equal
+    intervals of t from 0 to 1 (`python -m experiments.fit_grid` measures it). logits_processor: changes
+    the model's distribution of x0 before the sampler sees it.
     """
 
     steps: int = 64

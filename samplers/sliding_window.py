@@ -1,7 +1,7 @@
 """Text of any length by a model of one length: window after window, each begun with the end of the last.
 
 The first window is sampled whole. Then the window moves on by `stride`, what stands in it already is
-given, and `inner` fills in the rest: for processes that take known tokens, which all but those from left
+known, and `inner` fills in the rest: for processes that take known tokens, which all but those from left
 to right do. Exact where `inner` is and the text is a chain of windows: no token depends on what has left
 the window when it is drawn. One compiled program, a scan over the windows.
 """
@@ -18,7 +18,11 @@ from samplers.sampler import Compatibility, Sampled, Sampler
 
 @dataclass(frozen=True)
 class SlidingWindow(Sampler):
-    """window: tokens the network sees, its training length as a rule; stride: new tokens a window."""
+    """Windows of the text, one after another.
+
+    inner: the sampler of a window. window: tokens the network sees, its training length as a rule.
+    stride: new tokens a window, at most `window`.
+    """
 
     inner: Sampler = Ancestral()
     window: int = 128

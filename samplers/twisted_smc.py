@@ -32,7 +32,10 @@ from samplers.sampler import Compatibility, Sampled
 
 @dataclass(frozen=True)
 class TwistedSMC(Ancestral):
-    """`steps` calls of the network, each with `particles` states a row."""
+    """`steps` calls of the network, each with `particles` states a row.
+
+    particles: how many; more come nearer to the model's conditional distribution.
+    """
 
     particles: int = 8
     keeps_frames: ClassVar[bool] = False

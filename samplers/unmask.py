@@ -41,7 +41,11 @@ Order = Literal["random", "confidence", "drawn", "margin", "entropy"]
 
 @dataclass(frozen=True)
 class Steps:
-    """All in `steps` calls; "cosine" reveals few at first (MaskGIT, arXiv 2202.04200)."""
+    """Reveals all in `steps` calls.
+
+    steps: how many calls, less where the text is shorter. grid: "uniform" reveals evenly; "cosine" few
+    at first (MaskGIT, arXiv 2202.04200).
+    """
 
     steps: int = 64
     grid: Literal["uniform", "cosine"] = "uniform"
@@ -115,7 +119,13 @@ class EntropyBudget:
 
 @dataclass(frozen=True)
 class Unmask(Stepwise):
-    """See above. `Unmask("drawn", Steps(16, "cosine"), noise=4.5)` is MaskGIT's sampler."""
+    """See above. `Unmask("drawn", Steps(16, "cosine"), noise=4.5)` is MaskGIT's sampler.
+
+    order: which positions come first. amount: how many are revealed in a call. noise: of order "drawn",
+    what Gumbel noise on the logarithm is multiplied by; 0 has none. logits_processor: changes the
+    distribution that each token is drawn from. rank_by: the distribution that positions are ranked by
+    (`samplers.logits_processor.RankBy`).
+    """
 
     order: Order = "confidence"
     amount: Steps | Tokens | Threshold | EntropyBudget = Steps()
@@ -150,7 +160,7 @@ class Unmask(Stepwise):
         return self.amount.calls(length)
 
     def modified(self, process, model):
-        return model  # the transform acts in `advance`, on what is drawn
+        return model  # the logits processor acts in `advance`, on what is drawn
 
     def begin(self, key, state, process, known):
         masked = (state.z == process.vocab_size).sum(1, keepdims=True)

@@ -1,7 +1,12 @@
-"""Who imports whom, and that every config builds."""
+"""Who imports whom, that every config builds, and that every setting is explained."""
 
 import ast
-from dataclasses import replace
+import importlib
+import inspect
+import re
+import textwrap
+from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -9,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.overrides import load, resolve
-from experiments.serialization import decode, encode
+from experiments.serialization import decode, encode, is_module_of_settings
 
 ROOT = Path(__file__).parent.parent
 OURS = {"diffusion", "models", "samplers", "configs", "experiments"}
@@ -66,3 +71,32 @@ def test_every_config_builds_round_trips_and_says_how_to_run_it(path):
     full = resolve(experiment, tokenizer, lambda: text, names)
     shapes = jax.eval_shape(full.model.init, jax.random.key(0))
     assert shapes["ends"]["embedding"].shape[0] == full.process.vocab_size + 1
+
+
+def settings():
+    """Every dataclass that a stored config may name."""
+    for path in sorted(p for package in OURS for p in (ROOT / package).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if is_module_of_settings(name) and path.name != "__init__.py":
+            found = vars(importlib.import_module(name)).values()
+            yield from (c for c in found if is_dataclass(c) and c.__module__ == name)
+
+
+def explained(cls):
+    """The names that a class explains: "name: what it is" or "name, name: ..." in its docstring, or a
+    string below the field."""
+    entries = re.findall(r"(\w+(?:, \w+)*):\s", vars(cls).get("__doc__") or "")
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    below = [
+        field.target.id
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and ast.unparse(text)[:1] in ("'", '"')
+    ]
+    return {name for entry in entries for name in entry.split(", ")}.union(below)
+
+
+@pytest.mark.parametrize("cls", list(settings()), ids=lambda c: f"{c.__module__}.{c.__name__}")
+def test_every_setting_is_explained(cls):
+    ours = [base for base in cls.__mro__ if base.__module__.partition(".")[0] in OURS]
+    names = {f.name for f in fields(cls)} - set().union(*map(explained, ours))
+    assert not names, f"{cls.__name__}: say what these are in its docstring: {sorted(names)}"

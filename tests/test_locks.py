@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_faults import SETTINGS, run
+from test_fault_injection import SETTINGS, run
 from test_programs import ROOT, SMOKE
 
 from experiments import cli, locks, serialization

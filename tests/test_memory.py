@@ -4,7 +4,7 @@ import re
 
 import jax
 import pytest
-from test_faults import SETTINGS
+from test_fault_injection import SETTINGS
 from test_programs import SMOKE
 
 from experiments import cli

@@ -18,9 +18,11 @@ _BATCH = 1 << 20  # characters
 
 @dataclass(frozen=True)
 class Subwords(Tokenizer):
-    """path: a vocab.txt (WordPiece, lower case as bert-base-uncased), a folder with encoder.json and
-    vocab.bpe (byte-level BPE, GPT-2), a tokenizer.json, or a .model of SentencePiece. sha256, of what
-    was read, and vocab_size are filled in and stored with the run; the file may move.
+    """Tokens of a vocabulary file; the file may move once a run has been started.
+
+    path: a vocab.txt (WordPiece, lower case as bert-base-uncased), a folder with encoder.json and
+    vocab.bpe (byte-level BPE, GPT-2), a tokenizer.json, or a .model of SentencePiece. sha256: of what
+    was read, filled in and stored with the run; "" takes any file. vocab_size: V, filled in likewise.
     """
 
     path: str = field(default="", compare=False)

@@ -37,28 +37,30 @@ class Text:
     """Where the text is and how it becomes sequences of `length` tokens.
 
     path: a file of UTF-8, compressed (gzip, xz, bzip2, Zstandard) or not, an archive of such (zip, tar),
-    or a directory of both, known by their content, hidden files left out; None is the embedded corpus.
-    Files or folders named after train, valid(ation) and test are those splits (experiments.data.splits);
-    any other text is cut at `split_points`, the ends of train, validation and test in tokens, or into
-    90, 5 and 5 %. What `experiments.prepare` wrote is known by its dataset.json. cache_dir: by default
-    $DDLM_CACHE, $XDG_CACHE_HOME/ddlm or ~/.cache/ddlm.
+    a pipe, or a directory, known by their content, hidden files left out; None is the embedded corpus.
+    Files or folders named after train, valid(ation) and test are those splits (experiments.data.splits).
+    What `experiments.prepare` wrote is known by its dataset.json. tokenizer: how text becomes tokens.
+    length: tokens of a sequence. cache_dir: where prepared tokens are kept; None is $DDLM_CACHE,
+    $XDG_CACHE_HOME/ddlm or ~/.cache/ddlm.
 
-    splits: the files of train, validation and test where their names do not tell, or tell otherwise:
-    ("a.txt|b.txt", "dev/*", "") has patterns as of a shell, of files or folders; "" is none. "5%" takes
-    so much from the end of train's text: ("*", "5%", "5%") cuts all of it, ("train.txt", "5%",
-    "test.txt") takes validation out of train. What no pattern names is left out.
+    split_points: the ends of train, validation and test in tokens, where names tell no splits; None cuts
+    the text into 90, 5 and 5 %. splits: the files of train, validation and test where their names do not
+    tell, or tell otherwise: ("a.txt|b.txt", "dev/*", "") has patterns as of a shell, of files or
+    folders; "" is none. "5%" takes so much from the end of train's text: ("*", "5%", "5%") cuts all of
+    it, ("train.txt", "5%", "test.txt") takes validation out of train. What no pattern names is left out.
 
     rows: what a sequence is. "wrap": `length` tokens of the text as it goes on, which random crops are
     trained and chunks evaluated on. "sentence": a document, padded. "pack": as many whole documents as
-    fit, padded, each seen alone. A document is a file, or a "line" of one; `begin` and `end` are tokens
-    of the vocabulary put around each, such as "[CLS]" and "[SEP]", which count as tokens. Padding counts
-    as nothing. Splits by share are then cut between documents.
+    fit, padded, each seen alone. Padding counts as nothing. Splits by share are then cut between
+    documents. document: what a document is, a "file" or a "line" of one. begin, end: tokens of the
+    vocabulary put around each document, such as "[CLS]" and "[SEP]", which count as tokens; "" is none.
 
-    labels: what sequences are labelled by, a condition of the network (experiments.data.labels).
-    "period" is for the embedded corpus: the quarter of its addresses, in order of date. "folder" is for
-    a directory: the folder below `path` that a file is in, whatever is below that; without splits of
-    its own, and without split_points, the text of each label is then cut into 90, 5 and 5 %.
-    label_names: () takes the data's, in alphabetical order or that of time.
+    labels: what sequences are labelled by, a condition of the network (experiments.data.labels); None is
+    nothing. "period" is for the embedded corpus: the quarter of its addresses, in order of date.
+    "folder" is for a directory: the folder below `path` that a file is in, whatever is below that;
+    without splits of its own, and without split_points, the text of each label is then cut into 90, 5
+    and 5 %. label_names: the names of the labels; () takes the data's, in alphabetical order or that of
+    time.
     """
 
     path: str | None = None

@@ -59,8 +59,9 @@ class Tokenizer(ABC):
 class Letters27(Tokenizer):
     """text8's alphabet: space is 0, a to z are 1 to 26.
 
-    With `normalize`, any text is brought into it as text8 was (M. Mahoney's wikifil.pl): lower case,
+    normalize: whether any text is brought into it as text8 was (M. Mahoney's wikifil.pl): lower case,
     digits spelled out, every run of other characters one space. Characters are then counted after it.
+    False rejects text outside of the alphabet.
     """
 
     normalize: bool = False
@@ -88,7 +89,10 @@ class Letters27(Tokenizer):
 
 @dataclass(frozen=True)
 class Characters(Tokenizer):
-    """One token per character of `symbols`; "" takes every character that occurs in the data."""
+    """One token per character of an alphabet.
+
+    symbols: the alphabet, in order; "" takes every character that occurs in the data.
+    """
 
     symbols: str = ""
     separator = "\n"

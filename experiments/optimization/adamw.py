@@ -16,9 +16,11 @@ from experiments.optimization.warmup_constant import WarmupConstant
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """schedule: the learning rate. beta1, beta2: decay rates of the means of gradients and of their
-    squares. eps: added to the root of the latter. weight_decay acts on matrices only. clip_norm: the
-    largest global norm of a gradient, None for any.
+    """AdamW, with gradients clipped.
+
+    schedule: the learning rate. beta1, beta2: decay rates of the means of gradients and of their
+    squares. eps: added to the root of the latter. weight_decay: times the learning rate, of matrices
+    only. clip_norm: the largest global norm of a gradient, None for any.
     """
 
     schedule: LearningRate = WarmupConstant()

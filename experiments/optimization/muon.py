@@ -19,10 +19,12 @@ from experiments.optimization.warmup_constant import WarmupConstant
 
 @dataclass(frozen=True)
 class Muon(Optimizer):
-    """schedule: the learning rate, of matrices and all else alike. momentum: decay rate of the mean of
-    gradients of matrices; beta1, beta2: AdamW's, of all else. eps: added to its root of squares.
-    weight_decay acts on matrices. clip_norm: the largest global norm of a gradient,
-    None for any. iterations: of Newton and Schulz.
+    """Muon for the matrices of the layers, AdamW for all else.
+
+    schedule: the learning rate, of matrices and all else alike. momentum: decay rate of the mean of
+    gradients of matrices. beta1, beta2: AdamW's, of all else. eps: added to its root of squares.
+    weight_decay: times the learning rate, of matrices only. clip_norm: the largest global norm of a
+    gradient, None for any. iterations: of Newton and Schulz.
     """
 
     schedule: LearningRate = WarmupConstant()

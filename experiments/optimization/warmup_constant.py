@@ -9,7 +9,10 @@ from experiments.optimization.optimizer import LearningRate, warmed_up
 
 @dataclass(frozen=True)
 class WarmupConstant(LearningRate):
-    """The rate rises to peak_lr in warmup_steps and stays there."""
+    """The rate rises to peak_lr and stays there.
+
+    peak_lr: the largest rate. warmup_steps: updates of the linear rise to it; 0 starts with it.
+    """
 
     peak_lr: float = 3e-4
     warmup_steps: int = 2500

@@ -9,8 +9,12 @@ from experiments.optimization.optimizer import LearningRate, warmed_up
 
 @dataclass(frozen=True)
 class WarmupCosine(LearningRate):
-    """The rate rises to peak_lr in warmup_steps and falls along a cosine to final_lr at decay_steps,
-    whatever the number of steps trained, so that a run continued is the run it would have been."""
+    """The rate rises to peak_lr and falls along a cosine to final_lr.
+
+    peak_lr: the largest rate. warmup_steps: updates of the linear rise to it; 0 starts with it.
+    decay_steps: the update at which it has reached final_lr, whatever the number of steps trained, so
+    that a run continued is the run it would have been. final_lr: the rate from then on.
+    """
 
     peak_lr: float = 3e-4
     warmup_steps: int = 2500

@@ -9,8 +9,12 @@ from experiments.optimization.optimizer import LearningRate, warmed_up
 
 @dataclass(frozen=True)
 class WarmupStableDecay(LearningRate):
-    """The rate rises to peak_lr in warmup_steps, stays there until step stable_steps and falls along a
-    line to final_lr at step decay_steps."""
+    """The rate rises to peak_lr, stays there, and falls along a line to final_lr.
+
+    peak_lr: the largest rate. warmup_steps: updates of the linear rise to it; 0 starts with it.
+    stable_steps: the update at which it begins to fall. decay_steps: the update at which it has reached
+    final_lr. final_lr: the rate from then on.
+    """
 
     peak_lr: float = 3e-4
     warmup_steps: int = 2500
