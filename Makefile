@@ -27,7 +27,7 @@ test: .venv/ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What compiles no training and no big grid of programs.
-FAST := layout settings schedules small_steps optimization reading splits vocabularies counts files streams \
+FAST := layout overrides schedules small_steps optimization reading splits vocabularies counts files streams \
   progress records trace_page
 
 test-fast: .venv/ready

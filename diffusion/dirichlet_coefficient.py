@@ -19,7 +19,7 @@ c / x -> (E - log x) / a + 1 / a^2 as x -> 0, and c -> -E / b at x = 1. `quadrat
 What runs is an interpolation of h = a c / x / (1 - log x), which is of order 1 throughout, by Chebyshev
 polynomials in log x and log a: sums of products, no gather, differentiable, equally at home on CPU, GPU
 and TPU. Below the least tabulated x, c / x is the limit above. Accuracy, measured against 40-digit
-arithmetic and by `tests/test_dirichlet.py`: docs/measurements.md.
+arithmetic and by `tests/test_golden_dirichlet.py`: docs/measurements.md.
 """
 
 from functools import lru_cache

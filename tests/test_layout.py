@@ -1,8 +1,9 @@
-"""Who imports whom, that every config builds, and that every setting is explained."""
+"""Who imports whom, that every config builds, every setting is explained, and pages name what exists."""
 
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
 from dataclasses import fields, is_dataclass, replace
@@ -100,3 +101,80 @@ def test_every_setting_is_explained(cls):
     ours = [base for base in cls.__mro__ if base.__module__.partition(".")[0] in OURS]
     names = {f.name for f in fields(cls)} - set().union(*map(explained, ours))
     assert not names, f"{cls.__name__}: say what these are in its docstring: {sorted(names)}"
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md")]
+SOURCES = [path for package in sorted(OURS) for path in sorted((ROOT / package).rglob("*.py"))]
+PACKAGES = "diffusion|models|samplers|configs|experiments"
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def docstrings(path):
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+    return "\n".join(ast.get_docstring(node) or "" for node in nodes)
+
+
+@pytest.mark.parametrize("path", PAGES + SOURCES, ids=name_of)
+def test_paths_that_are_named_exist(path):
+    found = re.finditer(
+        rf"(?<![\w./])(?:{PACKAGES}|tests|docs)/[\w./-]*\w(?![\w*{{$])", path.read_text()
+    )
+    missing = {match[0] for match in found if not (ROOT / match[0]).exists()}
+    assert not missing, f"{name_of(path)} names {sorted(missing)}"
+
+
+def exists(dotted):
+    """Whether "package.module.Class.attribute" is there."""
+    try:
+        pkgutil.resolve_name(dotted)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("path", PAGES + SOURCES, ids=name_of)
+def test_modules_that_are_named_exist(path):
+    if path.name == "CHANGELOG.md":
+        return  # it names what was
+    text = path.read_text() if path.suffix == ".md" else docstrings(path)
+    found = re.findall(rf"(?<![\w./])(?:{PACKAGES})(?:\.(?!md\b|NAME\b)\w+)+", text)
+    missing = {dotted for dotted in found if not exists(dotted)}
+    assert not missing, f"{name_of(path)} names {sorted(missing)}"
+
+
+def anchors(page):
+    """What a link may end in after #."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text()):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists() and (not anchor or anchor in anchors(target)), link
+
+
+def test_the_tree_of_the_readme_names_files_that_exist():
+    block = (ROOT / "README.md").read_text().partition("## The tree")[2].split("```")[1]
+    there = {path.name for path in [*PAGES, *SOURCES, *ROOT.glob("*.py")]}
+    assert set(re.findall(r"\w+\.(?:py|md)", block)) <= there
+
+
+def test_decisions_have_numbers_of_their_own_and_stand_in_the_index():
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    files = re.findall(r"^## \[.*\]\((.*)\)$", index, re.MULTILINE)
+    assert set(files) == {path.name for path in folder.glob("*.md")} - {"README.md"}
+    found = []
+    for name in files:
+        titles = re.findall(r"^## (D\d{3}\. .*)$", (folder / name).read_text(), re.MULTILINE)
+        assert titles == sorted(titles)
+        found += titles
+    assert re.findall(r"^- (D\d{3}\. .*)$", index, re.MULTILINE) == found
+    assert len({title[:4] for title in found}) == len(found) > 0

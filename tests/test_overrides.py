@@ -9,7 +9,11 @@ from diffusion.schedules import Cosine, Polynomial
 from experiments.data.tokenizers import Characters
 from experiments.errors import UserError
 from experiments.overrides import differences, leaves, load, override, resolve
+from experiments.renames import TYPES
 from experiments.serialization import decode, encode
+from samplers.ancestral import Ancestral
+from samplers.logits_processor import LogitsProcessor
+from samplers.sliding_window import SlidingWindow
 
 
 @pytest.mark.parametrize(
@@ -283,3 +287,17 @@ def test_a_config_of_the_users_own_loads_by_path(tmp_path):
         load(str(path))
     with pytest.raises(UserError, match=r"does not exist; did you mean configs/smoke.py"):
         load("configs/smok.py")
+
+
+@pytest.mark.parametrize("old, new", TYPES.items())
+def test_a_class_stored_under_its_earlier_name_is_read(old, new):
+    found = decode({"_type": old})
+    assert f"{type(found).__module__}.{type(found).__name__}" == new and found == type(found)()
+
+
+def test_settings_stored_under_their_earlier_names_are_read():
+    transform = {"_type": "samplers.transform.Transform", "temperature": 0.5}
+    inner = {"_type": "samplers.ancestral.Ancestral", "steps": 8, "transform": transform}
+    plain = {"_type": "samplers.windows.Windows", "inner": inner, "stride": 3}
+    now = Ancestral(8, logits_processor=LogitsProcessor(temperature=0.5))
+    assert decode(plain) == SlidingWindow(now, stride=3)

@@ -112,7 +112,7 @@ def newest_state(
 ) -> tuple[dict, int] | None:
     """(state, step) of the newest checkpoint that is not damaged, or None where there is none at all.
 
-    like: as of `Checkpoints.restore`; check(meta) may raise. CorruptCheckpoint ones are set aside, and
+    like: as of `Checkpoints.restore`; check(meta) may raise. Corrupt ones are set aside, and
     said. UserError where all are damaged; they stay where they are.
     """
     damaged = {}

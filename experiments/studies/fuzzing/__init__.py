@@ -1,2 +1,2 @@
-"""CorruptCheckpoint and hostile files for every reader, and the check that each is read or rejected in
-one line."""
+"""Damaged and hostile files for every reader, and the check that each is read or rejected in one
+line."""
