@@ -168,7 +168,7 @@ def test_one_step_learns_the_end_of_its_teachers_trajectories():
         (["teacher.workdir=nowhere"], "does not exist"),
         (["teacher.workdir=TEACHER", "model.width=32"], "another model"),
         (
-            ["teacher.workdir=TEACHER", "process.process.scale=3", "data.tokenizer=Bytes"],
+            ["teacher.workdir=TEACHER", "process.base.scale=3", "data.tokenizer=Bytes"],
             "alphabet",
         ),
     ],
