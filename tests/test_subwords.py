@@ -47,7 +47,7 @@ def spm(tmp_path_factory):
     """A SentencePiece model trained by the command on lines of words."""
     folder = tmp_path_factory.mktemp("spm")
     rng = random.Random(0)
-    words = ["state", "union", "people", "question", "the", "of", "and", "new", "distribution"]
+    words = ["state", "union", "people", "question", "the", "of", "and", "new", "law"]
     lines = [" ".join(rng.choices(words, k=6)) for _ in range(300)]
     (folder / "text.txt").write_text("\n".join(lines) + "\n")
     out = folder / "spm.model"
