@@ -48,7 +48,10 @@ def main(arguments: list[str]) -> dict:
     from experiments.sample_metrics.record import measure
     from experiments.sample_metrics.table import table
 
-    record = measure(args, cli.log)
+    record = measure(
+        Path(args.samples), args.scorer, cli.log, workdir=args.workdir, training_text=args.train,
+        ngram=args.ngram, with_mauve=args.mauve,
+    )  # fmt: skip
     out = Path(args.out or Path(args.samples).with_suffix(".quality.json"))
     write_atomically(out, dumped(record, indent=1) + "\n")
     print(f"\n{table(record)}\nrecord: {out}")

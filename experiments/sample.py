@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
         "--steps", type=cli.positive, help="steps of the sampler (default: the config's)"
     )
     options.add_argument("--length", type=cli.positive, help="tokens (default: as trained)")
-    options.add_argument("--seed", type=cli.natural, default=0)
+    options.add_argument("--seed", type=cli.natural, help="default 0")
     options.add_argument(
         "--sampler", help="its name (docs/samplers.md); settings: --set sampler.X=Y"
     )
@@ -38,26 +38,22 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--trace", type=cli.output, help="an .html file that plays how the samples came about"
     )
-    args = options.add_argument_group("given text")
-    args.add_argument(
-        "--prompt", type=cli.text, default="", help="text that every sample begins with"
-    )
-    args.add_argument(
+    known = options.add_argument_group("known text")
+    known.add_argument("--prompt", type=cli.text, help="text that every sample begins with")
+    known.add_argument(
         "--template", type=cli.text,
         help="text with blanks, each for one token, from the first position on",
     )  # fmt: skip
-    args.add_argument(
-        "--blank", type=cli.text, default="_", help="the character for a blank (default _)"
-    )
-    args.add_argument(
-        "--require", type=cli.text, action="append", default=[], metavar="TEXT",
+    known.add_argument("--blank", type=cli.text, help="the character for a blank (default _)")
+    known.add_argument(
+        "--require", type=cli.text, action="append", metavar="TEXT",
         help="text that every sample contains, where the model puts it; may be repeated",
     )  # fmt: skip
     distribution = options.add_argument_group(
         "what is done to the model's distribution of each token, in order"
     )
     distribution.add_argument(
-        "--ban", type=cli.text, default="", metavar="TEXT",
+        "--ban", type=cli.text, metavar="TEXT",
         help="never draw the tokens of this text; of subwords also those of it with a space before it, "
         "and within a word, where that is one token: which they are is said",
     )  # fmt: skip
@@ -78,7 +74,7 @@ def main(arguments: list[str]) -> None:
     label = options.add_argument_group("labels, for runs trained with them, or with a classifier")
     label.add_argument("--label", type=cli.text, help="its name")
     label.add_argument(
-        "--guidance", type=float, default=1.0, help="strength; 1 is the label's distribution"
+        "--guidance", type=float, help="strength; 1, the default, is the label's distribution"
     )
     label.add_argument(
         "--classifier", metavar="RUN",
@@ -89,7 +85,7 @@ def main(arguments: list[str]) -> None:
         help="ask the classifier for every change of one token, not for its gradient: slow",
     )  # fmt: skip
     label.add_argument(
-        "--guidance-interval", type=float, nargs=2, default=[0.0, 1.0], metavar=("LOW", "HIGH"),
+        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="times within which guidance acts (default: 0 1)",
     )  # fmt: skip
     cli.add_set(options)
@@ -101,9 +97,9 @@ def main(arguments: list[str]) -> None:
     from experiments.sampling.request import Request, prepare
 
     start(args.distributed)
-    names = [f.name for f in dataclasses.fields(Request)]
-    asked = {name: value for name, value in vars(args).items() if name in names}
-    request = Request(**asked, changes=tuple(args.set))
+    values = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Request)}
+    values = {name: value for name, value in values.items() if value is not None}
+    request = Request(**values, changes=tuple(args.set))  # whose defaults are those of the options
     of_run = [change for change in args.set if not change.startswith("sampler")]
     run = load_run(args.workdir, args.step, of_run, args.config)
     _draw(prepare(run, request, args.workdir), args)
@@ -133,7 +129,7 @@ def _draw(prepared, args) -> None:
         for number, sampled, fixed in sample_run(
             run,
             args.num,
-            args.seed,
+            prepared.description["seed"],
             prepared.known,
             size,
             prepared.constraints,

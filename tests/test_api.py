@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from conftest import SMALL
 import ddlm
 from experiments import evaluate, sample
 from experiments.overrides import load, override
+from experiments.sampling.request import Request
 
 ROOT = Path(__file__).parent.parent
 STEPS = ("train.num_steps=6", "train.eval_every=3", "data.length=32", "evaluation.num_times=2")
@@ -60,6 +63,15 @@ def test_samples_are_those_of_the_command(run, tmp_path, capsys):
     sample.main(["--workdir", str(run.workdir), "--num", "3", "--prompt", "the ", "--steps", "4",
                  "--seed", "2", "--out", str(out)])  # fmt: skip
     assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == samples
+
+
+def test_every_option_of_a_sample_is_one_of_the_command(capsys):
+    with pytest.raises(SystemExit):
+        sample.main(["--help"])
+    options = set(re.findall(r"--([a-z-]+)", capsys.readouterr().out)) | {
+        "changes"
+    }  # which are --set
+    assert {f.name.replace("_", "-") for f in fields(Request)} <= options
 
 
 def test_sample_number_i_does_not_depend_on_how_many_are_drawn(run):

@@ -56,6 +56,14 @@ def test_flax_stays_inside_models():
             assert "flax" not in set(imports(path)), path
 
 
+def test_only_commands_know_the_command_line():
+    for path in (ROOT / "experiments").rglob("*.py"):
+        if path.parent.name not in ("experiments", "studies"):
+            assert "argparse" not in set(imports(path)), path
+            functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.arg)]
+            assert not [argument.lineno for argument in functions if argument.arg == "args"], path
+
+
 CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.py")) if p.name != "__init__.py"]
 
 

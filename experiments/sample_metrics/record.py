@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,26 +30,37 @@ ORDERS = (1, 2, 3)  # of the n-grams of entropy and of distinct-n
 SAMPLES, REAL = "samples", "real text"
 
 
-def measure(given: Namespace, log: Callable[[str], None]) -> dict:
+def measure(
+    path: Path,
+    scorer_path: str,
+    log: Callable[[str], None],
+    *,
+    workdir: str | None = None,
+    training_text: str | None = None,
+    ngram: int = 4,
+    with_mauve: bool = False,
+) -> dict:
     """The record of `experiments.quality`: where the samples come from, what they are compared with, and
-    under "rows" the same measures of the samples and of real text."""
-    path = Path(given.samples)
+    under "rows" the same measures of the samples and of real text.
+
+    path: the file of samples. scorer_path: a run, or a folder in the format of `transformers`. workdir:
+    the run whose text they are compared with, by default the scorer. training_text: a file or folder in
+    place of that run's training text. ngram: words of an n-gram for novelty.
+    """
     read = read_samples(path)
     samples = list(read.values())
     texts = [sample["text"] for sample in samples]
-    mauve = load_mauve(len(texts)) if given.mauve else None
-    scorer = load_scorer(given.scorer)
+    mauve = load_mauve(len(texts)) if with_mauve else None
+    scorer = load_scorer(scorer_path)
     for where, sample in read.items():
         scorer.tokens(sample["text"], where)  # rejected now, not after a minute of counting
-    experiment = _data_run(given, scorer)
+    experiment = load_run(workdir).experiment if workdir else _of_scorer(scorer, scorer_path)
     corpus = prepare(experiment.data)
     groups = {SAMPLES: texts, REAL: real_texts(corpus, "validation", texts)}
-    training, source = _training_text(given, experiment, corpus, log)
+    training, source = _training_text(training_text, experiment, corpus, log)
     rows = {name: _of_texts(row) | _scored(scorer, row) for name, row in groups.items()}
-    log(f"scored by {given.scorer}; reading {source['characters']:,} characters of training text")
-    for name, overlap in zip(
-        rows, overlaps(list(groups.values()), training, given.ngram), strict=True
-    ):
+    log(f"scored by {scorer_path}; reading {source['characters']:,} characters of training text")
+    for name, overlap in zip(rows, overlaps(list(groups.values()), training, ngram), strict=True):
         rows[name] |= overlap
     if mauve:
         points = {name: scorer.features(row) for name, row in groups.items()}
@@ -77,7 +87,7 @@ def measure(given: Namespace, log: Callable[[str], None]) -> dict:
         "reference": {"source": corpus.source, "split": "validation",
                       "sha256": corpus.sha256["validation"]},
         "training_text": source,
-        "ngram": given.ngram,
+        "ngram": ngram,
         "mauve": "of samples to validation text, and of that to test text" if mauve else None,
         "rows": rows,
         "version": version("ddlm"),
@@ -85,24 +95,23 @@ def measure(given: Namespace, log: Callable[[str], None]) -> dict:
     }  # fmt: skip
 
 
-def _data_run(given: Namespace, scorer: Scorer) -> Experiment:
-    """The experiment whose data the samples are set against."""
-    if given.workdir:
-        return load_run(given.workdir).experiment
+def _of_scorer(scorer: Scorer, path: str) -> Experiment:
+    """The experiment of the scorer's run, whose data the samples are compared with."""
     if isinstance(scorer, RunScorer):
         return scorer.run.experiment
     raise UserError(
-        f"--scorer {given.scorer} is no run of ours, so its data is not known; give --workdir RUN, the "
+        f"--scorer {path} is no run of ours, so its data is not known; give --workdir RUN, the "
         "run whose training and validation text the samples are compared with"
     )
 
 
 def _training_text(
-    given: Namespace, experiment: Experiment, corpus: Corpus, log: Callable[[str], None]
+    path: str | None, experiment: Experiment, corpus: Corpus, log: Callable[[str], None]
 ) -> tuple[Callable[[], Iterator[str]], dict]:
-    """(pieces(), the text from its beginning; what it is, for the record)."""
-    if given.train:
-        corpus = _other_text(given.train, experiment.data)
+    """(pieces(), the text at `path` from its beginning, or without a path the training split of the
+    corpus; what it is, for the record)."""
+    if path:
+        corpus = _other_text(path, experiment.data)
         tokens, split = corpus.tokens, "all of it"
     else:
         tokens, split = corpus.split("train", 1), "train"

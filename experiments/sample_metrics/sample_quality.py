@@ -1,8 +1,7 @@
 """Samples judged by an autoregressive scorer, with their entropy and their cost beside it."""
 
 import time
-from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,42 +24,56 @@ _TIMED = 2  # rounds, of which the fastest counts
 _WORDS_FROM = 20_000_000  # tokens of the training text that tell which words are real
 
 
-def measure(given: Namespace, log: Callable[[str], None]) -> dict:
-    """The record of `experiments.studies.few_steps`: settings, text, a row per program."""
-    scorer = autoregressive_run(given.scorer)
-    runs = {Path(workdir).name: load_run(workdir) for workdir in given.workdir}
+def measure(
+    workdirs: Sequence[str],
+    scorer_path: str,
+    log: Callable[[str], None],
+    *,
+    samplers: Sequence[str] = (),
+    steps: Sequence[int] = (4, 8, 16, 64),
+    num: int = 64,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+) -> dict:
+    """The record of `experiments.studies.few_steps`: settings, text, a row per program.
+
+    samplers: "NAME setting=value ..." each, by default the runs' own. steps: how many, for each sampler
+    that leaves them open. num: samples of each. overrides: as of --set, for runs that have the setting.
+    """
+    scorer = autoregressive_run(scorer_path)
+    runs = {Path(workdir).name: load_run(workdir) for workdir in workdirs}
     for name, run in runs.items():
         if run.experiment.data.tokenizer != scorer.experiment.data.tokenizer:
             raise UserError(f"{name} was trained on another alphabet than the scorer")
     data = scorer.experiment.data
     corpus = prepare(data)
-    text = spread(corpus.split("validation", data.length), data.length, given.num)
+    text = spread(corpus.split("validation", data.length), data.length, num)
     words = frozenset(data.tokenizer.decode(corpus.split("train", 1)[:_WORDS_FROM]).split())
-    for setting in given.set:
+    for setting in overrides:
         if not any(setting.partition("=")[0] in leaves(run.experiment) for run in runs.values()):
             override(next(iter(runs.values())).experiment, [setting])  # says what is wrong with it
     rows = []
     for name, run in runs.items():
-        chosen = [s for s in given.set if s.partition("=")[0] in leaves(run.experiment)]
+        chosen = [s for s in overrides if s.partition("=")[0] in leaves(run.experiment)]
         base = override(run.experiment, chosen)
-        for spec in given.sampler or [type(base.sampler).__name__]:
-            experiment = _with_sampler(base, spec) if given.sampler else base
+        for spec in samplers or [type(base.sampler).__name__]:
+            experiment = _with_sampler(base, spec) if samplers else base
             if experiment is None:
                 log(f"{name}: {spec} does not go with it")
                 continue
-            for steps in given.steps if _stepped(experiment, spec) else [None]:
-                at = replace(run, experiment=with_steps(experiment, steps) if steps else experiment)
+            for count in steps if _stepped(experiment, spec) else [None]:
+                at = replace(run, experiment=with_steps(experiment, count) if count else experiment)
                 row = {"run": name, "process": type(base.process).__name__, "sampler": spec}
-                row |= {"steps": steps} | _row(at, scorer, words, given.num, given.seed)
+                row |= {"steps": count} | _row(at, scorer, words, num, seed)
                 rows.append(row)
                 log(f"{name}, {spec}: {_cells(row)}")
     return {
-        "scorer": given.scorer,
+        "scorer": scorer_path,
         "scorer_fingerprint": scorer.fingerprint,
         "text": score(scorer, text.reshape(-1, data.length), words),
         "rows": rows,
-        "samples": given.num,
-        "seed": given.seed,
+        "samples": num,
+        "seed": seed,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 

@@ -47,7 +47,10 @@ def main(arguments: list[str]) -> dict:
     out = Path(args.out)
     plot = out / "few-steps.png"
     check_figure(plot)
-    record = measure(args, cli.log)
+    record = measure(
+        args.workdir, args.scorer, cli.log, samplers=args.sampler or (), steps=args.steps,
+        num=args.num, seed=args.seed, overrides=args.set,
+    )  # fmt: skip
     write_atomically(out / "few-steps.json", dumped(record, indent=1) + "\n")
     series = {}
     for row in record["rows"]:

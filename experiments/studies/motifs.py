@@ -36,14 +36,23 @@ def main(arguments: list[str]) -> dict:
     from experiments.figure import check_figure, draw_lines
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
-    from experiments.studies.measuring.motif_task import BASES, run, table
+    from experiments.studies.measuring.motif_task import BASES, Settings, Task, run, table
 
     if args.labels < BASES:
         raise UserError(f"--labels {args.labels} must be at least {BASES}")
     out = Path(args.out)
     plot = out / "motifs.png"
     check_figure(plot)
-    record = run(args, cli.log)
+    task = Task(args.length, args.motif, args.labels)
+    settings = Settings(
+        args.steps,
+        args.batch_size,
+        args.samples,
+        args.sample_steps,
+        tuple(args.strengths),
+        args.seed,
+    )
+    record = run(task, settings, cli.log)
     write_atomically(out / "motifs.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([r["strength"] for r in rows], [r["right"] for r in rows])

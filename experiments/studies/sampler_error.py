@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> dict:
 
     plot = Path(args.out) / "sampler-error.png"
     check_figure(plot)
-    record = measure(args, cli.log)
+    record = measure(args.length, args.samples, args.seed, args.steps, cli.log)
     write_atomically(Path(args.out) / "sampler-error.json", dumped(record, indent=1) + "\n")
     series = {
         name: ([row["calls"] for row in rows], [row["distance"] for row in rows])

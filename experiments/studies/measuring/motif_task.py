@@ -3,6 +3,7 @@
 The program is `experiments.studies.motifs`.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import jax
@@ -64,6 +65,19 @@ class Task:
         starts = jnp.arange(self.length - self.motif + 1)
         windows = x[:, starts[:, None] + jnp.arange(self.motif)[None]]
         return (windows[:, :, None] == self.motifs[None, None]).all(-1).any(1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured: networks of steps of training at a batch_size, and `samples` samples, each of
+    sample_steps steps, for each of the strengths of guidance; seed: of all that is drawn."""
+
+    steps: int
+    batch_size: int
+    samples: int
+    sample_steps: int
+    strengths: tuple[float, ...]
+    seed: int
 
 
 def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
@@ -131,21 +145,20 @@ def make_measure(task: Task, process, sampler: Sampler, networks, kind: str, row
     return measure
 
 
-def run(args, log) -> dict:
-    """The record: settings (those of the program), and by method and kind of guidance the figures at
-    each strength."""
-    task = Task(args.length, args.motif, args.labels)
-    exact = task.contains(task.draw(jax.random.key(1), args.samples)[0])
+def run(task: Task, settings: Settings, log: Callable[[str], None]) -> dict:
+    """The record: task and settings, and by method and kind of guidance the figures at each strength."""
+    samples, seed = settings.samples, settings.seed
+    exact = task.contains(task.draw(jax.random.key(1), samples)[0])
     results = {}
     for name, (process, sampler) in METHODS.items():
         log(f"\n{name}")
-        trained = networks(task, process, args.steps, args.batch_size, args.seed, log)
-        sampler = replace(sampler, steps=args.sample_steps)
+        trained = networks(task, process, settings.steps, settings.batch_size, seed, log)
+        sampler = replace(sampler, steps=settings.sample_steps)
         for kind in ("classifier-free", "classifier"):
-            measure = make_measure(task, process, sampler, trained, kind, args.samples)
-            key = jax.random.key(args.seed + 1)
+            measure = make_measure(task, process, sampler, trained, kind, samples)
+            key = jax.random.key(seed + 1)
             rows = []
-            for s in args.strengths:
+            for s in settings.strengths:
                 figures = {k: float(v) for k, v in measure(key, s).items()}
                 log(f"{kind}, strength {s:g}: {figures['right']:.3f} right")
                 rows.append({"strength": s} | figures)
@@ -153,8 +166,8 @@ def run(args, log) -> dict:
     return {
         "task": asdict(task),
         "data": {"another": float((exact.sum(1) > 1).mean())},
-        "settings": vars(args) | {"jax": jax.__version__},
-        "standard_error_at_most": 0.5 / args.samples**0.5,
+        "settings": asdict(settings) | {"jax": jax.__version__},
+        "standard_error_at_most": 0.5 / samples**0.5,
         "results": results,
     }
 

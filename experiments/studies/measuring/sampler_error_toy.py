@@ -4,8 +4,7 @@ The program is `experiments.studies.sampler_error`.
 """
 
 import itertools
-from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +58,13 @@ def exact_table(p: np.ndarray, length: int) -> np.ndarray:
         return np.log(table)
 
 
-def measure(args: Namespace, log: Callable[[str], None]) -> dict:
-    """The record: by sampler, the number of calls and the distance at each of the steps."""
-    length, rows = args.length, args.samples
+def measure(
+    length: int, rows: int, seed: int, steps: Sequence[int], log: Callable[[str], None]
+) -> dict:
+    """The record: by sampler, the number of calls and the distance at each of the steps; counted over
+    `rows` samples, of a distribution that is drawn by the seed."""
     size = VOCAB**length
-    p = np.random.default_rng(args.seed).dirichlet(np.full(size, 0.3))
+    p = np.random.default_rng(seed).dirichlet(np.full(size, 0.3))
     table = jnp.asarray(exact_table(p, length), jnp.float32)
     base = (VOCAB + 1) ** np.arange(length)[::-1]
     process = MDLM(VOCAB)
@@ -73,22 +74,22 @@ def measure(args: Namespace, log: Callable[[str], None]) -> dict:
 
     def distance(sampler):
         run = jax.jit(lambda key: sampler.run(key, process, model, (rows, length)))
-        x0, calls, _ = run(jax.random.key(args.seed))
+        x0, calls, _ = run(jax.random.key(seed))
         numbers = np.asarray(x0) @ VOCAB ** np.arange(length)[::-1]
         counts = np.bincount(numbers, minlength=size) / rows
         return float(np.abs(counts - p).sum() / 2), float(np.asarray(calls).mean())
 
-    found: dict[str, list[dict]] = {}
-    for steps in args.steps:
-        for name, sampler in samplers(steps, length).items():
+    rows_of: dict[str, list[dict]] = {}
+    for count in steps:
+        for name, sampler in samplers(count, length).items():
             apart, calls = distance(sampler)
-            found.setdefault(name, []).append({"steps": steps, "calls": calls, "distance": apart})
-            log(f"{name}, {steps} steps: {apart:.4f} in {calls:g} calls")
+            rows_of.setdefault(name, []).append({"steps": count, "calls": calls, "distance": apart})
+            log(f"{name}, {count} steps: {apart:.4f} in {calls:g} calls")
     exact = np.random.default_rng(1).multinomial(rows, p) / rows
     return {
-        "settings": vars(args),
+        "settings": {"length": length, "samples": rows, "seed": seed, "steps": list(steps)},
         "noise_floor": float(np.abs(exact - p).sum() / 2),
-        "samplers": found,
+        "samplers": rows_of,
     }
 
 
