@@ -97,9 +97,9 @@ def main(arguments: list[str]) -> None:
     from experiments.sampling.request import Request, prepare
 
     start(args.distributed)
-    values = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Request)}
-    values = {name: value for name, value in values.items() if value is not None}
-    request = Request(**values, changes=tuple(args.set))  # whose defaults are those of the options
+    names = [f.name for f in dataclasses.fields(Request)]
+    values = {name: v for name, v in vars(args).items() if name in names and v is not None}
+    request = Request(**values, changes=tuple(args.set))  # its defaults are those of the options
     of_run = [change for change in args.set if not change.startswith("sampler")]
     run = load_run(args.workdir, args.step, of_run, args.config)
     _draw(prepare(run, request, args.workdir), args)

@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,35 +46,35 @@ def is_finite(value) -> bool:
 
 
 def _fit(value, hint):
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    """As `coerce`, of a finite value; TypeError without a message."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        for option in args:
-            try:
+        for option in options:
+            with suppress(TypeError):
                 return _fit(value, option)
-            except TypeError:
-                continue
-        raise TypeError
-    if origin is Literal:
-        if value in args:
-            return value
-        raise TypeError
+    if origin is Literal and value in options:
+        return value
     if origin is tuple:
-        if not isinstance(value, list | tuple) or (args[-1] is not ... and len(args) != len(value)):
-            raise TypeError
-        kinds = [args[0]] * len(value) if args[-1] is ... else args
-        return tuple(_fit(v, kind) for v, kind in zip(value, kinds, strict=True))
+        return _fit_tuple(value, options)
     if hint is float and type(value) is int:
-        try:
+        with suppress(OverflowError):
             return float(value)
-        except OverflowError:
-            raise TypeError from None
     if hint is int and type(value) is float and value.is_integer():
         return int(value)  # 1e6
-    if hint is type(None) and value is None:
-        return None
     if isinstance(hint, type) and type(value) is hint:
         return value
     raise TypeError
+
+
+def _fit_tuple(value, kinds: tuple) -> tuple:
+    """As `_fit`, of entries of these kinds, or of any number of kinds[0] where ... follows it."""
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    if kinds[-1] is ...:
+        kinds = kinds[:1] * len(value)
+    if len(kinds) != len(value):
+        raise TypeError
+    return tuple(_fit(v, kind) for v, kind in zip(value, kinds, strict=True))
 
 
 def describe(hint) -> str:

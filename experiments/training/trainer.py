@@ -123,11 +123,12 @@ def _train(
             if pending:
                 value = evaluated(evaluate, state, start, experiment, metrics, log)
                 checkpoints.complete(start, _meta(experiment, corpus, start), value)
+            save = partial(_save, experiment, corpus, evaluate, checkpoints, metrics, signals, log)
             again = start < config.num_steps
             while again:
                 again = _loop(
-                    experiment, state, start, step_function, evaluate, checkpoints, metrics, corpus,
-                    mesh, signals, log,
+                    experiment, state, start, step_function, save, metrics, corpus, mesh, signals,
+                    log,
                 )  # fmt: skip
                 if again:
                     retry = again.due(config, checkpoints, log)
@@ -146,8 +147,8 @@ def _next(experiment: Experiment, workdir: Path, reading: Sequence[str]) -> str:
 
 
 def _loop(
-    experiment, state, start, step_function, evaluate, checkpoints, metrics, corpus, mesh, signals, log
-) -> Rollback | None:  # fmt: skip
+    experiment, state, start, step_function, save, metrics, corpus, mesh, signals, log
+) -> Rollback | None:
     """Trains from step `start` to the end: None, or the Rollback that is due."""
     config = experiment.train
     meter = Meter(experiment, start, log)
@@ -185,9 +186,9 @@ def _loop(
         if step % config.log_every == 0:
             waiting = step, state["totals"], jax.tree.map(jnp.copy, state["health"])
             state = {**state, "totals": cleared()}
-        evaluating = step % config.eval_every == 0
         last = step == config.num_steps
-        if not (evaluating or last or signals.received or step % config.checkpoint_every == 0):
+        due = 0 in (step % config.eval_every, step % config.checkpoint_every)
+        if not (due or last or signals.received):
             continue
         if waiting is not None and (rollback := read(*waiting)):
             return rollback
@@ -198,22 +199,29 @@ def _loop(
             return Rollback(step, int(health["bad"]), int(health["retry"]))
         if health["bad"]:
             continue  # a rollback must find what it would have found without this save
-        value = pending = None
         with meter.paused():
-            if evaluating:
-                try:
-                    value = evaluated(evaluate, state, step, experiment, metrics, log)
-                except Interrupted:
-                    pending = True
-            checkpoints.save(step, state, _meta(experiment, corpus, step, pending), value)
-        if signals.received and (pending or not last):
-            checkpoints.wait()
-            raise Stopped(
-                f"stopped by {signals.received.name} after step {step}, which is saved; "
-                "the same command continues it",
-                signals.received,
-            )
+            save(step, state)
     return None
+
+
+def _save(
+    experiment, corpus, evaluate, checkpoints, metrics, signals, log, step: int, state: dict
+) -> None:
+    """Saves the state, ranked by its evaluation where one is due; Stopped after a signal."""
+    config, value, pending = experiment.train, None, None
+    if step % config.eval_every == 0:
+        try:
+            value = evaluated(evaluate, state, step, experiment, metrics, log)
+        except Interrupted:
+            pending = True
+    checkpoints.save(step, state, _meta(experiment, corpus, step, pending), value)
+    if signals.received and (pending or step < config.num_steps):
+        checkpoints.wait()
+        raise Stopped(
+            f"stopped by {signals.received.name} after step {step}, which is saved; "
+            "the same command continues it",
+            signals.received,
+        )
 
 
 def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: int):
