@@ -36,7 +36,7 @@ from experiments.sampling.samples_file import read_samples
 from experiments.serialization import decode, encode
 from experiments.studies.fuzzing import engine, record_readers, run_readers, settings_readers
 from experiments.studies.fuzzing import readers as all_readers
-from experiments.studies.fuzzing.engine import Reader, judge, run
+from experiments.studies.fuzzing.engine import Reader, classify, run
 from experiments.training.checkpoint_record import RECORD, record_hash
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Metrics, read_metric
@@ -103,7 +103,7 @@ def _escape(folder):
 def test_a_reader_that_does_harm_fails(what, read, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "PATIENCE", 0.5)
     reader = Reader("harm", 1, st.none(), lambda case, folder: read(folder))
-    assert judge(reader, None, tmp_path / "case")[0].startswith(what)
+    assert classify(reader, None, tmp_path / "case")[0].startswith(what)
 
 
 def reject(message):

@@ -106,10 +106,10 @@ def test_after_enough_bad_steps_in_a_row_good_ones_change_nothing():
     assert int(later["health"]["bad"]) == 4
 
 
-def judge(train, step, grad_norm, **health):
+def after_step(train, step, grad_norm, **health):
     """(1 if the new is kept, health) of a step of this gradient norm."""
     state = {"step": jnp.int32(step), "health": recovery.zero_health() | health}
-    keep, health = recovery.judged(train, state, jnp.float32(1), jnp.float32(grad_norm))
+    keep, health = recovery.checked_step(train, state, jnp.float32(1), jnp.float32(grad_norm))
     return int(keep(0, 1)), health
 
 
@@ -118,16 +118,16 @@ def test_a_gradient_far_above_its_mean_is_bad_where_asked(monkeypatch):
     for ratio, new in [(None, 1), (1.9, 0), (2.1, 1)]:
         train = dataclasses.replace(experiment().train, max_grad_ratio=ratio)
         before = {"norm": jnp.float32(1.0), "skipped": jnp.int32(1)}
-        kept, health = judge(train, 5, 2.0, **before)
+        kept, health = after_step(train, 5, 2.0, **before)
         assert (kept, int(health["bad"]), int(health["skipped"])) == (new, 1 - new, 2 - new)
         assert float(health["norm"]) == pytest.approx(1.2 if new else 1.0)
-        assert judge(train, 3, 2.0, **before)[0] == 1  # 2 good steps, too few to know
+        assert after_step(train, 3, 2.0, **before)[0] == 1  # 2 good steps, too few to know
 
 
 def test_the_running_mean_of_the_first_norms_is_their_mean():
     health = recovery.zero_health()
     for step, norm in enumerate((1.0, 2.0, 6.0)):
-        _, health = judge(experiment().train, step, norm, **health)
+        _, health = after_step(experiment().train, step, norm, **health)
     assert float(health["norm"]) == pytest.approx(3.0)
 
 

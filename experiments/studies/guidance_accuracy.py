@@ -1,11 +1,11 @@
 """How far guidance goes:
 
-    python -m experiments.studies.guidance_accuracy --workdir RUN --classifier C --judge J
+    python -m experiments.studies.guidance_accuracy --workdir RUN --classifier C --evaluator E
 
 For each strength (--guidance 0 1 4 16) and label it draws --num samples guided by classifier C, as
-`experiments.sample` does, and reports the share to which another classifier J, trained apart, gives the
+`experiments.sample` does, and reports the share to which another classifier E, trained apart, gives the
 label first, with its standard error; beside it the entropy of the samples' characters, in bits, and what
-J says of validation text. --exact and --guidance-interval as of `experiments.sample`.
+E says of validation text. --exact and --guidance-interval as of `experiments.sample`.
 """
 
 from experiments import cli
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--classifier", required=True, help="the run of the classifier that guides"
     )
-    options.add_argument("--judge", required=True, help="the run of the classifier that judges")
+    options.add_argument("--evaluator", required=True, help="the run of the other classifier")
     options.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0, 4.0, 16.0])
     options.add_argument("--guidance-interval", type=float, nargs=2, default=[0.0, 1.0])
     options.add_argument("--exact", action="store_true")
@@ -40,19 +40,21 @@ def main(arguments: list[str]) -> dict:
     from experiments.sampling.samples import sample_run
 
     run = load_run(args.workdir, overrides=args.set)
-    classifier, judge = load_run(args.classifier), load_run(args.judge)
-    data = judge.experiment.data
+    classifier, evaluator = load_run(args.classifier), load_run(args.evaluator)
+    data = evaluator.experiment.data
     names = data.label_names
     known = np.full(run.experiment.data.length, -1, np.int32)
 
     @jax.jit
     def distributions(params, x):
-        return judge.experiment.model.log_p_labels(params, x, jnp.zeros((len(x), 1)))
+        return evaluator.experiment.model.log_p_labels(params, x, jnp.zeros((len(x), 1)))
 
     def right(x, label):
-        return np.asarray(distributions(judge.params, jnp.asarray(x)).argmax(1)) == label
+        return np.asarray(distributions(evaluator.params, jnp.asarray(x)).argmax(1)) == label
 
-    tokens, labels = sequences(judge.experiment, prepare(data), "validation", args.num * len(names))
+    tokens, labels = sequences(
+        evaluator.experiment, prepare(data), "validation", args.num * len(names)
+    )
     text = tokens[: len(tokens) // data.length * data.length].reshape(-1, data.length)
     rows = [_row("validation text", text, right(text, labels[: len(text)]))]
     for strength in args.guidance:

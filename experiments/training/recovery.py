@@ -46,8 +46,8 @@ def data_seed(seed: int, retry: int) -> int:
     return int(np.random.SeedSequence([seed, retry]).generate_state(1)[0]) if retry else seed
 
 
-def judged(train: Train, state: dict, loss: jax.Array, grad_norm: jax.Array):
-    """(keep, health): keep(old, new) is `new`, or where this step is bad `old`; and the new "health"."""
+def checked_step(train: Train, state: dict, loss: jax.Array, grad_norm: jax.Array):
+    """(keep, health): keep(old, new) is `new`, or `old` if this step is bad; and the new "health"."""
     health = state["health"]
     if not train.skip_bad:
         return lambda old, new: new, health

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.config import Experiment
-from experiments.training.recovery import judged, run_key, zero_health
+from experiments.training.recovery import checked_step, run_key, zero_health
 from models.layers import use_mesh
 
 
@@ -113,7 +113,7 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
             zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))
             (loss, grads), _ = jax.lax.scan(accumulate, zero, microbatches)
         grad_norm = optax.global_norm(grads)
-        keep, health = judged(train, state, loss, grad_norm)
+        keep, health = checked_step(train, state, loss, grad_norm)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
         params = keep(state["params"], optax.apply_updates(state["params"], updates))
         step = state["step"] + 1

@@ -122,7 +122,7 @@ def _hang(*_):
     raise Hung
 
 
-def judge(reader: Reader, case: Any, folder: Path) -> tuple[str, str]:
+def classify(reader: Reader, case: Any, folder: Path) -> tuple[str, str]:
     """("accepted" or "rejected", the rejection), or (how the reader failed on the case, the error)."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -160,7 +160,7 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
         if outcome.cases == cases:
             return
         outcome.cases += 1
-        result, said = judge(reader, case, folder)
+        result, said = classify(reader, case, folder)
         if result in ("accepted", "rejected"):
             setattr(outcome, result, getattr(outcome, result) + 1)
             return

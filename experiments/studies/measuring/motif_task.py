@@ -103,11 +103,11 @@ def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
     network = Classifier(**vars(model))
     log("classifier of noisy states")
     train = replace(train, label_dropout=0.0)
-    judge = replace(denoiser, process=NoisyClassifier(process), model=network, train=train)
-    judge_params, _ = fit(judge, draw, log)
+    noisy = replace(denoiser, process=NoisyClassifier(process), model=network, train=train)
+    classifier_params, _ = fit(noisy, draw, log)
 
     def log_p_labels(z, t):
-        return network.log_p_labels(judge_params, z, t)
+        return network.log_p_labels(classifier_params, z, t)
 
     return lambda z, t, label: model.apply(params, z, t, label=label), log_p_labels
 
