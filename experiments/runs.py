@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 
 from experiments.config import Experiment, Mesh
-from experiments.data.subwords import Subwords
 from experiments.devices.sharding import make_mesh, tree_shardings
 from experiments.errors import UserError
 from experiments.overrides import load, override
@@ -69,12 +68,12 @@ def _load(
     config = load(config) if isinstance(config, str) else config
     own = classes(config) if config else {}
     stored = decode(plain, where, Experiment, own)
-    here = replace(stored, mesh=Mesh(), model=stored.model.for_runtime())
-    kept = Path(workdir) / TOKENIZER
-    if isinstance(here.data.tokenizer, Subwords) and kept.is_dir():
-        tokenizer = replace(here.data.tokenizer, path=str(kept))
-        here = replace(here, data=replace(here.data, tokenizer=tokenizer))
-    return restore_run(workdir, step, override(here, overrides), ema)
+    experiment = replace(stored, mesh=Mesh(), model=stored.model.for_runtime())
+    vocabulary = Path(workdir) / TOKENIZER
+    if vocabulary.is_dir():
+        tokenizer = experiment.data.tokenizer.moved(vocabulary)
+        experiment = replace(experiment, data=replace(experiment.data, tokenizer=tokenizer))
+    return restore_run(workdir, step, override(experiment, overrides), ema)
 
 
 def restore_run(workdir: str | Path, step: int, experiment: Experiment, ema: bool = True) -> Run:

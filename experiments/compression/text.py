@@ -9,7 +9,7 @@ import numpy as np
 from experiments.compression.archive import sha256
 from experiments.compression.coding import Laws
 from experiments.config import Experiment
-from experiments.data.tokenizers import Bytes, OutsideAlphabet, Tokenizer, as_it_is, count
+from experiments.data.tokenizers import OutsideAlphabet, Tokenizer, count
 from experiments.devices.memory import device_memory
 from experiments.errors import UserError
 
@@ -27,11 +27,12 @@ def read_bytes(path: Path) -> bytes:
 
 def to_tokens(tokenizer: Tokenizer, content: bytes, path: Path) -> np.ndarray:
     """The tokens (N,) of a text; UserError for one that they could not give back."""
-    if isinstance(tokenizer, Bytes):
+    if tokenizer.binary:
         return np.frombuffer(content, np.uint8)
     only = "a run compresses text of its own alphabet only, byte for byte"
     try:
-        tokens = np.concatenate(list(as_it_is(tokenizer).encode([content.decode()], str(path))))
+        encoded = tokenizer.without_normalizing().encode([content.decode()], str(path))
+        tokens = np.concatenate(list(encoded))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; {only}") from error
     except OutsideAlphabet as error:
@@ -45,7 +46,7 @@ def to_tokens(tokenizer: Tokenizer, content: bytes, path: Path) -> np.ndarray:
 
 def to_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> bytes:
     """The text of the tokens."""
-    if isinstance(tokenizer, Bytes):
+    if tokenizer.binary:
         return tokens.astype(np.uint8).tobytes()
     return tokenizer.decode(tokens).encode()
 

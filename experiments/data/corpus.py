@@ -20,14 +20,7 @@ from experiments.data.prepared import SPLITS, checked, table
 from experiments.data.reading import CHUNK, Source, read
 from experiments.data.rows import Rows, make_rows
 from experiments.data.splits import Plan
-from experiments.data.tokenizers import (
-    Characters,
-    Letters27,
-    Tokenizer,
-    as_it_is,
-    count,
-    normalized,
-)
+from experiments.data.tokenizers import Letters27, Tokenizer, count
 from experiments.errors import UserError
 from experiments.plain_json import parse
 
@@ -124,7 +117,7 @@ def _streams(data, parts) -> Iterator[tuple[str, str, Iterator[str], str]]:
 def write_corpus(folder: Path, data, plan: Plan, source: str, names: tuple[str, ...]) -> None:
     """Nothing; the folder holds the corpus of `data`, a Text, of the sources of the plan."""
     tokenizer = data.tokenizer
-    if isinstance(tokenizer, Characters) and not tokenizer.symbols:
+    if tokenizer.symbols == "":
         tokenizer = _with_symbols(data, plan.parts, source)
     folder.mkdir(exist_ok=True)
     size = tokenizer.vocab_size or 0
@@ -158,13 +151,12 @@ def write_corpus(folder: Path, data, plan: Plan, source: str, names: tuple[str, 
         "dtype": dtype,
         "size": total,
         "bounds": bounds,
-        "symbols": tokenizer.symbols if isinstance(tokenizer, Characters) else None,
+        "symbols": tokenizer.symbols,
         "sha256": {n: _sha256(tokens[a:b]) for n, (a, b) in bounds.items()},
         "files": plan.told,
         "one": plan.one,
     }
-    unknown = getattr(tokenizer, "unknown", None)
-    if unknown is not None:
+    if (unknown := tokenizer.unknown) is not None:
         count = {n: int((tokens[a:b] == unknown).sum()) for n, (a, b) in bounds.items()}
         described["unknown"] = count
     if data.labels:
@@ -175,7 +167,7 @@ def write_corpus(folder: Path, data, plan: Plan, source: str, names: tuple[str, 
     forget_progress(folder)
 
 
-def _with_symbols(data, parts, source: str) -> Characters:
+def _with_symbols(data, parts, source: str) -> Tokenizer:
     """The tokenizer with every character that occurs."""
     chunks = chain.from_iterable(chunk for _, _, chunk, _ in _streams(data, parts))
     tokenizer = replace(data.tokenizer, symbols="".join(sorted(set().union(*chunks))))
@@ -215,7 +207,7 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
         for name, texts, where in read_documents(data, parts):
             while written and next(texts, None) is not None:
                 written -= 1
-            for tokens in as_it_is(tokenizer).encode(counted(texts), where):
+            for tokens in tokenizer.without_normalizing().encode(counted(texts), where):
                 whole = np.concatenate([around[0], tokens.astype(dtype), around[1]])
                 writer.add(name, whole, *waiting.popleft())
         writer.finish()
@@ -237,8 +229,8 @@ def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
     def modelled(name, texts):
         texts = parted(name, texts)
         if joined:
-            return normalized(data.tokenizer, texts)
-        return chain.from_iterable(normalized(data.tokenizer, [text]) for text in texts)
+            return data.tokenizer.normalized(texts)
+        return chain.from_iterable(data.tokenizer.normalized([text]) for text in texts)
 
     for name, sources in parts.items():
         if name == "embedded":
@@ -282,7 +274,7 @@ def open_corpus(folder: Path, data, source: str) -> Corpus:
     """The corpus in the folder; OSError or ValueError where it is not whole. More than `_HASHED` bytes
     of tokens are not compared with their hash, which would read all of them."""
     described = parse((folder / "corpus.json").read_bytes())
-    described = checked(described, isinstance(data.tokenizer, Characters), bool(data.labels))
+    described = checked(described, data.tokenizer.symbols is not None, bool(data.labels))
     tokens = np.memmap(folder / "tokens.bin", described["dtype"], "r")
     if len(tokens) != described["size"]:
         raise ValueError("cut short")
@@ -291,7 +283,7 @@ def open_corpus(folder: Path, data, source: str) -> Corpus:
             if _sha256(tokens[start:stop]) != described["sha256"][name]:
                 raise ValueError("changed")
     tokenizer = data.tokenizer
-    if isinstance(tokenizer, Characters):
+    if tokenizer.symbols is not None:
         tokenizer = replace(tokenizer, symbols=described["symbols"])
         if tokens.nbytes <= _HASHED and tokens.max(initial=0) >= len(tokenizer.symbols):
             raise ValueError("its symbols changed")

@@ -70,4 +70,4 @@ def protocol_of(data: Text, bounds: dict[str, tuple[int, int]]) -> str | None:
 
 
 def _alphabet(tokenizer) -> object:
-    return tokenizer.sha256 if isinstance(tokenizer, Subwords) else type(tokenizer)
+    return tokenizer.sha256 or type(tokenizer)

@@ -21,7 +21,7 @@ from experiments.data.streams import (
     told,
     unpacked,
 )
-from experiments.data.tokenizers import Bytes, Tokenizer
+from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
 
 CHUNK = 1 << 22  # bytes, or tokens, at a time
@@ -99,7 +99,7 @@ def read(sources: Iterable[Source], tokenizer: Tokenizer) -> Iterator[tuple[Sour
     """Each source with its text in chunks, to be read before the next; UserError for what is no UTF-8
     text and for what is damaged."""
     for source, stream in streams(sources):
-        yield source, _chunks(stream, isinstance(tokenizer, Bytes), source)
+        yield source, _chunks(stream, tokenizer.binary, source)
 
 
 def _chunks(stream: io.BufferedReader, binary: bool, where: Source) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.tokenizers import Tokenizer
+from experiments.data.tokenizers import SubwordTokenizer
 from experiments.data.vocabularies import KINDS, Coder, find_files, read_coder
 from experiments.errors import UserError, shortened
 from experiments.files import write_atomically
@@ -17,7 +17,7 @@ _BATCH = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
-class Subwords(Tokenizer):
+class Subwords(SubwordTokenizer):
     """Tokens of a vocabulary file; the file may move once a run has been started.
 
     path: a vocab.txt (WordPiece, lower case as bert-base-uncased), a folder with encoder.json and
@@ -30,7 +30,7 @@ class Subwords(Tokenizer):
     vocab_size: int | None = None
     separator = "\n"
 
-    def read(self) -> "Subwords":
+    def read(self):
         """The same, with its digest and size; UserError where the file is missing, broken or another."""
         _, sha256 = _content(self.path, self.sha256)
         return replace(self, sha256=sha256, vocab_size=_coder(self.path, sha256).size)
@@ -39,8 +39,7 @@ class Subwords(Tokenizer):
     def _loaded(self) -> Coder:
         return _coder(self.path, self.sha256)
 
-    def copy(self, folder: Path) -> None:
-        """Writes into the folder what `path` has to be given for the same tokenizer."""
+    def copy(self, folder):
         files = find_files(Path(self.path).expanduser())
         usual = {".model": "tokenizer.model", ".txt": "vocab.txt"}
         alone = usual.get(files[0].suffix, "tokenizer.json")
@@ -48,25 +47,24 @@ class Subwords(Tokenizer):
             name = alone if len(files) == 1 else file.name
             write_atomically(folder / name, file.read_bytes())
 
-    def number(self, token: str) -> int:
-        """The number of a token by its name, such as "[SEP]"; UserError where it has none."""
+    def moved(self, folder):
+        return replace(self, path=str(folder))
+
+    def number(self, token):
         number = self._loaded.number(token)
         if number is None:
             raise UserError(f"data.tokenizer.path {self.path} has no token {token!r}")
         return number
 
-    def name(self, number: int) -> str:
-        """The token of a number, as the vocabulary writes it."""
+    def name(self, number):
         return self._loaded.name(number)
 
     @property
-    def unknown(self) -> int | None:
-        """The number of the token that stands for what the vocabulary lacks."""
+    def unknown(self):
         return self._loaded.unknown
 
     @property
-    def space(self) -> int | None:
-        """The number of the token that is a space and nothing else, None where there is none."""
+    def space(self):
         names = ((n, self.name(n)) for n in range(self._loaded.size))
         letters = (n for n, name in names if len(name) == 1 and self.decode([n, n]).isalpha())
         between = next(letters, None)  # at the ends of a text spaces are dropped
@@ -77,9 +75,7 @@ class Subwords(Tokenizer):
                     return space
         return None
 
-    def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(number, start, stop) of the tokens of a text, by its characters. Some have no characters of
-        their own: a space that is put before the text, all bytes of a character but one."""
+    def spans(self, text):
         return self._loaded.spans(text)
 
     def encode(self, chunks: Iterable[str], where: str) -> Iterator[np.ndarray]:

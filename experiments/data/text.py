@@ -23,8 +23,7 @@ from experiments.data.corpus import EMBEDDED, Corpus, open_corpus, read_document
 from experiments.data.labels import PERIODS, folder_names
 from experiments.data.reading import Source, files_of, sources_of
 from experiments.data.splits import DATASET, WORDS, Plan, check_splits, plan_splits, share_of
-from experiments.data.subwords import Subwords
-from experiments.data.tokenizers import Letters27, Tokenizer
+from experiments.data.tokenizers import Letters27, SubwordTokenizer, Tokenizer
 from experiments.errors import UserError
 from experiments.locks import held
 from experiments.plain_json import parse
@@ -79,7 +78,7 @@ class Text:
     @property
     def by_documents(self) -> bool:
         """Whether the text is kept document by document."""
-        subwords = isinstance(self.tokenizer, Subwords)
+        subwords = isinstance(self.tokenizer, SubwordTokenizer)
         return subwords or self.rows != "wrap" or self.document != "file"
 
     def __post_init__(self):
@@ -112,7 +111,7 @@ class Text:
                 f"files, not for {type(self.tokenizer).__name__}, rows = {self.rows!r}, document = "
                 f"{self.document!r}; leave it out"
             )
-        if (self.begin or self.end) and not isinstance(self.tokenizer, Subwords):
+        if (self.begin or self.end) and not isinstance(self.tokenizer, SubwordTokenizer):
             raise ValueError(
                 f"Text.begin = {self.begin!r}, Text.end = {self.end!r}: {type(self.tokenizer).__name__} "
                 "has no such tokens; leave them out, or take data.tokenizer=Subwords"
@@ -121,16 +120,20 @@ class Text:
 
 def prepare(data: Text) -> Corpus:
     """The corpus of `data`, from the cache or prepared now."""
-    if isinstance(data.tokenizer, Subwords):
-        data = replace(data, tokenizer=data.tokenizer.read())
+    data = replace(data, tokenizer=data.tokenizer.read())
     root, files, source = _files(data)
     identity = [(name, *_stamp(name, path)) for name, path in files]
     names = _label_names(data, root, files)
     more = (data.labels, data.splits)
     if data.by_documents:
-        digest = getattr(data.tokenizer, "sha256", None)
         # Whether documents are joined into one text, or each stands alone.
-        more += (digest, data.rows == "wrap", data.document, data.begin, data.end)
+        more += (
+            data.tokenizer.sha256 or None,
+            data.rows == "wrap",
+            data.document,
+            data.begin,
+            data.end,
+        )
     key = repr((_VERSION, identity, data.tokenizer, data.split_points, *more))
     name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)

@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
@@ -33,10 +34,18 @@ class OutsideAlphabet(UserError):
 
 
 class Tokenizer(ABC):
-    """How text becomes token numbers and back."""
+    """How text becomes token numbers and back. An implementation is a frozen dataclass of settings."""
 
     vocab_size: int | None
     separator: str  # stands between the files of a directory
+    sha256: str = ""
+    """The digest of the files that it is read from; "" of one that needs none."""
+    unknown: int | None = None
+    """The number of the token that stands for what the vocabulary lacks."""
+    symbols: str | None = None
+    """The characters of an alphabet that is taken from the text, "" until it is; None of others."""
+    binary: bool = False
+    """Whether tokens are bytes, so that any bytes are a text."""
 
     @abstractmethod
     def encode(self, chunks: Iterable[str], where: str) -> Iterator[np.ndarray]:
@@ -54,6 +63,55 @@ class Tokenizer(ABC):
     def count_words(self, tokens: np.ndarray) -> int:
         """How many words, parted by white space, they stand for."""
 
+    def count_not_text(self, tokens: np.ndarray) -> int:
+        """How many of the tokens are bytes that are in no character; 0 unless `binary`."""
+        return 0
+
+    def read(self) -> "Tokenizer":
+        """The same with what its files say filled in; UserError where they are missing or changed."""
+        return self
+
+    def copy(self, folder: Path) -> None:  # noqa: B027, most need no files
+        """Writes the files that it is read from into the folder."""
+
+    def moved(self, folder: Path) -> "Tokenizer":
+        """The same, read from the files that `copy` wrote into the folder."""
+        return self
+
+    def normalized(self, chunks: Iterable[str]) -> Iterator[str]:
+        """The chunks of one text as the tokens spell it."""
+        return iter(chunks)
+
+    def without_normalizing(self) -> "Tokenizer":
+        """The tokenizer that takes text as it is."""
+        return self
+
+    def advice(self) -> str:
+        """What to do about text outside of the alphabet of a run that is trained."""
+        return "a run keeps the alphabet it was trained with"
+
+
+class SubwordTokenizer(Tokenizer):
+    """Tokens are parts of words, have names, and depend on the text around them."""
+
+    @abstractmethod
+    def number(self, token: str) -> int:
+        """The number of a token by its name, such as "[SEP]"; UserError where it has none."""
+
+    @abstractmethod
+    def name(self, number: int) -> str:
+        """The token of a number, as the vocabulary writes it."""
+
+    @property
+    @abstractmethod
+    def space(self) -> int | None:
+        """The number of the token that is a space and nothing else, None where there is none."""
+
+    @abstractmethod
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(number, start, stop) of the tokens of a text, by its characters. Some have no characters of
+        their own: a space that is put before the text, all bytes of a character but one."""
+
 
 @dataclass(frozen=True)
 class Letters27(Tokenizer):
@@ -69,16 +127,24 @@ class Letters27(Tokenizer):
     separator = " "
 
     def encode(self, chunks, where):
-        if self.normalize:
-            chunks = _normalized(chunks)
         advice = (
             "--set data.tokenizer.normalize=True maps text to a-z and space, "
             "--set data.tokenizer=Characters takes every character as it is"
         )
+        chunks = self.normalized(chunks)
         return _encode(chunks, LETTERS, where, "27 letters (a-z and space)", advice)
 
     def decode(self, tokens):
         return _decode(LETTERS, tokens)
+
+    def normalized(self, chunks):
+        return _normalized(chunks) if self.normalize else iter(chunks)
+
+    def without_normalizing(self):
+        return replace(self, normalize=False)
+
+    def advice(self):
+        return f"{super().advice()}, to which --set data.tokenizer.normalize=True maps text"
 
     def count_characters(self, tokens):
         return len(tokens)
@@ -125,6 +191,7 @@ class Bytes(Tokenizer):
 
     vocab_size = 256
     separator = "\n"
+    binary = True
 
     def encode(self, chunks, where):
         for text in chunks:
@@ -139,25 +206,13 @@ class Bytes(Tokenizer):
     def count_words(self, tokens):
         return _count_bytes(tokens)[1]
 
-    def count_not_text(self, tokens) -> int:
+    def count_not_text(self, tokens):
         """How many of the bytes are in no character of UTF-8, less those of one that an end cuts."""
         return _count_bytes(tokens)[2]
 
 
-def normalized(tokenizer: Tokenizer, chunks: Iterable[str]) -> Iterator[str]:
-    """The chunks of one text as the tokenizer's tokens spell it."""
-    if isinstance(tokenizer, Letters27) and tokenizer.normalize:
-        return _normalized(chunks)
-    return iter(chunks)
-
-
-def as_it_is(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer that takes text as it is and does not normalise it first."""
-    return replace(tokenizer, normalize=False) if isinstance(tokenizer, Letters27) else tokenizer
-
-
 def count(text: str) -> tuple[int, int]:
-    """(characters, words) of a text that `normalized` gave; bytes that are no UTF-8 are none."""
+    """(characters, words) of a text as `normalized` gives it; bytes that are no UTF-8 are none."""
     return len(text) if text.isascii() else len(_NOT_TEXT.sub("", text)), len(text.split())
 
 
@@ -221,11 +276,3 @@ def _encode(chunks, symbols: str, where: str, alphabet: str, advice: str) -> Ite
             )
         offset += len(text)
         yield tokens.astype(np.uint8) if len(codes) <= 256 else tokens
-
-
-def kept_alphabet(tokenizer: Tokenizer) -> str:
-    """The advice for text outside of the alphabet of a run that is trained."""
-    advice = "a run keeps the alphabet it was trained with"
-    if isinstance(tokenizer, Letters27):
-        advice += ", to which --set data.tokenizer.normalize=True maps text"
-    return advice

@@ -15,7 +15,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
-from experiments.data.tokenizers import Bytes, OutsideAlphabet, kept_alphabet
+from experiments.data.tokenizers import OutsideAlphabet
 from experiments.devices.distributed import agree, in_turn
 from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch
@@ -145,7 +145,7 @@ def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) ->
     part that was read by documents in proportion to its tokens."""
     tokenizer, documents = corpus.tokenizer, corpus.split_documents(split)
     runs = _runs(text, length, len(text) == int(np.diff(corpus.bounds[split])[0]))
-    not_text = sum(map(tokenizer.count_not_text, runs)) if isinstance(tokenizer, Bytes) else None
+    not_text = sum(map(tokenizer.count_not_text, runs)) if tokenizer.binary else None
     if documents is None:
         characters = sum(map(tokenizer.count_characters, runs))
         return Counts(characters, tokenizer.count_words(text), not_text)
@@ -197,7 +197,7 @@ def evaluate_run(
         with in_turn():
             corpus = prepare(experiment.data)
     except OutsideAlphabet as error:
-        raise UserError(error.what, kept_alphabet(experiment.data.tokenizer)) from error
+        raise UserError(error.what, experiment.data.tokenizer.advice()) from error
     resolve(experiment, corpus.tokenizer)  # rejects text of another alphabet
     if whole and corpus.one:
         corpus, split = corpus.whole("all"), "all"

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experiments.data.rows import make_rows
-from experiments.data.subwords import Subwords
-from experiments.data.tokenizers import OutsideAlphabet, count, kept_alphabet
+from experiments.data.tokenizers import OutsideAlphabet, count
 from experiments.errors import UserError
 from experiments.evaluation.bound import estimate
 from experiments.evaluation.estimators import (
@@ -70,8 +69,8 @@ def tokens_of(run: Run, text: str) -> np.ndarray:
     try:
         tokens = np.concatenate([*data.tokenizer.encode([text], "text"), np.zeros(0, np.int32)])
     except OutsideAlphabet as error:
-        raise UserError(error.what, kept_alphabet(data.tokenizer)) from None
-    if data.rows == "wrap" or not isinstance(data.tokenizer, Subwords):
+        raise UserError(error.what, data.tokenizer.advice()) from None
+    if data.rows == "wrap":
         return tokens
     around = [[data.tokenizer.number(name)] if name else [] for name in (data.begin, data.end)]
     return np.concatenate([around[0], tokens, around[1]]).astype(tokens.dtype)

@@ -52,15 +52,14 @@ def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
             "planned; plan the run that it is taken from"
         )
     tokenizer = experiment.data.tokenizer
-    size = vocab_size or getattr(tokenizer, "vocab_size", None)
-    size = size or SIZES.get(getattr(tokenizer, "sha256", ""))
+    size = vocab_size or tokenizer.vocab_size or SIZES.get(tokenizer.sha256)
     if size is None:
         raise UserError(
             f"the size of the vocabulary of data.tokenizer {type(tokenizer).__name__} is not known "
             "without its files; give it as --vocab-size N"
         )
-    if size != getattr(tokenizer, "vocab_size", None):
-        tokenizer = Subwords(sha256=getattr(tokenizer, "sha256", ""), vocab_size=size)
+    if size != tokenizer.vocab_size:
+        tokenizer = Subwords(sha256=tokenizer.sha256, vocab_size=size)
     if experiment.data.labels and not experiment.data.label_names:
         raise UserError(
             "data.labels: the names are not known without the data; set data.label_names"

@@ -17,7 +17,7 @@ from experiments.evaluation.units import perplexity
 from experiments.runs import load_run
 from experiments.sample_metrics.mauve_score import load_mauve
 from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
-from experiments.sample_metrics.scorers import RunScorer, Scorer, load_scorer
+from experiments.sample_metrics.scorers import Scorer, load_scorer
 from experiments.sample_metrics.text_measures import (
     distinct,
     inner_words,
@@ -54,7 +54,12 @@ def measure(
     scorer = load_scorer(scorer_path)
     for where, sample in read.items():
         scorer.tokens(sample["text"], where)  # rejected now, not after a minute of counting
-    experiment = load_run(workdir).experiment if workdir else _of_scorer(scorer, scorer_path)
+    experiment = load_run(workdir).experiment if workdir else scorer.experiment
+    if experiment is None:
+        raise UserError(
+            f"--scorer {scorer_path} is no run of ddlm, so its data is not known; give --workdir RUN, "
+            "the run whose training and validation text the samples are compared with"
+        )
     corpus = prepare(experiment.data)
     groups = {SAMPLES: texts, REAL: real_texts(corpus, "validation", texts)}
     training, source = _training_text(training_text, experiment, corpus, log)
@@ -93,16 +98,6 @@ def measure(
         "version": version("ddlm"),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
-
-
-def _of_scorer(scorer: Scorer, path: str) -> Experiment:
-    """The experiment of the scorer's run, whose data the samples are compared with."""
-    if isinstance(scorer, RunScorer):
-        return scorer.run.experiment
-    raise UserError(
-        f"--scorer {path} is no run of ours, so its data is not known; give --workdir RUN, the "
-        "run whose training and validation text the samples are compared with"
-    )
 
 
 def _training_text(

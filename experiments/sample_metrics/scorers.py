@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.process import Sequential
-from experiments.data.tokenizers import OutsideAlphabet, Tokenizer, as_it_is
+from experiments.config import Experiment
+from experiments.data.tokenizers import OutsideAlphabet, Tokenizer
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
 from experiments.runs import Run, load_run
@@ -22,6 +23,7 @@ from experiments.runs import Run, load_run
 
 class Scorer(Protocol):
     described: dict  # what it is, for the record
+    experiment: Experiment | None  # that of a run, None of another model
 
     def tokens(self, text: str, where: str) -> np.ndarray:
         """The tokens of a text, int; UserError naming `where` for one outside its alphabet."""
@@ -61,7 +63,7 @@ def autoregressive_run(path: str) -> Run:
 def as_written(tokenizer: Tokenizer, text: str, where: str) -> np.ndarray:
     """The tokens of a text that is not changed to fit; UserError naming `where` if it does not fit."""
     try:
-        return np.concatenate(list(as_it_is(tokenizer).encode([text], where)))
+        return np.concatenate(list(tokenizer.without_normalizing().encode([text], where)))
     except OutsideAlphabet as error:
         raise UserError(
             f"{error.what} of the scorer", "take a scorer of the samples' alphabet"
@@ -103,23 +105,27 @@ class RunScorer:
     path: str
 
     @property
+    def experiment(self) -> Experiment:
+        return self.run.experiment
+
+    @property
     def described(self) -> dict:
         return {
             "scorer": self.path,
             "kind": "autoregressive run",
             "checkpoint_step": self.run.step,
             "checkpoint_fingerprint": self.run.fingerprint,
-            "room": self.run.experiment.data.length,
+            "room": self.experiment.data.length,
             "first_token": "scored, after the start token",
             # The last state of a model of characters says little but what the last word was.
             "features": "mean of the last layer's states",
         }
 
     def tokens(self, text, where):
-        return as_written(self.run.experiment.data.tokenizer, text, where)
+        return as_written(self.experiment.data.tokenizer, text, where)
 
     def _pieces(self, rows, call):
-        experiment = self.run.experiment
+        experiment = self.experiment
         batch = min(experiment.evaluation.batch_size, len(rows))
         return in_pieces(rows, experiment.data.length, batch, call)
 
@@ -132,7 +138,7 @@ class RunScorer:
         return Estimate(nats[:, None], sizes, sum(map(len, texts)))
 
     def features(self, texts):
-        experiment, params = self.run.experiment, self.run.params
+        experiment, params = self.experiment, self.run.params
         start = experiment.process.start
 
         @jax.jit

@@ -67,6 +67,7 @@ class FolderScorer:
     tokenizer: Any
     model: Any
     torch: Any
+    experiment = None
 
     @property
     def described(self) -> dict:

@@ -5,8 +5,7 @@ import re
 import numpy as np
 
 from experiments.config import Experiment
-from experiments.data.subwords import Subwords
-from experiments.data.tokenizers import OutsideAlphabet, Tokenizer, kept_alphabet
+from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, Tokenizer
 from experiments.errors import UserError
 from experiments.sampling.stand_in import banned_tokens, encode_alone, encode_around
 
@@ -43,24 +42,24 @@ def _parts(text: str, blank: str) -> tuple[list[str], list[int]]:
 
 
 def _encode_around(tokenizer: Tokenizer, parts: list[str], option: str) -> list[np.ndarray]:
-    if isinstance(tokenizer, Subwords):
+    if isinstance(tokenizer, SubwordTokenizer):
         return encode_around(tokenizer, parts, option)
     return [encode(tokenizer, part, option) for part in parts]
 
 
 def encode(tokenizer: Tokenizer, text: str, option: str) -> np.ndarray:
     """The tokens (n,) int32 of text given on the command line, which stand amid others."""
-    if isinstance(tokenizer, Subwords):
+    if isinstance(tokenizer, SubwordTokenizer):
         return encode_alone(tokenizer, text, option)
     try:
         return np.concatenate([*tokenizer.encode([text], option), np.zeros(0, np.int32)])
     except OutsideAlphabet as error:
-        raise UserError(error.what, kept_alphabet(tokenizer)) from None
+        raise UserError(error.what, tokenizer.advice()) from None
 
 
 def banned(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """The numbers of the tokens that --ban TEXT names, rising."""
-    if isinstance(tokenizer, Subwords):
+    if isinstance(tokenizer, SubwordTokenizer):
         return banned_tokens(tokenizer, text, "--ban")
     return tuple(sorted({int(token) for token in encode(tokenizer, text, "--ban")}))
 

@@ -14,7 +14,7 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from experiments.data.subwords import Subwords
+from experiments.data.tokenizers import SubwordTokenizer
 from experiments.errors import UserError
 
 _LETTERS = "qzxjkvwy" + ascii_lowercase  # those first that few tokens go on with
@@ -24,7 +24,9 @@ _LOSES_SPACE = (
 )
 
 
-def encode_around(tokenizer: Subwords, parts: Sequence[str], option: str) -> list[np.ndarray]:
+def encode_around(
+    tokenizer: SubwordTokenizer, parts: Sequence[str], option: str
+) -> list[np.ndarray]:
     """The tokens (n,) int32 of each part of a text, blanks standing between them and after the last.
     UserError where no tokens are the text; it is said on stderr if a space before a blank is lost."""
     found, lost = _encode(tokenizer, parts, option)
@@ -33,7 +35,7 @@ def encode_around(tokenizer: Subwords, parts: Sequence[str], option: str) -> lis
     return found
 
 
-def encode_alone(tokenizer: Subwords, text: str, option: str) -> np.ndarray:
+def encode_alone(tokenizer: SubwordTokenizer, text: str, option: str) -> np.ndarray:
     """The tokens (n,) int32 of a text that stands as it is amid others; UserError where none are it."""
     (found,), lost = _encode(tokenizer, [text], option)
     if lost:
@@ -43,7 +45,7 @@ def encode_alone(tokenizer: Subwords, text: str, option: str) -> np.ndarray:
     return found
 
 
-def banned_tokens(tokenizer: Subwords, text: str, option: str) -> tuple[int, ...]:
+def banned_tokens(tokenizer: SubwordTokenizer, text: str, option: str) -> tuple[int, ...]:
     """The numbers of the tokens of a text; of a text without space around it also the one token that it
     is within a word, or after a space, where there is such a token. They are said on stderr."""
     (tokens,), _ = _encode(tokenizer, [text], option)

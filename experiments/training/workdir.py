@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from experiments.config import Experiment
-from experiments.data.subwords import Subwords
 from experiments.devices.distributed import anywhere, is_first, wait_for_all
 from experiments.errors import UserError
 from experiments.files import write_atomically
@@ -80,8 +79,7 @@ def claim(workdir: Path, experiment: Experiment) -> None:
     """Writes config.json; UserError where `workdir` holds a run of another config."""
     check_workdir(workdir, experiment)
     if is_first():
-        if isinstance(experiment.data.tokenizer, Subwords):
-            experiment.data.tokenizer.copy(workdir / TOKENIZER)
+        experiment.data.tokenizer.copy(workdir / TOKENIZER)
         text = json.dumps(encode(experiment), indent=1) + "\n"
         write_atomically(workdir / "config.json", text)
     wait_for_all("config.json is written")
