@@ -88,22 +88,25 @@ class BlockDiffusion(Composed, Likelihood):
         shifted = u + (number / (number[-1] + 1))[None]
         return jnp.maximum(jnp.where(shifted >= 1, shifted - 1, shifted), 1e-7)
 
+    def for_base(self, model, x0, u):
+        return _in_context(model, x0), self.uniforms(u, x0.shape[1])
+
     def loss(self, key, model, x0, u):
         if self._one_step:
-            base, u = self._at_1(self.uniforms(u, x0.shape[1]))
-            return base.loss(key, _in_context(model, x0), x0, u)
+            model, u = self.for_base(model, x0, u)
+            base, u = self._at_1(u)
+            return base.loss(key, model, x0, u)
         return self.loss_within(key, model, x0, u, *self.clip)
 
     def loss_within(self, key, model, x0, u, low, high):
         """As `Objective.loss`, with times from (low, high), numbers or scalars."""
-        u = low + (high - low) * self.uniforms(u, x0.shape[1])
-        return self.base.loss(key, _in_context(model, x0), x0, u)
+        model, u = self.for_base(model, x0, u)
+        return self.base.loss(key, model, x0, low + (high - low) * u)
 
     def bound_terms(self, key, model, x0, u):
-        base, u = self.base, self.uniforms(u, x0.shape[1])
-        if self._one_step:
-            base, u = self._at_1(u)
-        return base.bound_terms(key, _in_context(model, x0), x0, u)
+        model, u = self.for_base(model, x0, u)
+        base, u = self._at_1(u) if self._one_step else (self.base, u)
+        return base.bound_terms(key, model, x0, u)
 
     def _at_1(self, u):
         """The base in one step, and its one time for all positions u (B, L)."""

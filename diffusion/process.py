@@ -279,6 +279,10 @@ class Composed(Objective):
         """V, of the base."""
         return self.base.vocab_size
 
+    def for_base(self, model: Model, x0: Array, u: Array) -> tuple[Model, Array]:
+        """(model, u) as the base takes them: the network for rows of x0, u of each position."""
+        return model, u
+
 
 def denoising_process(process: Objective) -> Process:
     """The process whose `predict` reads the network: the process itself, or that under blocks."""

@@ -163,17 +163,21 @@ def _bounded(command, arguments: list[str], log_counts: bool = True) -> int:
         return 2 if output.lost and log_counts else 0
     except (Exception, KeyboardInterrupt) as error:
         code, line = _expected(error) or _of_several(error)
-        told = output is not None and output.lost and getattr(error, "filename", None) == NAME
+        told = output is not None and output.lost and _of_output(error)
     joined = _joined()
     if line and not told:
         complain(line if joined is None else f"{joined.me()}{line}")
     return code
 
 
+def _of_output(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.filename == NAME
+
+
 def _of_system(error: OSError) -> str:
     """What the operating system says, and of what."""
     said = error.strerror or shortened(str(error)) or type(error).__name__
-    if error.filename == NAME:
+    if _of_output(error):
         return f"{NAME} cannot be written ({said})"
     return said if error.filename is None else f"{error.filename}: {said}"
 

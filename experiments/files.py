@@ -134,7 +134,8 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if before is None or getattr(error, "errno", None) not in _CANNOT_REPLACE:
+        stays = isinstance(error, OSError) and error.errno in _CANNOT_REPLACE
+        if before is None or not stays:
             raise
         with open(path, "r+b") as file:
             _write_through(file, content)

@@ -33,6 +33,7 @@ class Posterior(GridSampler):
 
     requires: ClassVar[type] = JumpProcess
     lacking: ClassVar[str] = "the process has no distribution of a step on discrete states"
+    guides_steps: ClassVar[bool] = True
 
     def compatibility(self, process):
         return self.unfit(process) or Compatibility("exact", "draws of the reverse step itself")

@@ -64,6 +64,14 @@ class Sampler(ABC):
     """Whether `run` can trace."""
     inner: "Sampler | None" = None
     """The sampler that this one uses, a setting of those that have one."""
+    steps: int | None = None
+    """How many steps it takes, a setting of those that have one."""
+    cached: bool = False
+    """Whether outputs of the network are stored, a setting of those that can."""
+    logits_processor: LogitsProcessor = LogitsProcessor()
+    """What changes the distribution of each token, a setting of all that draw tokens themselves."""
+    guides_steps: ClassVar[bool] = False
+    """Whether guidance changes its distribution of a step, not of a token (`samplers.posterior`)."""
 
     def unfit(self, process: Objective) -> Compatibility | None:
         """The compatibility "unsupported" on a process without what `requires` asks for, else None."""
@@ -132,7 +140,6 @@ class Stepwise(Sampler):
     """The loop. A subclass is a dataclass with `logits_processor`, and has `compatibility`, `calls`,
     `max_steps`, `advance`, and, where rows may end early, `ended`."""
 
-    logits_processor: LogitsProcessor
     keeps_frames: ClassVar[bool] = True
 
     def max_steps(self, process: Process, length: int) -> int:

@@ -64,6 +64,29 @@ def test_only_commands_know_the_command_line():
             assert not [argument.lineno for argument in functions if argument.arg == "args"], path
 
 
+def asked_classes(path):
+    """The classes of this project that a file asks isinstance for."""
+    tree = ast.parse(path.read_text())
+    modules = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in OURS
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            names = [n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)]
+            for name in set(names) & set(modules):
+                yield getattr(importlib.import_module(modules[name]), name)
+
+
+def test_programs_ask_what_a_setting_can_do_by_its_interface_alone():
+    for path in (ROOT / "experiments").rglob("*.py"):
+        for cls in asked_classes(path) if "studies" not in path.parts else ():
+            interfaces = [base for base in cls.__mro__ if inspect.isabstract(base)]
+            assert not interfaces or cls in interfaces, f"{path}: {cls.__name__}"
+
+
 CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.py")) if p.name != "__init__.py"]
 
 

@@ -88,11 +88,9 @@ def _with_sampler(experiment: Experiment, spec: str) -> Experiment | None:
 
 def _stepped(experiment: Experiment, spec: str) -> bool:
     """Whether the sampler has a number of steps that its description leaves open."""
-    return (
-        any(path.split(".")[-1] == "steps" for path in leaves(experiment.sampler))
-        and "steps=" not in spec
-        and getattr(experiment.sampler, "steps", 1) is not None
-    )
+    settings = leaves(experiment.sampler)
+    steps = [settings[path] for path in settings if path.split(".")[-1] == "steps"]
+    return steps[:1] not in ([], [None]) and "steps=" not in spec
 
 
 def score(scorer: Run, tokens: np.ndarray, words: frozenset[str]) -> dict[str, float]:

@@ -17,8 +17,6 @@ from experiments.runs import Run
 from experiments.sampling.known import encode
 from samplers import guidance
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors
-from samplers.logits_processor import LogitsProcessor
-from samplers.posterior import Posterior
 from samplers.required import fits
 
 
@@ -57,8 +55,8 @@ class SamplingConstraints:
         conditional = labelled(self.label)
         if self.strength == 1:
             return conditional
-        by_posterior = isinstance(experiment.sampler, Posterior)
-        guided = MixedPosteriors if by_posterior else guidance.classifier_free
+        by_step = experiment.sampler.guides_steps
+        guided = MixedPosteriors if by_step else guidance.classifier_free
         free = labelled(experiment.model.num_labels)
         return guided(process, conditional, free, self.strength, interval=self.interval)
 
@@ -102,10 +100,10 @@ def make_constraints(
         raise UserError(
             f"--guidance-interval {low} ...: {name} has no times, all is at 0; leave it out"
         )
-    cut = not getattr(experiment.sampler, "logits_processor", LogitsProcessor()).is_identity
-    if guided and cut and isinstance(experiment.sampler, Posterior):
+    sampler = experiment.sampler
+    if guided and sampler.guides_steps and not sampler.logits_processor.is_identity:
         raise UserError(
-            "Posterior with guidance changes the distribution of a step, not of a token, and takes no "
+            f"{type(sampler).__name__} with guidance changes the distribution of a step and takes no "
             "logits processor: leave out the guidance, or what changes the distribution of a token"
         )
     return SamplingConstraints(words, number, strength, (low, high), classifier, exact)
@@ -165,9 +163,8 @@ def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> Non
         )
     if exact and isinstance(ours, EvidenceProcess):
         raise UserError(f"--exact: states of {name} are not tokens; leave it out, for the gradient")
-    inner = experiment.sampler.layers[-1]
     timed = classifier.experiment.model.time_conditioning or interval != (0, 1)
-    if getattr(inner, "cached", False) and timed:
+    if timed and experiment.sampler.layers[-1].cached:
         raise UserError(
             "sampler.cached = True, but guidance that depends on time changes the distribution "
             "where no token does; set it to False"

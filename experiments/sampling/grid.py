@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.block import BlockDiffusion
 from diffusion.process import Composed, FlowProcess, JumpProcess, Model, Objective, Process
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import prepare
@@ -72,6 +71,8 @@ def information(
     the rows.
     """
     base = timed(process)
+    if isinstance(process, Composed):
+        model, place = process.for_base(model, x0, place)
     if not isinstance(base, JumpProcess):
         base = base.in_steps(None)  # token_loss is that of continuous time
 
@@ -79,14 +80,10 @@ def information(
         u = jnp.clip(u, _LEAST, 1 - _LEAST)
         t = base.time(u)
         z = base.corrupt(key, x0, t)
-        context = {"context": x0} if isinstance(process, BlockDiffusion) else {}
-        return base.token_loss(model(z, t, **context), x0, z, t).mean(1)
+        return base.token_loss(model(z, t), x0, z, t).mean(1)
 
     def within(k):
-        shifted = place
-        if isinstance(process, BlockDiffusion):
-            shifted = process.uniforms(place, x0.shape[1])
-        return at(jax.vmap(lambda key: jax.random.fold_in(key, k))(keys), (k + shifted) / bins)
+        return at(jax.vmap(lambda key: jax.random.fold_in(key, k))(keys), (k + place) / bins)
 
     if not measures_fall(process):
         return jax.lax.map(within, jnp.arange(bins))

@@ -120,7 +120,7 @@ def fitting(sampler, process):
     if sampler.inner is not None:
         return dataclasses.replace(sampler, inner=fitting(sampler.inner, process))
     most = process.traits.max_steps
-    if most is None or (getattr(sampler, "steps", None) or 0) <= most:
+    if most is None or (sampler.steps or 0) <= most:
         return sampler
     return dataclasses.replace(sampler, steps=most)
 
@@ -167,10 +167,10 @@ def _named(group: list, all_of_them: list) -> str:
 
 
 def _variant(process) -> str:
-    for name in ("kernel", "base"):
-        value = getattr(process, name, None)
-        if value is not None and name in [f.name for f in dataclasses.fields(process)]:
-            return f"{type(process).__name__}({type(value).__name__}())"
+    for f in dataclasses.fields(process):
+        if f.name in ("kernel", "base"):
+            part = getattr(process, f.name)
+            return f"{type(process).__name__}({type(part).__name__}())"
     return written(process)
 
 

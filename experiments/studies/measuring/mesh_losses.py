@@ -27,7 +27,6 @@ from experiments.training.initial import load_initial
 from experiments.training.teacher import load_teacher
 from experiments.training.train_step import init_state, make_train_step
 from experiments.training.trainer import check_batch, train
-from models.transformer import Transformer
 
 # Rows, heads, width and the MLP's width divide by 8. Dropout, so that its draws are compared too. Adam
 # divides by the size of the gradient: where that is nearly 0, an eps of 1e-8 makes steps of rounding.
@@ -180,7 +179,7 @@ def _bases(experiment: Experiment, settings: Sequence[str], folder: Path) -> lis
     needed = []
     if experiment.energy is not None:
         needed.append("init_from")
-        if isinstance(experiment.energy, Transformer):
+        if experiment.energy.output == "tokens":
             needed.append("energy_from")
     if experiment.teacher is not None:
         needed.append("teacher.workdir")
@@ -251,12 +250,7 @@ def not_split(state: dict, mesh) -> list[str]:
 def _named(tree) -> list[tuple[str, jax.Array]]:
     """The arrays by their paths, such as /layers/mlp/up/kernel."""
     return [
-        (
-            "".join(
-                f"/{getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))}" for k in path
-            ),
-            leaf,
-        )
+        ("/" + jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
 
