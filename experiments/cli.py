@@ -199,6 +199,7 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
             return 2, f"error: {_of_system(error)}"
         case UnicodeError():
             return 2, f"error: text that cannot be encoded or decoded ({shortened(str(error))})"
+    # XLA's errors tell their status in their text alone.
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         said = shortened(str(error)) or "no more is given"
         return 2, (

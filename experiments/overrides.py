@@ -81,27 +81,25 @@ def override(
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals:
-            raise UserError(
-                "expected PATH=VALUE, such as train.num_steps=200", about=f"--set {item}"
-            )
+            raise OverrideError(item, "expected PATH=VALUE, such as train.num_steps=200")
         items.append(
             _Override(path.strip(), tuple(path.strip().split(".")), text.strip(), tuple(own))
         )
     try:
         return _replace(experiment, items)
     except _Unknown as error:
-        there = _as_far(experiment, items)
-        path, valid = str(error), list(leaves(there))
+        known = _as_far(experiment, items)
+        path, valid = error.path, list(leaves(known))
         parent = path.rpartition(".")[0]
         near = (
             difflib.get_close_matches(path, valid, 3, 0.8)
-            or difflib.get_close_matches(path, kinds(there), 1, 0.9)
+            or difflib.get_close_matches(path, kinds(known), 1, 0.9)
             or [p for p in valid if parent and p.rpartition(".")[0] == parent]
             or difflib.get_close_matches(path, valid, 3, 0.6)
             or [p for p in valid if p.split(".")[-1] == path.split(".")[-1]]
         )
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
-        raise UserError("no such setting", hint, about=f"--set {path}") from None
+        raise OverrideError(path, "no such setting", hint) from None
 
 
 def _as_far(experiment: Experiment, items: list["_Override"]) -> Experiment:
@@ -127,7 +125,7 @@ def named(hint, like: Any, text: str, path: str) -> Any:
         return _replace(found, items) if items else found
     except _Unknown as error:
         known = ", ".join(leaves(found)) or "none"
-        raise UserError(f"{path} {text}: no setting {error}; known: {known}") from None
+        raise UserError(f"{path} {text}: no setting {error.path}; known: {known}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +139,20 @@ class _Override:
     own: tuple[type, ...] = ()
 
 
+class OverrideError(UserError):
+    """A mistake in an override; setting: "path=value", or its path alone."""
+
+    def __init__(self, setting: str, what: str, advice: str = ""):
+        super().__init__(what, advice, f"--set {setting}")
+        self.setting = setting
+
+
 class _Unknown(Exception):
-    """No setting has the path that is its argument."""
+    """No setting has the path."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self.path = path
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -162,19 +172,19 @@ def _replace(config, items: list[_Override]):
     try:
         return _applied(config, items)
     except ValueError as error:
-        at_fault = _at_fault(config, items, str(error))
-        said = ", ".join(f"{item.path}={item.text}" for item in at_fault)
-        raise UserError(str(error), about=f"--set {said}") from error
+        at_fault = _at_fault(config, items, error)
+        settings = ", ".join(f"{item.path}={item.text}" for item in at_fault)
+        raise OverrideError(settings, str(error)) from error
 
 
-def _at_fault(config, items: list[_Override], said: str) -> list[_Override]:
-    """Those of the overrides that the error `said` needs."""
+def _at_fault(config, items: list[_Override], error: ValueError) -> list[_Override]:
+    """Those of the overrides without which the error would not be raised."""
     for item in items:
         rest = [other for other in items if other is not item]
         try:
             _applied(config, rest)
-        except ValueError as error:
-            if str(error) == said:
+        except ValueError as without_item:
+            if without_item.args == error.args:
                 items = rest
         except (_Unknown, UserError):
             pass
@@ -221,9 +231,9 @@ def _sibling(hint, cls: type, path: str, text: str, own: typing.Sequence[type] =
     if text not in known:
         near = difflib.get_close_matches(text.lower(), [name.lower() for name in known], 1, 0.7)
         meant = [f" (did you mean {name}?)" for name in known if name.lower() in near]
-        raise UserError(
+        raise OverrideError(
+            f"{path}={text}",
             f"expected one of {', '.join(sorted(known))}, or {path}.SETTING=" + "".join(meant),
-            about=f"--set {path}={text}",
         )
     missing = [
         f.name
@@ -231,10 +241,10 @@ def _sibling(hint, cls: type, path: str, text: str, own: typing.Sequence[type] =
         if f.init and f.default is f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(
+        raise OverrideError(
+            f"{path}={text}",
             f"{text} has no default for {', '.join(missing)}",
             "construct it in a config file",
-            f"--set {path}={text}",
         )
     return known[text]()
 
@@ -286,7 +296,7 @@ def _parse(text: str, hint, path: str):
     except TypeError as error:
         with contextlib.suppress(TypeError):
             return coerce(text, hint)  # "nan" and "12" are texts too
-        raise UserError(str(error), about=f"--set {path}={text}") from None
+        raise OverrideError(f"{path}={text}", str(error)) from None
 
 
 class _Named(ast.NodeTransformer):
@@ -346,14 +356,18 @@ def resolve(
     return dataclasses.replace(filled, model=model)
 
 
-def differences(old: Experiment, new: Experiment) -> list[str]:
-    """What forbids continuing a run of `old` as `new`: "path: old -> new", empty if nothing does."""
+def differences(old: Experiment, new: Experiment) -> dict[str, str]:
+    """What forbids continuing a run of `old` as `new`: by the path of a setting "old -> new"."""
     a, b = leaves(old), leaves(new)
     kinds_a, kinds_b = kinds(old), kinds(new)
-    changed = [f"{p}: {kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b
-               if kinds_a.get(p) != kinds_b.get(p)]  # fmt: skip
-    changed += [f"{p}: {_short(a[p])} -> {_short(b[p])}" for p in a if p in b and a[p] != b[p]]
-    return [c for c in changed if not any(c.startswith((f"{p}:", f"{p}.")) for p in RESUMABLE)]
+    changed = {p: f"{kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b
+               if kinds_a.get(p) != kinds_b.get(p)}  # fmt: skip
+    changed |= {p: f"{_short(a[p])} -> {_short(b[p])}" for p in a if p in b and a[p] != b[p]}
+    return {
+        path: values
+        for path, values in changed.items()
+        if not any(f"{path}.".startswith(f"{p}.") for p in RESUMABLE)
+    }
 
 
 def _short(value) -> str:

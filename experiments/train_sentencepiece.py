@@ -42,8 +42,9 @@ def main(arguments: list[str]) -> None:
             model_type=args.model_type, character_coverage=1.0, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
-        said = " ".join(str(error).split()).rpartition("] ")[2]
-        raise UserError(f"--data {args.data}, --vocab-size {args.vocab_size}: {said}") from error
+        # "INTERNAL: file.cc(123) [condition] message": the library gives no more than this text.
+        message = " ".join(str(error).split()).rpartition("] ")[2]
+        raise UserError(f"--data {args.data}, --vocab-size {args.vocab_size}: {message}") from error
     write_atomically(args.out, made.getvalue())
     print(f"vocabulary of {args.vocab_size}: {args.out}")
 

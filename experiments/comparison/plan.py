@@ -159,7 +159,8 @@ def _check_budget(experiments: dict[str, Experiment]) -> None:
 def _unequal(first: Experiment, other: Experiment) -> dict[str, str]:
     """What differs outside process and sampler: by path, both values as "first -> other"."""
     other = replace(other, process=first.process, sampler=first.sampler)
-    found = dict(line.split(": ", 1) for line in differences(first, other))
     a, b = leaves(first), leaves(other)
     # `differences` leaves out what a run may change when it continues.
-    return found | {p: f"{a[p]!r} -> {b[p]!r}" for p in a if p in b and a[p] != b[p]}
+    return differences(first, other) | {
+        p: f"{a[p]!r} -> {b[p]!r}" for p in a if p in b and a[p] != b[p]
+    }

@@ -84,9 +84,11 @@ def plan_splits(
     *,
     below: int = 0,
     lacking: bool = False,
+    cut: str = "into 90, 5 and 5 %",
 ) -> Plan:
     """What becomes of the sources below `root`, or in that file. below: how many folders on top
-    tell no splits (one of a label); lacking: whether splits may be absent, as in what prepare wrote."""
+    tell no splits (one of a label); lacking: whether splits may be absent, as in what prepare wrote;
+    cut: how a text without splits is cut, in words."""
     is_file = [s.path == root and s.member is None for s in sources]
     about = [s.name.split("/")[-1] == DATASET for s in sources]
     found = [s for s, a, b in zip(sources, is_file, about, strict=True) if a or not b]
@@ -99,8 +101,7 @@ def plan_splits(
     names = ["/".join(source.name.split("/")[below:]) for source in found]
     told = [set()] if alone else tell(names)
     if not any(told):
-        cut = f"{_some(found)} cut into 90, 5 and 5 %"
-        return Plan({"train": found}, cut, _SHARES, one=True)
+        return Plan({"train": found}, f"{_some(found)} cut {cut}", _SHARES, one=True)
     parts = {name: [s for s, t in zip(found, told, strict=True) if t == {name}] for name in SPLITS}
     parts = {name: of for name, of in parts.items() if of}
     _check_told(root, found, told, parts, lacking)

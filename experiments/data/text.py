@@ -273,10 +273,9 @@ def _plan(data: Text, root: Path, files: list[tuple[str, Path]], lacking: bool =
     if data.path is None:
         told = "every twentieth address is in validation, and every twentieth in test"
         return Plan({"embedded": [Source(files[0][1], EMBEDDED)]}, told)
-    plan = plan_splits(root, sources, data.splits, below=data.labels == "folder", lacking=lacking)
-    if plan.one and data.split_points:
-        return replace(plan, told=f"{plan.told.partition(' cut ')[0]} cut at data.split_points")
-    return plan
+    cut = "at data.split_points" if data.split_points else "into 90, 5 and 5 %"
+    below = data.labels == "folder"
+    return plan_splits(root, sources, data.splits, below=below, lacking=lacking, cut=cut)
 
 
 def _label_names(data: Text, root: Path, files: list[tuple[str, Path]]) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ def agree(values: Mapping[str, str]) -> None:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether the error says that another process is gone."""
+    """Whether the error says that another process is gone: jax says so in its text alone."""
     said = str(error).lower()
     return isinstance(error, jax.errors.JaxRuntimeError) and any(word in said for word in _LOST)
 

@@ -12,7 +12,7 @@ from experiments.devices.sharding import batch_shards
 from experiments.errors import UserError, shortened
 
 _SHARE = 0.9  # of the memory, in what is said to fit
-_TOO_LARGE = ("RESOURCE_EXHAUSTED", "2147483647")  # in what the compiler says
+_TOO_LARGE = ("RESOURCE_EXHAUSTED", "2147483647")  # in the text of XLA's errors, which have no code
 _CGROUPS = Path("/sys/fs/cgroup")
 
 

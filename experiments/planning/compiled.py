@@ -111,8 +111,8 @@ def _placed(tree, shardings):
 
 
 def exhausted(message: str) -> dict | None:
-    """{"total", "available"} in bytes, from what the compiler says of a program that does not fit; None
-    for another error."""
+    """{"total", "available"} in bytes, from what the compiler says of a program that does not fit, in
+    text alone; None for another error."""
     size = r"\(?([\d.]+)([KMG]?)\)?"
     used = re.search(rf"Used {size} of {size} hbm", message) or re.search(
         rf"{size} exceeds available HBM {size}", message

@@ -145,23 +145,25 @@ def _check_dropout(experiment: Experiment, guided: bool, free: bool) -> None:
 
 def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> None:
     """UserError where the classifier's run is none, or is of another noise or alphabet."""
-    its, ours = classifier.experiment.process, experiment.process
-    name = type(ours).__name__
-    if its.traits.output != "label":
+    noisy, process = classifier.experiment.process, experiment.process
+    name = type(process).__name__
+    if noisy.traits.output != "label":
         raise UserError(
-            f"--classifier: its run holds a {type(its).__name__}, not a classifier; train one with "
+            f"--classifier: its run holds a {type(noisy).__name__}, not a classifier; train one with "
             "--config configs/sotu/classifier.py"
         )
     if classifier.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError("--classifier was trained on another alphabet")
-    if its.base != ours:
-        same = type(its.base) is type(ours)
-        what = "; ".join(differences(its.base, ours)) if same else type(its.base).__name__
+    if noisy.base != process:
+        what = type(noisy.base).__name__
+        if type(noisy.base) is type(process):
+            changed = differences(noisy.base, process)
+            what = "; ".join(f"{path}: {values}" for path, values in changed.items())
         raise UserError(
             f"--classifier was trained on other noise ({what}) than the run's {name}; train one with "
             "the run's process and its settings as process.base"
         )
-    if exact and isinstance(ours, EvidenceProcess):
+    if exact and isinstance(process, EvidenceProcess):
         raise UserError(f"--exact: states of {name} are not tokens; leave it out, for the gradient")
     timed = classifier.experiment.model.time_conditioning or interval != (0, 1)
     if timed and experiment.sampler.layers[-1].cached:

@@ -205,8 +205,7 @@ def fitted_information(workdir: str | Path, run: Run | None = None) -> tuple[flo
     try:
         record = _checked(parse(path.read_bytes(), finite=True))
     except (OSError, ValueError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read ({said}); {again} again") from error
+        raise UserError(f"{path}: cannot be read ({error}); {again} again") from error
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     if run is not None:
         step, fingerprint = run.step, run.fingerprint

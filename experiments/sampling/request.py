@@ -8,7 +8,7 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.evaluation.record import precision
-from experiments.overrides import override
+from experiments.overrides import OverrideError, override
 from experiments.runs import Run, load_run
 from experiments.sampling.constraints import SamplingConstraints, make_constraints
 from experiments.sampling.grid import fitted_information
@@ -99,10 +99,10 @@ def _changed(experiment: Experiment, request: Request) -> Experiment:
         overrides.append(f"data.length={request.length}")
     try:
         return override(experiment, overrides)
-    except UserError as error:
-        if not (name and error.about.startswith("--set sampler")):
+    except OverrideError as error:
+        if not (name and error.setting.startswith("sampler")):
             raise
-        about = f'--sampler "{request.sampler}": {error.about.removeprefix("--set ")}'
+        about = f'--sampler "{request.sampler}": {error.setting}'
         raise UserError(error.what, error.advice, about) from error
 
 

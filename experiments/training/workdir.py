@@ -67,8 +67,9 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
                 decode(stored, str(path), Experiment, classes(experiment)), experiment
             )
             if changed:
+                settings = [f"{path}: {values}" for path, values in changed.items()]
                 raise UserError(
-                    f"workdir {workdir} holds a run of another config ({'; '.join(changed[:4])}); "
+                    f"workdir {workdir} holds a run of another config ({'; '.join(settings[:4])}); "
                     "give another --workdir, or the settings of the run"
                 )
     else:
