@@ -262,8 +262,8 @@ class Run:
         request = Request(template=template, **options)
         ready = prepare(self._run, request, str(self.workdir))
         ends = len(template) - len(template.rstrip(request.blank))
-        given = np.flatnonzero(ready.known >= 0)
-        size = (int(given[-1]) + 1 if len(given) else 0) + ends
+        filled = np.flatnonzero(ready.known >= 0)
+        size = (int(filled[-1]) + 1 if len(filled) else 0) + ends
         texts = _drawn(ready, num or 1, 16, size)
         return texts if num else texts[0]
 

@@ -42,16 +42,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse does; UserError where a file to be written is one that another option names."""
-        given, rest = super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
         pairs = {True: [], False: []}
         for action in self._actions:
-            value = getattr(given, action.dest, None)
+            value = getattr(parsed, action.dest, None)
             name = action.option_strings[-1] if action.option_strings else action.metavar
             for word in value if isinstance(value, list) else [value]:
                 if isinstance(word, str):
                     pairs[action.type is output].append((name or action.dest, word))
         check_apart(pairs[True], pairs[False])
-        return given, rest
+        return parsed, rest
 
 
 def parser(name: str, description: str) -> Parser:
@@ -163,9 +163,9 @@ def _bounded(command, arguments: list[str], log_counts: bool = True) -> int:
         return 2 if output.lost and log_counts else 0
     except (Exception, KeyboardInterrupt) as error:
         code, line = _expected(error) or _of_several(error)
-        told = output is not None and output.lost and _of_output(error)
+        reported = output is not None and output.lost and _of_output(error)
     joined = _joined()
-    if line and not told:
+    if line and not reported:
         complain(line if joined is None else f"{joined.me()}{line}")
     return code
 
@@ -176,10 +176,10 @@ def _of_output(error: BaseException) -> bool:
 
 def _of_system(error: OSError) -> str:
     """What the operating system says, and of what."""
-    said = error.strerror or shortened(str(error)) or type(error).__name__
+    message = error.strerror or shortened(str(error)) or type(error).__name__
     if _of_output(error):
-        return f"{NAME} cannot be written ({said})"
-    return said if error.filename is None else f"{error.filename}: {said}"
+        return f"{NAME} cannot be written ({message})"
+    return message if error.filename is None else f"{error.filename}: {message}"
 
 
 def _expected(error: BaseException) -> tuple[int, str] | None:
@@ -201,9 +201,9 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
             return 2, f"error: text that cannot be encoded or decoded ({shortened(str(error))})"
     # XLA's errors tell their status in their text alone.
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        said = shortened(str(error)) or "no more is given"
+        message = shortened(str(error)) or "no more is given"
         return 2, (
-            f"error: out of memory ({said}); lower --batch-size (of training: train.batch_size, or "
+            f"error: out of memory ({message}); lower --batch-size (of training: train.batch_size, or "
             "raise train.accumulation), the length, or the size of the model"
         )
     return None
@@ -217,9 +217,9 @@ def _of_several(error: BaseException) -> tuple[int, str]:
         raise error
     if not joined.is_lost(error):
         return 1, "".join(traceback.format_exception(error)).rstrip("\n")
-    said = str(error).splitlines()[0]
+    message = str(error).splitlines()[0]
     return 1, (
-        f"error: another process is gone ({said}); its own last lines say why; start all of "
+        f"error: another process is gone ({message}); its own last lines say why; start all of "
         "them again, which continues a training from its newest checkpoint"
     )
 
@@ -262,8 +262,8 @@ def _about(first: str) -> None:
             print(f"  {name:<11} {purpose}")
         print("\nOther programs, python -m experiments.NAME, and examples: docs/guide.md")
     else:
-        said = f"no command {first}" if first else "a command is missing"
-        raise UserError(f"{said}; one of {', '.join(COMMANDS)}; see ddlm --help")
+        message = f"no command {first}" if first else "a command is missing"
+        raise UserError(f"{message}; one of {', '.join(COMMANDS)}; see ddlm --help")
 
 
 def _use_huge_pages() -> None:

@@ -163,13 +163,13 @@ class Teacher:
 def _check_integers(config, path: str = "") -> None:
     """ValueError for a setting that the devices' integers of 32 bits, or a seed's, do not hold."""
     for f in fields(config):
-        value, here = getattr(config, f.name), f"{path}{f.name}"
+        value, name = getattr(config, f.name), f"{path}{f.name}"
         if is_dataclass(value):
-            _check_integers(value, f"{here}.")
+            _check_integers(value, f"{name}.")
         elif type(value) is int:
             least, most = (0, 2**32 - 1) if f.name == "seed" else (-(2**31), 2**31 - 1)
             if not least <= value <= most:
-                raise ValueError(f"{here} = {value} is outside {least} to {most}")
+                raise ValueError(f"{name} = {value} is outside {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -254,21 +254,21 @@ class Experiment:
                 f"train.num_steps = {self.train.num_steps}, but nothing of {name} is trained; set it to "
                 "0"
             )
-        wanted, has = traits.attention_block, self.model.block_length
-        if wanted is not None and has not in (None, wanted):
+        block, has = traits.attention_block, self.model.block_length
+        if block is not None and has not in (None, block):
             raise ValueError(
-                f"model.block_length = {has}, but {name} asks for attention by blocks of {wanted}; "
+                f"model.block_length = {has}, but {name} asks for attention by blocks of {block}; "
                 "leave it out"
             )
 
     def _check_sampler(self) -> None:
-        found = self.sampler.compatibility(self.process)
-        if found.kind == "unsupported":
+        compatibility = self.sampler.compatibility(self.process)
+        if compatibility.kind == "unsupported":
             raise ValueError(
                 f"sampler {type(self.sampler).__name__} does not go with process "
-                f"{type(self.process).__name__}: {found.why}; Autoregressive is sampled by LeftToRight, "
-                "BlockDiffusion by BlockByBlock, other processes of this project by Ancestral and more "
-                "(docs/samplers.md)"
+                f"{type(self.process).__name__}: {compatibility.why}; Autoregressive is sampled by "
+                "LeftToRight, BlockDiffusion by BlockByBlock, other processes of this project by "
+                "Ancestral and more (docs/samplers.md)"
             )
 
     def _check_labels(self) -> None:

@@ -20,11 +20,11 @@ class UserError(Exception):
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
-def shortened(said: str) -> str:
+def shortened(text: str) -> str:
     """What a library says, on one line of at most 150 characters; a longer one loses its middle, since
     libraries say the cause last."""
-    said = " ".join(said.split())
-    return said if len(said) <= _SHORT else f"{said[: _SHORT // 2 - 5]} ... {said[-_SHORT // 2 :]}"
+    text = " ".join(text.split())
+    return text if len(text) <= _SHORT else f"{text[: _SHORT // 2 - 5]} ... {text[-_SHORT // 2 :]}"
 
 
 class Diverged(Exception):

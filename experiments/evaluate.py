@@ -81,17 +81,17 @@ def main(arguments: list[str]) -> dict:
     records = []
     for text in args.text or [None]:
         changes = apart if text is None else [f"data.path={text}", *apart]
-        here, whole = run, False
+        run_on_text, whole = run, False
         if text is not None:
             if not Path(text).expanduser().exists():
                 raise UserError(f"--text {text} does not exist; give a file or a folder")
             cli.log(f"{text}:")
             path = [*of_other_text(text), *of_text]
-            here = replace(run, experiment=override(run.experiment, path))
+            run_on_text = replace(run, experiment=override(run.experiment, path))
             whole = not Path(text).expanduser().is_dir() and not of_text
         records.append(
             evaluate_run(
-                here,
+                run_on_text,
                 args.split,
                 args.seed,
                 ema=not args.raw,

@@ -73,8 +73,8 @@ def descriptor(path: str | Path) -> int | None:
     with suppress(OSError, ValueError):  # the last name of a chain is no link
         for _ in range(_MOST_LINKS):
             folder, name = os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path)
-            ours = re.fullmatch(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd", folder)
-            if ours and re.fullmatch("[0-9]{1,9}", name):
+            of_process = re.fullmatch(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd", folder)
+            if of_process and re.fullmatch("[0-9]{1,9}", name):
                 return int(name)
             path = os.path.join(folder, os.readlink(os.path.join(folder, name)))
     return None

@@ -103,8 +103,8 @@ def _me() -> dict:
 def _holder(file: IO[bytes]) -> str:
     """Who holds the file, as far as it says, to follow \"another process\"."""
     with suppress(ValueError, KeyError, TypeError):
-        told = parse(file.read(4096))
-        pid, host, since, command = (told[k] for k in ("pid", "host", "since", "command"))
+        holder = parse(file.read(4096))
+        pid, host, since, command = (holder[k] for k in ("pid", "host", "since", "command"))
         return f", {pid} on {host} since {since}: {command}"
     return ""
 

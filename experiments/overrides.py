@@ -68,8 +68,8 @@ def reading_options(
     (without evaluation.max_sequences, which is of training)."""
     if not own_classes(experiment):
         return ()
-    kept = [item for item in overrides if not item.startswith("evaluation.max_sequences")]
-    return "--config", config, *(word for item in kept for word in ("--set", item))
+    reading = [item for item in overrides if not item.startswith("evaluation.max_sequences")]
+    return "--config", config, *(word for item in reading for word in ("--set", item))
 
 
 def override(
@@ -120,11 +120,11 @@ def named(hint, like: Any, text: str, path: str) -> Any:
         if not equals:
             raise UserError(f"{path} {text}: expected SETTING=VALUE instead of {setting}")
         items.append(_Override(f"{name}.{inner}", tuple(inner.split(".")), value))
-    found = _sibling(hint, type(like), path, name)
+    config = _sibling(hint, type(like), path, name)
     try:
-        return _replace(found, items) if items else found
+        return _replace(config, items) if items else config
     except _Unknown as error:
-        known = ", ".join(leaves(found)) or "none"
+        known = ", ".join(leaves(config)) or "none"
         raise UserError(f"{path} {text}: no setting {error.path}; known: {known}") from None
 
 
@@ -157,14 +157,14 @@ class _Unknown(Exception):
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every setting by its dotted path, dataclasses opened."""
-    found = {}
+    settings = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            found |= leaves(value, f"{prefix}{f.name}.")
+            settings |= leaves(value, f"{prefix}{f.name}.")
         else:
-            found[prefix + f.name] = value
-    return found
+            settings[prefix + f.name] = value
+    return settings
 
 
 def _replace(config, items: list[_Override]):
@@ -200,9 +200,9 @@ def _applied(config, items: list[_Override]):
             raise _Unknown(item.path)
         by_name.setdefault(item.names[0], []).append(item)
     changes = {}
-    for name, given in by_name.items():
+    for name, of_name in by_name.items():
         value, inner = getattr(config, name), []
-        for item in given:
+        for item in of_name:
             if len(item.names) > 1:
                 inner.append(dataclasses.replace(item, names=item.names[1:]))
             elif _is_kind(value, hints[name], item.text):
@@ -267,8 +267,8 @@ def choices(hint, cls: type) -> list[type]:
 
 def _own(cls: type) -> list[type]:
     """The dataclasses of the file that defines `cls`, where that is the user's own."""
-    mine = not is_module_of_settings(cls.__module__) and dataclasses.is_dataclass(cls)
-    return _defined(namespace(cls), cls.__module__) if mine else []
+    is_own = not is_module_of_settings(cls.__module__) and dataclasses.is_dataclass(cls)
+    return _defined(namespace(cls), cls.__module__) if is_own else []
 
 
 def _defined(names: dict[str, Any], module: str) -> list[type]:
@@ -377,10 +377,10 @@ def _short(value) -> str:
 
 def kinds(config: Any, prefix: str = "") -> dict[str, str]:
     """The class of every dataclass among the settings, by its dotted path."""
-    found = {}
+    classes = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            found[prefix + f.name] = type(value).__name__
-            found |= kinds(value, f"{prefix}{f.name}.")
-    return found
+            classes[prefix + f.name] = type(value).__name__
+            classes |= kinds(value, f"{prefix}{f.name}.")
+    return classes

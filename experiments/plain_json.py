@@ -55,8 +55,8 @@ def _not_finite(value: Any, path: str = "") -> str:
         return f"{path or 'it'} is {json.dumps(value)}"
     items = value.items() if isinstance(value, dict) else ()
     items = enumerate(value) if isinstance(value, list) else items
-    found = (_not_finite(inner, f"{path}.{name}" if path else str(name)) for name, inner in items)
-    return next(filter(None, found), "")
+    faults = (_not_finite(inner, f"{path}.{name}" if path else str(name)) for name, inner in items)
+    return next(filter(None, faults), "")
 
 
 def _finite(value: Any) -> Any:

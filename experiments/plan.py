@@ -50,14 +50,14 @@ def main(arguments: list[str]) -> dict:
     from experiments.planning.compiled import plan
     from experiments.planning.report import report
 
-    found = {"config": args.config, "set": args.set} | plan(
+    record = {"config": args.config, "set": args.set} | plan(
         load(args.config, args.set), args.topology, args.vocab_size, args.sample_batch,
         args.tries, cli.log,
     )  # fmt: skip
     if args.out:
-        write_atomically(args.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    print(report(found))
-    return found
+        write_atomically(args.out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    print(report(record))
+    return record
 
 
 if __name__ == "__main__":

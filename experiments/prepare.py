@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> None:
             f"train on it: ddlm train --config FILE --workdir RUN --set data.path={out}{settings}"
         )
     else:
-        there = list(described["splits"])
-        print(f"evaluate on it: ddlm evaluate --workdir RUN --text {out} --split {there[-1]}")
+        splits = list(described["splits"])
+        print(f"evaluate on it: ddlm evaluate --workdir RUN --text {out} --split {splits[-1]}")
 
 
 if __name__ == "__main__":

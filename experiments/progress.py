@@ -16,14 +16,14 @@ class Progress:
 
     def __init__(self, log: Callable[[str], None], what: str = "sequences"):
         self._log, self._what = log, what
-        self._first, self._told, self._said = None, time.perf_counter(), False
+        self._first, self._last, self._logged = None, time.perf_counter(), False
 
     def __call__(self, done: int, total: int) -> None:
         now = time.perf_counter()
         self._first = self._first or (done, now)
-        if now - self._told < _OFTEN and not (self._said and done == total):
+        if now - self._last < _OFTEN and not (self._logged and done == total):
             return
-        self._told, self._said = now, True
+        self._last, self._logged = now, True
         start, since = self._first
         left = ""
         if start < done < total:

@@ -118,17 +118,17 @@ def namespace(cls: type) -> dict[str, Any]:
 
 def annotations(cls: type) -> dict[str, Any]:
     """The annotation of each field of a dataclass, names in it resolved where they were written."""
-    found = {}
+    hints = {}
     for base in reversed(cls.__mro__):
         if "__dataclass_params__" in vars(base):
             written = types.SimpleNamespace(__annotations__=vars(base).get("__annotations__", {}))
             try:
-                found |= typing.get_type_hints(written, namespace(base))
+                hints |= typing.get_type_hints(written, namespace(base))
             except NameError as error:
                 raise UserError(
                     f"class {base.__name__}: annotations of its fields: {error}"
                 ) from error
-    return found
+    return hints
 
 
 def is_module_of_settings(name: str) -> bool:
@@ -139,9 +139,9 @@ def is_module_of_settings(name: str) -> bool:
 def own_classes(config: Any) -> set[str]:
     """The names of the dataclasses among the settings that this project does not define, which `decode`
     cannot construct."""
-    found = set() if is_module_of_settings(type(config).__module__) else {type(config).__name__}
+    names = set() if is_module_of_settings(type(config).__module__) else {type(config).__name__}
     inner = [getattr(config, f.name) for f in dataclasses.fields(config)]
-    return found.union(*(own_classes(value) for value in inner if dataclasses.is_dataclass(value)))
+    return names.union(*(own_classes(value) for value in inner if dataclasses.is_dataclass(value)))
 
 
 def may_stand(cls: type, hint) -> bool:
@@ -152,12 +152,12 @@ def may_stand(cls: type, hint) -> bool:
 
 def classes(config: Any) -> dict[str, type]:
     """The classes of all settings of a dataclass by the names that `encode` gives them."""
-    found = {_name(type(config)): type(config)}
+    by_name = {_name(type(config)): type(config)}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            found |= classes(value)
-    return found
+            by_name |= classes(value)
+    return by_name
 
 
 def decode(
@@ -212,5 +212,5 @@ def _setting(name: Any) -> type | None:
         cls = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError:
         return None
-    ours = isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module_name
-    return cls if ours else None
+    defined = isinstance(cls, type) and cls.__module__ == module_name
+    return cls if defined and dataclasses.is_dataclass(cls) else None

@@ -28,14 +28,14 @@ class StandardOutput:
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
 
-    def _call(self, method: str, *given):
+    def _call(self, method: str, *arguments):
         if getattr(self._stream, "closed", self._stream is None):
             raise OSError(errno.EBADF, _CLOSED, NAME)
         try:
-            return getattr(self._stream, method)(*given)
+            return getattr(self._stream, method)(*arguments)
         except OSError as error:
-            said = _CLOSED if error.errno == errno.EBADF else error.strerror
-            raise OSError(error.errno, said, NAME) from error
+            message = _CLOSED if error.errno == errno.EBADF else error.strerror
+            raise OSError(error.errno, message, NAME) from error
 
 
 @contextmanager
