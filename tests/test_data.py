@@ -219,7 +219,7 @@ def test_batches_depend_on_seed_and_index_alone():
     ]
     straight = take(6)
     np.testing.assert_array_equal(take(2, start=4), straight[4:])
-    halves = [take(6, here=range(4 * p, 4 * p + 4)) for p in range(2)]
+    halves = [take(6, local_rows=range(4 * p, 4 * p + 4)) for p in range(2)]
     for whole, first, second in zip(straight, *halves, strict=True):
         np.testing.assert_array_equal(whole, np.concatenate([first, second]))
     other, _ = next(training_batches(tokens, 16, 8, 2))

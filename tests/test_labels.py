@@ -93,7 +93,7 @@ def test_labels_of_crops_are_those_of_their_middle_tokens(told, tmp_path):
     assert len({n for _, ids in straight for n in ids}) == 3
     mixed = [rows for rows, _ in straight if any(len(set(row)) > 1 for row in rows)]
     assert mixed  # crops that two labels share
-    halves = [take(here=range(4 * p, 4 * p + 4)) for p in range(2)]
+    halves = [take(local_rows=range(4 * p, 4 * p + 4)) for p in range(2)]
     for (rows, ids), *parts in zip(straight, *halves, strict=True):
         np.testing.assert_array_equal(rows, np.concatenate([part[0] for part in parts]))
         np.testing.assert_array_equal(ids, np.concatenate([part[1] for part in parts]))

@@ -79,7 +79,7 @@ def test_batches_of_rows_take_each_once_an_epoch_and_depend_on_seed_and_number_a
     firsts = np.concatenate([x[:, 0] for x, _ in straight])
     assert all(sorted(firsts[n : n + 7]) == sorted(firsts[:7]) for n in (7, 14, 21))
     assert list(firsts[:7]) != list(firsts[7:14])
-    halves = [take(here=range(2 * p, 2 * p + 2)) for p in range(2)]
+    halves = [take(local_rows=range(2 * p, 2 * p + 2)) for p in range(2)]
     for (x, segments), *parts in zip(straight, *halves, strict=True):
         np.testing.assert_array_equal(x, np.concatenate([part[0] for part in parts]))
         np.testing.assert_array_equal(segments, np.concatenate([part[1] for part in parts]))

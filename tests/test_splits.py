@@ -11,7 +11,7 @@ import pytest
 from conftest import SMALL
 
 from experiments import cli
-from experiments.data.splits import tell
+from experiments.data.splits import splits_named
 from experiments.data.text import Text, prepare, training_lines
 from experiments.data.tokenizers import Bytes
 from experiments.errors import UserError
@@ -261,7 +261,7 @@ def test_lines_of_train_are_read_where_other_splits_are_absent(tmp_path):
 
 def test_tell_takes_no_quadratic_time():
     names = [f"part-{n}/train.txt" for n in range(30_000)]
-    assert tell([*names, "test.txt"])[-1] == {"test"}
+    assert splits_named([*names, "test.txt"])[-1] == {"test"}
 
 
 def test_training_says_which_files_went_where_and_evaluation_follows_the_same_rule(

@@ -153,7 +153,7 @@ def write_corpus(folder: Path, data, plan: Plan, source: str, names: tuple[str, 
         "bounds": bounds,
         "symbols": tokenizer.symbols,
         "sha256": {n: _sha256(tokens[a:b]) for n, (a, b) in bounds.items()},
-        "files": plan.told,
+        "files": plan.words,
         "one": plan.one,
     }
     if (unknown := tokenizer.unknown) is not None:

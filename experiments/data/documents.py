@@ -45,8 +45,8 @@ class DocumentWriter:
         self.folder, self.dtype = folder, np.dtype(dtype)
         self.count, self.sizes = 0, {}
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = parse((folder / _PROGRESS).read_bytes())
-            count, sizes = found["documents"], dict(found["sizes"])
+            progress = parse((folder / _PROGRESS).read_bytes())
+            count, sizes = progress["documents"], dict(progress["sizes"])
             natural = all(
                 type(number) is int and number >= 0 for number in (count, *sizes.values())
             )
@@ -54,7 +54,7 @@ class DocumentWriter:
                 self.count, self.sizes = count, sizes
         self._files = [self._open(_TOKENS, self.total * self.dtype.itemsize)]
         self._files.append(self._open(_TABLE, self.count * 24))
-        self._saved, self._told = self.total, time.perf_counter()
+        self._saved, self._logged = self.total, time.perf_counter()
 
     def __enter__(self):
         return self
@@ -84,17 +84,17 @@ class DocumentWriter:
         progress = {"documents": self.count, "sizes": self.sizes}
         write_atomically(self.folder / _PROGRESS, json.dumps(progress))
         self._saved = self.total
-        if time.perf_counter() - self._told > 5:
-            self._told = time.perf_counter()
+        if time.perf_counter() - self._logged > 5:
+            self._logged = time.perf_counter()
             complain(f"preparing: {self.count:,} documents, {self.total:,} tokens")
 
     def finish(self) -> None:
         """Nothing; all that was added is in the files, and documents.npy, (3, D + 1), tells of it."""
         self.save()
         table = self._table()
-        told = np.zeros((3, len(table) + 1), np.int64)
-        told[0, 1:], told[1, :-1], told[2, :-1] = np.cumsum(table[:, 0]), table[:, 1], table[:, 2]
-        np.save(self.folder / "documents.npy", told, allow_pickle=False)
+        documents = np.zeros((3, len(table) + 1), np.int64)
+        documents[0, 1:], documents[1:, :-1] = np.cumsum(table[:, 0]), table[:, 1:].T
+        np.save(self.folder / "documents.npy", documents, allow_pickle=False)
 
     def _table(self) -> np.ndarray:
         """Tokens, characters and words (D, 3) of the documents in the file, a row cut short left out."""

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.data.labels import Labels
 from experiments.data.rows import Rows
 
-Given = dict[str, np.ndarray]
+Conditioning = dict[str, np.ndarray]
 
 
 class _Strata:
@@ -52,14 +52,14 @@ def training_batches(
     *,
     labels: Labels | None = None,
     start: int = 0,
-    here: Sequence[int] | None = None,
-) -> Iterator[tuple[np.ndarray, Given]]:
+    local_rows: Sequence[int] | None = None,
+) -> Iterator[tuple[np.ndarray, Conditioning]]:
     """Batches start, start + 1, ... of the text, tokens (N,) or rows: int32 (rows, length), and what is
-    given of them. here: which rows of a batch, by default all.
+    given of them. local_rows: which rows of a batch, by default all.
 
     Row r of batch b is example b * batch_size + r. Read ahead by a thread.
     """
-    here = range(batch_size) if here is None else here
+    local_rows = range(batch_size) if local_rows is None else local_rows
     if isinstance(text, Rows):
         order = grain.MapDataset.range(len(text)).seed(seed).shuffle().repeat()
 
@@ -76,7 +76,7 @@ def training_batches(
             return crops, {} if labels is None else {"label": labels.of(np.array(begin), length)}
 
     def batch(b):
-        return rows_of([b * batch_size + int(row) for row in here])
+        return rows_of([b * batch_size + int(row) for row in local_rows])
 
     batches = grain.MapDataset.range(start, start + 2**40).map(batch)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
@@ -84,7 +84,7 @@ def training_batches(
 
 def evaluation_batches(
     text: np.ndarray | Rows, length: int, batch_size: int, labels: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, Given, int]]:
+) -> Iterator[tuple[np.ndarray, Conditioning, int]]:
     """(rows int32 (batch_size, length or less), what is given of them, how many of them count), every
     token exactly once; labels: those of all rows in order.
 

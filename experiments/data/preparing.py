@@ -67,7 +67,7 @@ def _prepare(kind, source, out, partial, log) -> dict:
         for split, examples in generators.items():
             record = _still_there(out, split, finished)
             if record:
-                log(f"{split}: was finished before, {_told(record)}")
+                log(f"{split}: was finished before, {_counts(record)}")
             else:
                 record = _write(builder, split, examples, out, about, log)
             if record:
@@ -120,7 +120,7 @@ def _write(
         raise
     write_atomically(out / f".{split}.json", json.dumps({"about": about, "record": record}))
     temporary.replace(path)
-    log(f"{split}: {_told(record)}")
+    log(f"{split}: {_counts(record)}")
     return record
 
 
@@ -161,7 +161,7 @@ def _blocks(texts: Iterator[str], ending: str) -> Iterator[str]:
         yield "".join(waiting)
 
 
-def _told(record: dict) -> str:
+def _counts(record: dict) -> str:
     return (
         f"{record['lines']:,} lines, {record['words']:,} words, {record['characters']:,} characters, "
         f"{record['bytes']:,} bytes"
@@ -170,10 +170,10 @@ def _told(record: dict) -> str:
 
 def _check_lines(builder: Corpus, splits: dict) -> None:
     for names, published in builder.LINES.items():
-        found = sum(splits[name]["lines"] for name in names if name in splits)
-        if found != published and not builder.partial:
+        lines = sum(splits[name]["lines"] for name in names if name in splits)
+        if lines != published and not builder.partial:
             raise UserError(
-                f"--source {builder.source}: {' and '.join(names)} have {found:,} lines, and those of "
+                f"--source {builder.source}: {' and '.join(names)} have {lines:,} lines, and those of "
                 f"{builder.name} {published:,}; get it again from {builder.HOMEPAGE}"
             )
 
@@ -215,12 +215,12 @@ def _still_there(out: Path, split: str, finished: dict) -> dict | None:
 
 def _check_own(out: Path) -> None:
     """UserError where the folder has files that no preparation wrote."""
-    ours = {_LOCK, _DOWNLOADS, _DATASET}
+    own = {_LOCK, _DOWNLOADS, _DATASET}
     for split in SPLITS:
-        ours |= {f".{split}.json", f".{split}.txt"}
+        own |= {f".{split}.json", f".{split}.txt"}
         if (out / f".{split}.json").exists() or (out / _DATASET).exists():
-            ours.add(f"{split}.txt")
-    others = sorted({path.name for path in out.iterdir()} - ours)
+            own.add(f"{split}.txt")
+    others = sorted({path.name for path in out.iterdir()} - own)
     if others:
         raise UserError(
             f"--out {out} holds other files ({others[0]}); choose an empty folder, since all text in a "

@@ -16,9 +16,9 @@ from experiments.data.streams import (
     archive_kind,
     hidden,
     members,
+    naming_damage,
     opened,
     start_of_text,
-    told,
     unpacked,
 )
 from experiments.data.tokenizers import Tokenizer
@@ -44,14 +44,14 @@ def files_of(path: Path) -> list[tuple[str, Path]]:
     """(name below `path`, file) of a file, or of a folder in the order of names, but for hidden ones."""
     if not path.is_dir():
         return [(path.name, path)]
-    found = ((p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file())
-    return [(name, p) for name, p in found if not hidden(name)]
+    paths = ((p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file())
+    return [(name, p) for name, p in paths if not hidden(name)]
 
 
 def sources_of(root: Path, files: Iterable[tuple[str, Path]]) -> list[Source]:
     """The texts of files below `root`, or of that file, and of the archives among them, without
     hidden members: those of a zip in the order of their names, those of a tar as they stand in it."""
-    found = []
+    sources = []
     for name, path in files:
         kind = archive_kind(path)
         if kind:
@@ -59,10 +59,10 @@ def sources_of(root: Path, files: Iterable[tuple[str, Path]]) -> list[Source]:
             inside = [Source(path, f"{below}{_tidy(m)}", m) for m, _ in members(path)]
             inside = [source for source in inside if not hidden(_tidy(source.member))]
             _check_members(path, inside)
-            found += sorted(inside, key=lambda source: source.member) if kind == "zip" else inside
+            sources += sorted(inside, key=lambda source: source.member) if kind == "zip" else inside
         else:
-            found.append(Source(path, name))
-    return found
+            sources.append(Source(path, name))
+    return sources
 
 
 def _tidy(member: str) -> str:
@@ -90,7 +90,7 @@ def streams(sources: Iterable[Source]) -> Iterator[tuple[Source, io.BufferedRead
             continue
         for member, stream in members(path, list(by_member)):
             if member in by_member:
-                with told(by_member[member]):
+                with naming_damage(by_member[member]):
                     stream = unpacked(stream, member)
                 yield by_member[member], stream
 
@@ -104,7 +104,7 @@ def read(sources: Iterable[Source], tokenizer: Tokenizer) -> Iterator[tuple[Sour
 
 def _chunks(stream: io.BufferedReader, binary: bool, where: Source) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if binary else "strict")
-    with told(where):
+    with naming_damage(where):
         offset, block = start_of_text(stream, where, binary), None
         while block != b"":
             block = stream.read(CHUNK)

@@ -41,11 +41,11 @@ _ALL = '("*", "5%", "5%")'
 @dataclass(frozen=True)
 class Plan:
     """parts: the sources of each split, in order; shares: how many percent of train's text, from its
-    end, are validation and test instead; one: whether the text has no splits but those cut of it; told:
+    end, are validation and test instead; one: whether the text has no splits but those cut of it; words:
     all this in words."""
 
     parts: dict[str, list[Source]]
-    told: str
+    words: str
     shares: dict[str, float] = field(default_factory=dict)
     one: bool = False
 
@@ -57,8 +57,8 @@ class Plan:
 
 def share_of(pattern: str) -> float | None:
     """How many percent of train "5%" asks for; None for a pattern of names."""
-    found = _SHARE.fullmatch(pattern.strip())
-    return float(found[1]) if found else None
+    matched = _SHARE.fullmatch(pattern.strip())
+    return float(matched[1]) if matched else None
 
 
 def check_splits(splits: tuple[str, str, str]) -> None:
@@ -91,38 +91,38 @@ def plan_splits(
     cut: how a text without splits is cut, in words."""
     is_file = [s.path == root and s.member is None for s in sources]
     about = [s.name.split("/")[-1] == DATASET for s in sources]
-    found = [s for s, a, b in zip(sources, is_file, about, strict=True) if a or not b]
-    lacking = lacking or len(found) < len(sources)
-    if not found:
+    texts = [s for s, a, b in zip(sources, is_file, about, strict=True) if a or not b]
+    lacking = lacking or len(texts) < len(sources)
+    if not texts:
         raise UserError(f"data.path {root} has no text")
     if splits is not None:
-        return _by_pattern(root, found, splits)
-    alone = len(sources) == 1 and found[0].path == root
-    names = ["/".join(source.name.split("/")[below:]) for source in found]
-    told = [set()] if alone else tell(names)
-    if not any(told):
-        return Plan({"train": found}, f"{_some(found)} cut {cut}", _SHARES, one=True)
-    parts = {name: [s for s, t in zip(found, told, strict=True) if t == {name}] for name in SPLITS}
+        return _by_pattern(root, texts, splits)
+    alone = len(sources) == 1 and texts[0].path == root
+    names = ["/".join(source.name.split("/")[below:]) for source in texts]
+    named = [set()] if alone else splits_named(names)
+    if not any(named):
+        return Plan({"train": texts}, f"{_some(texts)} cut {cut}", _SHARES, one=True)
+    parts = {name: [s for s, t in zip(texts, named, strict=True) if t == {name}] for name in SPLITS}
     parts = {name: of for name, of in parts.items() if of}
-    _check_told(root, found, told, parts, lacking)
+    _check_named(root, texts, named, parts, lacking)
     return Plan(parts, _in_words(parts))
 
 
-def tell(names: Sequence[str]) -> list[set[str]]:
+def splits_named(names: Sequence[str]) -> list[set[str]]:
     """The splits that each of the names tells: none, one, or more where it is not clear."""
     counts = (Counter(_words(name)) for name in names)
     for common in (reduce(and_, counts, Counter(_words(names[0]))), Counter()):
-        found = [_told_by(name, common) for name in names]
-        if any(found):
+        splits = [_splits_named_by(name, common) for name in names]
+        if any(splits):
             break
-    return found
+    return splits
 
 
 def _words(name: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", name.lower())
 
 
-def _told_by(name: str, common: Counter) -> set[str]:
+def _splits_named_by(name: str, common: Counter) -> set[str]:
     """The splits that the name tells by its words, but for those that it has in common with all."""
     left, alone, among = Counter(common), set(), set()
     for part in name.split("/"):
@@ -139,10 +139,10 @@ def _told_by(name: str, common: Counter) -> set[str]:
     return alone or among
 
 
-def _check_told(root, sources, told, parts, lacking) -> None:
+def _check_named(root, sources, named, parts, lacking) -> None:
     """UserError where the names leave something open."""
-    unclear = [(s, t) for s, t in zip(sources, told, strict=True) if len(t) > 1]
-    others = [s for s, t in zip(sources, told, strict=True) if not t]
+    unclear = [(s, t) for s, t in zip(sources, named, strict=True) if len(t) > 1]
+    others = [s for s, t in zip(sources, named, strict=True) if not t]
     missing = [name for name in SPLITS if name not in parts]
     if unclear:
         source, splits = unclear[0]
@@ -204,9 +204,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _in_words(parts: dict[str, list[Source]], shares: dict[str, float] = {}) -> str:  # noqa: B006
-    said = {name: _some(of) for name, of in parts.items()}
-    said |= {name: f"{share:g} % of train, from its end" for name, share in shares.items()}
-    return "; ".join(f"{name}: {said[name]}" for name in SPLITS if name in said)
+    words = {name: _some(of) for name, of in parts.items()}
+    words |= {name: f"{share:g} % of train, from its end" for name, share in shares.items()}
+    return "; ".join(f"{name}: {words[name]}" for name in SPLITS if name in words)
 
 
 def _some(sources: Sequence[Source]) -> str:

@@ -140,7 +140,7 @@ def is_archive(name: str) -> bool:
 
 
 @contextmanager
-def told(where: Path | str):
+def naming_damage(where: Path | str):
     """Nothing; what shows inside as damage to the file is a UserError that names it. A stream of a
     generator below is read by another frame, which this then has to be around."""
     try:
@@ -169,7 +169,7 @@ def unpacked(file: BinaryIO, name: str) -> io.BufferedReader:
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
     """The stream of a file without its compression."""
-    with told(path), open(path, "rb", buffering=0) as file:
+    with naming_damage(path), open(path, "rb", buffering=0) as file:
         yield unpacked(file, path.name)
 
 
@@ -183,7 +183,7 @@ def _is_tar(head: bytes) -> bool:
 
 def archive_kind(path: Path) -> str:
     """ "zip", "tar" (compressed or not), or "" for a file that is no archive."""
-    with told(path), open(path, "rb", buffering=0) as file:
+    with naming_damage(path), open(path, "rb", buffering=0) as file:
         if _ZIP.match(file.read(4)):
             return "zip"
         file.seek(0)
@@ -198,7 +198,7 @@ def members(path: Path, order: Sequence[str] = ()) -> Iterator[tuple[str, Binary
     if not kind:
         raise UserError(f"{path}: damaged or cut short (it is no archive); get it again")
     if kind == "zip":
-        with told(path), zipfile.ZipFile(path) as archive:
+        with naming_damage(path), zipfile.ZipFile(path) as archive:
             infos = zip_files(archive)
             by_name = {info.filename: info for info in infos}
             for info in [by_name[name] for name in order] or infos:
@@ -229,7 +229,7 @@ def zip_files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 def tar_members(stream: BinaryIO, where: Path | str) -> Iterator[tuple[str, BinaryIO]]:
     """(name, stream) of the files in an uncompressed tar, itself read as a stream."""
     ending = _Ending(stream)
-    with told(where), tarfile.open(fileobj=ending, mode="r|") as archive:
+    with naming_damage(where), tarfile.open(fileobj=ending, mode="r|") as archive:
         for info in archive:
             if info.isfile():
                 yield info.name, archive.extractfile(info)

@@ -90,10 +90,10 @@ class Subwords(SubwordTokenizer):
 
     def _encode(self, texts: list[str]) -> Iterator[np.ndarray]:
         pieces = [list(_pieces(text)) for text in texts]
-        found = iter(self._loaded.encode([piece for each in pieces for piece in each]))
+        encoded = iter(self._loaded.encode([piece for each in pieces for piece in each]))
         dtype = "uint16" if (self.vocab_size or 0) <= 65536 else "uint32"
         for each in pieces:
-            ids = [np.array(next(found), dtype) for _ in each]
+            ids = [np.array(next(encoded), dtype) for _ in each]
             yield np.concatenate([*ids, np.zeros(0, dtype)])
 
     def decode(self, tokens):
@@ -133,13 +133,13 @@ def _content(path: str, sha256: str) -> tuple[list[bytes], str]:
         raise UserError(
             f"data.tokenizer.path {path}: {error.strerror or error}; give {KINDS}"
         ) from error
-    found = hashlib.sha256(b"\0".join(contents)).hexdigest()
-    if sha256 not in ("", found):
+    digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
+    if sha256 not in ("", digest):
         raise UserError(
-            f"data.tokenizer.path {path}: its vocabulary is another (sha256 {found[:12]}) than that of "
+            f"data.tokenizer.path {path}: its vocabulary is another (sha256 {digest[:12]}) than that of "
             f"the run ({sha256[:12]}); give the file it was trained with"
         )
-    return contents, found
+    return contents, digest
 
 
 @lru_cache(maxsize=4)

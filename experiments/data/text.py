@@ -137,24 +137,24 @@ def prepare(data: Text) -> Corpus:
     key = repr((_VERSION, identity, data.tokenizer, data.split_points, *more))
     name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
-    found = _opened(folder, data, source)
-    if found is None:
+    corpus = _opened(folder, data, source)
+    if corpus is None:
         try:
             with _workplace(folder, data.by_documents) as work:
-                found = _opened(folder, data, source)  # another process was first
-                if found is None:
+                corpus = _opened(folder, data, source)  # another process was first
+                if corpus is None:
                     write_corpus(work, data, _plan(data, root, files), source, names)
                     if folder.exists():
                         shutil.rmtree(folder)  # it did not open: broken, or of another version
                     with contextlib.suppress(FileExistsError):
                         work.rename(folder)
-                    found = open_corpus(folder, data, source)
+                    corpus = open_corpus(folder, data, source)
         except OSError as error:
             raise UserError(
                 f"data.cache_dir {folder.parent}: {error.strerror or error}; make room there or choose "
                 "another with --set data.cache_dir=DIR"
             ) from error
-    return replace(found, dataset=_dataset(data))
+    return replace(corpus, dataset=_dataset(data))
 
 
 def _opened(folder: Path, data: Text, source: str) -> Corpus | None:
@@ -256,23 +256,23 @@ def _from_pipe(data: Text, path: Path) -> Path:
                     f"data.path {path}: nothing comes through the pipe, which can be read only once; "
                     "write the text to a file"
                 )
-            kept = cache / f"pipe-{digest.hexdigest()[:16]}"
-            if not kept.exists():  # else it keeps its time, by which its tokens are known
-                piped.rename(kept)
+            stored = cache / f"pipe-{digest.hexdigest()[:16]}"
+            if not stored.exists():  # else it keeps its time, by which its tokens are known
+                piped.rename(stored)
     except OSError as error:
         raise UserError(
             f"data.path {path} is kept in data.cache_dir {cache}: {error.strerror or error}; choose "
             "another with --set data.cache_dir=DIR"
         ) from error
-    return kept
+    return stored
 
 
 def _plan(data: Text, root: Path, files: list[tuple[str, Path]], lacking: bool = False) -> Plan:
     """Which texts are in which split, once archives were looked into."""
     sources = sources_of(root, files)
     if data.path is None:
-        told = "every twentieth address is in validation, and every twentieth in test"
-        return Plan({"embedded": [Source(files[0][1], EMBEDDED)]}, told)
+        description = "every twentieth address is in validation, and every twentieth in test"
+        return Plan({"embedded": [Source(files[0][1], EMBEDDED)]}, description)
     cut = "at data.split_points" if data.split_points else "into 90, 5 and 5 %"
     below = data.labels == "folder"
     return plan_splits(root, sources, data.splits, below=below, lacking=lacking, cut=cut)

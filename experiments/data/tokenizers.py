@@ -228,9 +228,9 @@ def _count_bytes(tokens: np.ndarray) -> tuple[int, int, int]:
         text = decoder.decode(tokens[at : at + _CHUNK].astype(np.uint8).tobytes())
         if not text:
             continue
-        found = count(text)
-        characters, not_text = characters + found[0], not_text + len(text) - found[0]
-        words += found[1] - (within and not text[0].isspace())
+        counts = count(text)
+        characters, not_text = characters + counts[0], not_text + len(text) - counts[0]
+        words += counts[1] - (within and not text[0].isspace())
         within = not text[-1].isspace()
     cut = bool(decoder.getstate()[0])
     return characters + cut, words + (cut and not within), not_text

@@ -75,8 +75,10 @@ def read_coder(files: list[Path], contents: list[bytes]) -> Coder:
         return [one.ids for one in made.encode_batch(texts, add_special_tokens=False)]
 
     def spans(text):
-        found = made.encode(text, add_special_tokens=False)
-        return [(number, *span) for number, span in zip(found.ids, found.offsets, strict=True)]
+        encoding = made.encode(text, add_special_tokens=False)
+        return [
+            (number, *span) for number, span in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def decode(ids):
         return made.decode(ids, skip_special_tokens=False)
@@ -186,15 +188,15 @@ def _sentencepiece(content: bytes) -> Coder:
     made = sentencepiece.SentencePieceProcessor(model_proto=content)
 
     def number(token):
-        found = made.piece_to_id(token)
-        return None if found == made.unk_id() and token != made.id_to_piece(found) else found
+        index = made.piece_to_id(token)
+        return None if index == made.unk_id() and token != made.id_to_piece(index) else index
 
     def encode(texts):
         return made.encode(texts, enable_sampling=False)
 
     def spans(text):
-        found = made.encode_as_offset_mapping(text, enable_sampling=False)
-        return [(n, *span) for n, span in zip(found["ids"], found["offsets"], strict=True)]
+        mapping = made.encode_as_offset_mapping(text, enable_sampling=False)
+        return [(n, *span) for n, span in zip(mapping["ids"], mapping["offsets"], strict=True)]
 
     size = made.get_piece_size()
     return Coder(size, encode, spans, made.decode, number, made.id_to_piece, made.unk_id())

@@ -234,7 +234,7 @@ def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: in
         data_seed(config.seed, retry),
         labels=corpus.split_labels("train"),
         start=start * config.accumulation,
-        here=rows_here(mesh, size),
+        local_rows=rows_here(mesh, size),
     )
 
 

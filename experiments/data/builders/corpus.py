@@ -25,9 +25,9 @@ from experiments.data.streams import (
     is_archive,
     lines,
     members,
+    naming_damage,
     opened,
     plain,
-    told,
     unpacked,
 )
 from experiments.errors import UserError
@@ -104,8 +104,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def splits(self, files: Files) -> list[str]:
         """The splits that the files may hold."""
-        there = {None if self.is_archive(name) else self.split_of(name) for name, _ in files}
-        return [split for split in SPLITS if None in there or split in there]
+        present = {None if self.is_archive(name) else self.split_of(name) for name, _ in files}
+        return [split for split in SPLITS if None in present or split in present]
 
     def texts(self, files: Files, split: str) -> Iterator[str]:
         """The examples of a split."""
@@ -113,7 +113,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, stream, where in self.streams(files):
             if self.split_of(name) == split:
                 seen.append(name)
-                with told(where):
+                with naming_damage(where):
                     yield from self.read(name, stream, where)
         self._check_names(split, self.NAMES[split], seen)
 
@@ -131,32 +131,32 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 for member, stream in members(path):
                     check_inside(member, path)
                     if not hidden(member):
-                        with told(f"{path}: {member}"):
+                        with naming_damage(f"{path}: {member}"):
                             stream = unpacked(stream, member)
                         yield member, stream, f"{path}: {member}"
             else:
                 with opened(path) as stream:
                     yield name, stream, str(path)
 
-    def rejection(self, found: str) -> UserError:
+    def rejection(self, reason: str) -> UserError:
         """What to say where a source is not this corpus."""
         names = [name for names in self.NAMES.values() for name in names[:1]]
-        wanted = [*(PurePosixPath(url).name for url in self.URLS), *names]
+        files = [*(PurePosixPath(url).name for url in self.URLS), *names]
         where = f"; it is published at {self.HOMEPAGE}" if self.HOMEPAGE else ""
         return UserError(
-            f"--source {self.source}: {found}; {self.name} is made of {', '.join(dict.fromkeys(wanted))}"
+            f"--source {self.source}: {reason}; {self.name} is made of {', '.join(dict.fromkeys(files))}"
             f"{where}. Your own text is --dataset lines or documents"
         )
 
-    def _check_names(self, split, wanted, found) -> None:
-        bases = [plain(PurePosixPath(name).name) for name in found]
-        for name, base in zip(found, bases, strict=True):
+    def _check_names(self, split, expected, names) -> None:
+        bases = [plain(PurePosixPath(name).name) for name in names]
+        for name, base in zip(names, bases, strict=True):
             if self.split_of(name) == split and bases.count(base) > 1:
                 raise UserError(
                     f"--source {self.source}: {base} of the {split} split is there more than once; "
                     "leave one of them"
                 )
-        missing = [name for name in wanted if name not in bases]
+        missing = [name for name in expected if name not in bases]
         if missing and not self.partial:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             rejected = self.rejection(f"{missing[0]}{more} of the {split} split is missing")
@@ -168,8 +168,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if self.source.is_file():
             files = [(self.source.name, self.source)]
         elif self.source.is_dir():
-            found = sorted(p for p in self.source.rglob("*") if p.is_file())
-            files = [(p.relative_to(self.source).as_posix(), p) for p in found]
+            paths = sorted(p for p in self.source.rglob("*") if p.is_file())
+            files = [(p.relative_to(self.source).as_posix(), p) for p in paths]
             files = [(n, p) for n, p in files if self.is_part(p.name) and not hidden(n)]
         else:
             what = "is no file, and a pipe can be read only once" * self.source.exists()
@@ -198,7 +198,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _verified(self, name: str, path: Path) -> dict:
         """Name, bytes and sha256 of a file; UserError where it differs from the published one."""
         digest, size = hashlib.sha256(), 0
-        with told(path), open(path, "rb") as stream:
+        with naming_damage(path), open(path, "rb") as stream:
             while block := stream.read(CHUNK):
                 digest.update(block)
                 size += len(block)

@@ -12,15 +12,15 @@ from pathlib import PurePosixPath
 
 from experiments.data.builders.corpus import SPLITS, Corpus, Files
 from experiments.data.reading import Source, sources_of, streams
-from experiments.data.splits import tell
+from experiments.data.splits import splits_named
 from experiments.data.streams import (
     check_inside,
     decode,
     is_archive,
     lines,
+    naming_damage,
     plain,
     start_of_text,
-    told,
 )
 from experiments.errors import UserError, shortened
 from experiments.plain_json import parse
@@ -44,10 +44,10 @@ class Documents(Corpus, skip_registration=True):
         """ "" for a document, whose split only the names of all tell, and None for what is none."""
         return "" if PurePosixPath(plain(name)).suffix.lower() in self.KINDS else None
 
-    def rejection(self, found: str) -> UserError:
+    def rejection(self, reason: str) -> UserError:
         return UserError(
-            f"--source {self.source}: {found}; {self.name} takes files and members of archives that end "
-            f"with {' or '.join(self.KINDS)}"
+            f"--source {self.source}: {reason}; {self.name} takes files and members of archives that "
+            f"end with {' or '.join(self.KINDS)}"
         )
 
     def check(self, files: Files) -> None:
@@ -58,36 +58,36 @@ class Documents(Corpus, skip_registration=True):
         self._texts = [text for text in texts if self.split_of(text.name) is not None]
         if not self._texts:
             raise self.rejection("none of its files is of this dataset")
-        named = tell([text.name for text in self._texts])
+        named = splits_named([text.name for text in self._texts])
         self._named: dict[Source, str] = {}
         if len(set().union(*named)) < 2:
             return
-        for text, found in zip(self._texts, named, strict=True):
-            if len(found) != 1:
-                what = "after two splits" if found else "after none, and others are"
+        for text, splits in zip(self._texts, named, strict=True):
+            if len(splits) != 1:
+                what = "after two splits" if splits else "after none, and others are"
                 raise UserError(
                     f"--source {self.source}: {text.name} is named {what}; name all files or folders "
                     "after train, valid or test, or prepare them apart"
                 )
-            self._named[text] = found.pop().replace("validation", "valid")
-        there = set(self._named.values())
-        missing = [split for split in SPLITS if split not in there]
+            self._named[text] = splits.pop().replace("validation", "valid")
+        present = set(self._named.values())
+        missing = [split for split in SPLITS if split not in present]
         if missing and not self.partial:
             raise UserError(
-                f"--source {self.source}: its files are named after {' and '.join(sorted(there))}, and "
-                f"{missing[0]} is missing; add it, rename them, or take what is there: --partial"
+                f"--source {self.source}: its files are named after {' and '.join(sorted(present))}, "
+                f"and {missing[0]} is missing; add it, rename them, or take what is there: --partial"
             )
 
     def splits(self, files: Files) -> list[str]:
-        there = self._named.values()
-        return [split for split in SPLITS if not there or split in there]
+        named = self._named.values()
+        return [split for split in SPLITS if not named or split in named]
 
     def texts(self, files: Files, split: str) -> Iterator[str]:
         named, seen = self._named, 0
         for source, stream in streams(self._texts):
             if named and named[source] != split:
                 continue
-            with told(source):
+            with naming_damage(source):
                 start_of_text(stream, source)
                 for content, place in self.units(source.name, stream, str(source)):
                     chosen = named or _TWENTIETH.get(seen % 20, "train") == split
@@ -123,8 +123,8 @@ def _text_of_record(line: str, where: str) -> str:
         raise UserError(f"{where}: not a JSON record ({shortened(str(error))})") from error
     what = f"it is {_kind(record)}"
     if isinstance(record, dict):
-        there = ", ".join(map(repr, record)) or "nothing"
-        what = f"it has {shortened(there)}"
+        fields = ", ".join(map(repr, record)) or "nothing"
+        what = f"it has {shortened(fields)}"
         if "text" in record:
             what = f'its "text" is {_kind(record["text"])}'
             if isinstance(record["text"], str):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from experiments.data.builders.corpus import Corpus, Files
-from experiments.data.streams import CHUNK, is_archive, told
+from experiments.data.streams import CHUNK, is_archive, naming_damage
 from experiments.errors import UserError
 
 
@@ -26,8 +26,8 @@ class Text8(Corpus, skip_registration=True):
     SHA256 = "6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7"
 
     def split_of(self, name: str) -> str | None:
-        given = self.source is not None and self.source.is_file() and name == self.source.name
-        return "train" if given and not is_archive(name) else super().split_of(name)
+        is_source = self.source is not None and self.source.is_file() and name == self.source.name
+        return "train" if is_source and not is_archive(name) else super().split_of(name)
 
     def splits(self, files: Files) -> list[str]:
         return list(self.NAMES)
@@ -68,7 +68,7 @@ class Text8(Corpus, skip_registration=True):
                     raise UserError(
                         f"--source {self.source}: text8 is there more than once; leave one of them"
                     )
-                with told(where):
+                with naming_damage(where):
                     while block := stream.read(CHUNK):
                         yield block
         if not seen:
