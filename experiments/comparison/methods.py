@@ -15,8 +15,8 @@ from experiments.data.tokenizers import COUNTED
 from experiments.errors import Diverged
 from experiments.evaluation.bound import evaluate_run
 from experiments.evaluation.record_files import (
+    number_text,
     record_path,
-    said_number,
     stored_record,
     write_record,
 )
@@ -102,8 +102,8 @@ def _evaluate(plan: Plan, method: Method, log: Log) -> dict:
 
 def table(results: Sequence[Result]) -> str:
     """The results as a Markdown table with aligned columns, in their order; no final newline."""
-    found = set().union(*(r.record["terms_nats_per_token"] for r in results if r.record))
-    terms = [name for name in TERMS if name in found]
+    recorded = set().union(*(r.record["terms_nats_per_token"] for r in results if r.record))
+    terms = [name for name in TERMS if name in recorded]
     units = [result.record.get("unit") for result in results if result.record]
     header = ["method", "kind", next(filter(None, units), CHARACTERS), "standard error"]
     header += [f"of which {name}" for name in terms] + ["training tokens/s"]
@@ -124,7 +124,7 @@ def _row(result: Result, terms: Sequence[str]) -> list[str]:
         method,
         record["kind"],
         f"{record['value']:.4f}",
-        said_number(record["standard_error"], ".4f"),
+        number_text(record["standard_error"], ".4f"),
     ]
     for name in terms:
         nats = record["terms_nats_per_token"].get(name, math.nan)

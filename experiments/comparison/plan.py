@@ -82,8 +82,8 @@ def make_plan(
         _check_run(workdir / name, resolved)
         reading = reading_options(experiment, config, overrides)
         methods.append(Method(name, experiment, resolved, reading))
-    given = {"num_times": num_times, "batch_size": batch_size}
-    evaluation = replace(first.evaluation, **{k: v for k, v in given.items() if v is not None})
+    replaced = {"num_times": num_times, "batch_size": batch_size}
+    evaluation = replace(first.evaluation, **{k: v for k, v in replaced.items() if v is not None})
     return Plan(workdir, methods, corpus, split, evaluation)
 
 
@@ -143,9 +143,9 @@ def _check_budget(experiments: dict[str, Experiment]) -> None:
     changed: dict[str, str] = {}
     unequal = []
     for other in others:
-        found = _unequal(experiments[first], experiments[other])
-        changed |= {path: values for path, values in found.items() if path not in changed}
-        unequal += [other] if found else []
+        differing = _unequal(experiments[first], experiments[other])
+        changed |= {path: values for path, values in differing.items() if path not in changed}
+        unequal += [other] if differing else []
     if unequal:
         settings = [f"{path}: {values}" for path, values in changed.items()]
         more = f" and {len(settings) - 4} more" if len(settings) > 4 else ""

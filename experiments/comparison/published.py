@@ -61,29 +61,29 @@ def match(entries: Sequence[Entry]) -> Match:
             f"({says}): here {'; '.join(least)}."
         )
         return Match(None, says, "", [], [], [line])
-    here = [v for v in published()["values"] if (v["protocol"], v["dataset"]) == (name, dataset)]
+    rows = [v for v in published()["values"] if (v["protocol"], v["dataset"]) == (name, dataset)]
     why = [
-        f"{entry.name} is not of the published protocol: {'; '.join(found)}."
-        for entry, found in zip(entries, wrong, strict=True)
-        if found
+        f"{entry.name} is not of the published protocol: {'; '.join(reasons)}."
+        for entry, reasons in zip(entries, wrong, strict=True)
+        if reasons
     ]
-    values = sorted((v for v in here if v.get("comparable", True)), key=lambda v: v["value"])
-    others = [v for v in here if not v.get("comparable", True)]
+    values = sorted((v for v in rows if v.get("comparable", True)), key=lambda v: v["value"])
+    others = [v for v in rows if not v.get("comparable", True)]
     return Match(name, says, unit, values, others, why)
 
 
 def misfits(record: dict, name: str, unit: str) -> list[str]:
     """What in the record is not as the protocol `name` requires, in words; empty where all is."""
-    found = []
+    reasons = []
     for field, allowed in published()["protocols"][name]["requires"].items():
-        value, said = _look_up(record, field)
-        if not said:
-            found.append(f"{field} is not said (published: {_show(allowed[0])})")
+        value, stated = _look_up(record, field)
+        if not stated:
+            reasons.append(f"{field} is not said (published: {_show(allowed[0])})")
         elif value not in allowed:
-            found.append(f"{field} is {_show(value)} (published: {_show(allowed[0])})")
+            reasons.append(f"{field} is {_show(value)} (published: {_show(allowed[0])})")
     if unit not in quantities(record):
-        found.append(f"there is no {unit}")
-    return found
+        reasons.append(f"there is no {unit}")
+    return reasons
 
 
 def _look_up(record: dict, field: str) -> tuple[object, bool]:

@@ -41,11 +41,11 @@ class Group:
 
 def full_context(record: dict) -> dict:
     """The context of a record, with what holds of records from before a field."""
-    found = OLD_CONTEXT | record["context"]
-    by_documents = found["protocol"] in ("sentence", "pack") or found.get("documents") == "line"
+    context = OLD_CONTEXT | record["context"]
+    by_documents = context["protocol"] in ("sentence", "pack") or context.get("documents") == "line"
     if by_documents and record["tokenizer_sha256"] == _NORMALIZED:
-        found["counted"] = record["context"].get("counted", _BEFORE)
-    return found
+        context["counted"] = record["context"].get("counted", _BEFORE)
+    return context
 
 
 def read_entries(paths: Sequence[str]) -> tuple[list[Entry], list[str]]:
@@ -85,14 +85,14 @@ def protocol(record: dict) -> dict[str, object]:
 
 def quantities(record: dict) -> dict[str, tuple[float, float]]:
     """(value, standard error) by unit, the unit of `value` first; the error NaN where it is unknown."""
-    found = {record["unit"]: (record["value"], record["standard_error"])}
+    values = {record["unit"]: (record["value"], record["standard_error"])}
     for unit in ("perplexity per token", "perplexity per word"):
         field = unit.replace(" ", "_")
         if record.get(field) is not None:  # as it is where no float holds it
-            found[unit] = record[field], record.get(f"{field}_standard_error")
+            values[unit] = record[field], record.get(f"{field}_standard_error")
     return {
         unit: (value, math.nan if error is None else error)
-        for unit, (value, error) in found.items()
+        for unit, (value, error) in values.items()
     }
 
 

@@ -77,8 +77,8 @@ def _records(group: Group, match: Match) -> str:
     rows = [[*head, "kind", "estimator", "tokens", "checkpoint"]]
     for entry, (best, worst) in zip(group.entries, group.places, strict=True):
         record = entry.record
-        found = [quantities(record).get(unit) for unit in units]
-        values = [_number(x) for pair in found for x in pair or (float("nan"),) * 2]
+        pairs = [quantities(record).get(unit) for unit in units]
+        values = [_number(x) for pair in pairs for x in pair or (float("nan"),) * 2]
         place = str(best) if best == worst else f"{best}-{worst}"
         which = f"{record['checkpoint_step']:,} {'EMA' if record['ema'] else 'raw'}"
         last = [record["kind"], record["estimator"], _tokens(record)]

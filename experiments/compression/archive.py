@@ -55,10 +55,10 @@ def unpack(content: bytes, path: Path) -> tuple[Header, np.ndarray]:
     line, _, body = content[len(MAGIC) :].partition(b"\n")
     try:
         stored = parse(line[:_LONGEST])
-        wanted = {f.name: f.type for f in fields(Header)}
-        if set(stored) != set(wanted):
+        kinds = {f.name: f.type for f in fields(Header)}
+        if set(stored) != set(kinds):
             raise ValueError("other fields")
-        if any(type(stored[name]) is not kind for name, kind in wanted.items()):
+        if any(type(stored[name]) is not kind for name, kind in kinds.items()):
             raise ValueError("a field of another type")
         header = Header(**stored)
         natural = (header.tokens, header.step, header.seed, header.rows - 1, header.group - 1)

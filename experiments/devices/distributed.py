@@ -26,22 +26,23 @@ _GRACE = 10  # seconds that a process which fails waits for the others
 _LOST = ("gloo", "nccl", "connection", "unavailable", "coordination", "heartbeat", "barrier")
 
 
-def start(given: Sequence[str] | None, stop_together: bool = False) -> None:
-    """Nothing, once all processes are there. given: the first one's HOST:PORT, how many there are, and
-    the number of this one; or nothing, for what the cluster says (TPU slices, Slurm, Open MPI,
-    Kubernetes); None for a process that is alone. To be called before anything is computed.
+def start(arguments: Sequence[str] | None, stop_together: bool = False) -> None:
+    """Nothing, once all processes are there. To be called before anything is computed.
+
+    arguments: the first one's HOST:PORT, how many there are, and the number of this one; or nothing, for
+    what the cluster says (TPU slices, Slurm, Open MPI, Kubernetes); None for a process that is alone.
 
     stop_together: SIGTERM is noted for `Signals.agree` and ends nothing. From here on the standard
     output of all but the first is dropped. UserError where the others cannot be found; exit code 1 where
     they do not come.
     """
-    if given is None:
+    if arguments is None:
         return
     jax.config.update("jax_enable_preemption_service", stop_together)
-    places, option = _places(given), " ".join(["--distributed", *given])
+    places, option = _places(arguments), " ".join(["--distributed", *arguments])
     if places.get("process_id") == 0:
         _check_port(option, places["coordinator_address"])
-        log(f"waiting for {given[1]} processes at {given[0]}")
+        log(f"waiting for {arguments[1]} processes at {arguments[0]}")
     # While it waits, jax hears no Ctrl-C, and at its own limit it aborts.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit = threading.Timer(_WAIT, _give_up, [option])
@@ -50,9 +51,9 @@ def start(given: Sequence[str] | None, stop_together: bool = False) -> None:
     try:
         jax.distributed.initialize(**places, initialization_timeout=_WAIT + 60)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{option}: the processes do not find each other ({said}); give "
+            f"{option}: the processes do not find each other ({message}); give "
             "HOST:PORT of the first, how many there are, and the number of this one, from 0"
         ) from error
     finally:
@@ -64,10 +65,10 @@ def start(given: Sequence[str] | None, stop_together: bool = False) -> None:
 def _keep_standard_output() -> None:
     """Python's is the first process's own. Libraries write past it, Gloo of every connection: they are
     sent to standard error."""
-    mine = os.dup(1) if is_first() else os.open(os.devnull, os.O_WRONLY)
+    number = os.dup(1) if is_first() else os.open(os.devnull, os.O_WRONLY)
     os.dup2(2, 1)
     encoding = getattr(sys.stdout, "encoding", "utf-8")
-    stream = open(mine, "w", encoding=encoding, errors="backslashreplace")  # noqa: SIM115, for good
+    stream = open(number, "w", encoding=encoding, errors="backslashreplace")  # noqa: SIM115, for good
     sys.stdout = StandardOutput(stream)
 
 
@@ -92,24 +93,24 @@ def _give_up(option: str) -> None:
     os._exit(1)
 
 
-def _places(given: Sequence[str]) -> dict:
-    if not given:
+def _places(arguments: Sequence[str]) -> dict:
+    if not arguments:
         return {}
     try:
-        address, count, number = given
+        address, count, number = arguments
         host, port = address.rsplit(":", 1)
         count, number, port = int(count), int(number), int(port)
         if not (host and 0 < port < 2**16 and count > 0):
             raise ValueError
     except ValueError as error:
         raise UserError(
-            f"--distributed {' '.join(given)}: expected HOST:PORT of the first process, how many there "
-            "are, and the number of this one, from 0; or nothing, for what the cluster says"
+            f"--distributed {' '.join(arguments)}: expected HOST:PORT of the first process, how many "
+            "there are, and the number of this one, from 0; or nothing, for what the cluster says"
         ) from error
     if not 0 <= number < count:
         raise UserError(
-            f"--distributed {' '.join(given)}: {count} processes have the numbers 0 to {count - 1}, and "
-            f"this one is to be {number}"
+            f"--distributed {' '.join(arguments)}: {count} processes have the numbers 0 to {count - 1}, "
+            f"and this one is to be {number}"
         )
     # Of the cluster nothing is asked then; every process has the devices that it sees.
     places = {"coordinator_address": address, "num_processes": count, "process_id": number}
@@ -157,37 +158,39 @@ def anywhere(what: bool) -> bool:
 def first_says(numbers: Sequence[int]) -> list[int]:
     """The numbers of the first process."""
     count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
-    mine = np.array(numbers if is_first() else [0] * count, np.int32)
-    return [int(n) for n in multihost_utils.broadcast_one_to_all(mine)]
+    own = np.array(numbers if is_first() else [0] * count, np.int32)
+    return [int(n) for n in multihost_utils.broadcast_one_to_all(own)]
 
 
 def agree(values: Mapping[str, str]) -> None:
     """Nothing; UserError, in every process, that names which values are not the same in all. Processes
     may have different names; digests are all that is sent."""
     digests = {hashlib.sha256(f"{n}={v}".encode()).digest(): n for n, v in values.items()}
-    most = int(np.max(multihost_utils.process_allgather(np.int32(len(digests)))))
-    mine = np.zeros((most, 8), np.uint32)
-    mine[: len(digests)] = np.frombuffer(b"".join(digests), np.uint32).reshape(-1, 8)
-    of_all = multihost_utils.process_allgather(mine).reshape(jax.process_count(), most, 8)
-    of_all = [{digest.tobytes() for digest in its} for its in of_all]
-    other = [str(p) for p, its in enumerate(of_all) if its != of_all[0]]
+    largest = int(np.max(multihost_utils.process_allgather(np.int32(len(digests)))))
+    own = np.zeros((largest, 8), np.uint32)
+    own[: len(digests)] = np.frombuffer(b"".join(digests), np.uint32).reshape(-1, 8)
+    of_all = multihost_utils.process_allgather(own).reshape(jax.process_count(), largest, 8)
+    of_all = [{digest.tobytes() for digest in theirs} for theirs in of_all]
+    other = [str(p) for p, theirs in enumerate(of_all) if theirs != of_all[0]]
     if not other:
         return
-    names = [name for digest, name in digests.items() if not all(digest in its for its in of_all)]
+    names = [
+        name for digest, name in digests.items() if not all(digest in theirs for theirs in of_all)
+    ]
     within = tuple(f"{name}." for name in names)
     names = [name for name in names if not name.startswith(within)]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    said = ", ".join(names[:_NAMED]) or "what this process does not have"
+    different = ", ".join(names[:_NAMED]) or "what this process does not have"
+    plural = "es" if len(other) > 1 else ""
     raise UserError(
-        f"{said}{more}: not the same in process{'es' if len(other) > 1 else ''} {', '.join(other)} of "
-        f"{len(of_all)} as in the first; give all processes the same command, files and versions"
+        f"{different}{more}: not the same in process{plural} {', '.join(other)} of {len(of_all)} as in the first; give all processes the same command, files and versions"
     )
 
 
 def is_lost(error: Exception) -> bool:
     """Whether the error says that another process is gone: jax says so in its text alone."""
-    said = str(error).lower()
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in said for word in _LOST)
+    message = str(error).lower()
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in message for word in _LOST)
 
 
 def leave() -> None:

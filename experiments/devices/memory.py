@@ -24,16 +24,16 @@ def check_program(
     jax keeps it for the call."""
     try:
         size = lowered.compile().memory_analysis()
-        said = size and _too_large(size, rows, length, batch_shards(mesh), setting, of_length)
+        message = size and _too_large(size, rows, length, batch_shards(mesh), setting, of_length)
     except jax.errors.JaxRuntimeError as error:
         if not any(word in str(error) for word in _TOO_LARGE):
             raise
-        said = (
+        message = (
             f"{rows:,} sequences x {length:,} positions at a time are more than the compiler takes "
             f"({shortened(str(error))}); lower {setting} or {of_length}"
         )
-    if anywhere(bool(said)):
-        raise UserError(said or f"the memory of another process is too small; lower {setting}")
+    if anywhere(bool(message)):
+        raise UserError(message or f"the memory of another process is too small; lower {setting}")
 
 
 def _too_large(size, rows: int, length: int, shards: int, setting: str, of_length: str) -> str:
@@ -82,14 +82,14 @@ def host_memory() -> int:
 def _limits(root: Path, path: str, names: tuple[str, ...]) -> list[int]:
     """The limits of a cgroup and of those above it; in a container it sees itself as the root."""
     inner = root / path.lstrip("/")
-    found = []
+    limits = []
     for folder in (inner, *inner.parents):
         for name in names:
             with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-                found.append(int((folder / name).read_text()) + _swap())
+                limits.append(int((folder / name).read_text()) + _swap())
         if folder == root:
             break
-    return found
+    return limits
 
 
 def _swap() -> int:

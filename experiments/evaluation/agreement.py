@@ -34,10 +34,10 @@ def disagreement(record: dict) -> str:
     per = record["unit"].removeprefix("bits per ")
     if per == record["unit"] or type(record.get(f"{per}s")) is not int or record[f"{per}s"] < 1:
         return f"the field unit is {record['unit']!r} and must be bits per character"
-    for name, found, expected, tolerance in _related(record, record[f"{per}s"]):
-        known = found is not None and expected is not None and math.isfinite(expected)
-        if found != expected and not (known and abs(found - expected) <= tolerance):
-            return f"the field {name} is {_said(found)}, but others give {_said(expected)}"
+    for name, value, expected, tolerance in _related(record, record[f"{per}s"]):
+        known = value is not None and expected is not None and math.isfinite(expected)
+        if value != expected and not (known and abs(value - expected) <= tolerance):
+            return f"the field {name} is {_shown(value)}, but others give {_shown(expected)}"
     return ""
 
 
@@ -80,5 +80,5 @@ def _plus(a: float, b: float | None) -> float | None:
     return None if b is None else a + b
 
 
-def _said(value: float | None) -> str:
+def _shown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.6g}"

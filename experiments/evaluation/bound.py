@@ -53,11 +53,9 @@ def estimate(
     terms: dict[str, list] = {}
     sizes, first = [], 0
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
-    for *batch_here, count in evaluation_batches(text, length, batch, labels):
-        counted = batch_here[1].get("segments", batch_here[0] + 1) > 0
-        rows, conditioning = jax.tree.map(
-            lambda array: global_batch(mesh, array, axis=0), batch_here
-        )
+    for *inputs, count in evaluation_batches(text, length, batch, labels):
+        counted = inputs[1].get("segments", inputs[0] + 1) > 0
+        rows, conditioning = jax.tree.map(lambda array: global_batch(mesh, array, axis=0), inputs)
         values = bound(params, rows, first, frozen, conditioning)
         for name, value in values.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
@@ -150,8 +148,8 @@ def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) ->
         characters = sum(map(tokenizer.count_characters, runs))
         return Counts(characters, tokenizer.count_words(text), not_text)
     share = (text.count if isinstance(text, Rows) else len(text)) / documents.starts[-1]
-    found = (round(each.sum() * share) for each in (documents.characters, documents.words))
-    return Counts(*found, not_text)
+    counts = (round(each.sum() * share) for each in (documents.characters, documents.words))
+    return Counts(*counts, not_text)
 
 
 def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]:

@@ -35,14 +35,14 @@ def ngram_nats(
         contexts, first = np.unique(grams // vocab_size, return_index=True)
         total = np.add.reduceat(counts, first)
         kinds = np.diff(np.append(first, len(grams)))
-        here = np.flatnonzero(position >= n - 1)
-        gram = _windows(tokens, n, vocab_size)[here - (n - 1)]
+        places = np.flatnonzero(position >= n - 1)
+        gram = _windows(tokens, n, vocab_size)[places - (n - 1)]
         count = _look_up(grams, counts, gram)
-        kinds_here = _look_up(contexts, kinds, gram // vocab_size)
-        total_here = _look_up(contexts, total, gram // vocab_size)
-        seen = total_here > 0
-        mixed = (count + kinds_here * p[here]) / np.maximum(total_here + kinds_here, 1)
-        p[here] = np.where(seen, mixed, p[here])
+        kinds_after = _look_up(contexts, kinds, gram // vocab_size)
+        total_after = _look_up(contexts, total, gram // vocab_size)
+        seen = total_after > 0
+        mixed = (count + kinds_after * p[places]) / np.maximum(total_after + kinds_after, 1)
+        p[places] = np.where(seen, mixed, p[places])
     return -np.log(p)
 
 

@@ -35,19 +35,19 @@ def write_record(path: Path, record: dict) -> str:
     if wrong := _fault(json.loads(content)):  # what a reader will see: tuples are lists
         raise ValueError(f"not an evaluation record: {wrong}")
     write_atomically(path, content)
-    given = ", given the labels" if record.get("labels") == "given" else ""
-    said = [f"perplexity {_perplexity(record, 'token')}"]
+    labels = ", given the labels" if record.get("labels") == "given" else ""
+    perplexities = [f"perplexity {_perplexity(record, 'token')}"]
     if record.get("words") and record["tokenizer"] == "Subwords":  # of letters it is astronomical
-        said.append(f"{_perplexity(record, 'word')} a word")
+        perplexities.append(f"{_perplexity(record, 'word')} a word")
     count = f"{record['characters']:,} characters"
     if record.get("bytes_not_text"):
         lost, every = record["bytes_not_text"], record["bytes"]
         count += f" of UTF-8, and {lost:,} of the {every:,} bytes are not text"
-    error = said_number(record["standard_error"], ".4f")
+    error = number_text(record["standard_error"], ".4f")
     return (
-        f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- {error} "
+        f"{record['kind']} on {record['split']}{labels}: {record['value']:.4f} +- {error} "
         f"{record['unit']} ({record['nats_per_token']:.4f} nats per "
-        f"token, {', '.join(said)}) over {count}, checkpoint "
+        f"token, {', '.join(perplexities)}) over {count}, checkpoint "
         f"{record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
     )
 
@@ -59,10 +59,10 @@ def _perplexity(record: dict, unit: str) -> str:
         return "beyond 1e308"
     digits = 1 - math.floor(math.log10(error)) if error else 3
     form = f",.{min(max(digits, 0), 4)}f"
-    return f"{value:{form}} +- {said_number(error, form)}"
+    return f"{value:{form}} +- {number_text(error, form)}"
 
 
-def said_number(value: float | None, form: str) -> str:
+def number_text(value: float | None, form: str) -> str:
     """The number of a record in a format such as ".4f", or that it is unknown."""
     return "unknown" if value is None else f"{value:{form}}"
 

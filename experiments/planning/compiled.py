@@ -81,8 +81,8 @@ def tpu_devices(topology: str) -> list:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except jax.errors.JaxRuntimeError as error:
-        said = str(error).splitlines()[0]
-        raise UserError(f"--topology {topology}: libtpu {version('libtpu')}: {said}") from error
+        message = str(error).splitlines()[0]
+        raise UserError(f"--topology {topology}: libtpu {version('libtpu')}: {message}") from error
 
 
 def trace_train(experiment: Experiment, mesh):
@@ -175,7 +175,7 @@ def plan(
     mesh = make_mesh(experiment.mesh, devices)
     train = measure(trace_train(experiment, mesh), chip)
     params = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
-    found = {
+    record = {
         "topology": topology,
         "chips": len(devices),
         "mesh": dict(mesh.shape),
@@ -185,10 +185,10 @@ def plan(
         "versions": {name: version(name) for name in ("ddlm", "jax", "libtpu")},
     }
     if not train["fits"]:
-        return found | {"suggestion": suggest(experiment, devices, chip, tries, log)}
+        return record | {"suggestion": suggest(experiment, devices, chip, tries, log)}
     config = experiment.train
     tokens = config.batch_size * experiment.data.length
-    found["run"] = {
+    record["run"] = {
         "steps": config.num_steps,
         "tokens": config.num_steps * tokens,
         "tokens_per_second": tokens / train["seconds"],
@@ -197,8 +197,8 @@ def plan(
     if rows != 0 and experiment.process.traits.output == "tokens":
         shards = batch_shards(mesh)
         rows = -(-(rows or shards) // shards) * shards
-        found["sample"] = {"rows": rows} | measure(trace_sample(experiment, mesh, rows), chip)
-    return found
+        record["sample"] = {"rows": rows} | measure(trace_sample(experiment, mesh, rows), chip)
+    return record
 
 
 def suggest(experiment: Experiment, devices, chip: Chip, tries: int, log) -> dict | None:

@@ -23,8 +23,8 @@ class Instruction:
     def called(self, *kinds: str) -> list[str]:
         """The computations it names by attributes of these kinds, such as body."""
         pattern = rf"\b(?:{'|'.join(kinds)})=\{{?(%?[\w.\-]+(?:, %[\w.\-]+)*)"
-        found = re.findall(pattern, self.attributes)
-        return [name.strip().lstrip("%") for names in found for name in names.split(",")]
+        lists = re.findall(pattern, self.attributes)
+        return [name.strip().lstrip("%") for names in lists for name in names.split(",")]
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def _trips(module: Module, loop: Instruction) -> int:
 
 def arrays(shape: str) -> list[tuple[int, tuple[int, ...], bool]]:
     """(bits of an element, dimensions, whether in the chip's main memory) of each array of a shape."""
-    found = []
+    parsed = []
     for kind, bits, dims, layout in _ARRAY.findall(shape):
         size = 8 if kind == "pred" else int(bits or 0)
         sizes = tuple(int(d) for d in dims.split(",") if d)
-        found.append((size, sizes, not re.search(r"S\([1-9]\d*\)", layout)))
-    return found
+        parsed.append((size, sizes, not re.search(r"S\([1-9]\d*\)", layout)))
+    return parsed
 
 
 def num_bytes(shape: str, main_memory: bool = False) -> int:

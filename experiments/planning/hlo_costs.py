@@ -46,19 +46,19 @@ def collectives(module: Module) -> dict[str, dict[str, int]]:
             sent = _sent(kind, one, computation)
             count = max(times[name], seen.get(key, (0,))[0])
             seen[key] = (count, kind, sent)
-    found = {kind: {"count": 0, "bytes": 0} for kind in COLLECTIVES}
+    totals = {kind: {"count": 0, "bytes": 0} for kind in COLLECTIVES}
     for count, kind, sent in seen.values():
-        found[kind]["count"] += count
-        found[kind]["bytes"] += round(count * sent)
-    return found
+        totals[kind]["count"] += count
+        totals[kind]["bytes"] += round(count * sent)
+    return totals
 
 
 def _sent(kind: str, one: Instruction, computation) -> float:
-    given = sum(num_bytes(computation[o].shape) for o in one.operands if o in computation)
+    operand_bytes = sum(num_bytes(computation[o].shape) for o in one.operands if o in computation)
     if kind == "collective-permute":
-        return given
+        return operand_bytes
     size = group_size(one.attributes)
-    whole = given * size if kind == "all-gather" else given
+    whole = operand_bytes * size if kind == "all-gather" else operand_bytes
     return whole * (size - 1) / size * (2 if kind == "all-reduce" else 1)
 
 
@@ -111,11 +111,11 @@ def _convolution_flops(one, computation) -> int:
         "_|->", re.search(r"dim_labels=(\w+->\w+)", one.attributes)[1]
     )
     window = re.search(r"window=\{([^}]*)\}", one.attributes)
-    given = dict(part.split("=") for part in window[1].split()) if window else {}
+    settings = dict(part.split("=") for part in window[1].split()) if window else {}
     spatial = sorted(set(output) - set("bf"))
 
     def each(key, default):
-        return given[key].split("x") if key in given else [default] * len(spatial)
+        return settings[key].split("x") if key in settings else [default] * len(spatial)
 
     products = 2 * left[inputs.index("b")] * right[kernel.index("o")] * right[kernel.index("i")]
     details = [each(*kd) for kd in (("size", "1"), ("stride", "1"), ("pad", "0_0"),

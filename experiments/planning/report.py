@@ -29,9 +29,9 @@ def report(plan: dict) -> str:
 
 def _program(name: str, figures: dict) -> list[str]:
     memory = figures["bytes_per_chip"]
-    there = f"of {_gib(memory['available'])} a chip"
+    capacity = f"of {_gib(memory['available'])} a chip"
     if not figures["fits"]:
-        return [f"{name}: DOES NOT FIT, {_gib(memory['total'])} {there}"]
+        return [f"{name}: DOES NOT FIT, {_gib(memory['total'])} {capacity}"]
     sent = ", ".join(
         f"{kind} {_gib(moved['bytes'])} in {moved['count']}"
         for kind, moved in figures["collectives_per_chip"].items()
@@ -39,7 +39,7 @@ def _program(name: str, figures: dict) -> list[str]:
     )
     least = ", ".join(f"{name} {_time(s)}" for name, s in figures["least_seconds"].items())
     return [
-        f"{name}: fits, {_gib(memory['total'])} {there} (arguments {_gib(memory['arguments'])}, "
+        f"{name}: fits, {_gib(memory['total'])} {capacity} (arguments {_gib(memory['arguments'])}, "
         f"temporary {_gib(memory['temporary'])}), compiled in {figures['compile_seconds']:.0f} s",
         f"  {figures['flops']:.3g} FLOPs, {figures['flops_per_chip']:.3g} a chip",
         f"  a chip sends: {sent or 'nothing'}",
