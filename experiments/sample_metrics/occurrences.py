@@ -40,9 +40,9 @@ class Occurrences:
             inside = at < len(text) - (depth - 1)
             at, number = at[inside], number[inside]
             wanted = number * self._base + text[at + depth - 1]
-            found = _places(keys, wanted, previous * self._base)
-            known = found >= 0
-            at, number = at[known], found[known]
+            places = _places(keys, wanted, previous * self._base)
+            known = places >= 0
+            at, number = at[known], places[known]
             if not len(at):
                 return
             occurs = np.zeros(len(keys) + 1, bool)  # the last for number -1
@@ -77,8 +77,8 @@ def _places(keys: np.ndarray, wanted: np.ndarray, size: int) -> np.ndarray:
         table = np.full(size, -1, np.int32)
         table[keys] = np.arange(len(keys))
         return table[wanted]
-    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[found] == wanted, found, -1) if len(keys) else np.full(len(wanted), -1)
+    nearest = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[nearest] == wanted, nearest, -1) if len(keys) else np.full(len(wanted), -1)
 
 
 def match_lengths(texts: Sequence[str], pieces: Iterable[str]) -> list[np.ndarray]:
@@ -87,14 +87,14 @@ def match_lengths(texts: Sequence[str], pieces: Iterable[str]) -> list[np.ndarra
     symbols = np.unique(np.concatenate([code_points(text) for text in texts]))
     table = np.zeros(int(symbols.max()) + 2, np.int64)
     table[symbols] = np.arange(1, len(symbols) + 1)
-    found = Occurrences([table[code_points(text)] for text in texts])
+    occurrences = Occurrences([table[code_points(text)] for text in texts])
     carried = np.zeros(0, np.int64)
     for piece in pieces:
         points = table[np.minimum(code_points(piece), len(table) - 1)]
         points = np.concatenate([carried, points])
-        found.read(points)
-        carried = points[max(0, len(points) - found.deepest + 1) :]
-    return found.lengths()
+        occurrences.read(points)
+        carried = points[max(0, len(points) - occurrences.deepest + 1) :]
+    return occurrences.lengths()
 
 
 def word_match_lengths(
@@ -102,14 +102,14 @@ def word_match_lengths(
 ) -> list[np.ndarray]:
     """As `match_lengths`, in words, up to n: `rows` are the words of each text."""
     vocabulary = {w: i for i, w in enumerate(dict.fromkeys(w for row in rows for w in row), 1)}
-    found = Occurrences([np.array([vocabulary[w] for w in row], np.int64) for row in rows], n)
+    occurrences = Occurrences([np.array([vocabulary[w] for w in row], np.int64) for row in rows], n)
     carried = np.zeros(0, np.int64)
     for words in _whole_words(pieces):
         numbers = np.fromiter((vocabulary.get(w, 0) for w in words), np.int64, len(words))
         numbers = np.concatenate([carried, numbers])
-        found.read(numbers)
+        occurrences.read(numbers)
         carried = numbers[max(0, len(numbers) - n + 1) :]
-    return found.lengths()
+    return occurrences.lengths()
 
 
 def _whole_words(pieces: Iterable[str]) -> Iterator[list[str]]:

@@ -189,19 +189,19 @@ def overlaps(
     words = [inner_words(text) for text in texts]
     in_words = iter(word_match_lengths(words, pieces(), n))
     in_characters = iter(match_lengths(texts, pieces()))
-    found = []
+    rows = []
     for group in groups:
         matched = [next(in_words) for _ in group]
         longest = [int(next(in_characters).max()) for _ in group]
         known = _share(matched, n)
-        found.append({
+        rows.append({
             "words_in_training_text": _share(matched, 1),
             "ngrams_in_training_text": known,
             "ngram_novelty": 1 - known,
             "longest_match_characters": max(longest),
             "mean_longest_match_characters": float(np.mean(longest)),
         })  # fmt: skip
-    return found
+    return rows
 
 
 def _share(matched: Sequence[np.ndarray], n: int) -> float:

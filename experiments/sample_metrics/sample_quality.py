@@ -100,11 +100,11 @@ def score(scorer: Run, tokens: np.ndarray, words: frozenset[str]) -> dict[str, f
     nats = -run_log_p(scorer)(tokens).sum(1)
     count = tokenizer.count_characters(tokens.reshape(-1))
     result = Estimate(nats[:, None], np.full(len(tokens), tokens.shape[1]), count)
-    found = [word for row in tokens for word in inner_words(tokenizer.decode(row))]
+    of_samples = [word for row in tokens for word in inner_words(tokenizer.decode(row))]
     return {
         "scorer_bits_per_char": result.bits_per_character,
         "standard_error": result.to_bits_per_character(result.standard_error()),
-        "real_words": sum(word in words for word in found) / max(len(found), 1),
+        "real_words": sum(word in words for word in of_samples) / max(len(of_samples), 1),
         "entropy_bits": entropy_bits(np.bincount(tokens.reshape(-1))),
     }
 

@@ -55,8 +55,8 @@ def autoregressive_run(path: str) -> Run:
     """The run in `path`, an autoregressive one; UserError for another."""
     run = load_run(path)
     if not isinstance(run.experiment.process, Sequential):
-        found = type(run.experiment.process).__name__
-        raise UserError(f"--scorer {path} holds process {found}; a scorer is Autoregressive")
+        name = type(run.experiment.process).__name__
+        raise UserError(f"--scorer {path} holds process {name}; a scorer is Autoregressive")
     return run
 
 

@@ -75,8 +75,10 @@ def _sampler(record: dict) -> str:
     if not isinstance(sampler, dict) or "_type" not in sampler:
         return "sampler unknown" if sampler is None else "several samplers"
     name, steps = str(sampler["_type"]).rpartition(".")[2], sampler.get("steps")
-    said = [name if steps is None else f"{name} of {steps} steps"]
+    parts = [name if steps is None else f"{name} of {steps} steps"]
     usual, logits_processor = encode(LogitsProcessor()), sampler.get("logits_processor")
     if isinstance(logits_processor, dict):
-        said += [f"{k} {v}" for k, v in logits_processor.items() if k not in usual or v != usual[k]]
-    return ", ".join(said)
+        parts += [
+            f"{k} {v}" for k, v in logits_processor.items() if k not in usual or v != usual[k]
+        ]
+    return ", ".join(parts)

@@ -42,8 +42,8 @@ def load_folder(path: str) -> "FolderScorer":
             path, use_safetensors=True, dtype=torch.float32, **local
         )
     except Exception as error:  # the library raises what its many loaders happen to raise
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"--scorer {path}: not a causal language model ({said})") from error
+        message = " ".join(str(error).split())[:200]
+        raise UserError(f"--scorer {path}: not a causal language model ({message})") from error
     without_dropout(tokenizer)
     scorer = FolderScorer(path, tokenizer, model.eval(), torch)
     scorer.check_causal()
@@ -134,8 +134,8 @@ class FolderScorer:
             distribution = self.torch.log_softmax(out.logits[:, :-1], -1)
             return distribution.gather(-1, z[:, 1:, None])[..., 0]
 
-        for i, size, found in self._pieces(rows, log_p):
-            nats[i] -= found[: size - unscored].sum(dtype=np.float64)
+        for i, size, values in self._pieces(rows, log_p):
+            nats[i] -= values[: size - unscored].sum(dtype=np.float64)
             sizes[i] += size - unscored
         if unscored:
             for row in rows:
@@ -148,6 +148,6 @@ class FolderScorer:
     def features(self, texts):
         rows, points = [self.tokens(text, "text") for text in texts], {}
         states = self._pieces(rows, lambda out, z: out.hidden_states[-1])
-        for i, size, found in states:
-            points[i] = found[size - 1 + len(self._start)]
+        for i, size, state in states:
+            points[i] = state[size - 1 + len(self._start)]
         return np.stack([points[i] for i in range(len(rows))])

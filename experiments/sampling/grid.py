@@ -149,11 +149,11 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
     """(bins, rows) of one batch after another, by one compiled program."""
     experiment, mesh = run.experiment, run.mesh
 
-    def program(params, x0, first, place, given):
+    def program(params, x0, first, place, conditioning):
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         process = experiment.bind(params)
-        network = experiment.network(params, **given)
+        network = experiment.network(params, **conditioning)
         return information(process, network, keys, x0, place, bins)
 
     compiled = jax.jit(program, out_shardings=replicated(mesh))
@@ -163,11 +163,13 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
     for *rows, count in evaluation_batches(tokens, experiment.data.length, batch, labels):
         place = np.resize(places[first : first + count], batch)[:, None]
         rows = jax.tree.map(lambda a: global_batch(mesh, a, axis=0), [*rows, place])
-        x0, given, place = rows
+        x0, conditioning, place = rows
         if not first:
-            lowered = compiled.lower(run.params, x0, first, place, given)
+            lowered = compiled.lower(run.params, x0, first, place, conditioning)
             check_program(lowered, batch, x0.shape[1], mesh, "evaluation.batch_size")
-        yield np.asarray(compiled(run.params, x0, first, place, given), np.float64)[:, :count]
+        yield np.asarray(compiled(run.params, x0, first, place, conditioning), np.float64)[
+            :, :count
+        ]
         first += count
         progress(first, len(places))
 

@@ -132,7 +132,7 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
     """What every line of a file of samples says of how they were drawn: samples of equal descriptions
     are those of one file, whatever their number and the batch size."""
     experiment = run.experiment
-    told = {
+    description = {
         "seed": request.seed,
         "checkpoint_step": run.step,
         "checkpoint_fingerprint": run.fingerprint,
@@ -142,7 +142,7 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "length": experiment.data.length,
     }
     guided = request.label is not None and (request.guidance != 1 or classifier is not None)
-    asked = {
+    requested = {
         "prompt": request.prompt,
         "template": request.template,
         "blank": request.blank if request.template is not None else None,
@@ -154,6 +154,6 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "exact": request.exact,
         "set": [change for change in request.changes if not change.startswith("sampler")],
     }
-    return told | {
-        name: value for name, value in asked.items() if value or isinstance(value, float)
+    return description | {
+        name: value for name, value in requested.items() if value or isinstance(value, float)
     }

@@ -25,9 +25,10 @@ def read_samples(path: Path) -> dict[str, dict]:
             content = content[:whole]
         lines = content.decode().split("\n")  # text may hold what splitlines cuts at
     except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "not UTF-8"
+        reason = getattr(error, "strerror", None) or "not UTF-8"
         raise UserError(
-            f"--samples {path}: cannot be read ({said}); give a .jsonl file that ddlm sample --out wrote"
+            f"--samples {path}: cannot be read ({reason}); give a .jsonl file that ddlm sample "
+            "--out wrote"
         ) from error
     numbered = {f"{path}:{n}": line for n, line in enumerate(lines, 1) if line.strip()}
     samples = {where: _sample(line, where) for where, line in numbered.items()}
@@ -48,8 +49,8 @@ def _sample(line: str, where: str) -> dict:
     try:
         sample = parse(line, finite=True)
     except ValueError as error:
-        said = getattr(error, "msg", error)
-        raise UserError(f"{where}: not a line of JSON ({said})") from error
+        reason = getattr(error, "msg", error)
+        raise UserError(f"{where}: not a line of JSON ({reason})") from error
     if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
         raise UserError(f'{where}: has no "text"; each line is an object such as {{"text": "..."}}')
     if not sample["text"]:

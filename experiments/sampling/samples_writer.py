@@ -87,10 +87,10 @@ def _held(file: BinaryIO, path: str, description: dict) -> tuple[int, int]:
             sample = parse(line)
         if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
             raise UserError(f"{path} exists, and its line {count + 1} is no sample; {advice}")
-        its = {name: value for name, value in sample.items() if name not in _OF_ONE}
-        if its != expected:
+        stored = {name: value for name, value in sample.items() if name not in _OF_ONE}
+        if stored != expected:
             raise UserError(
-                f"{path} exists and holds other samples ({_other(its, expected)}); {advice}"
+                f"{path} exists and holds other samples ({_other(stored, expected)}); {advice}"
             )
         if sample.get("number") != count:
             raise UserError(
@@ -100,8 +100,8 @@ def _held(file: BinaryIO, path: str, description: dict) -> tuple[int, int]:
     return count, end
 
 
-def _other(its: dict, ours: dict) -> str:
+def _other(stored: dict, expected: dict) -> str:
     """The first of the values that differ."""
-    names = [name for name in {**ours, **its} if its.get(name) != ours.get(name)]
+    names = [name for name in {**expected, **stored} if stored.get(name) != expected.get(name)]
     name = names[0] if names else "order"
-    return shortened(f"{name}: {its.get(name, 'none')} there, {ours.get(name, 'none')} now")
+    return shortened(f"{name}: {stored.get(name, 'none')} there, {expected.get(name, 'none')} now")

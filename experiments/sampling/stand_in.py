@@ -29,41 +29,41 @@ def encode_around(
 ) -> list[np.ndarray]:
     """The tokens (n,) int32 of each part of a text, blanks standing between them and after the last.
     UserError where no tokens are the text; it is said on stderr if a space before a blank is lost."""
-    found, lost = _encode(tokenizer, parts, option)
+    tokens, lost = _encode(tokenizer, parts, option)
     if lost:
         print(f"note: {option}: {_LOSES_SPACE}", file=sys.stderr)
-    return found
+    return tokens
 
 
 def encode_alone(tokenizer: SubwordTokenizer, text: str, option: str) -> np.ndarray:
     """The tokens (n,) int32 of a text that stands as it is amid others; UserError where none are it."""
-    (found,), lost = _encode(tokenizer, [text], option)
+    (tokens,), lost = _encode(tokenizer, [text], option)
     if lost:
         raise UserError(
             f"{option} {text!r} ends in a space, and {_LOSES_SPACE}; leave it out there"
         )
-    return found
+    return tokens
 
 
 def banned_tokens(tokenizer: SubwordTokenizer, text: str, option: str) -> tuple[int, ...]:
     """The numbers of the tokens of a text; of a text without space around it also the one token that it
     is within a word, or after a space, where there is such a token. They are said on stderr."""
     (tokens,), _ = _encode(tokenizer, [text], option)
-    found = set(map(int, tokens))
+    numbers = set(map(int, tokens))
     for form in (text, f" {text}") if text == text.strip() else ():
         cut = _cut(tokenizer, ["", form])
         if cut and len(cut[0][1]) == 1:
-            found |= set(map(int, cut[0][1]))
-    if not found:
+            numbers |= set(map(int, cut[0][1]))
+    if not numbers:
         raise UserError(f"{option} {text!r}: no token of the vocabulary is this text; leave it out")
-    named = ", ".join(repr(tokenizer.name(number)) for number in sorted(found))
+    named = ", ".join(repr(tokenizer.name(number)) for number in sorted(numbers))
     print(f"banned tokens: {named}", file=sys.stderr)
-    return tuple(sorted(found))
+    return tuple(sorted(numbers))
 
 
 def _encode(tokenizer, parts, option) -> tuple[list[np.ndarray], bool]:
-    found = _cut(tokenizer, parts)
-    if found is None:
+    cut = _cut(tokenizer, parts)
+    if cut is None:
         for part in parts:
             _check_known(tokenizer, part, option)
         named = " and ".join(repr(part) for part in parts if part.strip())
@@ -71,7 +71,7 @@ def _encode(tokenizer, parts, option) -> tuple[list[np.ndarray], bool]:
             f"{option}: the vocabulary has no tokens for {named} next to a blank; let blanks stand for "
             "whole words"
         )
-    return found
+    return cut
 
 
 def _check_known(tokenizer, text, option) -> None:
@@ -109,7 +109,7 @@ def _with_word(tokenizer, parts, word) -> tuple[list[np.ndarray], bool] | None:
     for part in parts:  # where parts, at even places, and words begin
         bounds += [bounds[-1] + len(part), bounds[-1] + len(part) + len(word)]
     bounds[-2:] = [len(text) + 1] * 2
-    found, covered = [[] for _ in bounds], list(bounds)
+    numbers, covered = [[] for _ in bounds], list(bounds)
     for number, start, stop in tokenizer.spans(text):
         at = bisect(bounds, start) - 1
         if at % 2 == 0 and stop > bounds[at + 1] and text[start : bounds[at + 1]].isspace():
@@ -117,9 +117,9 @@ def _with_word(tokenizer, parts, word) -> tuple[list[np.ndarray], bool] | None:
         unknown = at % 2 == 0 and _is_unknown(tokenizer, number, text[start:stop])
         if unknown or stop > bounds[at + 1]:
             return None
-        found[at].append(number)
+        numbers[at].append(number)
         covered[at] = max(covered[at], stop)
-    tokens, words = found[: 2 * len(parts) : 2], found[1 : 2 * len(parts) - 1 : 2]
+    tokens, words = numbers[: 2 * len(parts) : 2], numbers[1 : 2 * len(parts) - 1 : 2]
     lost = False
     for part, own, start, stop in zip(parts, tokens, bounds[::2], covered[::2], strict=False):
         spaces = start + len(part) - max(stop, start + len(part.rstrip()))

@@ -20,12 +20,12 @@ def trace_record(
     process, sampler = experiment.process, experiment.sampler
     vocab = experiment.data.tokenizer.vocab_size
     mask = process.space.mask
-    given = np.all([fixed >= 0 for _, _, fixed in samples], axis=0)
+    known = np.all([fixed >= 0 for _, _, fixed in samples], axis=0)
     return {
         "title": f"{name}: {type(process).__name__}, {type(sampler).__name__}",
         "symbols": [experiment.data.tokenizer.decode(np.array([v])) for v in range(vocab)],
         "mask": mask,
-        "given": given.tolist(),
+        "given": known.tolist(),
         "samples": [
             _of_sample(number, sampled, mask is not None) for number, sampled, _ in samples
         ],

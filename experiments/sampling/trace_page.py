@@ -32,9 +32,9 @@ UNKNOWN = 255
 
 def page(record: dict) -> str:
     """The page, in ASCII. ValueError names what does not fit in `record`."""
-    symbols, mask, given = record["symbols"], record["mask"], np.asarray(record["given"], bool)
-    if given.ndim != 1 or not given.size:
-        raise ValueError(f"given has the shape {given.shape}; it needs one truth value a position")
+    symbols, mask, known = record["symbols"], record["mask"], np.asarray(record["given"], bool)
+    if known.ndim != 1 or not known.size:
+        raise ValueError(f"given has the shape {known.shape}; it needs one truth value a position")
     if mask is not None and 0 <= mask < len(symbols):
         raise ValueError(
             f"mask {mask} is a symbol as well; it must not be in 0..{len(symbols) - 1}"
@@ -43,14 +43,14 @@ def page(record: dict) -> str:
         raise ValueError("samples is empty; a page needs one or more")
     samples, used = [], set()
     for sample in record["samples"]:
-        packed, tokens = _pack(sample, len(symbols), mask, given)
+        packed, tokens = _pack(sample, len(symbols), mask, known)
         samples.append(packed)
         used.update(np.unique(tokens).tolist())
     content = {
         "title": record["title"],
         "symbols": {v: symbols[v] for v in sorted(used - {mask})},
         "mask": None if mask is None else int(mask),
-        "given": given.astype(int).tolist(),
+        "given": known.astype(int).tolist(),
         "samples": samples,
     }
     # JSON in a script element ends at the first "</script", and "<!--" changes how the rest is read.
@@ -59,13 +59,13 @@ def page(record: dict) -> str:
     return template.replace("@RECORD@", text)
 
 
-def _pack(sample: dict, size: int, mask: int | None, given: np.ndarray) -> tuple[dict, np.ndarray]:
+def _pack(sample: dict, size: int, mask: int | None, known: np.ndarray) -> tuple[dict, np.ndarray]:
     """(the sample as the page holds it, its tokens [n+1, L])"""
     name = f"sample {sample['number']}"
     times = _array(f"{name}: times", sample["times"], float)
     if times.ndim != 1 or not times.size or not np.isfinite(times).all():
         raise ValueError(f"{name}: times must be one finite number a frame, got {times.tolist()}")
-    shape = (len(times), len(given))
+    shape = (len(times), len(known))
     tokens = _array(f"{name}: tokens", sample["tokens"])
     probability = _array(f"{name}: probability", sample["probability"], float)
     for what, array in (("tokens", tokens), ("probability", probability)):
@@ -81,7 +81,7 @@ def _pack(sample: dict, size: int, mask: int | None, given: np.ndarray) -> tuple
         raise ValueError(
             f"{name}: token {strange[0]} is neither the mask nor one of {size} symbols"
         )
-    moved = np.flatnonzero((tokens != tokens[0]).any(0) & given)
+    moved = np.flatnonzero((tokens != tokens[0]).any(0) & known)
     if moved.size:
         raise ValueError(f"{name}: position {moved[0]} is given, yet its token changes")
     if ((probability < 0) | (probability > 1 + 1e-4)).any():  # rounding may exceed 1
