@@ -15,7 +15,7 @@ from experiments.devices.sharding import mesh_sizes
 from experiments.errors import UserError
 from experiments.studies import mesh_table
 from experiments.studies.measuring import mesh_losses
-from experiments.studies.measuring.mesh_losses import Found, Row
+from experiments.studies.measuring.mesh_losses import Outcome, Row
 
 # Labels and accumulation, of few tokens; a state on the simplex; two copies of the text beside
 # each other, scanned and rematerialised; parameters of the process, whose gradient sums over rows.
@@ -87,7 +87,7 @@ def test_a_table_of_embeddings_is_sent_whole_only_where_that_is_less(
     assert ("28x48" in done.stdout.split()) == (rows == 16)
 
 
-ONE = Found(
+ONE = Outcome(
     losses=np.array([3.0, 2.0]), nats=np.full((4, 2), 48.0), drawn={"a": np.ones(3)},
     params={"a": np.ones(3), "b": np.zeros(2)}, moments=[np.ones(3)], share=1.0, flops=8.0, whole=(),
     length=16,

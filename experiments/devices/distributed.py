@@ -183,7 +183,8 @@ def agree(values: Mapping[str, str]) -> None:
     different = ", ".join(names[:_NAMED]) or "what this process does not have"
     plural = "es" if len(other) > 1 else ""
     raise UserError(
-        f"{different}{more}: not the same in process{plural} {', '.join(other)} of {len(of_all)} as in the first; give all processes the same command, files and versions"
+        f"{different}{more}: not the same in process{plural} {', '.join(other)} of {len(of_all)} as "
+        "in the first; give all processes the same command, files and versions"
     )
 
 

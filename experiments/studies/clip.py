@@ -36,14 +36,14 @@ def main(arguments: list[str]) -> dict:
     from experiments.studies.measuring.gradient_noise import measure
 
     run = load_run(args.workdir, args.step)
-    found = measure(run, INTERVALS, args.batches, args.seed, cli.log)
-    best = min(found, key=lambda row: row["noise"])
+    rows = measure(run, INTERVALS, args.batches, args.seed, cli.log)
+    best = min(rows, key=lambda row: row["noise"])
     if best["noise"] == math.inf:
         raise UserError(
             f"{args.batches} batches do not show a mean gradient above its noise; give more --batches"
         )
     low, high = best["clip"]
-    record = {"workdir": args.workdir, "checkpoint_step": run.step, "rows": found}
+    record = {"workdir": args.workdir, "checkpoint_step": run.step, "rows": rows}
     if args.out:
         write_atomically(args.out, dumped(record, indent=1) + "\n")
     print(f"least noise: --set process.clip={low},{high}")

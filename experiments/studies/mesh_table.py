@@ -66,13 +66,13 @@ def main(arguments: list[str]) -> list:
     rows = []
     for case in configs:
         path, *settings = case.split() or [case]
-        there = [s for s in settings if s.partition("=")[0] in SAVING]
-        shared = [s for s in settings if s not in there]
-        meshes = [("1x1x1", ()), *((name, there) for name in args.meshes)]
-        found = measure(path, shared, meshes, args.steps)
-        row = Row(" ".join([Path(path).stem, *settings]), found, alike=not there)
+        saving = [s for s in settings if s.partition("=")[0] in SAVING]
+        shared = [s for s in settings if s not in saving]
+        meshes = [("1x1x1", ()), *((name, saving) for name in args.meshes)]
+        outcomes = measure(path, shared, meshes, args.steps)
+        row = Row(" ".join([Path(path).stem, *settings]), outcomes, alike=not saving)
         rows.append(row)
-        complain(f"{row.name}: {_said(row)}")
+        complain(f"{row.name}: {_summary(row)}")
         jax.clear_caches()
     faults = [f"{row.name}: {fault}" for row in rows for fault in row.faults(args.meshes, LIMITS)]
     text = page(rows, args.meshes, args.steps)
@@ -90,7 +90,7 @@ def _configs() -> list[str]:
     return [str(p) for p in sorted(Path(FOLDER).glob("*.py")) if p.name != "__init__.py"]
 
 
-def _said(row) -> str:
+def _summary(row) -> str:
     return ", ".join(f"{name} {row.greatest(name):.1e}" for name in LIMITS)
 
 
@@ -122,8 +122,8 @@ def page(rows: list, meshes, steps: int) -> str:
         f"|---|{'---:|' * (5 + len(kinds))}",
     ]
     for row in rows:
-        trained = row.found[0].losses.size > 0
-        cells = [f"{row.found[0].losses[-1]:.4f}" if trained else "-", f"{row.evaluation:.4f}"]
+        trained = row.outcomes[0].losses.size > 0
+        cells = [f"{row.outcomes[0].losses[-1]:.4f}" if trained else "-", f"{row.evaluation:.4f}"]
         for k in kinds:
             of_kind = [d.loss for d, m in zip(row.differences, meshes, strict=True) if kind(m) == k]
             cells.append(_small(max(of_kind)) if trained else "-")
@@ -140,8 +140,12 @@ def page(rows: list, meshes, steps: int) -> str:
         "|---|---:|---:|",
     ]
     for n, mesh in enumerate(meshes, 1):
-        shares = [row.found[n].share for row in rows]
-        flops = [r.found[n].flops / r.found[0].flops for r in rows if r.alike and r.found[0].flops]
+        shares = [row.outcomes[n].share for row in rows]
+        flops = [
+            r.outcomes[n].flops / r.outcomes[0].flops
+            for r in rows
+            if r.alike and r.outcomes[0].flops
+        ]
         lines.append(f"| {mesh} | {_range(shares)} | {_range(flops)} |")
     lines += [
         "",
@@ -151,7 +155,7 @@ def page(rows: list, meshes, steps: int) -> str:
         f"|---|{'---:|' * (1 + len(meshes))}",
     ]
     for row in rows:
-        losses = [f"{f.losses[-1]:.7f}" if f.losses.size else "-" for f in row.found]
+        losses = [f"{f.losses[-1]:.7f}" if f.losses.size else "-" for f in row.outcomes]
         lines.append(f"| {row.name} | {' | '.join(losses)} |")
     return "\n".join(lines) + "\n"
 

@@ -56,8 +56,8 @@ def main(arguments: list[str]) -> dict:
             def run(key, logits, sampler=sampler):
                 # By time they differ, lest the compiler work on them once for all steps.
                 free = lambda z, t: logits + 1e-6 * t[..., None]  # noqa: E731
-                found = sampler.run(key, MDLM(vocab), free, (rows, length))
-                return found.x0, found.calls
+                sampled = sampler.run(key, MDLM(vocab), free, (rows, length))
+                return sampled.x0, sampled.calls
 
             program = jax.jit(run).lower(jax.random.key(0), logits).compile()
             programs[name] = lambda program=program: program(jax.random.key(2), logits)

@@ -69,7 +69,7 @@ def processes() -> list:
     from diffusion.process import Objective
     from experiments.overrides import choices
 
-    found = []
+    every = []
     for cls in choices(Objective, MDLM):
         variants = [cls()]
         hints = typing.get_type_hints(cls)
@@ -80,8 +80,8 @@ def processes() -> list:
                     for choice in choices(hints[f.name], type(f.default))
                     if (made := _made(cls, f.name, choice)) is not None
                 ]
-        found += variants
-    return [process for process in found if process.traits.output == "tokens"]
+        every += variants
+    return [process for process in every if process.traits.output == "tokens"]
 
 
 def _made(cls: type, name: str, choice: type):
@@ -109,10 +109,10 @@ def samplers() -> list:
         Unmask("random"), Unmask("random", Tokens(1)), PredictorCorrector(corrector="forward_backward"),
         BlockByBlock(FirstHitting()), SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
     ]  # fmt: skip
-    found = []
+    every = []
     for cls in choices(Sampler, Ancestral):
-        found += [cls(), *(s for s in besides if type(s) is cls)]
-    return found
+        every += [cls(), *(s for s in besides if type(s) is cls)]
+    return every
 
 
 def fitting(sampler, process):
@@ -127,12 +127,12 @@ def fitting(sampler, process):
 
 def written(config) -> str:
     """The dataclass as Python, what is as by default left out."""
-    said = []
+    settings = []
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if value != f.default:
-            said.append(f"{f.name}={_value(value)}")
-    return f"{type(config).__name__}({', '.join(said)})"
+            settings.append(f"{f.name}={_value(value)}")
+    return f"{type(config).__name__}({', '.join(settings)})"
 
 
 def _value(value) -> str:
@@ -191,7 +191,9 @@ def page() -> str:
     for (kinds, known), group in groups.items():
         cells = [
             ", ".join(
-                f"`{written(s)}`" for s, found in zip(ways, kinds, strict=True) if found == kind
+                f"`{written(s)}`"
+                for s, own_kind in zip(ways, kinds, strict=True)
+                if own_kind == kind
             )
             for kind in ("exact", "approximate")
         ]

@@ -217,10 +217,10 @@ class Checkpoints:
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or local), like
         )
-        asked = {name: [str(x.dtype), list(x.shape)] for name, x in leaves(like).items()}
+        wanted = {name: [str(x.dtype), list(x.shape)] for name, x in leaves(like).items()}
         saved = {name: [dtype, shape] for name, (dtype, shape, _) in arrays.items()}
-        if asked != saved:
-            raise self._mismatch(step, asked, saved)
+        if wanted != saved:
+            raise self._mismatch(step, wanted, saved)
         context = ocp.Context()
         context.pytree.loading.partial_load = partial
         path = self.directory / str(step)
@@ -238,8 +238,8 @@ class Checkpoints:
         if anywhere(failed is not None):
             what = unread(failed, path) if failed else "another process cannot read its part"
             raise self._damaged(step, what) from failed
-        found = digest(state)
-        bad = [name for name, (_, _, bits) in arrays.items() if found.get(name) != bits]
+        digests = digest(state)
+        bad = [name for name, (_, _, bits) in arrays.items() if digests.get(name) != bits]
         if bad:
             raise self._damaged(step, f"the bits changed of {_some(bad)}")
         return state
@@ -305,12 +305,12 @@ class Checkpoints:
             f"checkpoint {path} is damaged: {what}; {self._others(step)}", what
         )
 
-    def _mismatch(self, step, asked, saved):
-        both = [n for n in asked if n in saved and asked[n] != saved[n]]
+    def _mismatch(self, step, wanted, saved):
+        both = [n for n in wanted if n in saved and wanted[n] != saved[n]]
         parts = {
-            "only in the checkpoint": [n for n in saved if n not in asked],
-            "only in the model": [n for n in asked if n not in saved],
-            "differ": [f"{n} is {saved[n]}, wanted {asked[n]}" for n in both],
+            "only in the checkpoint": [n for n in saved if n not in wanted],
+            "only in the model": [n for n in wanted if n not in saved],
+            "differ": [f"{n} is {saved[n]}, wanted {wanted[n]}" for n in both],
         }
         what = "; ".join(f"{kind}: {_some(names)}" for kind, names in parts.items() if names)
         return UserError(

@@ -45,9 +45,9 @@ def _sums(x):
 
 def leaves(tree):
     """The leaves of tree by their path, such as "params/layers/qkv/kernel"."""
-    found, _ = jax.tree_util.tree_flatten_with_path(tree)
-    named = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in found}
-    assert len(named) == len(found), "two leaves share one path: is there a '/' in a key?"
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in pairs}
+    assert len(named) == len(pairs), "two leaves share one path: is there a '/' in a key?"
     return named
 
 

@@ -29,19 +29,17 @@ def load_initial(
         return _with_base(experiment, stored, stored.energy) if residual else experiment, None
     name = type(experiment.process).__name__
     if not experiment.init_from:
-        given = f", as this run's is {stored.init_from}" if stored and stored.init_from else ""
-        raise UserError(
-            f"{name} needs a trained base; give its run with --set init_from=RUN{given}"
-        )
+        hint = f", as this run's is {stored.init_from}" if stored and stored.init_from else ""
+        raise UserError(f"{name} needs a trained base; give its run with --set init_from=RUN{hint}")
     base = _load(experiment, "init_from", experiment.init_from)
     if not residual:
         return experiment, _fitting(experiment, base.params, experiment.init_from, log)
-    wanted = type(experiment.process.base)
-    if type(base.experiment.process) is not wanted:
-        found = type(base.experiment.process).__name__
+    kind = type(experiment.process.base)
+    if type(base.experiment.process) is not kind:
+        base_name = type(base.experiment.process).__name__
         raise UserError(
-            f"init_from {experiment.init_from} holds process {found}, and the base of {name} "
-            f"is {wanted.__name__}"
+            f"init_from {experiment.init_from} holds process {base_name}, and the base of {name} "
+            f"is {kind.__name__}"
         )
     source = base
     if experiment.energy.output == "tokens":
@@ -52,9 +50,9 @@ def load_initial(
             )
         source = _load(experiment, "energy_from", experiment.energy_from)
         if not isinstance(source.experiment.process, Sequential):
-            found = type(source.experiment.process).__name__
+            energy_name = type(source.experiment.process).__name__
             raise UserError(
-                f"energy_from {experiment.energy_from} holds process {found}, and the energy of "
+                f"energy_from {experiment.energy_from} holds process {energy_name}, and the energy of "
                 f"{name} is Autoregressive"
             )
         energy = source.experiment.model
@@ -62,8 +60,8 @@ def load_initial(
         energy = replace(experiment.energy, backbone=base.experiment.model)
     experiment = _with_base(experiment, base.experiment, energy)
     sources = dict.fromkeys((experiment.init_from, experiment.energy_from or experiment.init_from))
-    found = base.params | {"energy": source.params}
-    return experiment, _fitting(experiment, found, " and ".join(sources), log)
+    params = base.params | {"energy": source.params}
+    return experiment, _fitting(experiment, params, " and ".join(sources), log)
 
 
 def _with_base(experiment: Experiment, base: Experiment, energy) -> Experiment:
@@ -89,32 +87,32 @@ def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
     return run
 
 
-def _fitting(experiment: Experiment, found: dict, source: str, log: Callable[[str], None]) -> dict:
-    """The part of `found` that has the experiment's names and shapes; the rest is said."""
-    wanted = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
+def _fitting(experiment: Experiment, params: dict, source: str, log: Callable[[str], None]) -> dict:
+    """The part of `params` that has the experiment's names and shapes; the rest is said."""
+    shapes = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     loaded, other = [], {"fresh": [], "of another shape": [], "not used": []}
 
-    def fit(wanted, found, path):
-        other["not used"] += [path + name for name in found if name not in wanted]
-        kept = {}
-        for name, part in wanted.items():
-            here, value = path + name, found.get(name)
+    def fit(shapes, params, path):
+        other["not used"] += [path + name for name in params if name not in shapes]
+        fitting = {}
+        for name, part in shapes.items():
+            place, value = path + name, params.get(name)
             if isinstance(part, dict):
-                kept[name] = fit(part, value if isinstance(value, dict) else {}, f"{here}/")
+                fitting[name] = fit(part, value if isinstance(value, dict) else {}, f"{place}/")
             elif value is None:
-                other["fresh"].append(here)
+                other["fresh"].append(place)
             elif value.shape != part.shape:
-                other["of another shape"].append(f"{here} {value.shape}, not {part.shape}")
+                other["of another shape"].append(f"{place} {value.shape}, not {part.shape}")
             else:
-                loaded.append(here)
-                kept[name] = value
-        return kept
+                loaded.append(place)
+                fitting[name] = value
+        return fitting
 
-    kept = fit(wanted, found, "")
+    fitting = fit(shapes, params, "")
     if not loaded:
         raise UserError(f"nothing in {source} fits this model")
     log(f"arrays loaded from {source} ({len(loaded)}): {', '.join(loaded)}")
     for kind, names in other.items():
         if names:
             log(f"{kind} ({len(names)}): {', '.join(names)}")
-    return kept
+    return fitting

@@ -66,7 +66,7 @@ class Metrics:
         if lines and lines[-1][2] is None and not content.endswith(b"\n"):
             lines.pop()
             self._log(f"{self._path}: its last line was cut short by a kill, and goes")
-        damaged = {number: line for number, line, found in lines if found is None}
+        damaged = {number: line for number, line, value in lines if value is None}
         if damaged:
             aside = self._path.with_name(DAMAGED)
             with open(aside, "ab") as file:
@@ -76,7 +76,7 @@ class Metrics:
                 f"{self._path}: {len(damaged)} of its lines (number {named}) cannot be read, and are "
                 f"now in {aside}"
             )
-        kept = [line for _, line, found in lines if found is not None and found["step"] <= start]
+        kept = [line for _, line, value in lines if value is not None and value["step"] <= start]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -135,8 +135,8 @@ def _lines(content: bytes) -> Iterator[tuple[int, bytes, dict | None]]:
     """(its number from 1, as it is, what it holds) of each line; None for one that holds no step."""
     for number, line in enumerate(content.split(b"\n"), 1):
         if line:
-            found = None
+            value = None
             with suppress(ValueError):
-                found = parse(line)
-            good = isinstance(found, dict) and type(found.get("step")) is int
-            yield number, line, found if good else None
+                value = parse(line)
+            good = isinstance(value, dict) and type(value.get("step")) is int
+            yield number, line, value if good else None

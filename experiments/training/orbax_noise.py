@@ -50,12 +50,12 @@ def unread(error, folder):
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    said = str(error).replace(f"{folder}/", "").split(" [tensorstore_spec")[0]
-    places = list(_PLACE.finditer(said))
+    text = str(error).replace(f"{folder}/", "").split(" [tensorstore_spec")[0]
+    places = list(_PLACE.finditer(text))
     if not places:
-        return f"orbax cannot read it: {shortened(f'{type(error).__name__}: {said}')}"
+        return f"orbax cannot read it: {shortened(f'{type(error).__name__}: {text}')}"
     array, file = places[-1].groups()
-    why = said[places[-1].end() :].strip(": ") or said.split(":")[0].lower().replace("_", " ")
+    why = text[places[-1].end() :].strip(": ") or text.split(":")[0].lower().replace("_", " ")
     return f"cannot read {file or array.replace('.', '/')}: {shortened(why)}"
 
 

@@ -126,9 +126,9 @@ def newest_state(
     else:
         if not damaged:
             return None
-        told = "; ".join(f"{step}: {what}" for step, what in damaged.items())
+        named = "; ".join(f"{step}: {what}" for step, what in damaged.items())
         raise UserError(
-            f"every checkpoint in {checkpoints.directory} is damaged ({told}); restore one from a "
+            f"every checkpoint in {checkpoints.directory} is damaged ({named}); restore one from a "
             "copy, or train again in another --workdir"
         )
     for bad, what in damaged.items():

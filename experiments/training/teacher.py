@@ -36,8 +36,10 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
     if run.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError(f"teacher.workdir {teacher.workdir} was trained on another alphabet")
     if teacher.start_from and run.experiment.model != experiment.model:
-        mine, its = leaves(experiment.model), leaves(run.experiment.model)
-        other = ", ".join(f"{k} {its[k]} and not {mine[k]}" for k in its if its[k] != mine[k])
+        own, taught = leaves(experiment.model), leaves(run.experiment.model)
+        other = ", ".join(
+            f"{k} {taught[k]} and not {own[k]}" for k in taught if taught[k] != own[k]
+        )
         raise UserError(
             f"teacher.workdir {teacher.workdir} has another model ({other}), whose parameters do not "
             "fit; set the same, or --set teacher.start_from=False"

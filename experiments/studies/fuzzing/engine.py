@@ -88,8 +88,8 @@ class _Watch:
 
     def _outside(self, path: str) -> bool:
         path = os.path.abspath(path)
-        ours = path.startswith((self.folder, "/dev/", "/proc/"))
-        return not ours and "__pycache__" not in path
+        allowed = path.startswith((self.folder, "/dev/", "/proc/"))
+        return not allowed and "__pycache__" not in path
 
 
 _watch: _Watch | None = None
@@ -126,24 +126,24 @@ def classify(reader: Reader, case: Any, folder: Path) -> tuple[str, str]:
     """("accepted" or "rejected", the rejection), or (how the reader failed on the case, the error)."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    said = ""
+    message = ""
     try:
         with _guarded(folder) as seen:
             reader.read(case, folder)
         result = "accepted"
     except UserError as error:
-        said = str(error)
-        result = "rejected" if said.isprintable() else "UserError of several lines"
-        if len(said) > _LONGEST:
-            result = f"UserError of {len(said)} characters"
+        message = str(error)
+        result = "rejected" if message.isprintable() else "UserError of several lines"
+        if len(message) > _LONGEST:
+            result = f"UserError of {len(message)} characters"
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # of native libraries too, whose panics are no Exception
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         frames = traceback.extract_tb(error.__traceback__)
         (*_, last) = [frame for frame in frames if f"{os.sep}experiments{os.sep}" in frame.filename]
         result = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
-    return (f"it did {seen[0]}", said) if seen else (result, said)
+    return (f"it did {seen[0]}", message) if seen else (result, message)
 
 
 def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
@@ -160,13 +160,13 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
         if outcome.cases == cases:
             return
         outcome.cases += 1
-        result, said = classify(reader, case, folder)
+        result, message = classify(reader, case, folder)
         if result in ("accepted", "rejected"):
             setattr(outcome, result, getattr(outcome, result) + 1)
             return
         count, shortest = outcome.failures.get(result, (0, ""))
-        told = f"{said[:200]}: {case!r}"
-        outcome.failures[result] = count + 1, min(shortest or told, told, key=len)
+        described = f"{message[:200]}: {case!r}"
+        outcome.failures[result] = count + 1, min(shortest or described, described, key=len)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HypothesisWarning)  # of strategies with long names

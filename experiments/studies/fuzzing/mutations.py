@@ -25,14 +25,14 @@ _DEPTHS = (3, 70, 250)
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
     """(container, key) of everything inside."""
-    found, waiting = [], [value]
+    places, waiting = [], [value]
     while waiting:
         at = waiting.pop()
         keys = list(at) if isinstance(at, dict) else range(len(at)) if isinstance(at, list) else ()
         for key in keys:
-            found.append((at, key))
+            places.append((at, key))
             waiting.append(at[key])
-    return found
+    return places
 
 
 @st.composite

@@ -111,10 +111,10 @@ def _metrics(content: bytes, folder: Path) -> None:
     for name in ("train/loss", "perf/tokens_per_s"):
         sum(value for _, value in read_metric(folder, name))
     (folder / DAMAGED).unlink(missing_ok=True)
-    said: list[str] = []
-    with Metrics(folder, 2, said.append) as metrics:
+    lines: list[str] = []
+    with Metrics(folder, 2, lines.append) as metrics:
         metrics.write(3, {"train/loss": 1.0})
-    assert (folder / DAMAGED).exists() == any(DAMAGED in line for line in said)
+    assert (folder / DAMAGED).exists() == any(DAMAGED in line for line in lines)
 
 
 def _grid(content: bytes, folder: Path) -> None:

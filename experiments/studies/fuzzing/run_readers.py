@@ -46,18 +46,18 @@ def make_run(folder: Path) -> Path:
     return folder / "run"
 
 
-def _told_anew(run: Path) -> st.SearchStrategy[tuple[str, bytes]]:
+def _rewritten(run: Path) -> st.SearchStrategy[tuple[str, bytes]]:
     """The run's record of its checkpoint with other contents, whose hash is right: made on purpose."""
     (path,) = run.glob(f"checkpoints/*/{RECORD}")
     whole = json.loads(path.read_text())
     record = {k: v for k, v in whole["custom_metadata"].items() if k != "sha256"}
 
-    def tell(changed_record) -> tuple[str, bytes]:
+    def rewrite(changed_record) -> tuple[str, bytes]:
         if isinstance(changed_record, dict):
             changed_record = changed_record | {"sha256": record_hash(changed_record)}
         return str(path.relative_to(run)), dumped(whole | {"custom_metadata": changed_record})
 
-    return changed(record).map(tell)
+    return changed(record).map(rewrite)
 
 
 def _checkpoints(folder: Path) -> list[Reader]:
@@ -71,7 +71,7 @@ def _checkpoints(folder: Path) -> list[Reader]:
 
     return [
         Reader("checkpoints, damaged", 120, damaged_folder(run, "checkpoints/**/*"), load),
-        Reader("checkpoints, with a right hash", 80, _told_anew(run), load),
+        Reader("checkpoints, with a right hash", 80, _rewritten(run), load),
     ]
 
 
@@ -100,13 +100,15 @@ def _archives() -> st.SearchStrategy[bytes]:
     header = Header("0.1.0", "0.10", "cpu", "a" * 16, 5, 40, 2, 1, 0, "b" * 64, "c" * 64, digest)
     whole = pack(header, words)
 
-    def told(fields) -> bytes:
+    def with_header(fields) -> bytes:
         return MAGIC + dumped(fields) + b"\n" + body
 
     def other(content: bytes) -> bytes:
         return MAGIC + dumped(asdict(header) | {"words_sha256": sha256(content)}) + b"\n" + content
 
-    return st.one_of(damaged(whole), changed(asdict(header)).map(told), damaged(body).map(other))
+    return st.one_of(
+        damaged(whole), changed(asdict(header)).map(with_header), damaged(body).map(other)
+    )
 
 
 def _unpack(content: bytes, folder: Path) -> None:

@@ -87,16 +87,16 @@ def _tokenizer_files(folder: Path) -> None:
 def _read_tokenizer(case: tuple[str, bytes | None], folder: Path, source: Path) -> None:
     kind = case[0].split("/")[0]
     place(source, folder, case)
-    found = Subwords(str(folder / kind)).read()
+    tokenizer = Subwords(str(folder / kind)).read()
     texts = ["the people, by the people", "", "é\n\0 x" * 9]
-    encoded = list(found.encode(texts, "text"))
-    for tokens, again in zip(encoded, found.encode(texts, "text"), strict=True):
-        found.count_words(tokens)
+    encoded = list(tokenizer.encode(texts, "text"))
+    for tokens, again in zip(encoded, tokenizer.encode(texts, "text"), strict=True):
+        tokenizer.count_words(tokens)
         assert tokens.tolist() == again.tolist()
     for template in ("the peo_le, _", "_é __ \u2028the ", "_"):
         with suppress(UserError):  # which tells what the vocabulary lacks
-            encode_known(found, 200, "", template, "_")
-    found.decode(range(min(found.vocab_size, 300)))
+            encode_known(tokenizer, 200, "", template, "_")
+    tokenizer.decode(range(min(tokenizer.vocab_size, 300)))
 
 
 def readers(folder: Path) -> list[Reader]:

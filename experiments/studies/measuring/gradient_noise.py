@@ -33,12 +33,12 @@ def measure(
     labels = corpus.split_labels("train")
     stream = training_batches(corpus.split("train", length), length, rows, seed, labels=labels)
     texts = jax.tree.map(lambda *x: jnp.stack(x), *[next(stream) for _ in range(batches)])
-    noise_of, found = _compiled(experiment, seed), []
+    noise_of, results = _compiled(experiment, seed), []
     for clip in intervals:
         noise, loss = noise_of(run.params, texts, *clip)
-        found.append({"clip": clip, "noise": float(noise), "loss": float(loss)})
+        results.append({"clip": clip, "noise": float(noise), "loss": float(loss)})
         log(f"times ({clip[0]}, {clip[1]}): noise {noise:.2f}, loss {loss:.4f} nats/token")
-    return found
+    return results
 
 
 def _compiled(experiment: Experiment, seed: int):

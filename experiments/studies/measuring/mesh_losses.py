@@ -46,7 +46,7 @@ _NOISE = 0.1
 
 
 @dataclass(frozen=True)
-class Found:
+class Outcome:
     """What came out on one mesh. losses: (steps,) nats per token; nats: (N, K) of the evaluation; drawn,
     params, moments: on the host, before the first step and after the last one; share: of the bytes of
     the state, those on one device; flops: those of a step on one device; whole: what is not split."""
@@ -75,23 +75,23 @@ class Difference:
     drawn: float
 
 
-def differences(found: Found, one: Found) -> Difference:
-    """What `found` differs by from `one`, nan where one of them is not finite."""
-    pairs = zip(jax.tree.leaves(found.drawn), jax.tree.leaves(one.drawn), strict=True)
+def differences(outcome: Outcome, one: Outcome) -> Difference:
+    """What `outcome` differs by from `one`, nan where one of them is not finite."""
+    pairs = zip(jax.tree.leaves(outcome.drawn), jax.tree.leaves(one.drawn), strict=True)
     return Difference(
-        loss=_greatest(abs(found.losses - one.losses) / abs(one.losses)),
-        evaluation=_greatest(abs(found.nats - one.nats) / abs(one.nats).mean()),
-        params=_apart(jax.tree.leaves(found.params), jax.tree.leaves(one.params)),
-        gradients=_apart(found.moments, one.moments),
+        loss=_greatest(abs(outcome.losses - one.losses) / abs(one.losses)),
+        evaluation=_greatest(abs(outcome.nats - one.nats) / abs(one.nats).mean()),
+        params=_apart(jax.tree.leaves(outcome.params), jax.tree.leaves(one.params)),
+        gradients=_apart(outcome.moments, one.moments),
         drawn=_greatest(np.array([abs(a - b).max() for a, b in pairs])),
     )
 
 
-def _apart(found: Sequence[np.ndarray], one: Sequence[np.ndarray]) -> float:
+def _apart(arrays: Sequence[np.ndarray], one: Sequence[np.ndarray]) -> float:
     norm = np.linalg.norm
     pairs = [
         (np.asarray(a, np.float64), np.asarray(b, np.float64))
-        for a, b in zip(found, one, strict=True)
+        for a, b in zip(arrays, one, strict=True)
     ]
     # Of an array that is zeros the difference itself.
     return _greatest(np.array([norm((a - b).ravel()) / (norm(b.ravel()) or 1) for a, b in pairs]))
@@ -107,18 +107,18 @@ class Row:
     of one device on all of them."""
 
     name: str
-    found: list[Found]
+    outcomes: list[Outcome]
     alike: bool = True
 
     @property
     def differences(self) -> list[Difference]:
         """Of each mesh from the one device."""
-        return [differences(found, self.found[0]) for found in self.found[1:]]
+        return [differences(outcome, self.outcomes[0]) for outcome in self.outcomes[1:]]
 
     @property
     def evaluation(self) -> float:
         """Nats per token of one device."""
-        return float(self.found[0].nats.mean() / self.found[0].length)
+        return float(self.outcomes[0].nats.mean() / self.outcomes[0].length)
 
     def greatest(self, name: str) -> float:
         """The greatest difference over the meshes; nan where there is one."""
@@ -126,14 +126,18 @@ class Row:
 
     def faults(self, meshes: Sequence[str], limits: dict[str, float]) -> list[str]:
         """What exceeds its limit or is not split, in words."""
-        said = []
-        for mesh, found, apart in zip(meshes, self.found[1:], self.differences, strict=True):
+        faults = []
+        for mesh, outcome, apart in zip(meshes, self.outcomes[1:], self.differences, strict=True):
             for name, limit in limits.items():
                 value = getattr(apart, name)
                 if not value <= limit:
-                    said.append(f"mesh {mesh}: {name} differs by {value:.2g}, more than {limit:g}")
-            said += [f"mesh {mesh}: {name} is not split as it should be" for name in found.whole]
-        return said
+                    faults.append(
+                        f"mesh {mesh}: {name} differs by {value:.2g}, more than {limit:g}"
+                    )
+            faults += [
+                f"mesh {mesh}: {name} is not split as it should be" for name in outcome.whole
+            ]
+        return faults
 
 
 def mesh_of(name: str) -> Mesh:
@@ -150,7 +154,7 @@ def mesh_of(name: str) -> Mesh:
 
 def measure(
     path: str, settings: Sequence[str], meshes: Sequence[tuple[str, Sequence[str]]], steps: int
-) -> list[Found]:
+) -> list[Outcome]:
     """What comes out on each of the meshes ("1x2x1", further settings there) for the config file at
     `path`, made small by SETTINGS, with the settings."""
     with tempfile.TemporaryDirectory() as folder:
@@ -165,13 +169,13 @@ def measure(
     if frozen is not None and experiment.teacher.start_from:
         begin = frozen
     frozen = frozen and _noisy(frozen, 1)
-    found = []
-    for name, there in meshes:
+    outcomes = []
+    for name, extra in meshes:
         config = mesh_of(name)
         devices = jax.devices()[: config.data * config.fsdp * config.tensor]
-        on_mesh = override(replace(experiment, mesh=config), there)
-        found.append(_measure(on_mesh, corpus, steps, make_mesh(config, devices), begin, frozen))
-    return found
+        on_mesh = override(replace(experiment, mesh=config), extra)
+        outcomes.append(_measure(on_mesh, corpus, steps, make_mesh(config, devices), begin, frozen))
+    return outcomes
 
 
 def _bases(experiment: Experiment, settings: Sequence[str], folder: Path) -> list[str]:
@@ -189,7 +193,7 @@ def _bases(experiment: Experiment, settings: Sequence[str], folder: Path) -> lis
     return [f"{setting}={folder / setting}" for setting in needed]
 
 
-def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) -> Found:
+def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) -> Outcome:
     check_batch(experiment.train, mesh)
     if frozen is not None:
         frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
@@ -214,7 +218,7 @@ def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) ->
             flops = step.cost_analysis()["flops"]
         state, loss = step(state, *batch, frozen=frozen)
         losses.append(float(loss))
-    return Found(
+    return Outcome(
         losses=np.array(losses),
         nats=_evaluated(experiment, corpus, state["ema"], mesh, frozen),
         drawn=drawn,
@@ -222,7 +226,7 @@ def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) ->
         moments=jax.device_get(
             [leaf for name, leaf in _named(state["optimizer"]) if "/mu/" in name]
         ),
-        share=_bytes(state, here=True) / _bytes(state, here=False),
+        share=_bytes(state, local=True) / _bytes(state, local=False),
         flops=flops,
         whole=tuple(not_split(state, mesh)),
         length=experiment.data.length,
@@ -232,19 +236,19 @@ def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) ->
 def not_split(state: dict, mesh) -> list[str]:
     """The matrices of the layers that devices do not hold just their part of, and the averages and
     moments that are not placed as their parameter is."""
-    parts, found = mesh.shape["fsdp"] * mesh.shape["tensor"], []
+    parts, whole = mesh.shape["fsdp"] * mesh.shape["tensor"], []
     every = _named(state)
     for name, leaf in _named(state["params"]):
         own = leaf.addressable_shards[0].data.size
         if "layers/" in name and name.endswith("kernel") and own * parts != leaf.size:
-            found.append(f"params{name}")
-        found += [
+            whole.append(f"params{name}")
+        whole += [
             other
             for other, array in every
             if other.endswith(name)
             and not array.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
         ]
-    return found
+    return whole
 
 
 def _named(tree) -> list[tuple[str, jax.Array]]:
@@ -255,9 +259,9 @@ def _named(tree) -> list[tuple[str, jax.Array]]:
     ]
 
 
-def _bytes(state: dict, here: bool) -> int:
+def _bytes(state: dict, local: bool) -> int:
     return sum(
-        (leaf.addressable_shards[0].data if here else leaf).nbytes
+        (leaf.addressable_shards[0].data if local else leaf).nbytes
         for leaf in jax.tree.leaves(state)
     )
 

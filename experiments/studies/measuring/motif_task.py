@@ -133,12 +133,12 @@ def make_measure(task: Task, process, sampler: Sampler, networks, kind: str, row
                 )[:, 0], strength,
             )  # fmt: skip
         x = sampler.sample(key, process, model, (rows, task.length))
-        found = task.contains(x)
-        right = found[jnp.arange(rows), label]
+        contained = task.contains(x)
+        right = contained[jnp.arange(rows), label]
         counts = jnp.bincount(x.reshape(-1), length=BASES) / x.size
         return {
             "right": right.mean(),
-            "another": (found.sum(1) > right).mean(),
+            "another": (contained.sum(1) > right).mean(),
             "bases_entropy_bits": -jnp.sum(jax.scipy.special.xlogy(counts, counts)) / jnp.log(2),
         }
 

@@ -25,7 +25,7 @@ VOCAB = 3
 
 def samplers(steps: int, length: int) -> dict[str, Sampler]:
     """By name, those that `steps` says something of."""
-    found = {
+    by_name = {
         "Ancestral": Ancestral(steps),
         "Euler": Euler(steps),
         "TauLeaping": TauLeaping(steps),
@@ -37,12 +37,12 @@ def samplers(steps: int, length: int) -> dict[str, Sampler]:
         "PathPlanning": PathPlanning(steps),
     }
     if steps <= length:
-        found |= {
+        by_name |= {
             "FirstHitting in groups": FirstHitting(group=-(-length // steps)),
             "Unmask, confidence": Unmask("confidence", Steps(steps)),
             "Unmask, drawn": Unmask("drawn", Steps(steps)),
         }
-    return found
+    return by_name
 
 
 def exact_table(p: np.ndarray, length: int) -> np.ndarray:
