@@ -42,8 +42,8 @@ class AnyOrder:
 
     def bound_terms(self, key, model, x0, u) -> dict[str, Array]:
         """As `Objective.bound_terms`; u (B, 1) chooses how many groups are revealed."""
-        there, rank = _order(key, model, x0)
-        length = there.sum(1, keepdims=True)
+        real, rank = _order(key, model, x0)
+        length = real.sum(1, keepdims=True)
         groups = -(-length // self.group)
         revealed = jnp.floor(u * groups) * self.group  # (B, 1)
         z = jnp.where(rank < revealed, x0, self.base.vocab_size)
@@ -51,7 +51,7 @@ class AnyOrder:
         t = time_of(self.base.masked_schedule, jnp.log(masked / length))
         nats = -gather_last(self.base.predict(model(z, t), z, t), x0)
         weight = groups * jnp.minimum(self.group, masked) / masked
-        return {"any order": jnp.where((rank < revealed) | ~there, 0, weight * nats)}
+        return {"any order": jnp.where((rank < revealed) | ~real, 0, weight * nats)}
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class RandomOrders:
 
     def bound_terms(self, key, model, x0, u) -> dict[str, Array]:
         """As `Objective.bound_terms`, the nats of a sequence spread over its tokens evenly."""
-        there, _ = _order(key, model, x0)
-        length = there.sum(1, keepdims=True)
+        real, _ = _order(key, model, x0)
+        length = real.sum(1, keepdims=True)
 
         def log_p(key):
             _, rank = _order(key, model, x0)
@@ -89,7 +89,7 @@ class RandomOrders:
                 masked = jnp.maximum(length - first, 1)
                 t = time_of(self.base.masked_schedule, jnp.log(masked / length))
                 log_p0 = gather_last(self.base.predict(model(z, t), z, t), x0)
-                now = (rank >= first) & (rank < first + self.group) & there
+                now = (rank >= first) & (rank < first + self.group) & real
                 return total + jnp.where(now, log_p0, 0).sum(1), None
 
             firsts = jnp.arange(0, x0.shape[1], self.group)
@@ -97,7 +97,7 @@ class RandomOrders:
 
         each = jax.lax.map(log_p, split(key, self.orders))  # (K, B)
         nats = jnp.log(self.orders) - jax.nn.logsumexp(each, axis=0)
-        return {"random orders": jnp.where(there, nats[:, None] / length, 0)}
+        return {"random orders": jnp.where(real, nats[:, None] / length, 0)}
 
 
 def _check(bound: AnyOrder | RandomOrders) -> None:
@@ -113,6 +113,6 @@ def _check(bound: AnyOrder | RandomOrders) -> None:
 def _order(key, model, x0) -> tuple[Array, Array]:
     """Which positions are no padding, and the place of each in a random order of those, (B, L)."""
     segments = getattr(model, "segments", None)
-    there = jnp.ones(x0.shape, bool) if segments is None else segments > 0
-    order = jnp.where(there, uniform(key, x0.shape), 2.0)
-    return there, jnp.argsort(jnp.argsort(order, axis=1), axis=1)
+    real = jnp.ones(x0.shape, bool) if segments is None else segments > 0
+    order = jnp.where(real, uniform(key, x0.shape), 2.0)
+    return real, jnp.argsort(jnp.argsort(order, axis=1), axis=1)

@@ -52,12 +52,12 @@ class ExponentKernel(ABC):
         for _ in range(2):  # the answer of one interpolation is a knot of the next
             rising = np.maximum.accumulate(values)
             keep = np.append(True, np.diff(rising) > 0)
-            found = np.exp(np.interp(removal, rising[keep], np.log(grid[keep])))
-            more = np.unique(found)
+            exponents = np.exp(np.interp(removal, rising[keep], np.log(grid[keep])))
+            more = np.unique(exponents)
             order = np.argsort(np.append(grid, more), kind="stable")
             values = np.append(values, self.information_removal(more, p))[order]
             grid = np.append(grid, more)[order]
-        return found
+        return exponents
 
 
 def entropy(p: np.ndarray) -> np.ndarray:

@@ -70,8 +70,8 @@ def tilt(by: Array, strength: float | Array, possible: Array | bool = True) -> A
     by = jnp.where(possible, jnp.sign(strength) * by, -jnp.inf)
     first = jnp.argmax(by, axis=-1, keepdims=True)
     behind = jnp.minimum(by - jnp.take_along_axis(by, first, axis=-1), 0)
-    here = jax.lax.broadcasted_iota(first.dtype, by.shape, by.ndim - 1) == first
-    product = jnp.where(here | (behind == 0), 0, jnp.abs(strength) * behind)
+    is_first = jax.lax.broadcasted_iota(first.dtype, by.shape, by.ndim - 1) == first
+    product = jnp.where(is_first | (behind == 0), 0, jnp.abs(strength) * behind)
     return jnp.where(possible, product, -jnp.inf)
 
 

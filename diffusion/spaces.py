@@ -43,8 +43,8 @@ class StateSpace(ABC):
         """The states z with the known tokens in their places, clean."""
         if known is None:
             return z
-        there = (known >= 0).reshape(known.shape + (1,) * (z.ndim - known.ndim))
-        return jnp.where(there, self.pure(known).astype(z.dtype), z)
+        is_known = (known >= 0).reshape(known.shape + (1,) * (z.ndim - known.ndim))
+        return jnp.where(is_known, self.pure(known).astype(z.dtype), z)
 
 
 @dataclass(frozen=True)

@@ -223,8 +223,8 @@ class Transformer(Backbone):
 
     def for_runtime(self, attention="auto", dtype=None, remat=None):
         changes = {"dtype": dtype, "remat": remat, "scan": remat or None}
-        given = {name: value for name, value in changes.items() if value is not None}
-        return replace(self, attention=attention, **given)
+        changed = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, attention=attention, **changed)
 
     def flops_per_token(self, length):
         mlp = (3 if self.mlp == "swiglu" else 2) * self.width * self.hidden

@@ -53,8 +53,8 @@ class LeftToRight(Sampler):
                 fold_in(key, number), self.logits_processor(log_softmax(out), counts=counts)
             )
             if known is not None:
-                here = jax.lax.dynamic_slice_in_dim(known, number, 1, axis=1)
-                x = jnp.where(here >= 0, here, x)
+                token = jax.lax.dynamic_slice_in_dim(known, number, 1, axis=1)
+                x = jnp.where(token >= 0, token, x)
             return x, counts + jax.nn.one_hot(x, counts.shape[-1])
 
         def cached(carry, number):

@@ -124,11 +124,11 @@ class _Mixed:
         """One of each network."""
         return tuple(n.cache(rows, length) for n in (self.conditional, self.unconditional))
 
-    def decode(self, z: Array, t: Array, cache, *where):
+    def decode(self, z: Array, t: Array, cache, *place):
         """As `models.backbone.Network.decode`; always two calls, since both caches have to grow."""
-        out, ours = self.conditional.decode(z, t, cache[0], *where)
-        free, theirs = self.unconditional.decode(z, t, cache[1], *where)
-        return self._mix(out, free, z, t), (ours, theirs)
+        out, conditional_cache = self.conditional.decode(z, t, cache[0], *place)
+        free, free_cache = self.unconditional.decode(z, t, cache[1], *place)
+        return self._mix(out, free, z, t), (conditional_cache, free_cache)
 
     @property
     def energy(self) -> Model:

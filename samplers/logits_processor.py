@@ -154,5 +154,5 @@ def _index(log_p: Array) -> Array:
 
 def _elsewhere(z: Array, size: int) -> Array:
     """(B, L, V): how often each token stands at the other positions of the state."""
-    here = jax.nn.one_hot(z, size) if z.ndim == 2 else z
-    return here.sum(1, keepdims=True) - here
+    at_position = jax.nn.one_hot(z, size) if z.ndim == 2 else z
+    return at_position.sum(1, keepdims=True) - at_position

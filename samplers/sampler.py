@@ -285,9 +285,9 @@ class GridSampler(Stepwise):
         if self.grid == "cosine":
             return jnp.sin(jnp.pi / 2 * u)
         if self.grid == "fitted":
-            told = jnp.cumsum(jnp.asarray((0.0, *self.information)))
+            cumulative = jnp.cumsum(jnp.asarray((0.0, *self.information)))
             edges = jnp.linspace(0, 1, len(self.information) + 1)
-            inner = jnp.interp(u, told / told[-1], edges)
+            inner = jnp.interp(u, cumulative / cumulative[-1], edges)
             return inner.at[0].set(1.0).at[-1].set(0.0)  # also where nothing is told at an end
         return u
 
