@@ -283,7 +283,7 @@ class Run:
     ) -> dict[str, Any]:
         """The record of a split of the run's data, or of that of another text (a file or folder): value
         in bits per character (or per byte or token, which its unit says), kind, standard error and all
-        that they depend on. max_sequences: no more than so many, at equal distances. log is told of the
+        that they depend on. max_sequences: no more than so many, at equal distances. log gets lines of
         progress. No file is written."""
         changes = [f"evaluation.num_times={num_times}"] if num_times else []
         changes += list(of_other_text(text)) if text else []
@@ -346,6 +346,6 @@ def load(
 
 def train(experiment: Experiment, workdir: str | Path, log: Callable[[str], None] = print) -> Run:
     """Trains the experiment in the run directory, or goes on where it holds a run of it, and gives the
-    run back. log is told of the progress."""
+    run back. log gets lines of progress."""
     _train(experiment, Path(workdir), log)
     return load(workdir, config=experiment)

@@ -86,7 +86,7 @@ def add_distributed(options: argparse.ArgumentParser) -> None:
 
 
 def output(text: str) -> str:
-    """The name of a file to be written, for argparse: what cannot be one is said before any work."""
+    """The name of a file to be written, for argparse: what cannot be one is rejected before any work."""
     reason = why_unwritable(text)
     if reason:
         raise argparse.ArgumentTypeError(f"{text or repr(text)} cannot be written: {reason}")

@@ -9,9 +9,9 @@ ddlm compare RECORD [RECORD ...]
 
 Compares evaluation records that exist, files that `evaluate` wrote. Those of one protocol (unit, text,
 tokenizer, context, labels) are one sorted table, in which differences below two joint standard errors
-are ties; those of different protocols are not ranked, and what differs is said. Published values stand
-beside a table if the records are of the published protocol. A record whose numbers are not finite or do
-not follow from each other is left out, and said to be.
+are ties; those of different protocols are not ranked, but listed with what differs. Published values
+stand beside a table if the records are of the published protocol. A record whose numbers are not finite
+or contradict each other is left out, with the reason.
 """
 
 from experiments import cli

@@ -1,7 +1,7 @@
 """An experiment: one frozen tree of dataclasses, built by a config file's `get_config()`.
 
-Defaults live in these dataclasses only. How settings are read, overridden and stored: `overrides.py`,
-`serialization.py`.
+Defaults live in these dataclasses only. `overrides.py` reads and overrides settings, `serialization.py`
+stores them.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass

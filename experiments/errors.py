@@ -1,6 +1,6 @@
 """What ends a command early, each with one line that says what, where, and what to do."""
 
-_LONGEST = 4000  # characters of a message; what is said first and the advice at its end are kept
+_LONGEST = 4000  # characters of a message; its beginning and the advice at its end are kept
 _SHORT = 150
 
 

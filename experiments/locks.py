@@ -1,7 +1,7 @@
 """One process at a time: a lock of the operating system on a file, which says who holds it.
 
 It ends with the process that holds it, however that ends, and no child has a part in it. It is an flock,
-which Linux keeps on NFS for all hosts; a file system that has no locks is used without, and said.
+which Linux keeps on NFS for all hosts. On a file system without locks the log asks for care instead.
 """
 
 import errno
@@ -33,7 +33,7 @@ def held(
     """Inside, this process alone holds `path`, a file that is there for as long; its folder is made
     where it is missing, and goes again if nothing else is put into it.
 
-    what: that which is held, for messages. wait: until another process leaves it, which is said to
+    what: that which is held, for messages. wait: until another process leaves it, with a line to
     `log`; else UserError, with who holds it and the advice, at once. OSError where it cannot be written.
     """
     made = [folder for folder in path.parents if not os.path.lexists(folder)]

@@ -1,6 +1,6 @@
 """Sample quality: ddlm quality --samples s.jsonl --scorer AR_RUN
 
-Sets beside one another, for the samples of a file that `sample --out` wrote and for as much real text,
+Compares the samples of a file that `sample --out` wrote with as much real text:
 
     bits per character and perplexity per token under a scorer, with the standard error over samples
     entropy of characters and of their 2- and 3-grams, and distinct 1-, 2- and 3-grams of words

@@ -1,10 +1,9 @@
 """Sample: ddlm sample --workdir runs/a --num 8 --steps 64 [--prompt "the state of"]
 
-A prompt is given as the first characters, or as a --template in which the --blank character stands for
-what the model is to fill in; given characters never change. Sample number i depends on the seed and i
-alone, not on the batch size or on how many are drawn, but for rounding, by which a draw may now and then
-fall otherwise. Where a sampler ranks positions by what the model is sure of, equal ones are in
-an order that the seed decides, at temperature 0 too.
+Known text is a --prompt, the first characters, or a --template in which the --blank character stands for
+each token that the model fills in; known tokens never change. Sample number i depends on the seed and i
+alone, not on the batch size or on how many are drawn, up to rounding, which now and then changes a draw.
+Where a sampler ranks positions by the model's confidence, the seed breaks ties, at temperature 0 too.
 
 With --out they are written as they are drawn, one JSON object a line, and the same command (with any
 --num and --batch-size) continues what was interrupted.
@@ -50,15 +49,15 @@ def main(arguments: list[str]) -> None:
         help="text that every sample contains, where the model puts it; may be repeated",
     )  # fmt: skip
     distribution = options.add_argument_group(
-        "what is done to the model's distribution of each token, in order"
+        "changes to the model's distribution of each token, in this order"
     )
     distribution.add_argument(
         "--ban", type=cli.text, metavar="TEXT",
-        help="never draw the tokens of this text; of subwords also those of it with a space before it, "
-        "and within a word, where that is one token: which they are is said",
+        help="never draw the tokens of this text; of subwords also the one token, if any, that the text "
+        "is after a space or within a word; prints which",
     )  # fmt: skip
     distribution.add_argument(
-        "--repetition", type=float, help="taken off log p for each other occurrence"
+        "--repetition", type=float, help="subtracted from log p for each other occurrence"
     )
     distribution.add_argument(
         "--temperature", type=float, help="divides log p; 0 takes the likeliest token"

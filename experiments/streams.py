@@ -13,7 +13,7 @@ NAME, _CLOSED = "standard output", "it is closed"
 class StandardOutput:
     """A text stream whose errors say that it is standard output; else the stream that is given.
 
-    lost: whether `log` could not write to it, and has said so.
+    lost: whether `log` could not write to it, and has complained.
     """
 
     def __init__(self, stream: io.TextIOBase | None):

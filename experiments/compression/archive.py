@@ -21,7 +21,13 @@ _LONGEST = 1 << 16  # of the line of JSON, in bytes
 
 @dataclass(frozen=True)
 class Header:
-    """checkpoint: its fingerprint; first_law: sha256 of the probabilities of the first call."""
+    """What decompression needs, and what it checks.
+
+    version, jax, device: with which and on what the file was made. checkpoint: its fingerprint; step:
+    its number. tokens: of the text. rows, group, seed: as of `make_distributions`. first_distribution:
+    sha256 of the probabilities of the first call. text_sha256, words_sha256: of the text, and of the
+    coded words.
+    """
 
     version: str
     jax: str

@@ -4,10 +4,10 @@ Both sides go through the same sequences in the same order, ask the same compile
 distribution of the next tokens, and give it to an entropy coder. So the bits are as many as -log2 p
 summed over the tokens, up to what the coder rounds. The order is
 
-    a masked process   of each sequence its own random one, `group` tokens a call, each by its
-                       distribution given what was coded before: the any-order likelihood
-                       (diffusion/any_order.py) of just these orders. A larger group takes fewer calls
-    and more bits Autoregressive     from left to right, with the cache of its sampler
+    masked processes   a random one for each sequence, `group` tokens a call, each by its distribution
+                       given what was coded before: the any-order likelihood (diffusion/any_order.py)
+                       of just these orders. A larger group takes fewer calls and more bits
+    Autoregressive     from left to right, with the cache of its sampler
 
 Between two calls of the network stands the coder, on the host: a decoder has to know the tokens of one
 call before the next, so the loop over calls is in Python, one compiled call for all rows at a time.
@@ -106,10 +106,10 @@ class _LeftToRight:
         self.previous = tokens
 
 
-Laws = _AnyOrder | _LeftToRight
+Distributions = _AnyOrder | _LeftToRight
 
 
-def make_distributions(run: Run, rows: int, group: int, seed: int) -> Laws:
+def make_distributions(run: Run, rows: int, group: int, seed: int) -> Distributions:
     """The distributions by which text is coded; UserError for a process that gives none."""
     process = run.experiment.process
     if isinstance(process, Process) and process.masked_schedule is not None:
@@ -132,7 +132,7 @@ Visit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def visit_all(
-    distributions: Laws, count: int, visit: Visit, progress: Callable[[int, int], None]
+    distributions: Distributions, count: int, visit: Visit, progress: Callable[[int, int], None]
 ) -> None:
     """Calls visit(which of the `count` tokens (n,), their probabilities (n, V)) for all of them, in the
     order of coding; it returns those tokens."""
@@ -150,7 +150,7 @@ def visit_all(
         progress(min(first + distributions.rows, sequences), sequences)
 
 
-def encode(distributions: Laws, tokens: np.ndarray, progress) -> tuple[np.ndarray, float]:
+def encode(distributions: Distributions, tokens: np.ndarray, progress) -> tuple[np.ndarray, float]:
     """(words, uint32, and the code length that the distributions promise, in bits) of the tokens
     (N,)."""
     import constriction
@@ -171,7 +171,7 @@ def encode(distributions: Laws, tokens: np.ndarray, progress) -> tuple[np.ndarra
     return coder.get_compressed(), float(nats / np.log(2))
 
 
-def decode(distributions: Laws, words: np.ndarray, count: int, progress) -> np.ndarray:
+def decode(distributions: Distributions, words: np.ndarray, count: int, progress) -> np.ndarray:
     """The `count` tokens, int32, that `encode` made the words of; UserError for words of none."""
     import constriction
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.compression.archive import sha256
-from experiments.compression.coding import Laws
+from experiments.compression.coding import Distributions
 from experiments.config import Experiment
 from experiments.data.tokenizers import OutsideAlphabet, Tokenizer, count
 from experiments.devices.memory import device_memory
@@ -61,7 +61,7 @@ def check_rows(rows: int, experiment: Experiment, path: Path) -> None:
         )
 
 
-def first_distribution(distributions: Laws) -> str:
+def first_distribution(distributions: Distributions) -> str:
     """A hash of the probabilities of the first call, which tells machines of other arithmetic."""
     distributions.begin(0)
     return sha256(distributions.distribution(0))

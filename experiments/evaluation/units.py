@@ -23,7 +23,7 @@ class Estimate:
 
     @property
     def unit(self) -> str:
-        """What bits are told per: characters, unless the text has none, or is not all text."""
+        """What the bits are per: characters, unless the text has none, or is not all text."""
         if self.characters and not self.not_text:
             return CHARACTERS
         return "bits per token" if self.not_text is None else "bits per byte"

@@ -1,4 +1,4 @@
-"""Everything that is said of a file of samples at once, with the same of real text beside it."""
+"""All measures of a file of samples at once, with the same of real text beside it."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""Samples judged by an autoregressive scorer, with their entropy and their cost beside it."""
+"""Samples scored by an autoregressive model, with their entropy and their cost."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What samples are to be besides the tokens that are given, and the network steered towards it."""
+"""Constraints on samples besides known tokens, and the network that is steered towards them."""
 
 import math
 from collections.abc import Sequence
@@ -22,9 +22,12 @@ from samplers.required import fits
 
 @dataclass(frozen=True)
 class SamplingConstraints:
-    """words: tokens that samples contain. label: its number, and the strength of guidance towards it,
-    which acts at times within `interval`; classifier-free, or by a classifier of noisy states, asked for
-    every change of a token if `exact`, for its gradient otherwise."""
+    """What samples must have besides their known tokens.
+
+    words: tokens that samples contain, each in a row. label: its number; strength: of guidance towards
+    it, at times within `interval`. classifier: the run that guides, None for classifier-free guidance;
+    exact: whether it is asked for every change of a token, not for its gradient.
+    """
 
     words: tuple[tuple[int, ...], ...] = ()
     label: int | None = None
@@ -34,8 +37,8 @@ class SamplingConstraints:
     exact: bool = False
 
     def network(self, experiment: Experiment, params: dict, guide: dict | None) -> Model:
-        """The network of the experiment, steered towards them; guide: the parameters of the classifier.
-        For the sampler that draws a step itself it is the distribution of the step that is changed."""
+        """The network of the experiment, steered towards the constraints; guide: the parameters of the
+        classifier. For a sampler that `guides_steps` the distribution of a step is what is changed."""
         if self.label is None:
             return experiment.network(params)
         process = experiment.bind(params)

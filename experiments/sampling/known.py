@@ -1,4 +1,4 @@
-"""What a user gives of a sample: text, as tokens at their places."""
+"""Known tokens: the text that a user gives of a sample, as tokens at their places."""
 
 import re
 

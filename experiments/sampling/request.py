@@ -59,8 +59,8 @@ class Request:
 @dataclass(frozen=True)
 class Prepared:
     """The run with its sampler as asked for; known: tokens (L,), -1 where the model fills in;
-    constraints: what samples are to be besides; description: what samples of equal descriptions have in
-    common."""
+    constraints: on samples besides; description: of how they are drawn, the same for all samples of a
+    file."""
 
     run: Run
     known: np.ndarray

@@ -1,4 +1,4 @@
-"""Samples of a run: what is given, and the compiled loop over batches of samples."""
+"""Samples of a run: settings by name, and the compiled loop over batches of samples."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -54,9 +54,8 @@ def make_sample(
     constraints: SamplingConstraints = UNCONSTRAINED,
     trace: bool = False,
 ):
-    """sample(params, seed, numbers (B,), given (L,), guide) -> (`Sampled`, given (B, L) with what was
-    wished), one compiled program; guide: the parameters of the constraints's classifier, None
-    without."""
+    """sample(params, seed, numbers (B,), known (L,), guide) -> (`Sampled`, known (B, L) with required
+    words in their places), one compiled program; guide: the parameters of the classifier, or None."""
 
     @use_mesh(mesh)
     def run(params, seed, numbers, known, guide=None):
@@ -77,7 +76,7 @@ def sample_run(
     constraints: SamplingConstraints = UNCONSTRAINED, trace: bool = False, start: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Sampled, np.ndarray]]:  # fmt: skip
-    """(number, what was sampled, what was given), as arrays of one row, of samples start to num - 1.
+    """(number, `Sampled`, known tokens (L,) with required words), of samples start to num - 1.
     progress(samples drawn, num) is called after each batch."""
     if trace and not run.experiment.sampler.keeps_frames:
         raise UserError(

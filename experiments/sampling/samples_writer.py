@@ -55,7 +55,7 @@ class SamplesWriter(AbstractContextManager):
     def __exit__(self, *error):
         if self._file is None:
             return
-        with suppress(OSError):  # of what could not be written, which is told
+        with suppress(OSError):  # of what could not be written, which `writing` reported
             if self._made and not os.fstat(self._file.fileno()).st_size:
                 self._made.unlink()
             self._file.close()

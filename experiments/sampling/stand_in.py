@@ -28,7 +28,7 @@ def encode_around(
     tokenizer: SubwordTokenizer, parts: Sequence[str], option: str
 ) -> list[np.ndarray]:
     """The tokens (n,) int32 of each part of a text, blanks standing between them and after the last.
-    UserError where no tokens are the text; it is said on stderr if a space before a blank is lost."""
+    UserError where no tokens are the text; a note on stderr if a space before a blank is lost."""
     tokens, lost = _encode(tokenizer, parts, option)
     if lost:
         print(f"note: {option}: {_LOSES_SPACE}", file=sys.stderr)
@@ -36,7 +36,8 @@ def encode_around(
 
 
 def encode_alone(tokenizer: SubwordTokenizer, text: str, option: str) -> np.ndarray:
-    """The tokens (n,) int32 of a text that stands as it is amid others; UserError where none are it."""
+    """The tokens (n,) int32 of a text that stands as it is amid others; UserError where none are that
+    text."""
     (tokens,), lost = _encode(tokenizer, [text], option)
     if lost:
         raise UserError(
@@ -47,7 +48,7 @@ def encode_alone(tokenizer: SubwordTokenizer, text: str, option: str) -> np.ndar
 
 def banned_tokens(tokenizer: SubwordTokenizer, text: str, option: str) -> tuple[int, ...]:
     """The numbers of the tokens of a text; of a text without space around it also the one token that it
-    is within a word, or after a space, where there is such a token. They are said on stderr."""
+    is within a word, or after a space, where there is such a token. They are printed to stderr."""
     (tokens,), _ = _encode(tokenizer, [text], option)
     numbers = set(map(int, tokens))
     for form in (text, f" {text}") if text == text.strip() else ():

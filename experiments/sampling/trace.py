@@ -11,11 +11,11 @@ from samplers.sampler import Sampled
 def trace_record(
     experiment: Experiment, name: str, samples: Sequence[tuple[int, Sampled, np.ndarray]]
 ) -> dict:
-    """What the page plays: samples with frames and what was given to them (L,), -1 where nothing was.
+    """What the page plays: samples with frames and their known tokens (L,), -1 where they were sampled.
 
     A token that stays has the probability with which it came, where there is a mask: of a revealed token
-    the model is certain ever after. A position is marked as given where it is in every sample: required
-    words stand in other places in each.
+    the model is certain ever after. A position is marked as given where it is known in every sample:
+    required words stand in other places in each.
     """
     process, sampler = experiment.process, experiment.sampler
     vocab = experiment.data.tokenizer.vocab_size

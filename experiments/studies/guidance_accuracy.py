@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> dict:
 
 
 def _row(name, tokens, hits) -> dict:
-    """What is said of tokens (N, L), of which hits (N,) have their label; printed too."""
+    """The figures of tokens (N, L), of which hits (N,) have their label; logged too."""
     import numpy as np
 
     share = np.bincount(tokens.reshape(-1)) / tokens.size

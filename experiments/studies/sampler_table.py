@@ -20,22 +20,22 @@ Made from the code by `python -m experiments.studies.sampler_table --out docs/sa
   of times where it has one. With the exact denoiser that is the distribution of the data where tokens
   are drawn one by one, and approaches it as steps grow elsewhere: tokens of one step are drawn
   independently of each other. With a `LogitsProcessor` other than the identity it is the distribution of
-  another model. Said of samples in which nothing is given.
+  another model. This holds for samples without known tokens.
 - **approximate**: another distribution, for the reason given. It may be the better one for a learned
   network.
 - **unsupported**: the two do not fit; an experiment with both is an error that says the same.
 
-What a given token (`--prompt`, `--template`) means depends on the process:
+What a known token (`--prompt`, `--template`) means depends on the process:
 
-- *own distribution*: given tokens stand in the state, clean. A revealed token never changes under masks,
+- *own distribution*: known tokens stand in the state, clean. A revealed token never changes under masks,
   so this is the conditional distribution that the sampler has anyway: with the exact denoiser and tokens
   one by one it is the data's.
-- *vertices*: given tokens are vertices of the simplex, and a vertex is a certain token: with the exact
+- *vertices*: known tokens are vertices of the simplex, and a vertex is a certain token: with the exact
   denoiser and small steps this is the conditional distribution. To a trained network it is unfamiliar;
   at time t it has seen neighbours with noise. For `BFN`, `TwistedSMC` shows it noise instead.
 - *biased*: a clean token is taken for a noisy one, whose neighbours then trust it too little.
   `TwistedSMC` is exact in the limit of many particles and small steps, for as many times the calls.
-- *prompt*: what comes first is given exactly. A token given after a blank is kept, but the blank does
+- *prompt*: what comes first is known exactly. A known token after a blank is kept, but the blank does
   not know of it (`ddlm sample` rejects that); within one block it does, as under the process there.
 
 Calls are those of the network for a row of {LENGTH} tokens, at most, with the settings shown. A residual
@@ -140,7 +140,7 @@ def _value(value) -> str:
 
 
 def _known_token(process) -> str:
-    """What a given token means, in the words of the page."""
+    """What a known token means, in the words of the page."""
     from diffusion.process import Composed, Process
 
     if process.traits.attention_block is not None:
@@ -183,7 +183,7 @@ def page() -> str:
         for j, process in enumerate(every)
     }
     lines = [TOP, "## By process", "", "What is not named is unsupported.", ""]
-    lines += ["| process | exact | approximate | a given token |", "|---|---|---|---|"]
+    lines += ["| process | exact | approximate | a known token |", "|---|---|---|---|"]
     groups: dict[tuple, list] = {}
     for j, process in enumerate(every):
         kinds = tuple(compatibilities[i, j].kind for i in range(len(ways)))

@@ -88,7 +88,7 @@ def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
 
 
 def _fitting(experiment: Experiment, params: dict, source: str, log: Callable[[str], None]) -> dict:
-    """The part of `params` that has the experiment's names and shapes; the rest is said."""
+    """The part of `params` that has the experiment's names and shapes; the rest is logged."""
     shapes = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     loaded, other = [], {"fresh": [], "of another shape": [], "not used": []}
 

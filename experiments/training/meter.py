@@ -1,4 +1,4 @@
-"""What is said and recorded of training, at the end of each logging interval."""
+"""What is logged and recorded of training, at the end of each logging interval."""
 
 import math
 import time

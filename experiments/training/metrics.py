@@ -19,7 +19,7 @@ DAMAGED = "metrics.damaged"  # the lines of metrics.jsonl that cannot be read
 
 class Metrics:
     """Appends to the metrics in `workdir`; lines after step `start` are of a lost attempt and go. Lines
-    that cannot be read are kept aside, and said to `log`.
+    that cannot be read are kept aside, and reported to `log`.
 
     TensorBoard events are written here and not by the thread of a SummaryWriter, which dies of a full
     disk unseen and lets the next writes wait for ever.

@@ -67,7 +67,7 @@ def evaluated(
     metrics: Metrics | NoMetrics,
     log: Callable[[str], None],
 ) -> float:
-    """What the checkpoint of this step is ranked by; it is written and said."""
+    """What the checkpoint of this step is ranked by, after it is written and logged."""
     values = evaluate(state["ema"])
     metrics.write(step, values)
     name, value = next(iter(values.items()))

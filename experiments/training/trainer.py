@@ -56,7 +56,8 @@ def train(
     experiment: Experiment, workdir: Path, log: Log = print, reading: Sequence[str] = ()
 ) -> None:
     """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
-    reading: the options with which other commands read the run (`settings.reading_options`), to be said.
+    reading: the options with which other commands read the run (`overrides.reading_options`), for the
+    last line of the log.
 
     Raises UserError for what the user can put right (nothing in `workdir` changes then), also where
     another process trains in it; Diverged for a loss that is not finite and stays so, Stopped after a

@@ -117,7 +117,7 @@ def _start(
 
 
 def _started(process: subprocess.Popen) -> tuple[int, list[str]]:
-    """(the step that the process goes on from, the lines it said before it made its first one)."""
+    """(the step that the process goes on from, its lines before it made its first one)."""
     start, lines = 0, []
     for line in process.stdout:
         if line.startswith("step "):

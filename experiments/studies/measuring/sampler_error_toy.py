@@ -24,7 +24,7 @@ VOCAB = 3
 
 
 def samplers(steps: int, length: int) -> dict[str, Sampler]:
-    """By name, those that `steps` says something of."""
+    """The samplers by name, in so many steps; those of reveals only where the length has as many."""
     by_name = {
         "Ancestral": Ancestral(steps),
         "Euler": Euler(steps),
