@@ -5,7 +5,7 @@ each token that the model fills in; known tokens never change. Sample number i d
 alone, not on the batch size or on how many are drawn, up to rounding, which now and then changes a draw.
 Where a sampler ranks positions by the model's confidence, the seed breaks ties, at temperature 0 too.
 
-With --out they are written as they are drawn, one JSON object a line, and the same command (with any
+With --out samples are written as they are drawn, one JSON object a line, and the same command (with any
 --num and --batch-size) continues what was interrupted.
 """
 
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         "--steps", type=cli.positive, help="steps of the sampler (default: the config's)"
     )
     options.add_argument("--length", type=cli.positive, help="tokens (default: as trained)")
-    options.add_argument("--seed", type=cli.natural, help="default 0")
+    options.add_argument("--seed", type=cli.natural, help="of all that is drawn (default 0)")
     options.add_argument(
         "--sampler", help="its name (docs/samplers.md); settings: --set sampler.X=Y"
     )
