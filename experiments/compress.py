@@ -1,9 +1,8 @@
 """Compress: ddlm compress --workdir runs/a FILE [--group 4] [--out FILE.ddlm]
 
-Codes a text by the distributions of a masked or autoregressive model
-(experiments/compression/coding.py). Prints the length of the file beside the code length that the model
-promises for it, gzip, xz and zstd. What it writes is decompressed with the same checkpoint, by
-`decompress`.
+Compresses a text with the predictions of a masked or autoregressive model
+(experiments/compression/coding.py). Prints the size of the file beside the code length that the model
+promises, and beside gzip, xz and zstd. `decompress` gives the text back, with the same checkpoint.
 """
 
 from experiments import cli
@@ -15,10 +14,10 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
         "--group", type=cli.positive, default=1,
-        help="tokens of a sequence per call of a masked model; more is faster and longer (default 1)",
+        help="tokens per call of a masked model; more take fewer calls and more bits (default 1)",
     )  # fmt: skip
     options.add_argument(
-        "--batch-size", type=cli.positive, default=64, help="sequences side by side (default 64)"
+        "--batch-size", type=cli.positive, default=64, help="sequences coded at a time (default 64)"
     )
     options.add_argument("--seed", type=cli.natural, default=0, help="of the orders (default 0)")
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")

@@ -37,9 +37,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--raw", action="store_true", help="parameters of the last step, not the EMA"
     )
-    options.add_argument(
-        "--config", help="the file that defines your own process, if it is your own"
-    )
+    options.add_argument("--config", help="the file that defines your own process")
     options.add_argument("--out", type=cli.output, help="where to write the record")
     cli.add_set(options)
     cli.add_distributed(options)

@@ -2,7 +2,7 @@
 
 Measures, for a trained run, how much a sampler has to find out about the text in equal intervals of
 time, nats per position with a standard error over sequences, prints it, and stores it in the run as
-sampling-grid.json. From there grid="fitted" of a sampler on a grid gives every step the same share.
+sampling-grid.json. A sampler with grid="fitted" then gives every step the same share of it.
 """
 
 from experiments import cli
@@ -27,9 +27,7 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--seed", type=cli.natural, default=0, help="of times and noise (default 0)"
     )
-    options.add_argument(
-        "--config", help="the file that defines your own process, if it is your own"
-    )
+    options.add_argument("--config", help="the file that defines your own process")
     options.add_argument(
         "--out", type=cli.output, help="where to write (default: sampling-grid.json in the run)"
     )
