@@ -8,8 +8,8 @@ from configs.smoke import get_config
 from diffusion.schedules import Cosine, Polynomial
 from experiments.data.tokenizers import Characters
 from experiments.errors import UserError
-from experiments.overrides import differences, leaves, load, override, resolve
 from experiments.renames import TYPES
+from experiments.overrides import OverrideError, differences, leaves, load, override, resolve
 from experiments.serialization import decode, encode
 from samplers.ancestral import Ancestral
 from samplers.logits_processor import LogitsProcessor
@@ -254,6 +254,22 @@ def test_a_rejection_names_the_settings_at_fault_alone(items, named):
         with pytest.raises(UserError) as error:
             override(get_config(), given)
         assert str(error.value).startswith(f"--set {named}: ")
+
+
+@pytest.mark.parametrize(
+    "items, setting",
+    [
+        (["train.seed"], "train.seed"),
+        (["train.sed=1"], "train.sed"),
+        (["train.seed=x"], "train.seed=x"),
+        (["sampler=MDLM"], "sampler=MDLM"),
+        (["train.seed=1", "train.batch_size=0"], "train.batch_size=0"),
+    ],
+)
+def test_an_error_carries_the_setting_that_it_is_of(items, setting):
+    with pytest.raises(OverrideError) as error:
+        override(get_config(), items)
+    assert error.value.setting == setting and error.value.about == f"--set {setting}"
 
 
 def test_a_later_setting_wins_and_a_kind_forgets_the_settings_before_it():

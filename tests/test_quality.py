@@ -1,6 +1,7 @@
 """Sample quality: each measure on texts counted by hand, overlap against a plain search, the scorers,
 and the command with every mistake."""
 
+import dataclasses
 import json
 import random
 import sys
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from test_methods import train
 
+from configs import smoke
 from experiments import cli
 from experiments.data.tokenizers import LETTERS
 from experiments.runs import load_run
-from experiments.sample_metrics import occurrences
+from experiments.sample_metrics import occurrences, sample_quality
 from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
 from experiments.sample_metrics.record import overlaps, real_texts
 from experiments.sample_metrics.scorers import RunScorer, load_scorer
@@ -24,6 +26,10 @@ from experiments.sample_metrics.text_measures import (
     mean_entropy,
     ngram_entropy,
 )
+from samplers.ancestral import Ancestral
+from samplers.first_hitting import FirstHitting
+from samplers.sliding_window import SlidingWindow
+from samplers.unmask import Unmask
 
 LENGTH = 16
 
@@ -35,6 +41,17 @@ def test_entropy_is_that_of_ngrams_within_texts():
     assert ngram_entropy(["abcd"], 1) == 2 and ngram_entropy(["aaaa"], 1) == 0
     assert ngram_entropy(["é\U0001f600"], 1) == 1 and np.isnan(ngram_entropy(["ab"], 3))
     assert mean_entropy(["aaaa", "abab"]) == 0.5  # and ngram_entropy of both is 0.81
+
+
+def test_numbers_of_steps_are_for_samplers_that_leave_theirs_open():
+    experiment = smoke.get_config()
+    for sampler, stepped in [
+        (Ancestral(), True), (Unmask(), True), (FirstHitting(steps=4), True), (FirstHitting(), False),
+        (SlidingWindow(), True), (SlidingWindow(FirstHitting()), False),
+    ]:  # fmt: skip
+        changed = dataclasses.replace(experiment, sampler=sampler)
+        assert sample_quality._stepped(changed, type(sampler).__name__) == stepped
+    assert not sample_quality._stepped(experiment, "Ancestral steps=4")
 
 
 def test_distinct_ngrams_of_words_do_not_cross_texts():

@@ -126,6 +126,8 @@ def test_parts_of_words_tell_no_split(names, corpus):
     assert found.one and found.files.endswith("cut into 90, 5 and 5 %")
     size = len(found.tokens)
     assert found.bounds["test"] == (int(0.95 * size), size)
+    cut = corpus(dict.fromkeys(names.split(), "a" * 100), split_points=(50, 60, 70))
+    assert cut.one and cut.files.endswith("cut at data.split_points")
 
 
 def test_an_explicit_file_is_all_of_the_text_whatever_its_name(tmp_path):
