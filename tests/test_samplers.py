@@ -190,13 +190,11 @@ def test_distribution_approaches_the_data_with_more_steps():
 
 
 @pytest.mark.usefixtures("optimized")
-def test_given_tokens_never_change_and_condition_exactly():
+def test_known_tokens_never_change_and_condition_exactly():
     toy = Toy(reference("toy_V3L3"))
     process, steps = MDLM(toy.vocab_size), 64
-    given = np.array([-1, 2, -1])
-    counts = distribution_of(
-        toy, process, Ancestral(steps), given=jnp.broadcast_to(given, (ROWS, 3))
-    )
+    known = jnp.broadcast_to(np.array([-1, 2, -1]), (ROWS, 3))
+    counts = distribution_of(toy, process, Ancestral(steps), known=known)
     agrees = toy.states[:, 1] == 2
     assert counts[~agrees].sum() == 0
     conditional = np.where(agrees, toy.p, 0) / toy.p[agrees].sum()

@@ -56,7 +56,7 @@ def assert_same_distribution(a, b, sigmas=5.0):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_ends_of_the_path_are_the_prior_and_the_corner(name):
+def test_ends_of_the_path_are_the_prior_and_the_vertex(name):
     process = process_of(name, 5)
     x0 = jnp.tile(jnp.arange(5), (ROWS // 5, 1))
     at_noise = process.corrupt(jax.random.key(0), x0, jnp.ones((len(x0), 1)))
@@ -77,8 +77,8 @@ def test_bridge_carries_the_marginal_of_t_to_that_of_s(name):
         z = process.bridge(keys[1], x0, process.corrupt(keys[0], x0, t), t, s)
         assert_same_distribution(z[:, 0], process.corrupt(keys[2], x0, s)[:, 0])
     if not name.startswith("bfn"):
-        at_corner = process.bridge(keys[1], x0, z, s, jnp.zeros_like(s))
-        np.testing.assert_array_equal(at_corner, process.space.pure(x0))
+        at_vertex = process.bridge(keys[1], x0, z, s, jnp.zeros_like(s))
+        np.testing.assert_array_equal(at_vertex, process.space.pure(x0))
 
 
 def test_marginals_are_the_published_ones():
@@ -332,12 +332,12 @@ def test_distribution_of_the_sampler_approaches_the_data(name, sampler, toy):
 
 @pytest.mark.parametrize("name", ["dirichlet", "bfn"])
 @pytest.mark.usefixtures("optimized")
-def test_given_tokens_stand_as_corners_and_condition_exactly(name, toy):
+def test_known_tokens_stand_as_vertices_and_condition_exactly(name, toy):
     process = process_of(name, toy.vocab_size)
-    given = jnp.broadcast_to(jnp.array([-1, 2, -1]), (ROWS, 3))
+    known = jnp.broadcast_to(jnp.array([-1, 2, -1]), (ROWS, 3))
     draw = jax.jit(
         lambda key: Ancestral(64).sample(
-            key, process, toy.denoiser(process), (ROWS, 3), given=given
+            key, process, toy.denoiser(process), (ROWS, 3), known=known
         )
     )
     counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
