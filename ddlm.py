@@ -59,6 +59,7 @@ from diffusion.process import (
     TransitionProcess,
 )
 from diffusion.schedules import (
+    AlphaSchedule,
     Cosine,
     Geometric,
     Linear,
@@ -123,6 +124,7 @@ __all__ = [
     "UDLM",
     "Absorbing",
     "AdamW",
+    "AlphaSchedule",
     "Ancestral",
     "Autoregressive",
     "Backbone",

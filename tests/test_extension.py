@@ -1,5 +1,5 @@
-"""A new process, sampler, network, optimiser, schedule and token weight, each in one file outside of the
-packages: trained, evaluated and sampled from by the commands, and named nowhere in the tree."""
+"""A new process, schedule, sampler, network, optimiser, learning rate and token weight, each in one file
+outside of the packages: trained, evaluated and sampled from by commands, named nowhere in the tree."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,15 @@ SHORT = ["--set", "train.num_steps=4", "--set", "train.eval_every=4", "--set",
          "train.log_every=2", "--set", "evaluation.max_sequences=8"]  # fmt: skip
 
 
-KINDS = ["backbone", "optimizer", "process", "sampler", "schedule", "token_weight"]
+KINDS = ["backbone", "learning_rate", "optimizer", "process", "sampler", "schedule", "token_weight"]
 
 
 def test_there_is_one_of_each_and_none_is_long():
     assert list(FILES) == KINDS
     for path in FILES.values():
         assert len(path.read_text().splitlines()) < 60, path
+    lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
+    assert min(lengths, key=lengths.get) == "schedule"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -37,7 +39,7 @@ def test_a_part_of_ones_own_is_trained_evaluated_and_sampled(name, tmp_path, cap
 
 
 def test_nothing_in_the_tree_names_them():
-    names = ["CubicMask", "Squared(", "LocalMixer", "Lion", "Triangles", "Focal"]
+    names = ["CubicMask", "Squared(", "LocalMixer", "Lion", "Triangles", "Focal", "HalfWave"]
     root = HERE.parent.parent
     for package in ("diffusion", "models", "samplers", "configs", "experiments"):
         for path in (root / package).rglob("*.py"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import reference
 from oracle import Toy, assert_distribution, complete, quadrature
+from test_schedules import AlphaOnly
 
 from diffusion.betas import CosineBetas, LinearBetas, MutualInformation, ReciprocalBetas
 from diffusion.d3pm import D3PM
@@ -28,6 +29,8 @@ CONTINUOUS = {  # exact ends: the bound of the exact denoiser is -log p(x0)
     "mdlm-cosine": MDLM(schedule=Cosine()),
     "mdlm-mdlm_cosine": MDLM(schedule=MDLMCosine()),
     "mdlm-polynomial": MDLM(schedule=Polynomial(3.0)),
+    "mdlm-alpha_alone": MDLM(schedule=AlphaOnly("cosine")),
+    "udlm-alpha_alone": UDLM(schedule=AlphaOnly("mdlm_cosine")),
     "sedd-absorbing": SEDD(schedule=Linear()),
     "sedd-absorbing-scaled": SEDD(schedule=Polynomial(2.0), scaled=True),
     "sedd-absorbing-denoiser": SEDD(schedule=Linear(), head="leave_one_out"),
@@ -43,6 +46,7 @@ LOOSE_ENDS = {
     "mdlm-eps": MDLM(schedule=Linear(0.05)),
     "mdlm-squeezed": MDLM(schedule=RescaledSchedule(Cosine(), 0.02)),
     "mdlm-geometric": MDLM(schedule=Geometric(0.01, 4.0)),
+    "mdlm-alpha_alone_loose": MDLM(schedule=AlphaOnly("squeezed")),
     "sedd-absorbing-geometric": SEDD(schedule=Geometric(0.01, 4.0)),
     "sedd-uniform-geometric": SEDD(kernel=Uniform(), schedule=Geometric(0.01, 3.0)),
     "udlm-squeezed": UDLM(schedule=RescaledSchedule(Linear(), 0.02)),
@@ -50,6 +54,7 @@ LOOSE_ENDS = {
 }
 GRIDS = {  # T steps
     "mdlm-T4": MDLM(num_steps=4),
+    "mdlm-T4-alpha_alone": MDLM(schedule=AlphaOnly("cosine"), num_steps=4),
     "d3pm-absorbing": D3PM(num_steps=4),
     "d3pm-absorbing-cosine": D3PM(schedule=CosineBetas(), num_steps=4),
     "d3pm-uniform": D3PM(kernel=Uniform(), num_steps=4),

@@ -1,11 +1,16 @@
-"""Schedules: the formulas in float64, their derivative, precision in float32, exact ends."""
+"""Schedules: the formulas in float64, their derivative, precision in float32, exact ends; and what
+follows from alpha alone."""
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.mdlm import MDLM
 from diffusion.schedules import (
+    AlphaSchedule,
     Cosine,
     Geometric,
     Linear,
@@ -20,13 +25,27 @@ SCHEDULES = {
     "linear": (Linear(), lambda t: 1 - t),
     "linear_eps": (Linear(1e-3), lambda t: 1 - 0.999 * t),
     "polynomial": (Polynomial(2.5), lambda t: 1 - t**2.5),
-    "cosine": (Cosine(), lambda t: 1 - np.sin(np.pi * t / 2)),
-    "mdlm_cosine": (MDLMCosine(), lambda t: np.cos(np.pi * t / 2)),
-    "mdlm_cosine_eps": (MDLMCosine(1e-3), lambda t: 1e-3 + 0.999 * np.cos(np.pi * t / 2)),
-    "geometric": (Geometric(), lambda t: np.exp(-(1e-4 ** (1 - t) * 20.0**t))),
-    "squeezed": (RescaledSchedule(Cosine()), lambda t: 0.9998 * (1 - np.sin(np.pi * t / 2)) + 1e-4),
+    "root": (Polynomial(0.5), lambda t: 1 - t**0.5),
+    "cosine": (Cosine(), lambda t: 1 - jnp.sin(jnp.pi * t / 2)),
+    "mdlm_cosine": (MDLMCosine(), lambda t: jnp.cos(jnp.pi * t / 2)),
+    "mdlm_cosine_eps": (MDLMCosine(1e-3), lambda t: 1e-3 + 0.999 * jnp.cos(jnp.pi * t / 2)),
+    "geometric": (Geometric(), lambda t: jnp.exp(-(1e-4 ** (1 - t) * 20.0**t))),
+    "squeezed": (
+        RescaledSchedule(Cosine()),
+        lambda t: 0.9998 * (1 - jnp.sin(jnp.pi * t / 2)) + 1e-4,
+    ),
 }
 rows = pytest.mark.parametrize("name", SCHEDULES)
+
+
+@dataclass(frozen=True)
+class AlphaOnly(AlphaSchedule):
+    """A schedule of SCHEDULES by its formula of alpha alone."""
+
+    name: str
+
+    def alpha(self, t):
+        return SCHEDULES[self.name][1](t)
 
 
 @rows
@@ -95,3 +114,86 @@ def test_ends_are_exact(schedule):
 def test_impossible_settings_are_rejected(make):
     with pytest.raises(ValueError):
         make()
+
+
+TIMES = np.array([1e-12, 1e-9, 1e-6, 1e-4, 0.01, 0.3, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-6])
+
+
+def quantities(schedule, t, s):
+    """alpha, 1 - alpha, alpha' and the fall since s, as a jitted program has them."""
+    logs = lambda t, s: (schedule.log_alpha(t), schedule.log1m_alpha(t), schedule.log_drop(t, s))  # noqa: E731
+    values = [np.exp(np.asarray(log, np.float64)) for log in jax.jit(logs)(t, s)]
+    return np.array([*values, jax.jit(schedule.dalpha)(t)], np.float64)
+
+
+@rows
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_alpha_alone_gives_what_careful_formulas_give(name, dtype):
+    """To the accuracy that `AlphaSchedule` states, fall of a step of a millionth of t included."""
+    with jax.enable_x64(dtype == jnp.float64):
+        t = jnp.asarray(TIMES, dtype)
+        accuracy = max(1e-8, float(jnp.finfo(dtype).eps))
+        close = np.maximum(80 * accuracy, 2 * accuracy / (1 - np.asarray(t, np.float64)))
+        for s in (t * jnp.asarray(1 - 1e-6, dtype), t / 2, jnp.zeros_like(t)):
+            careful, derived = (quantities(f, t, s) for f in (SCHEDULES[name][0], AlphaOnly(name)))
+            assert (np.abs(derived - careful) <= close * np.abs(careful)).all()
+
+
+@rows
+def test_alpha_alone_has_the_ends_of_its_formula(name):
+    """0 exactly where it is 0 but for rounding, also of a sine; equal times are no step."""
+    ends = jnp.array([0.0, 1.0])
+    for method in ("log_alpha", "log1m_alpha"):
+        careful, derived = (getattr(f, method)(ends) for f in (SCHEDULES[name][0], AlphaOnly(name)))
+        np.testing.assert_allclose(derived, careful, rtol=1e-5, atol=2e-7)
+    assert np.isneginf(AlphaOnly(name).log_drop(ends, ends)).all()
+    times = jnp.array([0.03, 0.4, 0.99])
+    value = SCHEDULES[name][0].log1m_alpha(times)
+    np.testing.assert_allclose(time_of(AlphaOnly(name), value), times, rtol=2e-5)
+
+
+@rows
+def test_gradients_of_what_follows_from_alpha_are_those_of_the_formula(name, x64):
+    schedule, t = AlphaOnly(name), jnp.array([1e-6, 0.01, 0.3, 0.6, 0.99])
+    for method, share in (("log_alpha", jnp.exp), ("log1m_alpha", lambda log: -jnp.exp(log))):
+        log, slope = jax.vmap(jax.value_and_grad(getattr(schedule, method)))(t)
+        np.testing.assert_allclose(slope * share(log), schedule.dalpha(t), rtol=1e-6)
+
+
+def of(alpha):
+    return dataclass(frozen=True)(
+        type("Own", (AlphaSchedule,), {"alpha": lambda self, t: alpha(t)})
+    )
+
+
+def test_losses_are_finite_where_alpha_does_not_change_yet_or_any_more():
+    """No 0 / 0 in the weight, and none in its gradient."""
+    process = MDLM(2, of(lambda t: jnp.clip(1.5 - 2 * t, 0, 1))())
+    t = jnp.array([[1e-6], [0.1], [0.5], [0.9], [1.0]])
+
+    def loss(out):
+        return process.token_loss(out, jnp.zeros((5, 2), int), jnp.array([[2, 0]] * 5), t).sum()
+
+    for value in jax.value_and_grad(loss)(jnp.zeros((5, 2, 2))):
+        assert jnp.isfinite(value).all()
+    keep = process.corrupt(jax.random.key(0), jnp.zeros((5, 9), int), t)
+    assert (keep[:2] == 0).all() and (keep[3:] == 2).all()
+
+
+@pytest.mark.parametrize(
+    "alpha, word",
+    [
+        (lambda t: t, "from 0 at t = 0 to 1 at t = 1"),
+        (lambda t: 1 - t / 2, "from 1 at t = 0 to 0.5"),
+        (lambda t: 1 - t + jnp.sin(2 * jnp.pi * t) / 3, "never rise"),
+        (lambda t: 2 - 2 * t, "from 2"),
+        (lambda t: jnp.log(t), "finite"),
+        (lambda t: jnp.mean(1 - t), "finite number for every t"),
+        (lambda t: np.cos(np.pi / 2 * np.asarray(t)), "jax.numpy"),
+        (lambda t: 1 - t if t < 2 else 0, "jax.numpy"),
+    ],
+)
+def test_an_alpha_that_is_no_schedule_is_rejected_in_one_line(alpha, word):
+    with pytest.raises(ValueError, match=r"Own\.alpha") as error:
+        of(alpha)()
+    assert word in str(error.value) and "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""A learning rate of one's own: it rises and falls along a line, again and again (arXiv 1506.01186).
+"""A schedule of one's own: half a wave of a cosine, which is flat at both ends.
 
 ddlm train --config tests/extension/schedule.py --workdir runs/own-schedule
 """
@@ -8,22 +8,15 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 
 from configs import smoke
-from experiments.optimization.optimizer import LearningRate
+from diffusion.mdlm import MDLM
+from diffusion.schedules import AlphaSchedule
 
 
 @dataclass(frozen=True)
-class Triangles(LearningRate):
-    """From 0 to peak_lr and back every `period` steps."""
-
-    peak_lr: float = 3e-3
-    period: int = 20
-
-    def build(self):
-        return lambda step: (
-            self.peak_lr * (1 - jnp.abs(2 * ((step + 1) % self.period) / self.period - 1))
-        )
+class HalfWave(AlphaSchedule):
+    def alpha(self, t):
+        return (1 + jnp.cos(jnp.pi * t)) / 2
 
 
 def get_config():
-    base = smoke.get_config()
-    return replace(base, optimizer=replace(base.optimizer, schedule=Triangles()))
+    return replace(smoke.get_config(), process=MDLM(schedule=HalfWave()))
