@@ -108,7 +108,7 @@ from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
-from samplers.sampler import Compatibility, GridSampler, Sampler, State, Stepwise
+from samplers.sampler import Compatibility, GridSampler, Sampler, State, Stepwise, TimedSampler
 from samplers.sliding_window import SlidingWindow
 from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
@@ -208,6 +208,7 @@ __all__ = [
     "Text",
     "Threshold",
     "TimeIntegral",
+    "TimedSampler",
     "TokenWeight",
     "Tokens",
     "Train",

@@ -182,7 +182,7 @@ class Process(Objective):
         return log_p0
 
     def draw(self, key: Array, model: Model, z: Array, t: Array, logits_processor=None) -> Array:
-        """A guess of x0, (B, L), drawn from the model; logits_processor acts on log_p0."""
+        """A guess of x0, (B, L), drawn from the model; logits_processor changes log_p0 before."""
         log_p0 = self.predict(model(z, t), z, t)
         return categorical(key, log_p0 if logits_processor is None else logits_processor(log_p0))
 

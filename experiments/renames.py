@@ -47,9 +47,16 @@ def _one_step(plain: dict) -> dict:
     return rest | solved | ({"base": plain["process"]} if "process" in plain else {})
 
 
+def _uncached(plain: dict) -> dict:
+    """They had ancestral sampling's cache among their settings, and it could not be on."""
+    return {name: value for name, value in plain.items() if name != "cached"}
+
+
 ARRANGED: dict[str, Callable[[dict], dict]] = {
     "experiments.optimization.adamw.AdamW": _adamw,
     "diffusion.one_step.OneStep": _one_step,
+    "samplers.predictor_corrector.PredictorCorrector": _uncached,
+    "samplers.twisted_smc.TwistedSMC": _uncached,
 }
 
 

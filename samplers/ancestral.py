@@ -20,6 +20,13 @@ from diffusion.random import split
 from samplers.sampler import Compatibility, GridSampler, State
 
 
+def ancestral_step(key, process, model, z, t, s):
+    """As `GridSampler.step`: a draw of x0 from the model, then one of z_s from the bridge."""
+    key_draw, key_bridge = split(key)
+    x0 = process.draw(key_draw, model, z, t)
+    return process.bridge(key_bridge, x0, z, t, s), x0
+
+
 @dataclass(frozen=True)
 class Ancestral(GridSampler):
     """`steps` calls of the network; `grid` places them in time.
@@ -35,7 +42,7 @@ class Ancestral(GridSampler):
             return Compatibility(
                 "unsupported", "cached=True is for one network and discrete states"
             )
-        return self.unfit(process) or Compatibility(
+        return self.unsupported(process) or Compatibility(
             "exact", "draws of x0, then of the exact bridge"
         )
 
@@ -48,9 +55,7 @@ class Ancestral(GridSampler):
             )
 
     def step(self, key, process, model, z, t, s):
-        key_draw, key_bridge = split(key)
-        x0 = process.draw(key_draw, model, z, t)
-        return process.bridge(key_bridge, x0, z, t, s), x0
+        return ancestral_step(key, process, model, z, t, s)
 
     def begin(self, key, state, process, known):
         state = super().begin(key, state, process, known)

@@ -38,7 +38,9 @@ class LeftToRight(Sampler):
             raise ValueError(f"LeftToRight.span = {self.span} must be at least 1, with cached=True")
 
     def compatibility(self, process):
-        return self.unfit(process) or Compatibility("exact", "each token from its own distribution")
+        return self.unsupported(process) or Compatibility(
+            "exact", "each token from its own distribution"
+        )
 
     def calls(self, process, length):
         return length

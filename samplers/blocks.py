@@ -34,8 +34,8 @@ class BlockByBlock(Sampler):
             raise ValueError(f"BlockByBlock.span = {self.span} must be at least 1, or None")
 
     def compatibility(self, process):
-        if unfit := self.unfit(process):
-            return unfit
+        if unsupported := self.unsupported(process):
+            return unsupported
         inner = self.inner.compatibility(process.base)
         return inner._replace(why=f"{type(self.inner).__name__} on each block: {inner.why}")
 

@@ -37,7 +37,7 @@ class Euler(GridSampler):
     lacking: ClassVar[str] = "the process gives no rates in continuous time"
 
     def compatibility(self, process):
-        return self.unfit(process) or Compatibility(
+        return self.unsupported(process) or Compatibility(
             "approximate", "rates are held fixed over a step"
         )
 

@@ -2,8 +2,9 @@
 guidance.
 
 A process reads p(x0 | z_t) out of what the network puts out (`Process.predict`) and knows the way back
-(`Process.invert_predict`), so that whatever changes p(x0 | z_t) works
-for every head, process and sampler.
+(`Process.invert_predict`), so that whatever changes p(x0 | z_t) works for every head, process and
+sampler. What changes it is a logits processor as a rule; guidance mixes networks the same way
+(`samplers.guidance`).
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from jax import Array
 
 from diffusion.process import Model, Process
+from samplers.logits_processor import LogitsProcessor
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,10 @@ class ModifiedDenoiser:
     def energy(self) -> Model:
         """The second network of a residual energy, as it is."""
         return self.model.energy
+
+
+def processed(logits_processor: LogitsProcessor, process: Process, model: Model) -> Model:
+    """The model with the logits processor applied to its distribution of x0."""
+    if logits_processor.is_identity:
+        return model
+    return ModifiedDenoiser(process, model, logits_processor)

@@ -39,7 +39,7 @@ class ODE(GridSampler):
 
     def compatibility(self, process):
         why = "the ODE is solved in `steps` steps, and tokens are drawn apart at its last time"
-        return self.unfit(process) or Compatibility("approximate", why)
+        return self.unsupported(process) or Compatibility("approximate", why)
 
     def times(self):
         if self.grid != "geometric":

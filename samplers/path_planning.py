@@ -22,11 +22,11 @@ from diffusion.numerics import gather_last
 from diffusion.random import categorical, fold_in, uniform
 from samplers.logits_processor import RankBy
 from samplers.ranking import in_order, places
-from samplers.sampler import Compatibility, GridSampler, State, masks
+from samplers.sampler import Compatibility, State, Stepwise, TimedSampler, masks
 
 
 @dataclass(frozen=True)
-class PathPlanning(GridSampler):
+class PathPlanning(TimedSampler, Stepwise):
     """`steps` calls of the network.
 
     eta: the weight of log p of revealed tokens, from 0, where they stay, to 1e6. rank_by: the
@@ -49,7 +49,7 @@ class PathPlanning(GridSampler):
         return Compatibility("approximate", "keeps what the network is sure of")
 
     def modified(self, process, model):
-        return model  # the logits processor acts in `advance`, on revealed positions too
+        return model  # `advance` applies the logits processor, to revealed positions too
 
     def advance(self, key, number, state, process, model, known):
         z = state.z

@@ -36,7 +36,9 @@ class Posterior(GridSampler):
     guides_steps: ClassVar[bool] = True
 
     def compatibility(self, process):
-        return self.unfit(process) or Compatibility("exact", "draws of the reverse step itself")
+        return self.unsupported(process) or Compatibility(
+            "exact", "draws of the reverse step itself"
+        )
 
     def modified(self, process, model):
         if isinstance(model, GuidedStep) and not self.logits_processor.is_identity:

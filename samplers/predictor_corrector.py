@@ -22,12 +22,12 @@ import jax.numpy as jnp
 from diffusion.kernels import ClosedKernel
 from diffusion.markov import MarkovProcess
 from diffusion.random import categorical, fold_in, split, uniform
-from samplers.ancestral import Ancestral
-from samplers.sampler import Compatibility, State
+from samplers.ancestral import ancestral_step
+from samplers.sampler import Compatibility, State, Stepwise, TimedSampler
 
 
 @dataclass(frozen=True)
-class PredictorCorrector(Ancestral):
+class PredictorCorrector(TimedSampler, Stepwise):
     """`steps` ancestral steps, each but the last with `corrections` calls of the network more.
 
     corrector: "gibbs" or "forward_backward" (above). corrections: how often it acts after a step.
@@ -51,12 +51,10 @@ class PredictorCorrector(Ancestral):
                 )
         if not 0 < self.share <= 1:
             raise ValueError(f"PredictorCorrector.share = {self.share} is outside (0, 1]")
-        if self.cached:
-            raise ValueError("PredictorCorrector.cached = True: a corrector changes every state")
 
     def compatibility(self, process):
-        if unfit := self.unfit(process):
-            return unfit
+        if unsupported := self.unsupported(process):
+            return unsupported
         closed = isinstance(process.kernel, ClosedKernel)
         if self.corrector == "forward_backward" and not closed:
             return Compatibility(
@@ -69,26 +67,24 @@ class PredictorCorrector(Ancestral):
     def calls(self, process, length):
         return self.steps + (self.steps - 1) * self.corrections
 
-    def max_steps(self, process, length):
-        return self.steps
-
     def advance(self, key, number, state, process, model, known):
         key_step, key_correct = split(key)
-        new = super().advance(key_step, number, state, process, model, known)
+        t, s = self.ends(number, state)
+        z, x0 = ancestral_step(key_step, process, model, state.z, t, s)
         if known is None:
-            known = jnp.full(new.z.shape[:2], -1)
+            known = jnp.full(z.shape[:2], -1)
         correct = self._gibbs if self.corrector == "gibbs" else self._forward_backward
 
         def corrected(z):
             def once(n, z):
                 z = jnp.where(known >= 0, known, z)
-                return correct(fold_in(key_correct, n), z, state.t, new.t, process, model, known)
+                return correct(fold_in(key_correct, n), z, t, s, process, model, known)
 
             return jax.lax.fori_loop(0, self.corrections, once, z)
 
         last = number + 1 == self.steps
-        z = jax.lax.cond(last, lambda z: z, corrected, new.z)
-        return State(z, new.t, new.x0, new.calls + jnp.where(last, 0, self.corrections))
+        z = jax.lax.cond(last, lambda z: z, corrected, z)
+        return State(z, s, x0, state.calls + 1 + jnp.where(last, 0, self.corrections))
 
     def _gibbs(self, key, z, t, s, process, model, known):
         key_where, key_state = split(key)
@@ -105,4 +101,4 @@ class PredictorCorrector(Ancestral):
         up = s + self.share * (t - s)
         noisy = process.chain.draw_step(key_noise, z, up, s)
         noisy = jnp.where(known >= 0, known, noisy)
-        return self.step(key_back, process, model, noisy, up, s)[0]
+        return ancestral_step(key_back, process, model, noisy, up, s)[0]

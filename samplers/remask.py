@@ -23,15 +23,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.numerics import gather_last
 from diffusion.random import categorical, split, uniform
 from samplers.logits_processor import RankBy
-from samplers.sampler import Compatibility, GridSampler, State, masks
+from samplers.sampler import Compatibility, State, Stepwise, TimedSampler, masks
+
+Rule = Literal["cap", "rescale"]
+
+
+def remasking(kept_t: Array, masked_s: Array, rule: Rule, eta: float) -> Array:
+    """sigma, the probability that a revealed token is masked, from alpha(t) and 1 - alpha(s)."""
+    most = jnp.minimum(1, masked_s / jnp.maximum(kept_t, 1e-30))
+    return jnp.minimum(eta, most) if rule == "cap" else eta * most
+
+
+def revealing(kept_t: Array, masked_s: Array, drop: Array, sigma: Array) -> Array:
+    """The probability that a masked position is revealed, where revealed ones are masked with sigma in
+    the mean, from alpha(t), 1 - alpha(s) and drop = alpha(s) - alpha(t)."""
+    # Over 1 - alpha(t) = drop + 1 - alpha(s), so that at s = 0 it is exactly 1.
+    return (drop + sigma * kept_t) / (drop + masked_s)
+
+
+def by_confidence(sigma: Array, drawn_with: Array, free: Array) -> Array:
+    """(B, L): sigma (B, L) times softmax(-p) over the free positions of a row, p = drawn_with (B, L)."""
+    share = jnp.where(free, jnp.exp(-drawn_with), 0)
+    return sigma * share / jnp.maximum(share.sum(1, keepdims=True), 1e-30)
 
 
 @dataclass(frozen=True)
-class ReMDM(GridSampler):
+class ReMDM(TimedSampler, Stepwise):
     """`steps` calls of the network. The defaults are the paper's for many steps.
 
     rule: how eta limits sigma, "cap" or "rescale" (above). eta: from 0, which is `Ancestral`, to 1, the
@@ -40,7 +62,7 @@ class ReMDM(GridSampler):
     is of (`samplers.logits_processor.RankBy`).
     """
 
-    rule: Literal["cap", "rescale"] = "cap"
+    rule: Rule = "cap"
     eta: float = 0.02
     confidence: bool = False
     loop: float = 0.0
@@ -79,7 +101,7 @@ class ReMDM(GridSampler):
         return jnp.concatenate([down, stay, jnp.linspace(self.hold, 0, moving - before + 1)[1:]])
 
     def modified(self, process, model):
-        return model  # the logits processor acts in `advance`, on what is drawn
+        return model  # `advance` applies the logits processor, to what is drawn
 
     def begin(self, key, state, process, known):
         state = super().begin(key, state, process, known)
@@ -94,21 +116,17 @@ class ReMDM(GridSampler):
         x0 = categorical(key_x0, self.logits_processor(log_p, z))
         free = ~masked if known is None else ~masked & (known < 0)
         schedule = process.masked_schedule
-        alpha_t = jnp.exp(schedule.log_alpha(t))
-        noise_s = jnp.exp(schedule.log1m_alpha(s))
-        gained = jnp.exp(schedule.log_drop(t, s))
-        most = jnp.minimum(1, noise_s / jnp.maximum(alpha_t, 1e-30))
-        sigma = jnp.minimum(self.eta, most) if self.rule == "cap" else self.eta * most
+        kept_t = jnp.exp(schedule.log_alpha(t))
+        masked_s = jnp.exp(schedule.log1m_alpha(s))
+        sigma = remasking(kept_t, masked_s, self.rule, self.eta)
         if self.loop:
             sigma = jnp.where(t == s, sigma, 0)
         sigma = jnp.broadcast_to(sigma, z.shape)
         mean = sigma
         if self.confidence:
-            share = jnp.where(free, jnp.exp(-drawn_with), 0)
-            sigma = sigma * share / jnp.maximum(share.sum(1, keepdims=True), 1e-30)
+            sigma = by_confidence(sigma, drawn_with, free)
             mean = sigma.sum(1, keepdims=True) / jnp.maximum(free.sum(1, keepdims=True), 1)
-        # Of 1 - alpha_t = gained + 1 - alpha_s, so that at s = 0 it is exactly 1.
-        reveal = (gained + mean * alpha_t) / (gained + noise_s)
+        reveal = revealing(kept_t, masked_s, jnp.exp(schedule.log_drop(t, s)), mean)
         revealed = masked & (uniform(key_reveal, z.shape) < reveal)
         put_back = free & (uniform(key_mask, z.shape) < sigma)
         chosen = jnp.exp(gather_last(self.logits_processor.ranking(self.rank_by)(log_p, z), x0))

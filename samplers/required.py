@@ -1,7 +1,7 @@
 """Words that a sample has to contain, at places of the model's choosing.
 
 Before sampling, each word in turn is put where the model gives it most: with the start z_1 and what is
-given so far, place i is drawn with probability proportional to prod_j p(x0^(i+j) = word_j | z_1) over
+known so far, place i is drawn with probability proportional to prod_j p(x0^(i+j) = word_j | z_1) over
 the places that are free. What was placed is known from then on, so every process and sampler that takes
 known tokens takes required words, and they are certain to occur. Each word costs one call of the
 network. This is not the distribution of the model given that the word occurs, in which the rest of the

@@ -1,8 +1,9 @@
 """The sampling loop: from z_1, step after step, to x0, for all processes and samplers.
 
 A sampler is a frozen dataclass with `run`. Those that go step by step over a whole sequence (`Stepwise`)
-share one loop, which runs under `jax.jit` as one program, and say what a step is; those on a grid of
-times (`GridSampler`) say how z moves from t to s.
+share one loop, which runs under `jax.jit` as one program, and say how it goes on (`advance`). Where
+steps are at fixed times (`TimedSampler`), `grid` places them. Where a step needs nothing but the state z
+and its two times (`GridSampler`), it is a public function, `step`, for loops of one's own.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from diffusion.numerics import gather_last
 from diffusion.process import Model, Objective, Process
 from diffusion.random import fold_in, split
 from samplers.logits_processor import LogitsProcessor
-from samplers.modified_denoiser import ModifiedDenoiser
+from samplers.modified_denoiser import processed
 
 
 class Compatibility(NamedTuple):
@@ -73,7 +74,7 @@ class Sampler(ABC):
     guides_steps: ClassVar[bool] = False
     """Whether guidance changes its distribution of a step, not of a token (`samplers.posterior`)."""
 
-    def unfit(self, process: Objective) -> Compatibility | None:
+    def unsupported(self, process: Objective) -> Compatibility | None:
         """The compatibility "unsupported" on a process without what `requires` asks for, else None."""
         return (
             None
@@ -138,11 +139,13 @@ class State(NamedTuple):
 
 class Stepwise(Sampler):
     """The loop. A subclass is a dataclass with `logits_processor`, and has `compatibility`, `calls`,
-    `max_steps`, `advance`, and, where rows may end early, `ended`."""
+    `advance`, where that is less often than `calls` also `max_steps`, and, where rows may end early,
+    `ended`."""
 
     keeps_frames: ClassVar[bool] = True
 
     def max_steps(self, process: Process, length: int) -> int:
+        """How often the loop calls `advance`, at most."""
         return self.calls(process, length)
 
     def begin(self, key: Array, state: State, process: Process, known: Array | None) -> State:
@@ -160,12 +163,9 @@ class Stepwise(Sampler):
         return None
 
     def modified(self, process: Process, model: Model) -> Model:
-        """The model with its distribution of x0 transformed."""
-        return (
-            model
-            if self.logits_processor.is_identity
-            else ModifiedDenoiser(process, model, self.logits_processor)
-        )
+        """The model as `advance` gets it: with the logits processor applied, where the sampler does not
+        apply it itself."""
+        return processed(self.logits_processor, process, model)
 
     def run(self, key, process, model, shape, known=None, trace=False, start=None) -> Sampled:
         """As `Sampler.run`; start is z at the first time, in place of a draw of the prior.
@@ -242,7 +242,7 @@ def _frame(state: State, before: State | None, process, model) -> Frames:
 
 
 @dataclass(frozen=True)
-class GridSampler(Stepwise):
+class TimedSampler(Sampler):
     """A sampler that calls the network at times on a grid.
 
     steps: how many calls. grid: where the times are. "uniform": evenly. "cosine": MD4's (arXiv
@@ -263,8 +263,8 @@ class GridSampler(Stepwise):
         if self.steps < 1:
             raise ValueError(f"{name}.steps = {self.steps} must be at least 1")
         if self.grid not in self.grids:
-            known = " or ".join(map(repr, self.grids))
-            raise ValueError(f"{name}.grid = {self.grid!r} is not {known}")
+            allowed = " or ".join(map(repr, self.grids))
+            raise ValueError(f"{name}.grid = {self.grid!r} is not {allowed}")
         if self.grid == "fitted" and not (self.information and min(self.information) >= 0 < sum(
             self.information
         )):  # fmt: skip
@@ -291,10 +291,6 @@ class GridSampler(Stepwise):
             return inner.at[0].set(1.0).at[-1].set(0.0)  # also where nothing is told at an end
         return u
 
-    def step(self, key, process, model, z, t, s) -> tuple[Array, Array]:
-        """(z_s, guess of x0), from z at time t; t and s are (B, 1)."""
-        raise NotImplementedError
-
     def check(self, experiment, path):
         most = experiment.process.traits.max_steps
         if most is not None and self.steps > most:
@@ -310,6 +306,30 @@ class GridSampler(Stepwise):
 
     def begin(self, key, state, process, known):
         return state._replace(t=jnp.broadcast_to(self.times()[0], state.t.shape))
+
+
+@dataclass(frozen=True)
+class GridSampler(TimedSampler, Stepwise):
+    """A sampler whose step from t to s needs nothing but z, and one call of the network."""
+
+    @abstractmethod
+    def step(
+        self, key: Array, process: Process, model: Model, z: Array, t: Array, s: Array
+    ) -> tuple[Array, Array]:
+        """(z_s, x0): the state at s <= t and a guess of the text, int (B, L), from the state z at t.
+
+        t and s are (B, 1). model(z, t) -> out (B, L, V) is any function, also one of another framework
+        where nothing is compiled; in `self.modified(process, model)` the logits processor acts.
+        `sample` gives the last x0 of this loop:
+
+            key_prior, key_steps = jax.random.split(key)
+            z, times = process.prior(key_prior, (B, L)), self.times()
+            for n in range(self.steps):
+                t, s = (jnp.full((B, 1), times[k]) for k in (n, n + 1))
+                z, x0 = self.step(jax.random.fold_in(key_steps, n), process, model, z, t, s)
+
+        With known tokens z is `process.space.clamp(z, known)` before each step.
+        """
 
     def advance(self, key, number, state, process, model, known):
         t, s = self.ends(number, state)

@@ -25,7 +25,9 @@ class Tweedie(GridSampler):
     lacking: ClassVar[str] = "the process has no score"
 
     def compatibility(self, process):
-        return self.unfit(process) or Compatibility("exact", "the reverse step of the score itself")
+        return self.unsupported(process) or Compatibility(
+            "exact", "the reverse step of the score itself"
+        )
 
     def step(self, key, process, model, z, t, s):
         key_state, key_x0 = split(key)

@@ -26,32 +26,28 @@ import jax.numpy as jnp
 from diffusion.numerics import gather_last
 from diffusion.process import TransitionProcess
 from diffusion.random import categorical, fold_in, split, uniform
-from samplers.ancestral import Ancestral
-from samplers.sampler import Compatibility, Sampled
+from samplers.modified_denoiser import processed
+from samplers.sampler import Compatibility, Sampled, TimedSampler
 
 
 @dataclass(frozen=True)
-class TwistedSMC(Ancestral):
+class TwistedSMC(TimedSampler):
     """`steps` calls of the network, each with `particles` states a row.
 
     particles: how many; more come nearer to the model's conditional distribution.
     """
 
     particles: int = 8
-    keeps_frames: ClassVar[bool] = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.particles < 1 or self.cached:
-            raise ValueError(
-                f"TwistedSMC.particles = {self.particles} must be at least 1, with cached = False"
-            )
-
     requires: ClassVar[type] = TransitionProcess
     lacking: ClassVar[str] = "the process does not give the probability of a step"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.particles < 1:
+            raise ValueError(f"TwistedSMC.particles = {self.particles} must be at least 1")
+
     def compatibility(self, process):
-        return self.unfit(process) or Compatibility(
+        return self.unsupported(process) or Compatibility(
             "exact", "ancestral steps; known tokens in the limit of many particles"
         )
 
@@ -60,7 +56,7 @@ class TwistedSMC(Ancestral):
 
     def run(self, key, process, model, shape, known=None, trace=False):
         rows, count = shape[0], self.particles
-        model = self.modified(process, model)
+        model = processed(self.logits_processor, process, model)
         fixed = jnp.zeros(shape, bool) if known is None else known >= 0
         token = jnp.where(fixed, 0 if known is None else known, 0)
         fixed_all, token_all = _repeat(fixed, count), _repeat(token, count)

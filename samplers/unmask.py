@@ -28,6 +28,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.numerics import gather_last
 from diffusion.random import split, uniform
@@ -37,6 +38,26 @@ from samplers.ranking import TIE, in_order, places
 from samplers.sampler import Compatibility, State, Stepwise, masks
 
 Order = Literal["random", "confidence", "drawn", "margin", "entropy"]
+
+
+def scores(order: Order, log_p: Array, x0: Array) -> tuple[Array, Array, Array]:
+    """(score, entropy, log_sure), each (B, L): what positions are ranked by, the largest first; the
+    entropy in nats; and log of the largest probability, or of that of x0 (B, L) where the order is by
+    what was drawn. log_p (B, L, V): up to a constant per position."""
+    top = log_p.max(-1, keepdims=True)
+    p = jnp.exp(log_p - top)
+    total = p.sum(-1)
+    log_total = jnp.log(total)
+    entropy = log_total - jnp.sum(jnp.where(p > 0, p * (log_p - top), 0), axis=-1) / total
+    log_sure = -log_total
+    if order == "drawn":
+        log_sure = gather_last(log_p, x0) - top[..., 0] - log_total
+    if order == "random":
+        return jnp.zeros_like(entropy), entropy, log_sure
+    if order == "margin":
+        two = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
+        return (two[..., 0] - two[..., -1]) / total, entropy, log_sure
+    return (-entropy if order == "entropy" else log_sure), entropy, log_sure
 
 
 @dataclass(frozen=True)
@@ -160,7 +181,7 @@ class Unmask(Stepwise):
         return self.amount.calls(length)
 
     def modified(self, process, model):
-        return model  # the logits processor acts in `advance`, on what is drawn
+        return model  # `advance` applies the logits processor, to what is drawn
 
     def begin(self, key, state, process, known):
         masked = (state.z == process.vocab_size).sum(1, keepdims=True)
@@ -185,26 +206,8 @@ class Unmask(Stepwise):
         # draw.
         distribution = out if process.posterior_head else process.predict(out, z, t)
         distribution = self.logits_processor.ranking(self.rank_by)(distribution, z)
-        top = distribution.max(-1, keepdims=True)
-        p = jnp.exp(distribution - top)
-        total = p.sum(-1)
-        log_total = jnp.log(total)
-        entropy = (
-            log_total - jnp.sum(jnp.where(p > 0, p * (distribution - top), 0), axis=-1) / total
-        )
-        log_sure = -log_total
-        if self.order == "drawn":
-            log_sure = gather_last(distribution, x0) - top[..., 0] - log_total
+        score, entropy, log_sure = scores(self.order, distribution, x0)
         u = uniform(key_order, z.shape)
-        if self.order == "random":
-            score = jnp.zeros_like(u)
-        elif self.order == "margin":
-            two = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
-            score = (two[..., 0] - two[..., -1]) / total
-        elif self.order == "entropy":
-            score = -entropy
-        else:
-            score = log_sure
         if self.noise:
             score = score - self.noise * left / state.memory * jnp.log(-jnp.log(u))
         first = in_order(jnp.where(masked, score, -jnp.inf), u)

@@ -1,4 +1,4 @@
-"""Given tokens, required words and transforms: what is exact, what is biased, what is obeyed."""
+"""Known tokens, required words and logits processors: what is exact, what is biased, what is obeyed."""
 
 import jax
 import jax.numpy as jnp

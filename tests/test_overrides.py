@@ -8,8 +8,8 @@ from configs.smoke import get_config
 from diffusion.schedules import Cosine, Polynomial
 from experiments.data.tokenizers import Characters
 from experiments.errors import UserError
-from experiments.renames import TYPES
 from experiments.overrides import OverrideError, differences, leaves, load, override, resolve
+from experiments.renames import TYPES
 from experiments.serialization import decode, encode
 from samplers.ancestral import Ancestral
 from samplers.logits_processor import LogitsProcessor

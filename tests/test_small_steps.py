@@ -29,9 +29,7 @@ from diffusion.schedules import (
     RescaledSchedule,
 )
 from diffusion.spindle import Spindle
-from samplers import remask
-from samplers.remask import ReMDM
-from samplers.sampler import State
+from samplers.remask import revealing
 
 STEPS = (10, 100, 1000, 10_000, 100_000, 1_000_000)
 CLOSE = 1e-5  # relative: of a logarithm of 25 the rounding of float32 is 2e-6
@@ -170,21 +168,16 @@ def test_chance_of_a_reveal(name, T, monkeypatch):
     step = np.exp(wide(process.log_posterior(log_p0, z, t, s)))
     np.testing.assert_allclose(step[..., :2].sum(-1), exact, rtol=CLOSE)
 
-    def revealed(module, draw, threshold):
-        monkeypatch.setattr(module, "uniform", lambda *_: jnp.asarray(threshold, jnp.float32))
-        return np.asarray(draw() != 2)
+    kept, masked = np.exp(schedule.log_alpha(t)), np.exp(schedule.log1m_alpha(s))
+    reveal = revealing(kept, masked, np.exp(schedule.log_drop(t, s)), 0.0)
+    np.testing.assert_allclose(wide(reveal), exact, rtol=CLOSE)
 
-    def remasked():
-        memory, calls = jnp.ones(z.shape), jnp.zeros(len(z), int)
-        sampler = ReMDM(T, eta=0.0)
-        monkeypatch.setattr(ReMDM, "ends", lambda *_: (t, s))
-        state, model = State(z, t, z, calls, memory), lambda z, t: log_p0
-        return sampler.advance(jax.random.key(0), 0, state, process, model, None).z
+    def revealed(threshold):
+        monkeypatch.setattr(kernels, "uniform", lambda *_: jnp.asarray(threshold, jnp.float32))
+        return np.asarray(process.bridge(jax.random.key(0), x0, z, t, s) != 2)
 
-    bridge = lambda: process.bridge(jax.random.key(0), x0, z, t, s)  # noqa: E731
-    for module, draw in ((kernels, bridge), (remask, remasked)):
-        assert revealed(module, draw, exact * (1 - CLOSE)).all()
-        assert not revealed(module, draw, exact * (1 + CLOSE))[exact < 1].any()
+    assert revealed(exact * (1 - CLOSE)).all()
+    assert not revealed(exact * (1 + CLOSE))[exact < 1].any()
 
 
 @pytest.mark.parametrize("name", ["linear", "polynomial", "root", "cosine", "mdlm_cosine"])

@@ -1,4 +1,4 @@
-"""The loss in equal intervals of time, by which `GridSampler.grid = "fitted"` places a sampler's steps.
+"""The loss in equal intervals of time, by which `TimedSampler.grid = "fitted"` places a sampler's steps.
 
 Where `token_loss` is the integrand of the bound, its mean at t is the rate at which a sampler has to
 find out about x0, in nats per unit of t: over small steps the bound is the sum of the divergences of the
@@ -194,7 +194,7 @@ def write_grid(path: Path, record: dict) -> None:
 
 
 def fitted_information(workdir: str | Path, run: Run | None = None) -> tuple[float, ...]:
-    """`GridSampler.information` as measured for the run in `workdir`.
+    """`TimedSampler.information` as measured for the run in `workdir`.
 
     run: what is going to be sampled, if not the newest checkpoint. UserError where the file is missing,
     damaged, or of another process. A warning where it was measured at another checkpoint: every grid

@@ -20,7 +20,7 @@ Made from the code by `python -m experiments.studies.sampler_table --out docs/sa
   of times where it has one. With the exact denoiser that is the distribution of the data where tokens
   are drawn one by one, and approaches it as steps grow elsewhere: tokens of one step are drawn
   independently of each other. With a `LogitsProcessor` other than the identity it is the distribution of
-  another model. This holds for samples without known tokens.
+  another model. Said of samples without known tokens.
 - **approximate**: another distribution, for the reason given. It may be the better one for a learned
   network.
 - **unsupported**: the two do not fit; an experiment with both is an error that says the same.
@@ -35,8 +35,8 @@ What a known token (`--prompt`, `--template`) means depends on the process:
   at time t it has seen neighbours with noise. For `BFN`, `TwistedSMC` shows it noise instead.
 - *biased*: a clean token is taken for a noisy one, whose neighbours then trust it too little.
   `TwistedSMC` is exact in the limit of many particles and small steps, for as many times the calls.
-- *prompt*: what comes first is known exactly. A known token after a blank is kept, but the blank does
-  not know of it (`ddlm sample` rejects that); within one block it does, as under the process there.
+- *prompt*: known tokens that come first are exact. One after a blank is kept, but the blank does not
+  depend on it (`ddlm sample` rejects that); within one block it does, as under the process there.
 
 Calls are those of the network for a row of {LENGTH} tokens, at most, with the settings shown. A residual
 energy has its candidates evaluated on top; block by block one call a block stores what is finished.

@@ -16,7 +16,9 @@ class Squared(GridSampler):
     """`steps` calls of the network."""
 
     def compatibility(self, process):
-        return self.unfit(process) or Compatibility("approximate", "x0 is drawn from p squared")
+        return self.unsupported(process) or Compatibility(
+            "approximate", "x0 is drawn from p squared"
+        )
 
     def step(self, key, process, model, z, t, s):
         key_draw, key_bridge = split(key)
