@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import gather_last
-from diffusion.process import Process
+from diffusion.process import Process, RowModel
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
 
@@ -40,7 +40,7 @@ class AnyOrder:
     def __post_init__(self):
         _check(self)
 
-    def bound_terms(self, key, model, x0, u) -> dict[str, Array]:
+    def bound_terms(self, key, model: RowModel, x0, u) -> dict[str, Array]:
         """As `Objective.bound_terms`; u (B, 1) chooses how many groups are revealed."""
         real, rank = _order(key, model, x0)
         length = real.sum(1, keepdims=True)
@@ -76,7 +76,7 @@ class RandomOrders:
         if self.orders < 1:
             raise ValueError(f"orders = {self.orders} must be at least 1")
 
-    def bound_terms(self, key, model, x0, u) -> dict[str, Array]:
+    def bound_terms(self, key, model: RowModel, x0, u) -> dict[str, Array]:
         """As `Objective.bound_terms`, the nats of a sequence spread over its tokens evenly."""
         real, _ = _order(key, model, x0)
         length = real.sum(1, keepdims=True)
@@ -112,7 +112,6 @@ def _check(bound: AnyOrder | RandomOrders) -> None:
 
 def _order(key, model, x0) -> tuple[Array, Array]:
     """Which positions are no padding, and the place of each in a random order of those, (B, L)."""
-    segments = getattr(model, "segments", None)
-    real = jnp.ones(x0.shape, bool) if segments is None else segments > 0
+    real = jnp.ones(x0.shape, bool) if model.segments is None else model.segments > 0
     order = jnp.where(real, uniform(key, x0.shape), 2.0)
     return real, jnp.argsort(jnp.argsort(order, axis=1), axis=1)

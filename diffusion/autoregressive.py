@@ -29,7 +29,7 @@ class Autoregressive(Sequential, Likelihood):
 
     def log_p(self, model, x0):
         before = jnp.pad(x0[:, :-1], ((0, 0), (1, 0)), constant_values=self.start)
-        segments = getattr(model, "segments", None)
+        segments = model.segments
         if segments is not None:
             begins = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
             before = jnp.where(begins, self.start, before)

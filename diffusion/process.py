@@ -34,7 +34,7 @@ has; what it can do is told by its classes and its `traits` alone:
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import jax
 
@@ -48,8 +48,20 @@ Model = Callable[..., Array]
 """model(z, t, **condition) -> out (B, L, V); parameters and dropout key are already bound.
 
 Some processes ask more of it (`models.backbone.Network`): context=x0 for block diffusion, `cache` and
-`decode` for samplers from left to right, `energy`, a second network, for residual energies; `segments`
-(B, L), where rows hold several texts, or padding, which is segment 0."""
+`decode` for samplers from left to right, `energy`, a second network, for residual energies. `log_p` of a
+`Sequential` and the any-order bounds ask for a `RowModel`."""
+
+
+class RowModel(Protocol):
+    """A model that knows what its rows hold: several texts, padding, or a text each."""
+
+    @property
+    def segments(self) -> Array | None:
+        """(B, L), equal for the positions of one text, 0 for padding; None where a row is one text."""
+
+    def __call__(self, z: Array, t: Array, **condition) -> Array:
+        """out (B, L, V), as of every `Model`."""
+
 
 Kind = Literal["exact", "bound", "estimate"]
 MAX_STEPS = 2**22  # of a grid of times k / T: float32 gives back k from them up to here
@@ -265,7 +277,7 @@ class Sequential(Objective):
         """The number of the token that stands before the first."""
 
     @abstractmethod
-    def log_p(self, model: Model, x0: Array) -> Array:
+    def log_p(self, model: RowModel, x0: Array) -> Array:
         """log p(x0^i | x0^1 .. x0^(i-1)), (B, L) nats."""
 
 

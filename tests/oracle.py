@@ -1,7 +1,8 @@
 """The exact denoiser on an enumerable toy, from `log_likelihood` alone: the referee of all processes."""
 
 import itertools
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,17 @@ def complete(process, vocab_size, seed=0):
         elif f.name in made_up and f.init and value in (None, ""):
             changes[f.name] = made_up[f.name]()
     return replace(process, **changes)
+
+
+@dataclass(frozen=True)
+class OneText:
+    """A function model(z, t) whose rows are a text each, as a `diffusion.process.RowModel`."""
+
+    function: Callable
+    segments: None = None
+
+    def __call__(self, z, t):
+        return self.function(z, t)
 
 
 class Toy:

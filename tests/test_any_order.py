@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy
+from oracle import OneText, Toy
 
 from diffusion.any_order import AnyOrder, RandomOrders
 from diffusion.genmd4 import GenMD4
@@ -25,6 +25,8 @@ def toy():
 
 def totals(process, model, x0, draws, key=0):
     """(B, draws) nats of each sequence."""
+
+    model = OneText(model)
 
     @jax.jit
     def values(key):
@@ -89,6 +91,7 @@ def test_it_is_the_masked_bound_of_a_network_by_other_samples_of_lower_variance(
 def test_exactly_so_many_are_masked_and_the_time_says_so():
     seen = {}
 
+    @OneText
     def model(z, t):
         seen["masked"], seen["t"] = (np.asarray(z) == 4).sum(1), np.asarray(t)[:, 0]
         return jnp.zeros((*z.shape, 4))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
-from oracle import Toy, assert_distribution
+from oracle import OneText, Toy, assert_distribution
 
 from diffusion.autoregressive import Autoregressive
 from models.backbone import Network
@@ -29,6 +29,7 @@ def toy():
 def conditionals(toy):
     """model(inputs, t) -> log p(x^i | x before i) of the toy, from inputs that begin with the start."""
 
+    @OneText
     def model(inputs, t):
         before = jnp.eye(toy.vocab_size + 1)[inputs[:, 1:]][..., : toy.vocab_size]
         agrees = jnp.einsum("blv,nlv->bnl", before, toy.one_hot[:, :-1])

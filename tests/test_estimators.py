@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import SMALL, reference
-from oracle import Toy
+from oracle import OneText, Toy
 
 from configs.smoke import get_config
 from diffusion.any_order import AnyOrder
@@ -33,7 +33,7 @@ def test_intervals_hold_the_true_value_at_the_rate_they_say(objective, least):
     index = rng.choice(len(toy.p), repeats * size, p=toy.p / toy.p.sum())
     x0 = jnp.repeat(jnp.asarray(toy.states[index]), times, axis=0)
     u = (jnp.tile(jnp.arange(times), len(index)) + rng.random(len(x0))) / times
-    model, u = toy.denoiser(MDLM(3)), jnp.asarray(u[:, None], jnp.float32)
+    model, u = OneText(toy.denoiser(MDLM(3))), jnp.asarray(u[:, None], jnp.float32)
     terms = jax.jit(lambda key: objective.bound_terms(key, model, x0, u))(jax.random.key(1))
     nats = np.asarray(sum(terms.values()), np.float64).sum(1).reshape(repeats, size, times)
     truth = toy.p @ toy.neg_logp / 3

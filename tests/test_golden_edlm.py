@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import reference
+from oracle import OneText
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.edlm import EDLM, EDLMAutoregressive, contrastive
@@ -39,6 +40,7 @@ def autoregressive(a):
     """A network with the outputs of the file, of what follows each token of x0, and `first_token`."""
     V = vocabulary(a)
 
+    @OneText
     def network(inputs, t):
         np.testing.assert_array_equal(inputs[:, 1:], a["x0"][:, :-1])
         assert (inputs[:, 0] == V).all()
