@@ -1,6 +1,7 @@
 # make quickstart   install, train, bound and sample a small model (about five minutes on two cores)
 # make test         install and run the test suite
 # make test-fast    the part of it that compiles little, for the inner loop
+# make lint         ruff, and pyright over the types (half a minute)
 # make lock         write requirements.lock anew from setup.py
 
 PYTHON ?= python3.11
@@ -34,7 +35,7 @@ test-fast: .venv/ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
 
 lint: .venv/ready
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 lock: .venv/ready
 	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

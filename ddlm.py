@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +113,9 @@ from samplers.sliding_window import SlidingWindow
 from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
 from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "BFN",
@@ -250,7 +253,7 @@ class Run:
         name = type(self.experiment.process).__name__
         return f"<ddlm.Run {self.workdir}: {name} at step {self.step}>"
 
-    def sample(self, num: int = 1, batch_size: int = 16, **options) -> Samples:
+    def sample(self, num: int = 1, batch_size: int = 16, **options: Any) -> Samples:
         """So many texts. options: those of `ddlm sample`, as in `experiments.sampling.request.Request`:
         prompt, template, require, sampler, steps, temperature, top_p, label, guidance, seed and more.
 
@@ -259,7 +262,7 @@ class Run:
         ready = prepare(self._run, Request(**options), str(self.workdir))
         return _drawn(ready, num, batch_size)
 
-    def fill(self, template: str, num: int | None = None, **options) -> str | Samples:
+    def fill(self, template: str, num: int | None = None, **options: Any) -> str | Samples:
         """The template with its blanks filled in, each "_" (or what `blank` says) by one token; with
         `num` so many of them. options: as of `sample`."""
         request = Request(template=template, **options)
@@ -310,7 +313,7 @@ class Run:
         """The curves of the training by their names, each (steps, values)."""
         return read_metrics(self.workdir)
 
-    def plot(self, path: str | Path | None = None, names: Sequence[str] = ()):
+    def plot(self, path: str | Path | None = None, names: Sequence[str] = ()) -> "Figure":
         """A figure of matplotlib with the curves of the training, all or those of the names; written to
         `path` too if one is given. Needs pip install "ddlm[plot]"."""
         from experiments.figure import draw_curves

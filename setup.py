@@ -46,6 +46,7 @@ setup(
         "test": [
             "hypothesis>=6.170",  # the cases of experiments.studies.fuzz
             "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test
+            "pyright[nodejs]>=1.1.414",  # the type checker, with the Node that runs it
             "pytest>=9.0",  # the test runner
             "pytest-xdist>=3.8",  # the suite on both cores
             "ruff>=0.17",  # lint and format

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import gather_last
-from diffusion.process import Process, RowModel
+from diffusion.process import Objective, Process, RowModel, mask_schedule
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
 
@@ -34,22 +34,22 @@ class AnyOrder:
     base: the process. group: how many tokens a call reveals, independently of each other.
     """
 
-    base: Process
+    base: Objective
     group: int = 1
 
     def __post_init__(self):
         _check(self)
 
-    def bound_terms(self, key, model: RowModel, x0, u) -> dict[str, Array]:
+    def bound_terms(self, key: Array, model: RowModel, x0: Array, u: Array) -> dict[str, Array]:
         """As `Objective.bound_terms`; u (B, 1) chooses how many groups are revealed."""
-        real, rank = _order(key, model, x0)
+        base, (real, rank) = _masked(self.base), _order(key, model, x0)
         length = real.sum(1, keepdims=True)
         groups = -(-length // self.group)
         revealed = jnp.floor(u * groups) * self.group  # (B, 1)
-        z = jnp.where(rank < revealed, x0, self.base.vocab_size)
+        z = jnp.where(rank < revealed, x0, base.num_tokens)
         masked = length - revealed
-        t = time_of(self.base.masked_schedule, jnp.log(masked / length))
-        nats = -gather_last(self.base.predict(model(z, t), z, t), x0)
+        t = time_of(mask_schedule(base), jnp.log(masked / length))
+        nats = -gather_last(base.predict(model(z, t), z, t), x0)
         weight = groups * jnp.minimum(self.group, masked) / masked
         return {"any order": jnp.where((rank < revealed) | ~real, 0, weight * nats)}
 
@@ -67,7 +67,7 @@ class RandomOrders:
     base, group: as of `AnyOrder`. orders: K, how many random orders each sequence is given.
     """
 
-    base: Process
+    base: Objective
     group: int = 1
     orders: int = 4
 
@@ -76,19 +76,19 @@ class RandomOrders:
         if self.orders < 1:
             raise ValueError(f"orders = {self.orders} must be at least 1")
 
-    def bound_terms(self, key, model: RowModel, x0, u) -> dict[str, Array]:
+    def bound_terms(self, key: Array, model: RowModel, x0: Array, u: Array) -> dict[str, Array]:
         """As `Objective.bound_terms`, the nats of a sequence spread over its tokens evenly."""
-        real, _ = _order(key, model, x0)
+        base, (real, _) = _masked(self.base), _order(key, model, x0)
         length = real.sum(1, keepdims=True)
 
         def log_p(key):
             _, rank = _order(key, model, x0)
 
             def one(total, first):
-                z = jnp.where(rank < first, x0, self.base.vocab_size)
+                z = jnp.where(rank < first, x0, base.num_tokens)
                 masked = jnp.maximum(length - first, 1)
-                t = time_of(self.base.masked_schedule, jnp.log(masked / length))
-                log_p0 = gather_last(self.base.predict(model(z, t), z, t), x0)
+                t = time_of(mask_schedule(base), jnp.log(masked / length))
+                log_p0 = gather_last(base.predict(model(z, t), z, t), x0)
                 now = (rank >= first) & (rank < first + self.group) & real
                 return total + jnp.where(now, log_p0, 0).sum(1), None
 
@@ -103,11 +103,17 @@ class RandomOrders:
 def _check(bound: AnyOrder | RandomOrders) -> None:
     if bound.group < 1:
         raise ValueError(f"group = {bound.group} must be at least 1")
-    if not isinstance(bound.base, Process) or bound.base.masked_schedule is None:
+    _masked(bound.base)
+
+
+def _masked(base: Objective) -> Process:
+    """The base; ValueError where it is no masked process in continuous time."""
+    if not isinstance(base, Process) or base.masked_schedule is None:
         raise ValueError(
             f"the any-order bound is one of masked processes in continuous time, such as MDLM, not "
-            f"of {type(bound.base).__name__}"
+            f"of {type(base).__name__}"
         )
+    return base
 
 
 def _order(key, model, x0) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.numerics import gather_last
-from diffusion.process import Kind, Likelihood, Sequential, Traits
+from diffusion.process import Kind, Likelihood, RowModel, Sequential, Traits
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Autoregressive(Sequential, Likelihood):
 
     @property
     def start(self) -> int:
-        return self.vocab_size
+        return self.num_tokens
 
-    def log_p(self, model, x0):
+    def log_p(self, model: RowModel, x0):
         before = jnp.pad(x0[:, :-1], ((0, 0), (1, 0)), constant_values=self.start)
         segments = model.segments
         if segments is not None:
@@ -36,8 +36,8 @@ class Autoregressive(Sequential, Likelihood):
         out = model(before, jnp.zeros((x0.shape[0], 1)))
         return gather_last(jax.nn.log_softmax(out), x0)
 
-    def loss(self, key, model, x0, u):
+    def loss(self, key, model: RowModel, x0, u):
         return -self.log_p(model, x0)
 
-    def bound_terms(self, key, model, x0, u):
+    def bound_terms(self, key, model: RowModel, x0, u):
         return {"likelihood": -self.log_p(model, x0)}

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diffusion.kernels import ExponentKernel
+from diffusion.dense import MatrixKernel
+from diffusion.kernels import ClosedKernel, ExponentKernel
 
 
 class Betas(ABC):
     """A schedule of discrete time."""
 
     @abstractmethod
-    def betas(self, num_steps: int, kernel, vocab_size: int) -> np.ndarray:
-        """(T,) float64, beta_1 to beta_T."""
+    def betas(
+        self, num_steps: int, kernel: ClosedKernel | MatrixKernel, vocab_size: int
+    ) -> np.ndarray:
+        """beta_1 to beta_T of T = `num_steps` steps of the kernel, (T,) float64."""
 
     @property
     def complete(self) -> bool:
@@ -82,6 +85,11 @@ class MutualInformation(Betas):
                 f"MutualInformation cannot be used with {type(kernel).__name__}, whose noise is not one "
                 "number; use LinearBetas, CosineBetas or ReciprocalBetas, or the kernel Absorbing, "
                 "Uniform or NearestNeighbour"
+            )
+        if self.unigram is None:
+            raise ValueError(
+                "MutualInformation.unigram = None is filled in when the data is read; give the "
+                "probability of each token to use it without data"
             )
         if len(self.unigram) != vocab_size:
             raise ValueError(

@@ -28,6 +28,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffusion.markov import Head
 from diffusion.numerics import gather_last, in_float64
@@ -40,15 +41,15 @@ class Accuracy(ABC):
     """What a Bayesian flow has told of x0 by each time."""
 
     @abstractmethod
-    def accuracy(self, t):
+    def accuracy(self, t: Array) -> Array:
         """How much has been told of x0 by time t: falls to 0 at t = 1."""
 
     @abstractmethod
-    def gained(self, t, s):
+    def gained(self, t: Array, s: Array) -> Array:
         """accuracy(s) - accuracy(t), s <= t."""
 
     @abstractmethod
-    def rate(self, t):
+    def rate(self, t: Array) -> Array:
         """-d accuracy / dt."""
 
 
@@ -105,7 +106,7 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
 
     def __post_init__(self):
         self.check_size()
-        check_num_steps(self)
+        check_num_steps(self, self.num_steps)
 
     def in_steps(self, num_steps):
         return replace(self, num_steps=num_steps)
@@ -119,14 +120,14 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         return jnp.ones_like(t)
 
     def prior(self, key, shape):
-        return jnp.full((*shape, self.vocab_size), 1 / self.vocab_size)
+        return jnp.full((*shape, self.num_tokens), 1 / self.num_tokens)
 
     def corrupt(self, key, x0, t):
         return jax.nn.softmax(self.send(key, x0, self.schedule.accuracy(t)))
 
-    def send(self, key, x0, accuracy):
+    def send(self, key: Array, x0: Array, accuracy: Array) -> Array:
         """y (B, L, V) ~ N(accuracy (V e_x0 - 1), accuracy V I), accuracy (B, 1) or (B, L)."""
-        accuracy, V = accuracy[..., None], self.vocab_size
+        accuracy, V = accuracy[..., None], self.num_tokens
         noise = normal(key, (*x0.shape, V), accuracy.dtype)
         return (
             accuracy * (V * self.space.pure(x0, noise.dtype) - 1) + jnp.sqrt(accuracy * V) * noise
@@ -142,7 +143,7 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         return jax.nn.logsumexp(log_p0 + sent, axis=-1) - gather_last(sent, x0)
 
     def predict(self, out, z, t):
-        if out.shape[-1] == 1 and self.vocab_size == 2:
+        if out.shape[-1] == 1 and self.num_tokens == 2:
             out = jax.nn.log_sigmoid(jnp.concatenate([-out, out], axis=-1))
         return super().predict(out, z, t)
 
@@ -157,7 +158,9 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         y = self.send(key_step, x0, gained)
         return self.num_steps * self.step_loss(model(z, t), x0, z, t, gained, y)
 
-    def step_loss(self, out, x0, z, t, gained, y):
+    def step_loss(
+        self, out: Array, x0: Array, z: Array, t: Array, gained: Array, y: Array
+    ) -> Array:
         """(B, L) nats with the mean of y_x0 - log sum_k p0(k) e^(y_k) over y, of accuracy `gained`.
 
         A share of the linear part, y_x0 - sum_k p0(k) y_k, is replaced by its mean over y: in small
@@ -166,15 +169,15 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         log_p0 = self.predict(out, z, t)
         p0 = jnp.exp(log_p0)
         linear = gather_last(y, x0) - jnp.sum(p0 * y, axis=-1)
-        mean = gained * self.vocab_size * (1 - gather_last(p0, x0))
-        share = 1 / (1 + gained * self.vocab_size)
+        mean = gained * self.num_tokens * (1 - gather_last(p0, x0))
+        share = 1 / (1 + gained * self.num_tokens)
         exact = gather_last(y, x0) - jax.nn.logsumexp(log_p0 + y, axis=-1)
         return exact - share * (linear - mean)
 
     def token_loss(self, out, x0, z, t):
         """The continuous-time loss, (B, L) nats."""
         error = self.space.pure(x0, out.dtype) - jnp.exp(self.predict(out, z, t))
-        return self.vocab_size / 2 * self.schedule.rate(t) * jnp.sum(error**2, axis=-1)
+        return self.num_tokens / 2 * self.schedule.rate(t) * jnp.sum(error**2, axis=-1)
 
     def bound_terms(self, key, model, x0, u):
         key_diffusion, key_start = split(key)

@@ -26,7 +26,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.mdlm import MDLM
-from diffusion.process import Composed, JumpProcess, Likelihood, Model, Process, Traits
+from diffusion.process import (
+    Composed,
+    JumpProcess,
+    Kind,
+    Likelihood,
+    Model,
+    Process,
+    TimeIntegral,
+    Traits,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class BlockDiffusion(Composed, Likelihood):
     step a block, in the bound too.
     """
 
-    base: Process = MDLM()
+    base: TimeIntegral = MDLM()
     block_length: int = 4
     clip: tuple[float, float] = (0.0, 1.0)
 
@@ -52,7 +61,7 @@ class BlockDiffusion(Composed, Likelihood):
                 f"BlockDiffusion.clip = {self.clip} must rise within [0, 1], or be (1, 1) for one "
                 "step a block"
             )
-        bounded = isinstance(self.base, Likelihood) and self.base.likelihood == "bound"
+        bounded = isinstance(self.base, TimeIntegral) and self.base.likelihood == "bound"
         if not (bounded and isinstance(self.base, JumpProcess)):
             raise ValueError(
                 f"BlockDiffusion.base = {type(self.base).__name__} is not a process on discrete states "
@@ -69,11 +78,13 @@ class BlockDiffusion(Composed, Likelihood):
         return tuple(self.clip) == (1, 1)
 
     @property
-    def traits(self):
+    def traits(self) -> Traits:
+        """`Objective.traits`: attention by blocks, and losses that are sums over a row."""
         return Traits(attention_block=self.block_length, whole_rows=True)
 
     @property
-    def likelihood(self):
+    def likelihood(self) -> Kind:
+        """What the bound of the base is."""
         return self.base.likelihood
 
     def init(self, key):
@@ -98,8 +109,10 @@ class BlockDiffusion(Composed, Likelihood):
             return base.loss(key, model, x0, u)
         return self.loss_within(key, model, x0, u, *self.clip)
 
-    def loss_within(self, key, model, x0, u, low, high):
-        """As `Objective.loss`, with times from (low, high), numbers or scalars."""
+    def loss_within(
+        self, key: Array, model: Model, x0: Array, u: Array, low: float | Array, high: float | Array
+    ) -> Array:
+        """(B, L) nats: `Objective.loss` with times from (low, high), numbers or scalars."""
         model, u = self.for_base(model, x0, u)
         return self.base.loss(key, model, x0, low + (high - low) * u)
 

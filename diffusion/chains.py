@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from diffusion.kernels import ClosedKernel, Keep, draw_token
 from diffusion.numerics import log_divide, log_one_hot, logaddexp
@@ -23,6 +24,7 @@ class Chain(ABC):
     """The distribution of one position, on S states of which the first V are the tokens."""
 
     num_states: int
+    """S."""
 
     @abstractmethod
     def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array:
@@ -54,7 +56,7 @@ class Chain(ABC):
         """(B, L, S): log q(z_t = z | z_s = j)."""
 
     @abstractmethod
-    def prior_divergence(self, x: Array, dtype) -> Array | None:
+    def prior_divergence(self, x: Array, dtype: DTypeLike) -> Array | None:
         """KL(q(z_1 | x) || p(z_1)), (B, L) nats; None where it is exactly 0."""
 
 
@@ -74,6 +76,7 @@ class Interpolation(Chain):
 
     @property
     def num_states(self) -> int:
+        """S of the kernel: V, or V + 1 with the mask."""
         return self.kernel.num_states(self.vocab_size)
 
     def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array:
@@ -111,7 +114,7 @@ class Interpolation(Chain):
     def log_step(self, z: Array, t: Array, s: Array) -> Array:
         return self._column(z, self.step(t, s), self.num_states)
 
-    def prior_divergence(self, x: Array, dtype) -> Array | None:
+    def prior_divergence(self, x: Array, dtype: DTypeLike) -> Array | None:
         with jax.ensure_compile_time_eval():
             keep, move = (math.exp(a[0, 0]) for a in self._at_1())
         if keep == 0:
@@ -205,7 +208,7 @@ class DenseChain(Chain):
         _, column = jax.lax.while_loop(lambda state: state[0] < most, back, (1, column))
         return jnp.log(column)
 
-    def prior_divergence(self, x: Array, dtype) -> Array | None:
+    def prior_divergence(self, x: Array, dtype: DTypeLike) -> Array | None:
         last = self._product[-1, : self.vocab_size]
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(last > 0, last * np.log(last / self._prior), 0)

@@ -48,7 +48,7 @@ from diffusion.dense import (
 from diffusion.kernels import Absorbing, ClosedKernel, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
 from diffusion.numerics import divergence, gather_last, log1mexp, log_divide, log_softmax
-from diffusion.process import Kind, check_num_steps
+from diffusion.process import Kind, KnownTokens, check_num_steps
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class D3PM(MarkovProcess):
     likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
-        check_num_steps(self)
+        check_num_steps(self, self.num_steps)
         if not isinstance(self.schedule, Betas):
             raise ValueError(
                 f"D3PM.schedule = {type(self.schedule).__name__} is one of continuous time; use "
@@ -88,21 +88,22 @@ class D3PM(MarkovProcess):
         return self.vocab_size is not None and self.kernel.complete and self.schedule.complete
 
     @property
-    def known_tokens(self):
-        closed = isinstance(self.kernel, ClosedKernel)
-        return "exact" if closed and self.kernel.masks else "biased"
+    def known_tokens(self) -> KnownTokens:
+        """What a known token that stands clean in the state means: "exact" where the kernel masks."""
+        kernel = self.kernel
+        return "exact" if isinstance(kernel, ClosedKernel) and kernel.masks else "biased"
 
     @cached_property
     def chain(self) -> Interpolation | DenseChain:
-        closed = isinstance(self.kernel, ClosedKernel)
-        if not closed:
-            check_size(self.kernel, self.kernel.num_states(self.vocab_size), self.num_steps)
-        betas = self.schedule.betas(self.num_steps, self.kernel, self.vocab_size)
-        if closed:
-            return _interpolation(self.kernel, self.vocab_size, betas)
-        steps = self.kernel.steps(betas, self.vocab_size)
-        check_ergodic(self.kernel, steps.sum(0))
-        return DenseChain(steps, self.vocab_size)
+        """The distribution q of one position on the grid of T steps; ValueError where kernel, schedule
+        and vocabulary do not go together."""
+        V, kernel = self.num_tokens, self.kernel
+        if isinstance(kernel, ClosedKernel):
+            return _interpolation(kernel, V, self.schedule.betas(self.num_steps, kernel, V))
+        check_size(kernel, kernel.num_states(V), self.num_steps)
+        steps = kernel.steps(self.schedule.betas(self.num_steps, kernel, V), V)
+        check_ergodic(kernel, steps.sum(0))
+        return DenseChain(steps, V)
 
     def in_steps(self, num_steps):
         return replace(self, num_steps=num_steps)

@@ -41,12 +41,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.special import digamma, gammaln
 
 from diffusion.dirichlet_coefficient import coefficient_over_x
 from diffusion.markov import Head
 from diffusion.numerics import gather_last, log_quotient
-from diffusion.process import FlowProcess, Kind, Likelihood
+from diffusion.process import FlowProcess, Kind, Likelihood, Model
 from diffusion.random import fold_in, log_exponential, log_gamma, signs, split
 from diffusion.simplex import EvidenceProcess, log_state
 
@@ -90,8 +91,8 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
     def _highest(self) -> float:
         return 1 - self.scale * math.log(_LEAST_TIME)
 
-    def conc(self, t):
-        """Of the token's own component: 1 at t = 1, inf at t = 0."""
+    def conc(self, t: Array) -> Array:
+        """The concentration of the token's own component: 1 at t = 1, inf at t = 0."""
         return 1 - self.scale * jnp.log(t)
 
     def _gained(self, t, s):
@@ -102,16 +103,16 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         return jnp.minimum(self.conc(t) - 1, _CERTAIN)
 
     def prior(self, key, shape):
-        return jax.nn.softmax(log_exponential(key, (*shape, self.vocab_size)))
+        return jax.nn.softmax(log_exponential(key, (*shape, self.num_tokens)))
 
     def corrupt(self, key, x0, t):
         return self._draw(key, x0, jnp.broadcast_to(self.conc(t), x0.shape))
 
     def _draw(self, key, x0, conc):
         key_others, key_x0 = split(key)
-        log_g = log_exponential(key_others, (*x0.shape, self.vocab_size), conc.dtype)
+        log_g = log_exponential(key_others, (*x0.shape, self.num_tokens), conc.dtype)
         of_x0 = log_gamma(key_x0, jnp.minimum(conc, _CERTAIN))[..., None]
-        z = jax.nn.softmax(jnp.where(jax.nn.one_hot(x0, self.vocab_size, dtype=bool), of_x0, log_g))
+        z = jax.nn.softmax(jnp.where(jax.nn.one_hot(x0, self.num_tokens, dtype=bool), of_x0, log_g))
         return jnp.where(jnp.isinf(conc)[..., None], self.space.pure(x0, z.dtype), z)
 
     def token_loss(self, out, x0, z, t):
@@ -121,7 +122,7 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         now, then = (jnp.broadcast_to(self.conc(time), x0.shape) for time in (t, s))
         key_kept, key_gained = split(key)
         gained = jnp.where(jnp.isinf(then), 1.0, self._gained(t, s))
-        log_kept = log_gamma(key_kept, now + self.vocab_size - 1)
+        log_kept = log_gamma(key_kept, now + self.num_tokens - 1)
         w = jax.nn.sigmoid(log_kept - log_gamma(key_gained, gained))
         w = jnp.where(jnp.isinf(then), 0, w)[..., None]
         return w * z + (1 - w) * self.space.pure(x0, z.dtype)
@@ -138,21 +139,21 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
 
     def _log_velocity(self, p0, z, conc):
         """d log z / dconc, (B, L, V)."""
-        return _tangent(p0 * coefficient_over_x(z, conc, self.vocab_size, self._highest), z)
+        return _tangent(p0 * coefficient_over_x(z, conc, self.num_tokens, self._highest), z)
 
     def bound_terms(self, key, model, x0, u):
         key_z, key_probes = split(key)
         conc = jnp.full(x0.shape, self.bound_conc, u.dtype)
         z = self._draw(key_z, x0, conc)
         time = jnp.full_like(u, math.exp((1 - self.bound_conc) / self.scale))
-        log_q = gammaln(conc + self.vocab_size - 1) - gammaln(conc)
+        log_q = gammaln(conc + self.num_tokens - 1) - gammaln(conc)
         log_q = log_q + (conc - 1) * gather_last(log_state(z), x0)
         return {
             "diffusion": log_q - self.log_density(key_probes, model, z),
             "reconstruction": -gather_last(self.predict(model(z, time), z, time), x0),
         }
 
-    def log_density(self, key, model, z):
+    def log_density(self, key: Array, model: Model, z: Array) -> Array:
         """log p(z) of the model's z at conc = bound_conc; (B, L) nats whose sum over L is the density of
         all positions on their simplices, Hutchinson's estimate of it unless bound_probes is None."""
         step = -math.log(self.bound_conc) / self.bound_steps  # of log conc
@@ -176,7 +177,7 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
 
         start = (log_state(z), jnp.zeros(z.shape[:2], z.dtype))
         (_, change), _ = jax.lax.scan(body, start, jnp.arange(self.bound_steps))
-        return gammaln(float(self.vocab_size)) + change
+        return gammaln(float(self.num_tokens)) + change
 
     def _probes(self, key, z):
         """(N, B, L, V) directions: N draws of signs, or all the L V axes."""
@@ -196,8 +197,8 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
 
         p0, jvp = jax.linearize(classify, log_z)
         z = jax.nn.softmax(log_z)
-        over_z = coefficient_over_x(z, conc, self.vocab_size, self._highest)
-        mean = digamma(conc) - digamma(conc + self.vocab_size - 1)
+        over_z = coefficient_over_x(z, conc, self.num_tokens, self._highest)
+        mean = digamma(conc) - digamma(conc + self.num_tokens - 1)
         own = mean[..., None] - log_state(z) - (conc - 1)[..., None] * over_z * (1 - z)
         root = jnp.sqrt(over_z)  # on both sides of the Jacobian, which is nearly symmetric so
 

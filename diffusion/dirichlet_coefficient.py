@@ -52,9 +52,9 @@ def quadrature(x: np.ndarray, a: np.ndarray, vocab_size: int) -> np.ndarray:
     return np.where(np.log(x) < mean, below, above) @ weights
 
 
-def mean_log(a, vocab_size: int):
-    """E[log x_i] = psi(a) - psi(a + V - 1), as the sum of V - 1 terms that it is."""
-    total = 0
+def mean_log(a: np.ndarray, vocab_size: int) -> np.ndarray:
+    """E[log x_i] = psi(a) - psi(a + V - 1), of the shape of a, as the sum of V - 1 terms that it is."""
+    total = np.zeros(())
     for first in range(0, vocab_size - 1, 4096):
         k = np.arange(first, min(first + 4096, vocab_size - 1))
         total = total - (1 / (np.asarray(a)[..., None] + k)).sum(-1)

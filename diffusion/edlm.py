@@ -47,8 +47,9 @@ from jax import Array
 from diffusion.autoregressive import Autoregressive
 from diffusion.mdlm import MDLM
 from diffusion.numerics import gather_last
-from diffusion.process import Composed, Kind, Likelihood, Model, Process, Traits
+from diffusion.process import Composed, Kind, KnownTokens, Likelihood, Model, Process, Traits
 from diffusion.random import categorical, split
+from diffusion.spaces import StateSpace
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,12 @@ class _Residual(Process, Composed, Likelihood):
     # What a sampler needs: the network is that of the base, and read as its.
 
     @property
-    def space(self):
+    def space(self) -> StateSpace:
         return self.base.space
 
     @property
-    def known_tokens(self):
+    def known_tokens(self) -> KnownTokens:
+        """What a known token means in the base."""
         return self.base.known_tokens
 
     def time(self, u):

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.markov import Head
 from diffusion.numerics import gather_last, log1mexp, log_quotient
@@ -52,7 +53,7 @@ class GenMD4(TokenMasking):
     def init(self, key):
         """{"theta": (V,)}, with softplus(theta) = initial_power."""
         theta = jnp.log(jnp.expm1(self.initial_power))
-        return {"theta": jnp.full(self.vocab_size, theta)}
+        return {"theta": jnp.full(self.num_tokens, theta)}
 
     def bind(self, params):
         bound = copy.copy(self)
@@ -60,9 +61,9 @@ class GenMD4(TokenMasking):
         return bound
 
     @property
-    def power(self):
+    def power(self) -> Array:
         """w, (V,): what was bound, or `initial_power`."""
-        return vars(self).get("_learned", jnp.full(self.vocab_size, self.initial_power))
+        return vars(self).get("_learned", jnp.full(self.num_tokens, self.initial_power))
 
     def log_masked(self, t):
         # At t = 0 log t is -inf; w * -inf has no gradient in w, and none is wanted.
@@ -87,7 +88,7 @@ class GenMD4(TokenMasking):
     def _log_q(self, z, x0, t):
         """log q(z_t | x0), (B, L)."""
         log_masked = gather_last(self.log_masked(t), x0)
-        masked = z == self.vocab_size
+        masked = z == self.num_tokens
         kept = log1mexp(jnp.where(masked, -1.0, log_masked))
         return jnp.where(masked, log_masked, kept)
 
@@ -98,4 +99,4 @@ class GenMD4(TokenMasking):
     def _boundary_terms(self, key, model, x0, u):
         if self.eps == 0:
             return {}
-        return {"prior": jnp.full(x0.shape, self.eps * jnp.log(self.vocab_size), u.dtype)}
+        return {"prior": jnp.full(x0.shape, self.eps * jnp.log(self.num_tokens), u.dtype)}

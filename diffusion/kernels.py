@@ -85,7 +85,9 @@ class ClosedKernel(ExponentKernel):
         """z_t ~ q(z_t | x), (B, L)."""
 
     @abstractmethod
-    def draw_bridge(self, key: Array, x, z, t: Keep, s: Keep, step: Keep, vocab_size: int) -> Array:
+    def draw_bridge(
+        self, key: Array, x: Array, z: Array, t: Keep, s: Keep, step: Keep, vocab_size: int
+    ) -> Array:
         """z_s ~ q(z_s | z_t, x), (B, L)."""
 
     @abstractmethod

@@ -32,11 +32,11 @@ class LinearFlow(SimplexProcess, FlowProcess):
         self.check_size()
 
     def prior(self, key, shape):
-        return jax.nn.softmax(log_exponential(key, (*shape, self.vocab_size)))
+        return jax.nn.softmax(log_exponential(key, (*shape, self.num_tokens)))
 
     def corrupt(self, key, x0, t):
         t = t[..., None]
-        noise = log_exponential(key, (*x0.shape, self.vocab_size), t.dtype)
+        noise = log_exponential(key, (*x0.shape, self.num_tokens), t.dtype)
         return t * jax.nn.softmax(noise) + (1 - t) * self.space.pure(x0, t.dtype)
 
     def log_likelihood(self, z, t):

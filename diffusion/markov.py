@@ -22,11 +22,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from diffusion.chains import Chain, Interpolation, interpolation
 from diffusion.kernels import ClosedKernel
 from diffusion.numerics import gather_last, log_divide, log_softmax
-from diffusion.process import JumpProcess, RateProcess, TimeIntegral
+from diffusion.process import JumpProcess, KnownTokens, RateProcess, TimeIntegral
 from diffusion.random import split
 from diffusion.schedules import Schedule
 
@@ -40,6 +41,8 @@ class MarkovProcess(JumpProcess, TimeIntegral):
     head: Head
     """What the network holds: "posterior", p(x0 | z_t), or "leave_one_out" (above)."""
     chain: Chain
+    kernel: object
+    """Where a token that is not kept goes: a `ClosedKernel` or a `MatrixKernel`."""
 
     @property
     def num_states(self) -> int:
@@ -62,7 +65,7 @@ class MarkovProcess(JumpProcess, TimeIntegral):
             return log_softmax(out)
         return log_softmax(log_softmax(out) + self.log_likelihood(z, t))
 
-    def leave_one_out(self, out, z, t):
+    def leave_one_out(self, out: Array, z: Array, t: Array) -> Array:
         """log p(x0^i | z_t without z_t^i), (B, L, V), up to a constant per position."""
         if self.head == "leave_one_out":
             return log_softmax(out)
@@ -85,7 +88,7 @@ class MarkovProcess(JumpProcess, TimeIntegral):
     def bound_terms(self, key, model, x0, u):
         return super().bound_terms(key, model, x0, u) | self.prior_term(x0, u.dtype)
 
-    def prior_term(self, x0, dtype) -> dict[str, Array]:
+    def prior_term(self, x0: Array, dtype: DTypeLike) -> dict[str, Array]:
         """{"prior": KL(q(z_1 | x0) || p(z_1))}, (B, L) nats, or {} where it is exactly 0."""
         value = self.chain.prior_divergence(x0, dtype)
         return {} if value is None else {"prior": value}
@@ -98,7 +101,7 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
     schedule: Schedule
     """alpha(t), the probability that a token is kept."""
 
-    def check_schedule(self):
+    def check_schedule(self) -> None:
         """ValueError for a schedule of discrete time."""
         if not isinstance(self.schedule, Schedule):
             name = type(self).__name__
@@ -108,26 +111,30 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
             )
 
     @property
-    def posterior_head(self):
+    def posterior_head(self) -> bool:
+        """Whether `out` at a masked position is log p(x0 | z_t) up to a constant."""
         return self.head == "posterior"
 
     @property
-    def known_tokens(self):
+    def known_tokens(self) -> KnownTokens:
+        """What a known token that stands clean in the state means: "exact" where the kernel masks."""
         return "exact" if self.kernel.masks else "biased"
 
     @property
-    def masked_schedule(self):
+    def masked_schedule(self) -> Schedule | None:
+        """alpha(t) where the kernel masks, else None."""
         return self.schedule if self.kernel.masks else None
 
     @property
     def chain(self) -> Interpolation:
-        return interpolation(self.kernel, self.vocab_size, self.schedule)
+        """The distribution q of one position, from kernel and schedule."""
+        return interpolation(self.kernel, self.num_tokens, self.schedule)
 
-    def rate(self, t):
+    def rate(self, t: Array) -> Array:
         """sigma'(t) = -alpha'(t) / alpha(t); finite where alpha is 0, and what it multiplies is 0."""
         return -self.schedule.dalpha(t) * jnp.exp(-jnp.maximum(self.schedule.log_alpha(t), -60))
 
-    def log_odds(self, t):
+    def log_odds(self, t: Array) -> Array:
         """log(alpha / (1 - alpha))."""
         return self.schedule.log_alpha(t) - self.schedule.log1m_alpha(t)
 
@@ -135,12 +142,12 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
         t = jnp.minimum(t, 1 - 1e-6)  # at 1 the rate of noise is infinite where alpha is 0
         rate = self.log_ratio(out, z, t) + jnp.log(self.rate(t))[..., None]
         if not self.kernel.masks:
-            rate = rate - jnp.log(self.vocab_size)
+            rate = rate - jnp.log(self.num_tokens)
         return jnp.where(jax.nn.one_hot(z, self.num_states, dtype=bool), -jnp.inf, rate)
 
-    def log_kappa(self, t):
+    def log_kappa(self, t: Array) -> Array:
         """log(V alpha / (1 - alpha)), at most 80 in size."""
-        return jnp.clip(self.log_odds(t) + jnp.log(self.vocab_size), -80, 80)
+        return jnp.clip(self.log_odds(t) + jnp.log(self.num_tokens), -80, 80)
 
     def bound_terms(self, key, model, x0, u):
         key_diffusion, key_start = split(key)

@@ -50,15 +50,17 @@ class MDLM(ContinuousMarkovProcess):
         self.check_schedule()
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"MDLM.vocab_size = {self.vocab_size} must be at least 1")
-        check_num_steps(self)
+        check_num_steps(self, self.num_steps)
 
     @property
-    def traits(self):
+    def traits(self) -> Traits:
+        """`Objective.traits`: in continuous time the bound is the mean likelihood over orders."""
         return Traits(any_order=self.num_steps is None)
 
     @property
     def mask(self) -> int:
-        return self.vocab_size
+        """The number of the mask among the states, V."""
+        return self.num_tokens
 
     def in_steps(self, num_steps):
         return replace(self, num_steps=num_steps)
@@ -69,7 +71,7 @@ class MDLM(ContinuousMarkovProcess):
         return jnp.ceil(u * self.num_steps) / self.num_steps
 
     def predict(self, out, z, t):
-        carried = log_one_hot(z, self.vocab_size)
+        carried = log_one_hot(z, self.num_tokens)
         return jnp.where((z == self.mask)[..., None], jax.nn.log_softmax(out), carried)
 
     def draw(self, key, model, z, t, logits_processor=None):

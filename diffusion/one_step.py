@@ -10,7 +10,7 @@ student has no likelihood bound: it is judged by its samples.
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ class OneStep(Composed, EvidenceProcess):
     base: DirichletFlow = DirichletFlow()
     steps: int = 100
     end: float = 0.03
+    _teacher: ClassVar[Model | None] = None  # until `taught_by` binds one
     head: ClassVar[str] = "posterior"  # at t = 1 a position's own noise says nothing of its token
     # The network knows t = 1 alone.
     traits: ClassVar[Traits] = Traits(
@@ -45,7 +46,7 @@ class OneStep(Composed, EvidenceProcess):
         if not 0 < self.end < 1:
             raise ValueError(f"OneStep.end = {self.end} is outside (0, 1)")
 
-    def taught_by(self, teacher: Model) -> "OneStep":
+    def taught_by(self, teacher: Model) -> Self:
         """The objective with its teacher's network, without which there is no loss."""
         bound = copy.copy(self)
         object.__setattr__(bound, "_teacher", teacher)
@@ -59,6 +60,9 @@ class OneStep(Composed, EvidenceProcess):
 
     def trajectory_end(self, key: Array, z: Array) -> Array:
         """The tokens (B, L) at which the teacher's ODE from z at t = 1 ends."""
+        teacher = self._teacher
+        if teacher is None:
+            raise ValueError("OneStep has no teacher; `taught_by(network)` binds one")
         times = self.end ** (jnp.arange(self.steps) / max(self.steps - 1, 1))
 
         def at(number):
@@ -66,12 +70,12 @@ class OneStep(Composed, EvidenceProcess):
 
         def step(z, number):
             t, s = at(number), at(number + 1)
-            log_p0 = self.base.predict(self._teacher(z, t), z, t)
+            log_p0 = self.base.predict(teacher(z, t), z, t)
             return self.base.flow(log_p0, z, t, s), None
 
         z, _ = jax.lax.scan(step, z, jnp.arange(self.steps - 1))
         t = at(self.steps - 1)
-        log_p0 = self.base.predict(self._teacher(z, t), z, t)
+        log_p0 = self.base.predict(teacher(z, t), z, t)
         return categorical(fold_in(split(key)[1], self.steps - 1), log_p0)
 
     def prior(self, key, shape):

@@ -33,8 +33,8 @@ has; what it can do is told by its classes and its `traits` alone:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import jax
 
@@ -58,12 +58,18 @@ class RowModel(Protocol):
     @property
     def segments(self) -> Array | None:
         """(B, L), equal for the positions of one text, 0 for padding; None where a row is one text."""
+        ...
 
-    def __call__(self, z: Array, t: Array, **condition) -> Array:
+    def __call__(self, z: Array, t: Array, **condition: Array) -> Array:
         """out (B, L, V), as of every `Model`."""
+        ...
 
+
+LogitsTransform = Callable[[Array], Array]
+"""log_p0 (B, L, V) -> the same, changed: what a logits processor does at one step."""
 
 Kind = Literal["exact", "bound", "estimate"]
+KnownTokens = Literal["exact", "vertices", "biased"]
 MAX_STEPS = 2**22  # of a grid of times k / T: float32 gives back k from them up to here
 
 
@@ -97,25 +103,40 @@ class Traits:
 class Objective(ABC):
     """All that the trainer knows: parameters of its own, and a loss."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     vocab_size: int | None
     """V, how many tokens there are; None takes the data's."""
     traits: Traits = Traits()
     monitor: Literal["bound", "loss"] = "loss"
     """What evaluations during training measure."""
 
+    @property
+    def num_tokens(self) -> int:
+        """V, the number of data tokens; ValueError where `vocab_size` waits for the data to be read."""
+        if self.vocab_size is None:
+            raise ValueError(
+                f"{type(self).__name__}.vocab_size = None is filled in when the data is read; give a "
+                "number to use the process without data"
+            )
+        return self.vocab_size
+
     def init(self, key: Array) -> dict:
         """Parameters of the objective itself, trained with the model's; {} where it has none."""
         return {}
 
-    def bind(self, params: dict) -> "Objective":
+    def bind(self, params: dict) -> Self:
         """The objective with the parameters that `init` made and training changed."""
         return self
+
+    def taught_by(self, teacher: Model) -> Self:
+        """The objective with the network of its teacher, where `traits` say that it has one."""
+        raise ValueError(f"{type(self).__name__} learns from no teacher")
 
     @abstractmethod
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         """(B, L) nats to minimise; u (B, 1) in (0, 1), stratified over the global batch."""
 
-    def check(self, experiment) -> None:  # noqa: B027, most have nothing to object
+    def check(self, experiment: Any) -> None:  # noqa: B027, most have nothing to object
         """Nothing; ValueError where the objective does not go with other parts of the experiment."""
 
 
@@ -131,7 +152,8 @@ class Likelihood(Objective):
 
     def bound(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         """(B, L) nats, the sum of `bound_terms`: E sum_L bound >= -log p(x0)."""
-        return sum(self.bound_terms(key, model, x0, u).values())
+        first, *others = self.bound_terms(key, model, x0, u).values()
+        return sum(others, start=first)
 
 
 class Process(Objective):
@@ -144,7 +166,7 @@ class Process(Objective):
 
     posterior_head: bool = False
     """Whether `out` at a masked position is log p(x0 | z_t) up to a constant, as `predict` gives it."""
-    known_tokens: Literal["exact", "vertices", "biased"] = "biased"
+    known_tokens: KnownTokens = "biased"
     """What a known token means that stands clean in the state: its own conditional distribution,
     since a revealed token never changes; a vertex of the simplex, which is a certain token; or a noisy
     one, which biases what is drawn around it."""
@@ -182,7 +204,7 @@ class Process(Objective):
         """t (B, 1): the process's own measure on time, a grid for discrete-time processes."""
         return u
 
-    def in_steps(self, num_steps: int | None) -> "Process":
+    def in_steps(self, num_steps: int | None) -> Self:
         """The same process, its loss that of `num_steps` steps on a grid of times, or of continuous time
         for None. ValueError where it has not both."""
         if num_steps is not None:
@@ -193,7 +215,14 @@ class Process(Objective):
         """(B, L, V): what the network would have to put out for `predict` to give log_p0."""
         return log_p0
 
-    def draw(self, key: Array, model: Model, z: Array, t: Array, logits_processor=None) -> Array:
+    def draw(
+        self,
+        key: Array,
+        model: Model,
+        z: Array,
+        t: Array,
+        logits_processor: LogitsTransform | None = None,
+    ) -> Array:
         """A guess of x0, (B, L), drawn from the model; logits_processor changes log_p0 before."""
         log_p0 = self.predict(model(z, t), z, t)
         return categorical(key, log_p0 if logits_processor is None else logits_processor(log_p0))
@@ -202,6 +231,15 @@ class Process(Objective):
         t = self.time(u)
         z = self.corrupt(key, x0, t)
         return self.token_loss(model(z, t), x0, z, t)
+
+
+def mask_schedule(process: Objective) -> Schedule:
+    """alpha(t), by which the process masks all tokens alike; ValueError for one that does not."""
+    if not isinstance(process, Process) or process.masked_schedule is None:
+        raise ValueError(
+            f"{type(process).__name__} is not a masked process in continuous time, such as MDLM"
+        )
+    return process.masked_schedule
 
 
 class TransitionProcess(Process):
@@ -231,11 +269,11 @@ class JumpProcess(TransitionProcess):
         """(B, L, S): log p_t(y) / p_t(z) where y is z with one position set to the state."""
 
     @property
-    def space(self):
-        return Tokens(self.vocab_size, self.num_states)
+    def space(self) -> Tokens:
+        return Tokens(self.num_tokens, self.num_states)
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
-        log_q = self.log_posterior(log_one_hot(x0, self.vocab_size), z, t, s)
+        log_q = self.log_posterior(log_one_hot(x0, self.num_tokens), z, t, s)
         return gather_last(self.log_posterior(log_p0, z, t, s) - log_q, z_s)
 
 
@@ -297,8 +335,13 @@ class Composed(Objective):
 
 
 def denoising_process(process: Objective) -> Process:
-    """The process whose `predict` reads the network: the process itself, or that under blocks."""
-    return process if isinstance(process, Process) else process.base
+    """The process whose `predict` reads the network: the process itself, or that under blocks;
+    ValueError for an objective without noisy states."""
+    if isinstance(process, Process):
+        return process
+    if isinstance(process, Composed):
+        return denoising_process(process.base)
+    raise ValueError(f"{type(process).__name__} has no noisy states to come back from")
 
 
 class TimeIntegral(Process, Likelihood):
@@ -311,10 +354,10 @@ class TimeIntegral(Process, Likelihood):
         return {"diffusion": self.loss(key, model, x0, u)}
 
 
-def check_num_steps(process) -> None:
-    """ValueError for a `num_steps` that makes no grid of times; None is continuous time."""
-    if process.num_steps is not None and not 1 <= process.num_steps <= MAX_STEPS:
+def check_num_steps(process: Process, num_steps: int | None) -> None:
+    """Nothing; ValueError for a `num_steps` that makes no grid of times; None is continuous time."""
+    if num_steps is not None and not 1 <= num_steps <= MAX_STEPS:
         raise ValueError(
-            f"{type(process).__name__}.num_steps = {process.num_steps} must be at least 1 and at most "
+            f"{type(process).__name__}.num_steps = {num_steps} must be at least 1 and at most "
             f"{MAX_STEPS}, beyond which float32 does not tell its times apart"
         )

@@ -12,6 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 _RARE = 2.0**-12
 _ONE_SUM = 1024  # values up to which one cumulative sum is taken
@@ -43,7 +44,7 @@ def split(key: Array, num: int = 2) -> Array:
     return jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(key)
 
 
-def fold_in(key: Array, data) -> Array:
+def fold_in(key: Array, data: int | Array) -> Array:
     """The key, or each row's key, with an integer folded in."""
     key = _typed(key)
     if key.ndim == 0:
@@ -56,17 +57,17 @@ def bits(key: Array, shape: tuple[int, ...]) -> Array:
     return _draw(key, lambda k, shape: jax.random.bits(k, shape, "uint32"), shape)
 
 
-def normal(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Standard normal draws of `shape` (B, ...)."""
     return _draw(key, lambda k, shape: jax.random.normal(k, shape, dtype), shape)
 
 
-def signs(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def signs(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """-1 or 1, each with probability a half, of `shape` (B, ...)."""
     return _draw(key, lambda k, shape: jax.random.rademacher(k, shape, dtype), shape)
 
 
-def log_exponential(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def log_exponential(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """log of exponential draws of `shape` (B, ...), fine for small ones; none exceeds 16.6."""
     return jnp.log(-jnp.log1p(-uniform(key, shape, dtype)))
 
@@ -79,7 +80,7 @@ def log_gamma(key: Array, conc: Array) -> Array:
     return jax.vmap(jax.random.loggamma)(key, conc)
 
 
-def uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Draws of `shape` (B, ...) from the open interval (0, 1), with full relative precision near 0.
 
     P(draw < p) = p to a relative error of 2^-23 for p down to 2^-40, where the usual multiples of

@@ -121,8 +121,8 @@ class AlphaSchedule(Schedule):
                 f"{name} goes from {alpha[0]:.4g} at t = 0 to {alpha[-1]:.4g} at t = 1, at most "
                 f"{alpha.max():.4g}; it must fall from about 1 to about 0, and never rise"
             )
-        ends = 1 - alpha[0], alpha[-1]
-        return tuple(float(end) if end > 1e-12 else 0.0 for end in ends)
+        masked, kept = (float(end) if end > 1e-12 else 0.0 for end in (1 - alpha[0], alpha[-1]))
+        return masked, kept
 
 
 @functools.cache
@@ -285,7 +285,8 @@ class Geometric(Schedule):
                 f"Geometric needs 0 < sigma_min < sigma_max, got {self.sigma_min}, {self.sigma_max}"
             )
 
-    def sigma(self, t):
+    def sigma(self, t: Array) -> Array:
+        """sigma(t) = -log alpha(t), of the shape of t."""
         return self.sigma_min ** (1 - t) * self.sigma_max**t
 
     def log_alpha(self, t):

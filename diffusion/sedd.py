@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.markov import ContinuousMarkovProcess
@@ -42,31 +43,31 @@ class _Graph(ABC):
         self.process = process
 
     @abstractmethod
-    def log_score(self, out, z, t):
+    def log_score(self, out: Array, z: Array, t: Array) -> Array:
         """log s_y of the V tokens, (B, L, V), of a network that holds the score."""
 
     @abstractmethod
-    def entropy_of_score(self, out, x0, z, t):
+    def entropy_of_score(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         """(B, L): the sum over y of a network that holds the score, to be weighted by the rate."""
 
     @abstractmethod
-    def entropy_of_p0(self, out, x0, z, t):
+    def entropy_of_p0(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         """(B, L): the same of a network that holds a distribution of x0."""
 
     @abstractmethod
-    def leave_one_out(self, out, z, t):
+    def leave_one_out(self, out: Array, z: Array, t: Array) -> Array:
         """log p(x0^i | z_t without z_t^i), (B, L, V), of a network that holds the score."""
 
     @abstractmethod
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         """What a network that holds the score would have to put out."""
 
     @abstractmethod
-    def all_states(self, log_ratio, z):
+    def all_states(self, log_ratio: Array, z: Array) -> Array:
         """(B, L, S): the ratios of all states from those of the tokens."""
 
     @abstractmethod
-    def undo(self, score, moved, last):
+    def undo(self, score: Array, moved: Array, last: Array) -> Array:
         """exp(-dsigma Q) score, (B, L, S), the noise of one step undone, which moves the share
         `moved` = 1 - exp(-dsigma) of the tokens, (B, 1, 1); last: whether the step ends at t = 0."""
 
@@ -76,33 +77,33 @@ class _AbsorbingGraph(_Graph):
         process = self.process
         if not process.scaled:
             return out
-        return out + (process.log_odds(t) - jnp.log(process.vocab_size))[..., None]
+        return out + (process.log_odds(t) - jnp.log(process.num_tokens))[..., None]
 
     def entropy_of_score(self, out, x0, z, t):
-        masked, odds = z == self.process.vocab_size, self.process.log_odds(t)
+        masked, odds = z == self.process.num_tokens, self.process.log_odds(t)
         return absorbing_entropy(self.log_score(out, z, t), x0, masked, odds)
 
     def entropy_of_p0(self, out, x0, z, t):
         # sum_y s_y is the odds whatever the distribution is, and the entropy is -odds log c(x0).
         entropy = -jnp.exp(self.process.log_odds(t)) * gather_last(log_softmax(out), x0)
-        return jnp.where(z == self.process.vocab_size, entropy, 0)
+        return jnp.where(z == self.process.num_tokens, entropy, 0)
 
     def leave_one_out(self, out, z, t):
         return log_softmax(out)
 
     def invert_predict(self, log_p0, z, t):
         process = self.process
-        scaled = jnp.log(process.vocab_size) if process.scaled else process.log_odds(t)[..., None]
+        scaled = jnp.log(process.num_tokens) if process.scaled else process.log_odds(t)[..., None]
         return log_p0 + scaled
 
     def all_states(self, log_ratio, z):
         """-inf for leaving a revealed token."""
-        V = self.process.vocab_size
+        V = self.process.num_tokens
         masked = jnp.concatenate([log_ratio[..., :V], jnp.zeros_like(log_ratio[..., :1])], axis=-1)
         return jnp.where((z == V)[..., None], masked, log_one_hot(z, V + 1))
 
     def undo(self, score, moved, last):
-        V, total = self.process.vocab_size, score.sum(-1, keepdims=True)
+        V, total = self.process.num_tokens, score.sum(-1, keepdims=True)
         is_mask = jnp.arange(V + 1)[None, None] == V
         return jnp.where(is_mask, jnp.where(last, 0, score - moved * total), score)
 
@@ -110,7 +111,7 @@ class _AbsorbingGraph(_Graph):
 class _UniformGraph(_Graph):
     def log_score(self, out, z, t):
         """0 at y = z."""
-        return jnp.where(jnp.isneginf(log_one_hot(z, self.process.vocab_size)), out, 0)
+        return jnp.where(jnp.isneginf(log_one_hot(z, self.process.num_tokens)), out, 0)
 
     def entropy_of_score(self, out, x0, z, t):
         kappa = self.process.log_kappa(t)
@@ -124,7 +125,7 @@ class _UniformGraph(_Graph):
     def leave_one_out(self, out, z, t):
         # alpha c_y + (1 - alpha) / V = s_y / sum s. A learned score may ask for c_y < 0: nearly 0 then.
         p = jnp.exp(log_softmax(self.log_score(out, z, t)))
-        moved = jnp.exp(self.process.schedule.log1m_alpha(t))[..., None] / self.process.vocab_size
+        moved = jnp.exp(self.process.schedule.log1m_alpha(t))[..., None] / self.process.num_tokens
         return jnp.log(jnp.maximum(p - moved, 1e-6 * p))
 
     def invert_predict(self, log_p0, z, t):
@@ -136,7 +137,7 @@ class _UniformGraph(_Graph):
         return log_ratio
 
     def undo(self, score, moved, last):
-        return score - moved * score.sum(-1, keepdims=True) / self.process.vocab_size
+        return score - moved * score.sum(-1, keepdims=True) / self.process.num_tokens
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,11 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
             )
 
     @property
-    def graph(self) -> _Graph:
+    def _graph(self) -> _Graph:
         return _AbsorbingGraph(self) if self.kernel.masks else _UniformGraph(self)
 
     def token_loss(self, out, x0, z, t):
-        graph = self.graph
+        graph = self._graph
         entropy = graph.entropy_of_score if self.head == "score" else graph.entropy_of_p0
         return self.rate(t) * entropy(out, x0, z, t)
 
@@ -185,24 +186,24 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
     def leave_one_out(self, out, z, t):
         if self.head != "score":
             return super().leave_one_out(out, z, t)
-        return self.graph.leave_one_out(out, z, t)
+        return self._graph.leave_one_out(out, z, t)
 
     def invert_predict(self, log_p0, z, t):
         if self.head != "score":
             return super().invert_predict(log_p0, z, t)
-        return self.graph.invert_predict(log_p0, z, t)
+        return self._graph.invert_predict(log_p0, z, t)
 
     def log_ratio(self, out, z, t):
         """As the interface; on the absorbing graph -inf for leaving a revealed token."""
-        of_tokens = super().log_ratio if self.head != "score" else self.graph.log_score
-        return self.graph.all_states(of_tokens(out, z, t), z)
+        of_tokens = super().log_ratio if self.head != "score" else self._graph.log_score
+        return self._graph.all_states(of_tokens(out, z, t), z)
 
     def log_tweedie(self, out, z, t, s):
         """log of (exp(-dsigma Q) score)_y exp(dsigma Q)[z, y], dsigma from s to t: (B, L, S), up to a
         constant per position; -inf where it is not positive, and for the mask at s = 0."""
         score = jnp.exp(self.log_ratio(out, z, t))
         moved = jnp.exp(self.chain.step(t, s).log_move)[..., None]
-        back = self.graph.undo(score, moved, (s == 0)[..., None])
+        back = self._graph.undo(score, moved, (s == 0)[..., None])
         possible = back > 0
         log_back = jnp.where(possible, jnp.log(jnp.where(possible, back, 1)), -jnp.inf)
         return log_back + self.chain.log_step(z, t, s)

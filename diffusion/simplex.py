@@ -36,7 +36,7 @@ class SimplexProcess(Process):
 
     @property
     def space(self) -> Simplex:
-        return Simplex(self.vocab_size)
+        return Simplex(self.num_tokens)
 
     def predict(self, out, z, t):
         if self.head == "posterior":
@@ -46,7 +46,7 @@ class SimplexProcess(Process):
     def invert_predict(self, log_p0, z, t):
         return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
-    def check_size(self):
+    def check_size(self) -> None:
         """ValueError for a size that is no simplex."""
         if self.vocab_size is not None and self.vocab_size < 2:
             name = type(self).__name__

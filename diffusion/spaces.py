@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 
 class StateSpace(ABC):
@@ -59,6 +60,7 @@ class Tokens(StateSpace):
 
     @property
     def mask(self) -> int | None:
+        """V where the mask is one of the states, else None."""
         return self.vocab_size if self.num_states > self.vocab_size else None
 
     def empty(self, shape):
@@ -89,7 +91,7 @@ class Simplex(StateSpace):
     def empty(self, shape):
         return jnp.zeros((*shape, self.vocab_size))
 
-    def pure(self, x, dtype=jnp.float32):
+    def pure(self, x: Array, dtype: DTypeLike = jnp.float32) -> Array:
         """(B, L, V): the vertices of the simplex at the tokens x."""
         return jax.nn.one_hot(x, self.vocab_size, dtype=dtype)
 

@@ -23,6 +23,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffusion.markov import Head
 from diffusion.numerics import gather_last, log_softmax
@@ -49,7 +50,7 @@ class Spindle(TokenMasking):
     head: Head = "leave_one_out"
 
     def __post_init__(self):
-        check_num_steps(self)
+        check_num_steps(self, self.num_steps)
         if self.posterior == "published" and self.num_steps is None:
             raise ValueError(
                 "Spindle.posterior = 'published' is defined on a grid; set num_steps (published: 2048)"
@@ -63,6 +64,7 @@ class Spindle(TokenMasking):
 
     @property
     def likelihood(self) -> Kind:
+        """A bound for the exact posterior, an estimate for the published one."""
         return "bound" if self.posterior == "exact" else "estimate"
 
     def in_steps(self, num_steps):
@@ -106,16 +108,16 @@ class Spindle(TokenMasking):
         if self.posterior == "exact":
             return super().corrupt(key, x0, t)
         masked = uniform(key, x0.shape, t.dtype) >= self.published_keep(x0, t)
-        return jnp.where(masked, self.vocab_size, x0)
+        return jnp.where(masked, self.num_tokens, x0)
 
     def token_loss(self, out, x0, z, t):
         if self.posterior == "exact":
             return super().token_loss(out, x0, z, t)
         reveal = self.published_reveal(x0, t)
-        loss = -self.num_steps * reveal * gather_last(log_softmax(out), x0)
-        return jnp.where(z == self.vocab_size, loss, 0)
+        loss = -self._grid * reveal * gather_last(log_softmax(out), x0)
+        return jnp.where(z == self.num_tokens, loss, 0)
 
-    def published_keep(self, x0, t):
+    def published_keep(self, x0: Array, t: Array) -> Array:
         """alpha^i(t), (B, L), of the official code."""
         return 1 - self._published_masked(x0, t)
 
@@ -124,12 +126,19 @@ class Spindle(TokenMasking):
         masked = t - self.strength * jnp.sin(jnp.pi * t) * (f - f.mean(-1, keepdims=True))
         return jnp.where(t <= 0, 0.0, jnp.clip(masked, 0.001, 1))
 
-    def published_reveal(self, x0, t):
+    def published_reveal(self, x0: Array, t: Array) -> Array:
         """(B, L): how likely the official posterior is to reveal a mask, going from t to t - 1 / T."""
-        k = jnp.round(t * self.num_steps)
-        masked = self._published_masked(x0, (k - 1) / self.num_steps)
-        keep = (1 - masked) / (self.num_steps - k + 1)
+        T = self._grid
+        k = jnp.round(t * T)
+        masked = self._published_masked(x0, (k - 1) / T)
+        keep = (1 - masked) / (T - k + 1)
         return keep / (keep + masked)
+
+    @property
+    def _grid(self) -> int:
+        """T; posterior="published" has one (`__post_init__`)."""
+        assert self.num_steps is not None
+        return self.num_steps
 
     @property
     def _bend(self) -> float:

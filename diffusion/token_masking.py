@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.kernels import draw_token
 from diffusion.markov import Head
@@ -37,16 +38,16 @@ class TokenMasking(RateProcess, TimeIntegral):
     known_tokens: ClassVar[str] = "exact"
 
     @abstractmethod
-    def log_masked(self, t):
+    def log_masked(self, t: Array) -> Array:
         """log(1 - alpha_v(t)), (..., V) from t (...)."""
 
     @abstractmethod
-    def weight(self, t):
+    def weight(self, t: Array) -> Array:
         """-alpha_v'(t) / (1 - alpha_v(t)), (..., V) from t (...)."""
 
     @property
     def num_states(self) -> int:
-        return self.vocab_size + 1
+        return self.num_tokens + 1
 
     def time(self, u):
         return u if self.num_steps is None else jnp.ceil(u * self.num_steps) / self.num_steps
@@ -54,36 +55,36 @@ class TokenMasking(RateProcess, TimeIntegral):
     def prior(self, key, shape):
         """The mean of q(z_1 | x) over all tokens x."""
         key_kept, key_token = split(key)
-        token = draw_token(key_token, shape, self.vocab_size)
+        token = draw_token(key_token, shape, self.num_tokens)
         return self.corrupt(key_kept, token, jnp.ones((shape[0], 1)))
 
     def corrupt(self, key, x0, t):
         masked = jnp.log(uniform(key, x0.shape, t.dtype)) < gather_last(self.log_masked(t), x0)
-        return jnp.where(masked, self.vocab_size, x0)
+        return jnp.where(masked, self.num_tokens, x0)
 
     def log_likelihood(self, z, t):
         log_masked = self.log_masked(t)
-        kept = log_one_hot(z, self.vocab_size) + log1mexp(log_masked)
-        return jnp.where((z == self.vocab_size)[..., None], log_masked, kept)
+        kept = log_one_hot(z, self.num_tokens) + log1mexp(log_masked)
+        return jnp.where((z == self.num_tokens)[..., None], log_masked, kept)
 
     def predict(self, out, z, t):
         log_p = log_softmax(out)
         if self.head == "leave_one_out":
             log_p = log_softmax(log_p + self.log_masked(t))
-        return jnp.where((z == self.vocab_size)[..., None], log_p, log_one_hot(z, self.vocab_size))
+        return jnp.where((z == self.num_tokens)[..., None], log_p, log_one_hot(z, self.num_tokens))
 
     def invert_predict(self, log_p0, z, t):
         return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
     def token_loss(self, out, x0, z, t):
-        masked = z == self.vocab_size
-        log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
+        masked = z == self.num_tokens
+        log_mu = self.predict(out, jnp.full_like(z, self.num_tokens), t)
         of_x0 = gather_last(log_mu, x0)
         if self.num_steps is None:
             # Terms of v != x0 are w_v mu_v; that of x0 is w_x (mu_x - 1 - log mu_x).
             weight = self.weight(t)
             others = jnp.where(
-                jnp.isneginf(log_one_hot(x0, self.vocab_size)), weight * jnp.exp(log_mu), 0
+                jnp.isneginf(log_one_hot(x0, self.num_tokens)), weight * jnp.exp(log_mu), 0
             )
             loss = others.sum(-1) + gather_last(weight, x0) * bregman(of_x0)
         else:
@@ -109,28 +110,28 @@ class TokenMasking(RateProcess, TimeIntegral):
     def bridge(self, key, x0, z, t, s):
         stay = gather_last(self._log_stay(t, s), x0)
         reveal = jnp.log(uniform(key, z.shape, t.dtype)) >= stay
-        return jnp.where((z == self.vocab_size) & reveal, x0, z)
+        return jnp.where((z == self.num_tokens) & reveal, x0, z)
 
     def log_posterior(self, log_p0, z, t, s):
         log_stay = self._log_stay(t, s)
         stay = jax.nn.logsumexp(log_p0 + log_stay, axis=-1, keepdims=True)
         masked = jnp.concatenate([log_p0 + log1mexp(log_stay), stay], axis=-1)
-        return jnp.where((z == self.vocab_size)[..., None], masked, log_one_hot(z, self.num_states))
+        return jnp.where((z == self.num_tokens)[..., None], masked, log_one_hot(z, self.num_states))
 
     def log_reverse_rate(self, out, z, t):
-        log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
+        log_mu = self.predict(out, jnp.full_like(z, self.num_tokens), t)
         rate = log_mu + jnp.log(self.weight(t))
         rate = jnp.concatenate([rate, jnp.full_like(rate[..., :1], -jnp.inf)], axis=-1)
-        return jnp.where((z == self.vocab_size)[..., None], rate, -jnp.inf)
+        return jnp.where((z == self.num_tokens)[..., None], rate, -jnp.inf)
 
     def log_ratio(self, out, z, t):
         """As the interface; -inf for what the reverse process never does: leave a revealed token, or
         reveal one that is certainly not masked yet."""
         log_masked = self.log_masked(t)
-        log_mu = self.predict(out, jnp.full_like(z, self.vocab_size), t)
+        log_mu = self.predict(out, jnp.full_like(z, self.num_tokens), t)
         ratio = log_divide(log_mu, log_masked) + log1mexp(log_masked)
         masked = jnp.concatenate([ratio, jnp.zeros_like(ratio[..., :1])], axis=-1)
-        return jnp.where((z == self.vocab_size)[..., None], masked, log_one_hot(z, self.num_states))
+        return jnp.where((z == self.num_tokens)[..., None], masked, log_one_hot(z, self.num_states))
 
     def _log_stay(self, t, s, elapsed=None):
         """log((1 - alpha_v(s)) / (1 - alpha_v(t))), (..., V): that a masked v is not revealed. elapsed:

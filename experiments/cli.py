@@ -9,7 +9,9 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any, NoReturn, TextIO, cast
 
 from experiments.errors import Diverged, Stopped, UserError, shortened
 from experiments.files import check_apart, descriptor, why_unwritable
@@ -33,14 +35,17 @@ _TUNABLE = "glibc.malloc.hugetlb"
 class Parser(argparse.ArgumentParser):
     """Reports a mistake as UserError, which is one line, instead of usage and exit."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Never returns: UserError with the message."""
         raise UserError(f"{message}; see {self.prog} --help")
 
-    def print_help(self, file=None):
+    def print_help(self, file: TextIO | None = None) -> None:
         """Nothing; the help is written, or an OSError raised, which argparse drops."""
-        print(self.format_help(), end="", file=file, flush=True)
+        print(self.format_help(), end="", file=cast(Any, file), flush=True)
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does; UserError where a file to be written is one that another option names."""
         parsed, rest = super().parse_known_args(args, namespace)
         pairs = {True: [], False: []}
@@ -54,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, rest
 
 
-def parser(name: str, description: str) -> Parser:
+def parser(name: str, description: str | None) -> Parser:
     """A parser for the command `name` with the options that several commands share left out."""
     return Parser(
         prog=f"ddlm {name}" if name in COMMANDS else f"python -m experiments.{name}",
@@ -65,6 +70,7 @@ def parser(name: str, description: str) -> Parser:
 
 
 def add_set(options: argparse.ArgumentParser) -> None:
+    """Nothing; the parser has the option --set, a list of overrides."""
     options.add_argument(
         "--set",
         action="append",

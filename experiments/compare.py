@@ -18,6 +18,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; the methods are trained and judged on one budget, or the records laid side by side."""
     options = cli.parser("compare", __doc__)
     options.add_argument("records", nargs="*", metavar="RECORD", help="an evaluation record")
     options.add_argument("--workdir", help="gets a run directory for each config")

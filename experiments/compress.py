@@ -9,6 +9,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; the compressed file is written, and its size printed beside that of others."""
     options = cli.parser("compress", __doc__)
     options.add_argument("file", help="the text, in the alphabet of the run")
     options.add_argument("--workdir", required=True, help="the run directory")
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
     write_atomically(out, packed)
     characters, _ = count(content.decode("utf-8", "surrogateescape"))
     print(f"{path}: {characters:,} characters, {len(content):,} bytes; checkpoint {run.step}")
-    sizes = {
+    sizes: dict[str, float] = {
         "code length of the model": promised / 8,
         f"coded, {args.group} a call": words.nbytes,
         f"{out.name}, with its header": len(packed),

@@ -5,7 +5,7 @@ stores them.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from jax import Array
@@ -297,9 +297,10 @@ class Experiment:
         process = self.process.bind(params.get("process", {}))
         if frozen is None:
             return process
+        assert self.teacher and self.teacher.model  # filled in by `experiments.training.teacher`
         return process.taught_by(Network(self.teacher.model, frozen))
 
-    def network(self, params: dict, **condition) -> Network:
+    def network(self, params: dict, **condition: Any) -> Network:
         """The model with its parameters, as processes and samplers call it. A frozen base is called
         without the condition, which is for what is trained."""
         if self.energy is None:

@@ -7,6 +7,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; the text that `compress` was given is written."""
     options = cli.parser("decompress", __doc__)
     options.add_argument("file", help="what `compress` has written")
     options.add_argument("--workdir", required=True, help="the run it was made with")

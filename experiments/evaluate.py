@@ -12,6 +12,7 @@ _SPLITS = ("data.splits=", "data.split_points=")  # with --text they are of that
 
 
 def main(arguments: list[str]) -> dict:
+    """The record of the evaluation, the first of those where several were asked for."""
     options = cli.parser("evaluate", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 from experiments.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
     from experiments.comparison.methods import Result
+
+    Numbers = Sequence[float] | np.ndarray
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -102,7 +107,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def draw_lines(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[str, tuple[Numbers, Numbers]],
     suffix: str,
     log: bool = False,
     log_x: bool = False,
@@ -136,7 +141,10 @@ def draw_lines(
     return image.getvalue()
 
 
-def draw_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path=None):
+def draw_curves(
+    curves: Mapping[str, tuple[Numbers, Numbers]],
+    path: str | Path | None = None,
+) -> Figure:
     """The figure of matplotlib of curves by name, each (steps, values), one panel a name; written to the
     image file `path` too if one is given."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

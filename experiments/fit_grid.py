@@ -9,6 +9,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
+    """The record of the measured loss, which is written beside the run's checkpoints."""
     options = cli.parser("fit_grid", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(

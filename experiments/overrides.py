@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.config import Experiment
 from experiments.data.statistics import STATISTICS, TABLES, read_table
+from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
 from experiments.labels import fill_labels
 from experiments.serialization import (
@@ -110,7 +111,7 @@ def _as_far(experiment: Experiment, items: list["_Override"]) -> Experiment:
     return experiment
 
 
-def named(hint, like: Any, text: str, path: str) -> Any:
+def named(hint: Any, like: Any, text: str, path: str) -> Any:
     """What "NAME setting=value ..." says, a dataclass of those that may stand where `like` does; `path`
     is for messages."""
     name, *settings = text.split() or [""]
@@ -249,12 +250,12 @@ def _sibling(hint, cls: type, path: str, text: str, own: typing.Sequence[type] =
     return known[text]()
 
 
-def choices(hint, cls: type) -> list[type]:
+def choices(hint: Any, cls: type) -> list[type]:
     """The dataclasses of this project for a setting declared as `hint` that is a `cls` now: those of a
     union, or for an interface those that inherit from it, in its folder and in that of `cls`."""
     options = typing.get_args(hint) or (hint,)
     if not any(inspect.isabstract(option) for option in options):
-        return [c for c in options if dataclasses.is_dataclass(c)]
+        return [c for c in options if isinstance(c, type) and dataclasses.is_dataclass(c)]
     names = [o.__module__ for o in (*options, cls) if is_module_of_settings(o.__module__)]
     return [
         c
@@ -318,7 +319,7 @@ def _no_tokens():
 
 def resolve(
     experiment: Experiment,
-    tokenizer,
+    tokenizer: Tokenizer,
     train_tokens: Callable[[], np.ndarray] = _no_tokens,
     label_names: tuple[str, ...] = (),
 ) -> Experiment:
@@ -356,8 +357,9 @@ def resolve(
     return dataclasses.replace(filled, model=model)
 
 
-def differences(old: Experiment, new: Experiment) -> dict[str, str]:
-    """What forbids continuing a run of `old` as `new`: by the path of a setting "old -> new"."""
+def differences(old: Any, new: Any) -> dict[str, str]:
+    """What forbids continuing a run of `old`, a dataclass of settings, as `new`: by the
+    path of a setting "old -> new"."""
     a, b = leaves(old), leaves(new)
     kinds_a, kinds_b = kinds(old), kinds(new)
     changed = {p: f"{kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b

@@ -11,6 +11,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
+    """What the run takes on the slice of TPUs, as it is printed."""
     options = cli.parser("plan", __doc__)
     options.add_argument("--config", required=True, help="the config file")
     options.add_argument(

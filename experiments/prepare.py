@@ -14,7 +14,8 @@ _LIST = "".join(f"  {name:<12} {what}\n" for name, (_, _, what) in DATASETS.item
 
 
 def main(arguments: list[str]) -> None:
-    options = cli.parser("prepare", __doc__ + _LIST)
+    """Nothing; the splits of the corpus are written as text files."""
+    options = cli.parser("prepare", f"{__doc__}{_LIST}")
     options.add_argument("--dataset", required=True, metavar="NAME", help="one of those above")
     options.add_argument(
         "--source",

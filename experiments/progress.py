@@ -19,6 +19,7 @@ class Progress:
         self._first, self._last, self._logged = None, time.perf_counter(), False
 
     def __call__(self, done: int, total: int) -> None:
+        """Nothing; says so where it is time to, of so many parts that are done."""
         now = time.perf_counter()
         self._first = self._first or (done, now)
         if now - self._last < _OFTEN and not (self._logged and done == total):

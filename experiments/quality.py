@@ -16,6 +16,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
+    """The record of the quality of the samples."""
     options = cli.parser("quality", __doc__)
     options.add_argument("--samples", required=True, help="the .jsonl file")
     options.add_argument(

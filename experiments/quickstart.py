@@ -14,6 +14,7 @@ ORDERS = {1: "unigram", 2: "bigram", 3: "trigram"}
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; a small model is trained, bounded and sampled."""
     options = cli.parser("quickstart", __doc__)
     options.add_argument("--config", default=CONFIG)
     options.add_argument("--workdir", default=WORKDIR)
@@ -59,14 +60,12 @@ def _baselines(workdir: str, reading: Sequence[str]) -> list[tuple[str, float, f
     from experiments.runs import load_run
 
     run = load_run(workdir, overrides=reading[3::2], config=reading[1] if reading else None)
-    data = run.experiment.data
+    data, vocab_size = run.experiment.data, run.experiment.process.num_tokens
     corpus = prepare(data)
     train, tokens = corpus.split("train", 1), corpus.split(SPLIT, 1)
     rows = []
     for order, name in ORDERS.items():
-        result = ngram_estimate(
-            train, tokens, data.length, order, data.tokenizer.vocab_size, data.tokenizer
-        )
+        result = ngram_estimate(train, tokens, data.length, order, vocab_size, data.tokenizer)
         error = result.to_bits_per_character(result.standard_error())
         rows.append((f"{name} (exact)", result.bits_per_character, error))
     return rows

@@ -15,6 +15,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; the samples are printed or written."""
     options = cli.parser("sample", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument("--num", type=cli.positive, default=8, help="how many samples (default 8)")

@@ -27,7 +27,7 @@ _MODULES = re.compile(
 )
 
 
-def coerce(value, hint):
+def coerce(value: Any, hint: Any) -> Any:
     """The value as an instance of the annotation `hint`; TypeError says what is expected. Lists become
     tuples."""
     if not is_finite(value):
@@ -38,7 +38,7 @@ def coerce(value, hint):
         raise TypeError(f"expected {describe(hint)}") from None
 
 
-def is_finite(value) -> bool:
+def is_finite(value: Any) -> bool:
     """Whether no number of the value, or within its tuples and lists, is NaN or infinite."""
     if isinstance(value, list | tuple):
         return all(map(is_finite, value))
@@ -77,7 +77,7 @@ def _fit_tuple(value, kinds: tuple) -> tuple:
     return tuple(_fit(v, kind) for v, kind in zip(value, kinds, strict=True))
 
 
-def describe(hint) -> str:
+def describe(hint: Any) -> str:
     """The annotation `hint` in words, for a message."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
@@ -144,7 +144,7 @@ def own_classes(config: Any) -> set[str]:
     return names.union(*(own_classes(value) for value in inner if dataclasses.is_dataclass(value)))
 
 
-def may_stand(cls: type, hint) -> bool:
+def may_stand(cls: type, hint: Any) -> bool:
     """Whether an instance of the dataclass `cls` is one of the annotation `hint`."""
     options = typing.get_args(hint) or (hint,)
     return any(isinstance(option, type) and issubclass(cls, option) for option in options)
@@ -212,5 +212,5 @@ def _setting(name: Any) -> type | None:
         cls = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError:
         return None
-    defined = isinstance(cls, type) and cls.__module__ == module_name
-    return cls if defined and dataclasses.is_dataclass(cls) else None
+    defined = isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    return cls if defined and cls.__module__ == module_name else None

@@ -1,11 +1,11 @@
 """Standard output and standard error, which may be full, closed, or lack our letters."""
 
 import errno
-import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any, TextIO, cast
 
 NAME, _CLOSED = "standard output", "it is closed"
 
@@ -16,13 +16,15 @@ class StandardOutput:
     lost: whether `log` could not write to it, and has complained.
     """
 
-    def __init__(self, stream: io.TextIOBase | None):
+    def __init__(self, stream: TextIO | None):
         self._stream, self.lost = stream, False
 
     def write(self, text: str) -> int:
+        """The number of characters written."""
         return self._call("write", text)
 
     def flush(self) -> None:
+        """Nothing; what was written is passed on."""
         self._call("flush")
 
     def __getattr__(self, name: str):
@@ -44,7 +46,7 @@ def standard_output(elsewhere: bool) -> Iterator[StandardOutput]:
     as \\u escapes; all is flushed at the end. elsewhere: what is printed goes to standard error."""
     stream = sys.stderr if elsewhere else sys.stdout
     with suppress(AttributeError, ValueError, OSError):  # none, another kind, closed, full
-        stream.reconfigure(errors="backslashreplace")
+        cast(Any, stream).reconfigure(errors="backslashreplace")
     output = StandardOutput(stream)
     with redirect_stdout(output):
         try:
@@ -64,7 +66,7 @@ def log(line: str) -> None:
     except OSError as error:
         if not getattr(sys.stdout, "lost", False):
             complain(f"{NAME} cannot be written ({error.strerror or error}); the work goes on")
-        sys.stdout.lost = True
+        cast(Any, sys.stdout).lost = True
 
 
 def complain(line: str) -> None:
@@ -88,9 +90,10 @@ def flush() -> None:
     """Nothing; what was printed is written, or dropped where it cannot be: the interpreter flushes once
     more at its end, and complains."""
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except (OSError, ValueError):
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -8,6 +8,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; the run is trained to its last step."""
     options = cli.parser("train", __doc__)
     options.add_argument("--config", required=True, help="a Python file that defines get_config()")
     options.add_argument(

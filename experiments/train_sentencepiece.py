@@ -10,6 +10,7 @@ from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; the vocabulary is trained and written."""
     options = cli.parser("train_sentencepiece", __doc__)
     options.add_argument("--data", required=True, help="a text file, or a directory of them")
     options.add_argument("--out", required=True, type=cli.output, help="the .model file to write")

@@ -8,7 +8,7 @@ CPU and compiled for TPUs; not yet run on one.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,15 +38,14 @@ def attend(
     of TPUs where `splash_applies`, and XLA's own form elsewhere. "auto" takes them where they apply and
     pay, and XLA's own form elsewhere. rows: the axes of a mesh over which B is spread.
     """
-    if backend == "auto":
-        backend = _automatic(q, mask)
-    if backend == "splash":
+    chosen = _automatic(q, mask) if backend == "auto" else backend
+    if chosen == "splash":
         if splash_applies(q, k, mask):
             return splash(q, k, v, rows)
-        backend = "xla"
+        chosen = "xla"
     if mask is not None:
         mask = mask.reshape(-1, 1, *mask.shape[-2:])
-    if backend == "transposed":
+    if chosen == "transposed":
         q = q * q.shape[-1] ** -0.5
         scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32)
         if mask is not None:
@@ -56,11 +55,11 @@ def attend(
         mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (mixed / total).astype(v.dtype)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=backend)
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=chosen)
     return jnp.swapaxes(mixed, 1, 2)
 
 
-def _automatic(q: Array, mask: Array | None) -> AttentionBackend:
+def _automatic(q: Array, mask: Array | None) -> Literal["transposed", "xla", "cudnn", "splash"]:
     mesh = jax.sharding.get_abstract_mesh()
     device = mesh.abstract_device
     # A plan is compiled for devices that this machine does not have.
@@ -103,7 +102,7 @@ def splash(
     return split(q, k, v)
 
 
-def _splash(q, k, v, interpret):
+def _splash(q: Array, k: Array, v: Array, interpret: bool) -> Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
     heads, length = q.shape[1:3]
@@ -116,4 +115,4 @@ def _splash(q, k, v, interpret):
     kernel = kernels.make_splash_mha(
         mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
     )
-    return jax.vmap(kernel)(q, k, v)
+    return cast(Array, jax.vmap(kernel)(q, k, v))  # the output alone: no residuals are asked for

@@ -1,8 +1,8 @@
 """What a network is to the rest of the program, and a network with its parameters."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 from jax import Array
@@ -18,6 +18,7 @@ class Backbone(ABC):
     takes a `context` of clean blocks, and `segments`.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     inputs: ClassVar[tuple[Literal["tokens", "simplex", "vectors"], ...]] = ("tokens",)
     output: ClassVar[Literal["tokens", "label", "energy"]] = "tokens"
     decodes: ClassVar[bool] = False
@@ -51,21 +52,28 @@ class Backbone(ABC):
         raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     @abstractmethod
-    def apply(self, params: dict, z: Array, t: Array, **condition) -> Array:
+    def apply(self, params: dict, z: Array, t: Array, **condition: Any) -> Array:
         """out, float32 (B, L, V), from a state z and times t, (B, 1) or (B, L).
 
         condition: those of dropout_keys (B,), label (B,), context (B, L) and segments (B, L) that the
         backbone knows of; see `models.transformer.Transformer.apply`.
         """
 
+    def features(self, params: dict, z: Array, t: Array) -> Array:
+        """(B, L, D): what the last layer says of each position, as points in space."""
+        raise NotImplementedError(f"{type(self).__name__} gives no features of text")
+
     def for_runtime(
-        self, attention: str = "auto", dtype: str | None = None, remat: bool | None = None
-    ) -> "Backbone":
+        self,
+        attention: str | None = "auto",
+        dtype: str | None = None,
+        remat: bool | None = None,
+    ) -> Self:
         """The same network as it is to be computed on another machine: kernels of attention, what it is
         computed in, whether layers are computed again in the backward pass; None leaves a setting."""
         return self
 
-    def for_process(self, attention_block: int | None, vector_width: int | None) -> "Backbone":
+    def for_process(self, attention_block: int | None, vector_width: int | None) -> Self:
         """The same with what a process asks of it (`diffusion.process.Traits`): attention by blocks, and
         states that are vectors of a width. ValueError where it has no such form."""
         if attention_block is not None or vector_width is not None:
@@ -93,8 +101,8 @@ class Network:
     condition: dict = field(default_factory=dict)
     energy: "Network | None" = None
 
-    def __call__(self, z: Array, t: Array, **condition) -> Array:
-        """As `Backbone.apply`."""
+    def __call__(self, z: Array, t: Array, **condition: Any) -> Array:
+        """out, as of `Backbone.apply`; condition beside the network's own."""
         return self.backbone.apply(self.params, z, t, **(self.condition | condition))
 
     @property
@@ -103,11 +111,13 @@ class Network:
         return self.condition.get("segments")
 
     def cache(self, rows: int, length: int) -> Any:
-        """As `Transformer.cache`."""
+        """What `decode` fills, as of `Backbone.cache`."""
         return self.backbone.cache(rows, length)
 
-    def decode(self, z: Array, t: Array, cache: Any, start: Array, span: int | None = None):
-        """As `Transformer.decode`, with the label of the condition."""
+    def decode(
+        self, z: Array, t: Array, cache: Any, start: Array, span: int | None = None
+    ) -> tuple[Array, Any]:
+        """(out, the cache filled further), as of `Backbone.decode`, with the label of the condition."""
         conditioning = {"label": self.condition["label"]} if "label" in self.condition else {}
         return self.backbone.decode(self.params, z, t, cache, start, span, **conditioning)
 

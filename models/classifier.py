@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from models.functional import bind, init
@@ -25,6 +26,7 @@ class Classifier(Transformer):
 
     @property
     def given_labels(self) -> None:
+        """None: the network is given no labels."""
         return None
 
     def init(self, key: Array) -> dict:
@@ -47,10 +49,17 @@ class Classifier(Transformer):
         label = jnp.broadcast_to(label, (len(z),))
         return jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0]
 
-    def log_p_labels(self, params, z, t, dropout_keys=None) -> Array:
+    def log_p_labels(
+        self, params: dict, z: Array, t: Array, dropout_keys: Array | None = None
+    ) -> Array:
         """log p(label | z, t) of every label, (B, N), as of `apply`."""
         features = self.features(params, z, t, dropout_keys)
         return jax.nn.log_softmax(bind(self._head, params["classifier"])(features.mean(1)))
 
-    def _head(self, rngs) -> Pooled:
+    def _head(self, rngs: nnx.Rngs) -> Pooled:
+        if self.num_labels is None:
+            raise ValueError(
+                "Classifier.num_labels = None is filled in when the data is read; give a number to use "
+                "the network without data"
+            )
         return Pooled(self.width, self.num_labels, rngs)

@@ -17,7 +17,7 @@ from models.transformer import Transformer
 class _Head(Pooled):
     """(B, D) -> (B, 1); and a vector that tells proposed tokens from known ones."""
 
-    def __init__(self, width, rngs):
+    def __init__(self, width: int, rngs: nnx.Rngs):
         super().__init__(width, 1, rngs)
         self.proposed = nnx.Param(jnp.zeros((width,)))
 
@@ -58,5 +58,5 @@ class EnergyTransformer(Backbone):
         features = self.backbone.features(params, x, t, dropout_keys, added=proposed)
         return head(features.mean(1))[:, 0]
 
-    def _head(self, rngs) -> _Head:
+    def _head(self, rngs: nnx.Rngs) -> _Head:
         return _Head(self.backbone.width, rngs)

@@ -6,7 +6,7 @@ faster so than on (B, L, D), and elsewhere it makes no difference. Attention alo
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,12 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
-from models.attention import attend
+from models.attention import AttentionBackend, attend
+
+if TYPE_CHECKING:
+    from models.transformer import Transformer
 
 BATCH = ("data", "fsdp")  # the axes of a mesh over which the rows of a batch are spread
 WIDTH = ("tensor", "fsdp")  # and those over which the width of a table of embeddings is
@@ -27,13 +31,17 @@ def use_mesh(mesh: jax.sharding.Mesh | None) -> Callable[[Callable], Callable]:
     """A decorator of functions that are compiled for the mesh: networks in them keep the split of the
     batch. None changes nothing."""
 
-    def decorator(function):
+    if mesh is None:
+        return lambda function: function
+    abstract = mesh.abstract_mesh
+
+    def decorator(function: Callable) -> Callable:
         @wraps(function)
         def within(*arguments, **options):
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            with jax.sharding.use_abstract_mesh(abstract):
                 return function(*arguments, **options)
 
-        return function if mesh is None else within
+        return within
 
     return decorator
 
@@ -50,7 +58,7 @@ def constrain_batch(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, P(BATCH))
 
 
-def embedding_lookup(table: Array, z: Array, dtype) -> Array:
+def embedding_lookup(table: Array, z: Array, dtype: DTypeLike) -> Array:
     """(N, D): rows z (N,) of a table (V, D) whose width is split over WIDTH, spread as by
     `constrain_batch`.
 
@@ -71,14 +79,23 @@ def embedding_lookup(table: Array, z: Array, dtype) -> Array:
     return split(split(x, P(BATCH, "tensor")), P(BATCH))
 
 
-def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, scale: float = 1.0, bias=False):
+def linear(
+    inputs: int,
+    outputs: int,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+    scale: float = 1.0,
+    bias: bool = False,
+) -> nnx.Linear:
     """A dense layer with normal weights of standard deviation scale / sqrt(inputs)."""
     std = scale * inputs**-0.5
     init = nnx.initializers.normal(std) if std > 0 else nnx.initializers.zeros
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def normalisation(kind: Literal["rms", "layer"], width: int, dtype, rngs: nnx.Rngs):
+def normalisation(
+    kind: Literal["rms", "layer"], width: int, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.RMSNorm | nnx.LayerNorm:
     """RMSNorm, or LayerNorm without a bias, with a scale per channel."""
     if kind == "rms":
         return nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
@@ -103,30 +120,43 @@ def rotary(x: Array, positions: Array | np.ndarray) -> Array:
 class Attention(nnx.Module):
     """Multi-head self-attention with rotary positions on activations (B*L, D)."""
 
-    def __init__(self, width, num_heads, qk_norm, backend, dtype, out_scale, rngs):
-        self.num_heads, self.backend = num_heads, backend
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        qk_norm: bool,
+        backend: AttentionBackend,
+        dtype: DTypeLike,
+        out_scale: float,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads = num_heads
+        self.backend: AttentionBackend = backend
         self.qkv = linear(width, 3 * width, dtype, rngs)
         self.out = linear(width, width, dtype, rngs, out_scale)
         head = width // num_heads
         self.q_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
         self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
 
-    def __call__(self, x: Array, positions: Array, mask: Array | None, cache: Cache | None = None):
+    def __call__(
+        self,
+        x: Array,
+        positions: Array | np.ndarray,
+        mask: Array | None,
+        cache: Cache | None = None,
+    ) -> tuple[Array, Cache | None]:
         """(mixed, cache), from x of the L positions (L,). cache: keys and values (B, H, N, C) of the
         first N positions, into which those of `positions`, consecutive, are written before attending."""
         heads = rearrange(
             self.qkv(x), "(b l) (n h c) -> n b h l c", l=len(positions), n=3, h=self.num_heads
         )
         q, k, v = heads
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotary(q, positions), rotary(k, positions)
         if cache is not None:
-            at = (0, 0, positions[0], 0)
-            k, v = cache = tuple(
-                jax.lax.dynamic_update_slice(old, new, at)
-                for old, new in zip(cache, (k, v), strict=True)
-            )
+            write, at = jax.lax.dynamic_update_slice, (0, 0, positions[0], 0)
+            k, v = cache = write(cache[0], k, at), write(cache[1], v, at)
         mixed = attend(q, k, v, mask, self.backend, BATCH)
         return self.out(rearrange(mixed, "b h l c -> (b l) (h c)")), cache
 
@@ -134,12 +164,22 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """GELU or SwiGLU feed-forward layer; (..., D) -> (..., D)."""
 
-    def __init__(self, width, hidden, kind, bias, dtype, out_scale, rngs):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        kind: Literal["gelu", "swiglu"],
+        bias: bool,
+        dtype: DTypeLike,
+        out_scale: float,
+        rngs: nnx.Rngs,
+    ):
         self.kind = kind
         self.up = linear(width, hidden * (2 if kind == "swiglu" else 1), dtype, rngs, bias=bias)
         self.down = linear(hidden, width, dtype, rngs, out_scale, bias)
 
     def __call__(self, x: Array) -> Array:
+        """(..., D), from x (..., D)."""
         x = self.up(x)
         if self.kind == "swiglu":
             gate, x = jnp.split(x, 2, axis=-1)
@@ -152,11 +192,12 @@ class TimeEmbedding(nnx.Module):
 
     FREQUENCIES = 128
 
-    def __init__(self, width, dtype, rngs):
+    def __init__(self, width: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.up = linear(2 * self.FREQUENCIES, width, dtype, rngs, bias=True)
         self.out = linear(width, width, dtype, rngs, bias=True)
 
     def __call__(self, t: Array) -> Array:
+        """The embedding (B, 1 or L, C) of times t, (B, 1) or (B, L)."""
         span = jnp.arange(self.FREQUENCIES, dtype=jnp.float32) / self.FREQUENCIES
         angles = 1000 * t.astype(jnp.float32)[..., None] * (10_000.0**-span)[None, None]
         features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
@@ -175,7 +216,7 @@ def dropout(x: Array, rate: float, keys: Array | None, rows: int) -> Array:
 class Block(nnx.Module):
     """One pre-norm layer: attention, then MLP, each modulated by time where there is a condition."""
 
-    def __init__(self, config, dtype, rngs):
+    def __init__(self, config: "Transformer", dtype: DTypeLike, rngs: nnx.Rngs):
         width, out_scale = config.width, (2 * config.num_layers) ** -0.5
         self.rate = config.dropout
         self.norm_attention = normalisation(config.norm, width, dtype, rngs)
@@ -190,12 +231,20 @@ class Block(nnx.Module):
             else None
         )
 
-    def __call__(self, x, positions, mask, condition, keys=None, cache=None):
+    def __call__(
+        self,
+        x: Array,
+        positions: Array | np.ndarray,
+        mask: Array | None,
+        condition: Array | None,
+        keys: Array | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Array, Cache | None]:
         """(x, cache): the activations (B*L, D) after this layer, and what `Attention` cached."""
         length = len(positions)
         rows = x.shape[0] // length
         first, second = (None, None) if keys is None else jnp.moveaxis(keys, 1, 0)
-        if self.modulation is None:
+        if self.modulation is None or condition is None:
             h, cache = self.attention(self.norm_attention(x), positions, mask, cache)
             x = x + dropout(h, self.rate, first, rows)
             return x + dropout(self.mlp(self.norm_mlp(x)), self.rate, second, rows), cache
@@ -212,11 +261,12 @@ class Block(nnx.Module):
 class Pooled(nnx.Module):
     """Two layers from a vector of each sequence, float32 (B, D) -> (B, outputs), 0 at first."""
 
-    def __init__(self, width, outputs, rngs):
+    def __init__(self, width: int, outputs: int, rngs: nnx.Rngs):
         self.up = linear(width, width, jnp.float32, rngs, bias=True)
         self.out = linear(width, outputs, jnp.float32, rngs, scale=0, bias=True)
 
     def __call__(self, x: Array) -> Array:
+        """float32 (B, outputs), from x (B, D)."""
         return self.out(jax.nn.relu(self.up(x)))
 
 
@@ -233,16 +283,19 @@ class EmbedAndHead(nnx.Module):
     token of an autoregressive model). Simplex inputs weigh the first V rows.
     """
 
-    def __init__(self, config, dtype, rngs):
+    def __init__(self, config: "Transformer", dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
-        rows = config.vocab_size + 1
+        V = config.vocab_size
+        if V is None:
+            raise ValueError(
+                f"{type(config).__name__}.vocab_size = None is filled in when the data is read; give a "
+                "number to use the network without data"
+            )
         init = nnx.initializers.normal(1.0 if not config.tied else config.width**-0.5)
-        self.embedding = nnx.Param(init(rngs.params(), (rows, config.width), jnp.float32))
+        self.embedding = nnx.Param(init(rngs.params(), (V + 1, config.width), jnp.float32))
         self.norm = normalisation(config.norm, config.width, dtype, rngs)
         self.head = (
-            None
-            if config.tied
-            else linear(config.width, config.vocab_size, dtype, rngs, scale=0, bias=True)
+            None if config.tied else linear(config.width, V, dtype, rngs, scale=0, bias=True)
         )
         self.time = (
             TimeEmbedding(config.condition_width, dtype, rngs) if config.time_conditioning else None
@@ -306,7 +359,7 @@ class EmbedAndHead(nnx.Module):
     def normed(self, x: Array, length: int, condition: Array | None) -> Array:
         """What the head reads, (B*L, D) from (B*L, D)."""
         x = self.norm(x)
-        if self.modulation is None:
+        if self.modulation is None or condition is None:
             return x
         shift, scale = jnp.split(per_position(self.modulation(condition), length), 2, axis=-1)
         return x * (1 + scale) + shift

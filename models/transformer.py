@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from models.attention import AttentionBackend
@@ -136,13 +137,13 @@ class Transformer(Backbone):
 
     def features(
         self,
-        params,
-        z,
-        t,
-        dropout_keys=None,
-        label=None,
-        context=None,
-        segments=None,
+        params: dict,
+        z: Array,
+        t: Array,
+        dropout_keys: Array | None = None,
+        label: Array | None = None,
+        context: Array | None = None,
+        segments: Array | None = None,
         added: Array | None = None,
     ) -> Array:
         """What the output head reads, (B, L, D), from the arguments of `apply`; added: (B*L, D), put on
@@ -222,11 +223,12 @@ class Transformer(Backbone):
         return replace(self, **{name: n for name, n in asked.items() if n is not None})
 
     def for_runtime(self, attention="auto", dtype=None, remat=None):
-        changes = {"dtype": dtype, "remat": remat, "scan": remat or None}
-        changed = {name: value for name, value in changes.items() if value is not None}
-        return replace(self, attention=attention, **changed)
+        changes = {"attention": attention, "dtype": dtype, "remat": remat, "scan": remat or None}
+        return replace(self, **{name: v for name, v in changes.items() if v is not None})
 
     def flops_per_token(self, length):
+        if self.vocab_size is None:
+            return None
         mlp = (3 if self.mlp == "swiglu" else 2) * self.width * self.hidden
         layer = 4 * self.width**2 + mlp + 2 * length * self.width
         return 2 * (self.num_layers * layer + self.width * self.vocab_size)
@@ -251,10 +253,10 @@ class Transformer(Backbone):
             return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
         return jnp.dtype(self.dtype)
 
-    def _block(self, rngs) -> Block:
+    def _block(self, rngs: nnx.Rngs) -> Block:
         return Block(self, self._dtype, rngs)
 
-    def _ends(self, rngs) -> EmbedAndHead:
+    def _ends(self, rngs: nnx.Rngs) -> EmbedAndHead:
         return EmbedAndHead(self, self._dtype, rngs)
 
 

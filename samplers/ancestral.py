@@ -61,7 +61,7 @@ class Ancestral(GridSampler):
         state = super().begin(key, state, process, known)
         if not self.cached:
             return state
-        out = jnp.zeros((*state.z.shape, process.vocab_size))
+        out = jnp.zeros((*state.z.shape, process.num_tokens))
         return state._replace(memory=(out, jnp.ones((), bool)))
 
     def advance(self, key, number, state, process, model, known):

@@ -45,7 +45,7 @@ class LeftToRight(Sampler):
     def calls(self, process, length):
         return length
 
-    def run(self, key, process, model, shape, known=None, trace=False):
+    def run(self, key, process: Sequential, model, shape, known=None, trace=False):
         rows, length = shape
         t = jnp.zeros((rows, 1))
         first = jnp.full((rows, 1), process.start)
@@ -72,7 +72,7 @@ class LeftToRight(Sampler):
             inputs = jax.lax.dynamic_update_slice_in_dim(inputs, x, number + 1, axis=1)
             return (inputs, counts), x
 
-        counts = jnp.zeros((rows, 1, process.vocab_size))
+        counts = jnp.zeros((rows, 1, process.num_tokens))
         if self.cached:
             body, carry = cached, (first, model.cache(rows, length), counts)
         else:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from diffusion.block import BlockDiffusion
 from diffusion.random import fold_in
 from samplers.ancestral import Ancestral
-from samplers.sampler import Sampled, Sampler
+from samplers.sampler import Compatibility, Sampled, Sampler
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class BlockByBlock(Sampler):
             raise ValueError(f"BlockByBlock.span = {self.span} must be at least 1, or None")
 
     def compatibility(self, process):
-        if unsupported := self.unsupported(process):
-            return unsupported
+        if not isinstance(process, BlockDiffusion):
+            return Compatibility("unsupported", self.lacking)
         inner = self.inner.compatibility(process.base)
         return inner._replace(why=f"{type(self.inner).__name__} on each block: {inner.why}")
 
@@ -44,11 +44,11 @@ class BlockByBlock(Sampler):
         if self.span is not None and self.span < size:
             raise ValueError(f"{path}.span = {self.span} is shorter than a block of {size} tokens")
 
-    def calls(self, process, length):
+    def calls(self, process: BlockDiffusion, length: int) -> int:
         size = process.block_length
         return -(-length // size) * (self.inner.calls(process.base, size) + 1)
 
-    def run(self, key, process, model, shape, known=None, trace=False):
+    def run(self, key, process: BlockDiffusion, model, shape, known=None, trace=False):
         rows, length = shape
         size = process.block_length
         blocks = -(-length // size)  # the last one is cut

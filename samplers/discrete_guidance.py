@@ -52,7 +52,9 @@ class MixedPosteriors(GuidedStep):
         p0 = [self.process.predict(n(z, t), z, t) for n in (self.conditional, self.unconditional)]
         p = [self.process.log_posterior(log_p0, z, t, s) for log_p0 in p0]
         acts = inside(self.interval, t)
-        return tuple(jnp.where(acts, mixed(*two, self.strength), two[0]) for two in (p, p0))
+        return tuple(
+            jnp.where(acts, mixed(two[0], two[1], self.strength), two[0]) for two in (p, p0)
+        )
 
     def __call__(self, z: Array, t: Array) -> Array:
         """out (B, L, V): as a network."""
@@ -92,7 +94,7 @@ class ByClassifier(GuidedStep):
         if self.interval == (0, 1):
             return guided()
         acts = inside(self.interval, t)
-        distributions = jax.lax.cond(acts.any(), guided, lambda: free)
+        distributions = jax.lax.cond(jnp.any(acts), guided, lambda: free)
         return tuple(jnp.where(acts, *two) for two in zip(distributions, free, strict=True))
 
     def __call__(self, z: Array, t: Array) -> Array:

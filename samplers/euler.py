@@ -13,25 +13,21 @@ error that `Ancestral` does not have: it integrates the rates over the step. Wha
 noise the last step leaves is drawn from p(x0 | z_t) at once: the state at t = 0 is the sample.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.process import RateProcess
 from diffusion.random import categorical, split, uniform
 from samplers.sampler import Compatibility, GridSampler
 
 
-@dataclass(frozen=True)
-class Euler(GridSampler):
-    """`steps` calls of the network.
-
-    rule: how a rate becomes a probability, "exponential" or "linear" (above).
-    """
-
-    rule: Literal["exponential", "linear"] = "exponential"
+class _FixedRates(GridSampler):
+    """What the samplers of this file share, up to the chance of a jump."""
 
     requires: ClassVar[type] = RateProcess
     lacking: ClassVar[str] = "the process gives no rates in continuous time"
@@ -41,7 +37,7 @@ class Euler(GridSampler):
             "approximate", "rates are held fixed over a step"
         )
 
-    def step(self, key, process, model, z, t, s):
+    def step(self, key, process: RateProcess, model, z, t, s):
         key_leave, key_to, key_x0 = split(key, 3)
         out = model(z, t)
         log_rate = process.log_reverse_rate(out, z, t)
@@ -51,18 +47,27 @@ class Euler(GridSampler):
         x0 = categorical(key_x0, process.predict(out, z, t))
         return jnp.where(s > 0, jnp.where(leaves & (total > 0), to, z), x0), x0
 
+    @abstractmethod
+    def _leave(self, total: Array) -> Array:
+        """The chance that a position leaves, (B, L), from R dt."""
+
+
+@dataclass(frozen=True)
+class Euler(_FixedRates):
+    """`steps` calls of the network.
+
+    rule: how a rate becomes a probability, "exponential" or "linear" (above).
+    """
+
+    rule: Literal["exponential", "linear"] = "exponential"
+
     def _leave(self, total):
         return -jnp.expm1(-total) if self.rule == "exponential" else total
 
 
 @dataclass(frozen=True)
-class TauLeaping(GridSampler):
+class TauLeaping(_FixedRates):
     """`steps` calls of the network."""
-
-    requires: ClassVar[type] = RateProcess
-    lacking: ClassVar[str] = Euler.lacking
-    compatibility = Euler.compatibility
-    step = Euler.step
 
     def _leave(self, total):
         return total * jnp.exp(-total)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from diffusion.process import mask_schedule
 from diffusion.random import categorical, uniform
 from diffusion.schedules import time_of
 from samplers.logits_processor import LogitsProcessor
@@ -63,7 +64,7 @@ class FirstHitting(Stepwise):
         return most if self.steps is None else min(self.steps, length)
 
     def begin(self, key, state, process, known):
-        at_1 = process.masked_schedule.log1m_alpha(jnp.ones(()))
+        at_1 = mask_schedule(process).log1m_alpha(jnp.ones(()))
         log_u = jnp.log(uniform(key, state.z.shape)) + at_1  # of what is masked at t = 1
         return state._replace(t=self._next(process, state.z, log_u), memory=log_u)
 
@@ -84,7 +85,7 @@ class FirstHitting(Stepwise):
             z = jnp.put_along_axis(z, at, x0, axis=1, inplace=False)
         else:
             s = t - 1 / self.steps
-            last = process.masked_schedule.log1m_alpha(jnp.maximum(s, 0))
+            last = mask_schedule(process).log1m_alpha(jnp.maximum(s, 0))
             last = jnp.where(s < 0.5 / self.steps, -jnp.inf, last)
             last = jnp.minimum(last, waiting.max(1, keepdims=True))
             reveal = (waiting >= last) & (z == process.vocab_size)
@@ -94,7 +95,7 @@ class FirstHitting(Stepwise):
     def _next(self, process, z, log_u):
         """When the next call is, (B, 1); 0 where nothing is masked."""
         waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf).max(1, keepdims=True)
-        t = time_of(process.masked_schedule, waiting)
+        t = time_of(mask_schedule(process), waiting)
         if self.steps is not None:
             t = jnp.ceil(t * self.steps) / self.steps
         return jnp.where(jnp.isneginf(waiting), 0.0, t)

@@ -62,7 +62,7 @@ def classifier_free(
     """
     if space not in (None, "probability", "log_probability"):
         raise ValueError(f"space = {space!r} is neither 'probability' nor 'log_probability'")
-    interval = tuple(interval)
+    interval = (interval[0], interval[1])
     check_interval(interval)
     if isinstance(strength, int | float) and strength == 1:
         return conditional
@@ -115,7 +115,7 @@ class _Mixed:
         if self.interval == (0, 1):
             return self._mix(out, self.unconditional(z, t), z, t)
         return jax.lax.cond(
-            inside(self.interval, t).any(),
+            jnp.any(inside(self.interval, t)),
             lambda: self._mix(out, self.unconditional(z, t), z, t).astype(out.dtype),
             lambda: out,
         )
@@ -178,7 +178,7 @@ def classifier(
             return guided(out, z, t)
         acts = inside(interval, t)
         guided_out = jax.lax.cond(
-            acts.any(), lambda: guided(out, z, t).astype(out.dtype), lambda: out
+            jnp.any(acts), lambda: guided(out, z, t).astype(out.dtype), lambda: out
         )
         return jnp.where(acts, guided_out, out)
 

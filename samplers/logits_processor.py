@@ -11,6 +11,7 @@ confidence) draw a token from this distribution, but rank by the one before temp
 every token drawn has probability 1, and nothing is left to rank by. `RankBy` says what cuts do there.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,6 +73,7 @@ class LogitsProcessor:
 
     @property
     def is_identity(self) -> bool:
+        """Whether it leaves every distribution as it is."""
         return self == LogitsProcessor()
 
     def ranking(self, rank_by: RankBy) -> "LogitsProcessor":
@@ -91,7 +93,10 @@ class LogitsProcessor:
             # A position that is certain already (a known token) stays what it is.
             log_p = jnp.where(jnp.isneginf(left).all(-1, keepdims=True), log_p, left)
         if self.repetition:
-            counts = _elsewhere(z, size) if counts is None else counts
+            if counts is None:
+                if z is None:
+                    raise ValueError("LogitsProcessor.repetition asks for the state z, or counts")
+                counts = _elsewhere(z, size)
             log_p = log_p + tilt(counts, -self.repetition, ~jnp.isneginf(log_p))
         if self.temperature <= float(jnp.finfo(log_p.dtype).eps):
             return log_one_hot(jnp.argmax(log_p, axis=-1), size)
@@ -117,7 +122,7 @@ class LogitsProcessor:
         """A start z without banned tokens: masked, where a process has a mask and starts with tokens."""
         if not self.banned or process.space.mask is None:
             return z
-        size = process.vocab_size
+        size = process.num_tokens
         return jnp.where(self._banned(size + 1)[z], size, z)
 
     def _banned(self, size: int) -> Array:
@@ -131,7 +136,8 @@ def _crossing(log_p: Array, mass: float) -> tuple[Array, Array]:
     before = jnp.cumsum(p, axis=-1) - p  # the mass of what is more probable
     kept = jnp.sum(before < mass * (1 - _ROUNDING), axis=-1, keepdims=True)
     last = jnp.maximum(kept - 1, 0)
-    return tuple(jnp.take_along_axis(a, last, axis=-1) for a in (-falling, order))
+    at_last = functools.partial(jnp.take_along_axis, indices=last, axis=-1)
+    return at_last(-falling), at_last(order)
 
 
 def _up_to(log_p: Array, least: Array, last: Array) -> Array:

@@ -29,6 +29,7 @@ class ModifiedDenoiser:
     change: Callable[[Array, Array], Array]
 
     def __call__(self, z: Array, t: Array) -> Array:
+        """out (B, L, V): what the network would put out if it held the changed distribution."""
         log_p0 = self.change(self.process.predict(self.model(z, t), z, t), z)
         return self.process.invert_predict(log_p0, z, t)
 

@@ -46,7 +46,7 @@ class ODE(GridSampler):
             return super().times()
         return jnp.append(self.end ** (jnp.arange(self.steps) / max(self.steps - 1, 1)), 0.0)
 
-    def step(self, key, process, model, z, t, s):
+    def step(self, key, process: FlowProcess, model, z, t, s):
         log_p0 = process.predict(model(z, t), z, t)
         x0 = categorical(key, log_p0)
         moved = process.flow(log_p0, z, t, jnp.where(s > 0, s, t))

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.numerics import gather_last
+from diffusion.process import mask_schedule
 from diffusion.random import categorical, fold_in, uniform
 from samplers.logits_processor import RankBy
 from samplers.ranking import in_order, places
@@ -66,10 +67,10 @@ class PathPlanning(TimedSampler, Stepwise):
         )
         fixed = jnp.zeros(z.shape, bool) if known is None else known >= 0
         free = (~fixed).sum(1, keepdims=True)
-        share = jnp.exp(process.masked_schedule.log_alpha(s))
+        share = jnp.exp(mask_schedule(process).log_alpha(s))
         kept = jnp.floor(free * share + 0.5 + 1e-4) + z.shape[1] - free  # a half is rounded up
         # Apart from the keys that `categorical` splits off.
         chance = uniform(fold_in(key, 2), z.shape)
         rank = places(in_order(jnp.where(fixed, jnp.inf, sure), chance))
-        new = jnp.where(rank < kept, x0, process.vocab_size)
+        new = jnp.where(rank < kept, x0, process.num_tokens)
         return State(new, s, x0, state.calls + 1)

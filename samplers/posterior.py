@@ -48,7 +48,7 @@ class Posterior(GridSampler):
             )
         return super().modified(process, model)
 
-    def step(self, key, process, model, z, t, s):
+    def step(self, key, process: JumpProcess, model, z, t, s):
         if isinstance(model, GuidedStep):
             log_p, log_p0 = model.distributions(z, t, s)
         else:

@@ -53,8 +53,8 @@ class PredictorCorrector(TimedSampler, Stepwise):
             raise ValueError(f"PredictorCorrector.share = {self.share} is outside (0, 1]")
 
     def compatibility(self, process):
-        if unsupported := self.unsupported(process):
-            return unsupported
+        if not isinstance(process, MarkovProcess):
+            return Compatibility("unsupported", self.lacking)
         closed = isinstance(process.kernel, ClosedKernel)
         if self.corrector == "forward_backward" and not closed:
             return Compatibility(

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import gather_last
+from diffusion.process import mask_schedule
 from diffusion.random import categorical, split, uniform
 from samplers.logits_processor import RankBy
 from samplers.sampler import Compatibility, State, Stepwise, TimedSampler, masks
@@ -115,7 +116,7 @@ class ReMDM(TimedSampler, Stepwise):
         log_p = process.predict(model(z, t), z, t)
         x0 = categorical(key_x0, self.logits_processor(log_p, z))
         free = ~masked if known is None else ~masked & (known < 0)
-        schedule = process.masked_schedule
+        schedule = mask_schedule(process)
         kept_t = jnp.exp(schedule.log_alpha(t))
         masked_s = jnp.exp(schedule.log1m_alpha(s))
         sigma = remasking(kept_t, masked_s, self.rule, self.eta)
@@ -131,5 +132,5 @@ class ReMDM(TimedSampler, Stepwise):
         put_back = free & (uniform(key_mask, z.shape) < sigma)
         chosen = jnp.exp(gather_last(self.logits_processor.ranking(self.rank_by)(log_p, z), x0))
         drawn_with = jnp.where(revealed, chosen, drawn_with)
-        new = jnp.where(revealed, x0, jnp.where(put_back, process.vocab_size, z))
+        new = jnp.where(revealed, x0, jnp.where(put_back, process.num_tokens, z))
         return State(new, s, x0, state.calls + 1, drawn_with)

@@ -8,7 +8,7 @@ network. This is not the distribution of the model given that the word occurs, i
 text decides on the place too and which may hold it twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import jax.numpy as jnp
 from jax import Array
@@ -21,9 +21,10 @@ def place(
     key: Array, process: Process, model: Model, known: Array, words: Sequence[Sequence[int]]
 ) -> Array:
     """known, int (B, L), with each word, a sequence of tokens, written into blanks (-1)."""
+    rows, length = known.shape
     for number, word in enumerate(words):
         key_prior, key_place = split(fold_in(key, number))
-        z = process.prior(key_prior, known.shape)
+        z = process.prior(key_prior, (rows, length))
         z = process.space.clamp(z, known)
         t = jnp.ones((known.shape[0], 1))
         log_p0 = process.predict(model(z, t), z, t)
@@ -41,7 +42,7 @@ def place(
     return known
 
 
-def fits(blank: Sequence[bool], words: Sequence[Sequence[int]]) -> bool:
+def fits(blank: Sequence[bool], words: Sequence[Sized]) -> bool:
     """Whether the words find room, wherever those before them were put."""
     length = len(blank)
     for number, word in enumerate(words):

@@ -7,7 +7,7 @@ and its two times (`GridSampler`), it is a public function, `step`, for loops of
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -57,6 +57,7 @@ class Sampled(NamedTuple):
 class Sampler(ABC):
     """How a process's noise becomes text. An implementation is a frozen dataclass of settings."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     requires: ClassVar[type] = Process
     """The class of the processes that it samples from."""
     lacking: ClassVar[str] = "the process has no noisy states"
@@ -107,8 +108,16 @@ class Sampler(ABC):
         never change. trace: keep the frames, for one more call of the network a step.
         """
 
-    def sample(self, key, process, model, shape, known=None, **options) -> Array:
-        """x0 of `run`, int (B, L)."""
+    def sample(
+        self,
+        key: Array,
+        process: Objective,
+        model: Model,
+        shape: tuple[int, int],
+        known: Array | None = None,
+        **options: Any,
+    ) -> Array:
+        """x0 of `run`, int (B, L); options are those of `run`."""
         return self.run(key, process, model, shape, known, **options).x0
 
     @property
@@ -116,7 +125,7 @@ class Sampler(ABC):
         """This sampler and those inside of it, from the outermost in."""
         return (self,) if self.inner is None else (self, *self.inner.layers)
 
-    def check(self, experiment, path: str) -> None:  # noqa: B027, most have nothing to object
+    def check(self, experiment: Any, path: str) -> None:  # noqa: B027, most have nothing to object
         """Nothing; ValueError where the sampler does not go with other parts of the experiment, in which
         it is the setting `path`."""
 
@@ -154,7 +163,13 @@ class Stepwise(Sampler):
 
     @abstractmethod
     def advance(
-        self, key: Array, number: Array, state: State, process: Process, model: Model, known
+        self,
+        key: Array,
+        number: Array,
+        state: State,
+        process: Process,
+        model: Model,
+        known: Array | None,
     ) -> State:
         """The state after step `number`, counted from 0."""
 
@@ -167,8 +182,18 @@ class Stepwise(Sampler):
         apply it itself."""
         return processed(self.logits_processor, process, model)
 
-    def run(self, key, process, model, shape, known=None, trace=False, start=None) -> Sampled:
-        """As `Sampler.run`; start is z at the first time, in place of a draw of the prior.
+    def run(
+        self,
+        key: Array,
+        process: Process,
+        model: Model,
+        shape: tuple[int, int],
+        known: Array | None = None,
+        trace: bool = False,
+        start: Array | None = None,
+    ) -> Sampled:
+        """Samples of `shape` (B, L), as `Sampler.run` gives them; start is z at the first time, in
+        place of a draw of the prior.
 
         Known tokens stand in the state from the start, clean. For an absorbing process this is its own
         conditional distribution, because a revealed token is never masked again; likewise on the
@@ -187,7 +212,7 @@ class Stepwise(Sampler):
         state = State(
             z,
             jnp.ones((rows, 1)),
-            jnp.where(tokens < process.vocab_size, tokens, 0),  # of rows with nothing left to do
+            jnp.where(tokens < process.num_tokens, tokens, 0),  # of rows with nothing left to do
             jnp.zeros(rows, jnp.int32),
         )
         most = self.max_steps(process, shape[1])
@@ -218,10 +243,14 @@ class Stepwise(Sampler):
         elif self.ended(state, process) is None:
             state, _ = jax.lax.scan(lambda s, n: (step(n, s), None), state, jnp.arange(most))
         else:
+
+            def unfinished(carry):
+                ended = self.ended(carry[1], process)
+                assert ended is not None  # as in the first state
+                return (carry[0] < most) & ~ended.all()
+
             _, state = jax.lax.while_loop(
-                lambda carry: (carry[0] < most) & ~self.ended(carry[1], process).all(),
-                lambda carry: (carry[0] + 1, step(*carry)),
-                (0, state),
+                unfinished, lambda carry: (carry[0] + 1, step(*carry)), (0, state)
             )
         return Sampled(state.x0, state.calls, frames)
 
@@ -276,7 +305,8 @@ class TimedSampler(Sampler):
     def calls(self, process, length):
         return self.steps
 
-    def max_steps(self, process, length):
+    def max_steps(self, process: Process, length: int) -> int:
+        """`steps`, whatever a step calls."""
         return self.steps
 
     def times(self) -> Array:
@@ -299,12 +329,13 @@ class TimedSampler(Sampler):
                 f"{type(experiment.process).__name__} is sampled in at most {most}"
             )
 
-    def ends(self, number, state: State) -> tuple[Array, Array]:
+    def ends(self, number: Array, state: State) -> tuple[Array, Array]:
         """(t, s), each (B, 1), of step `number`."""
-        times = self.times()
-        return tuple(jnp.broadcast_to(times[n], state.t.shape) for n in (number, number + 1))
+        times, shape = self.times(), state.t.shape
+        return jnp.broadcast_to(times[number], shape), jnp.broadcast_to(times[number + 1], shape)
 
-    def begin(self, key, state, process, known):
+    def begin(self, key: Array, state: State, process: Process, known: Array | None) -> State:
+        """The state at the first time of the grid."""
         return state._replace(t=jnp.broadcast_to(self.times()[0], state.t.shape))
 
 

@@ -29,7 +29,7 @@ class Tweedie(GridSampler):
             "exact", "the reverse step of the score itself"
         )
 
-    def step(self, key, process, model, z, t, s):
+    def step(self, key, process: ScoreProcess, model, z, t, s):
         key_state, key_x0 = split(key)
         out = model(z, t)
         z_s = categorical(key_state, process.log_tweedie(out, z, t, s))

@@ -54,7 +54,7 @@ class TwistedSMC(TimedSampler):
     def calls(self, process, length):
         return self.steps * self.particles
 
-    def run(self, key, process, model, shape, known=None, trace=False):
+    def run(self, key, process: TransitionProcess, model, shape, known=None, trace=False):
         rows, count = shape[0], self.particles
         model = processed(self.logits_processor, process, model)
         fixed = jnp.zeros(shape, bool) if known is None else known >= 0

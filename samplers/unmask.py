@@ -23,6 +23,7 @@ entropy. Rows of a batch end each in its own time. A network that knows time is 
 as many tokens are masked in the mean.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,8 +61,24 @@ def scores(order: Order, log_p: Array, x0: Array) -> tuple[Array, Array, Array]:
     return (-entropy if order == "entropy" else log_sure), entropy, log_sure
 
 
+class Amount(ABC):
+    """How many tokens a call of the network reveals."""
+
+    @abstractmethod
+    def calls(self, length: int) -> int:
+        """How often the network is called for `length` tokens, at most."""
+
+    @abstractmethod
+    def count(
+        self, number: Array, masked: Array, first: Array, ranked: tuple[Array, Array]
+    ) -> Array:
+        """How many to reveal, (B, 1), in call `number` of rows with as many `masked` (B, 1), `first` of
+        them at the beginning; ranked: (entropy, log probability) (B, L) of what comes first, in
+        order."""
+
+
 @dataclass(frozen=True)
-class Steps:
+class Steps(Amount):
     """Reveals all in `steps` calls.
 
     steps: how many calls, less where the text is shorter. grid: "uniform" reveals evenly; "cosine" few
@@ -79,16 +96,13 @@ class Steps:
         return min(self.steps, length)
 
     def count(self, number, masked, first, ranked):
-        """How many to reveal, (B, 1), in call `number` of rows with as many `masked` (B, 1), `first` of
-        them at the beginning; ranked: (entropy, log probability) (B, L) of what comes first, in
-        order."""
         share = jnp.minimum((number + 1) / self.steps, 1)
         left = 1 - share if self.grid == "uniform" else jnp.cos(jnp.pi / 2 * share)
         return masked - jnp.floor(first * left + 1e-4)
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Amount):
     num: int = 1
 
     def __post_init__(self):
@@ -99,12 +113,11 @@ class Tokens:
         return -(-length // self.num)
 
     def count(self, number, masked, first, ranked):
-        """As of `Steps`."""
         return jnp.full_like(masked, self.num)
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Amount):
     probability: float = 0.9
 
     def __post_init__(self):
@@ -115,13 +128,12 @@ class Threshold:
         return length
 
     def count(self, number, masked, first, ranked):
-        """As of `Steps`."""
         sure = ranked[1] >= jnp.log(self.probability) - TIE
         return jnp.cumprod(sure, axis=1).sum(1, keepdims=True)
 
 
 @dataclass(frozen=True)
-class EntropyBudget:
+class EntropyBudget(Amount):
     nats: float = 0.5
 
     def __post_init__(self):
@@ -132,7 +144,6 @@ class EntropyBudget:
         return length
 
     def count(self, number, masked, first, ranked):
-        """As of `Steps`."""
         entropy = ranked[0]
         lost = jnp.cumsum(entropy, axis=1) - jax.lax.cummax(entropy, axis=1)
         return jnp.cumprod(lost <= self.nats + TIE, axis=1).sum(1, keepdims=True)
@@ -211,8 +222,8 @@ class Unmask(Stepwise):
         if self.noise:
             score = score - self.noise * left / state.memory * jnp.log(-jnp.log(u))
         first = in_order(jnp.where(masked, score, -jnp.inf), u)
-        ranked = tuple(jnp.take_along_axis(a, first, axis=1) for a in (entropy, log_sure))
-        count = self.amount.count(number, left, state.memory, ranked)
+        ranked = [jnp.take_along_axis(a, first, axis=1) for a in (entropy, log_sure)]
+        count = self.amount.count(number, left, state.memory, (ranked[0], ranked[1]))
         z = jnp.where(masked & (places(first) < jnp.maximum(count, 1)), x0, z)
         return State(z, self._time(process, z), z, state.calls + 1, state.memory)
 

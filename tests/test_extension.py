@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments import evaluate, sample, train
+from experiments.overrides import load
+from experiments.planning.compiled import without_data
 
 HERE = Path(__file__).parent / "extension"
 FILES = {path.stem: path for path in sorted(HERE.glob("*.py"))}
@@ -45,3 +47,8 @@ def test_nothing_in_the_tree_names_them():
         for path in (root / package).rglob("*.py"):
             text = path.read_text()
             assert not [name for name in names if name in text], path
+
+
+def test_a_network_of_ones_own_is_planned_whatever_its_settings_are():
+    planned = without_data(load(str(FILES["backbone"])), None).model
+    assert type(planned).__name__ == "LocalMixer" and planned.vocab_size == 27

@@ -1,6 +1,8 @@
-"""Who imports whom, that every config builds, every setting is explained, and pages name what exists."""
+"""Who imports whom, that every config builds, what is public is annotated and explained, and pages name
+what exists."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -14,6 +16,8 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion.mdlm import MDLM
+from diffusion.process import Process
 from experiments.overrides import load, resolve
 from experiments.serialization import decode, encode, is_module_of_settings
 
@@ -209,3 +213,62 @@ def test_decisions_have_numbers_of_their_own_and_stand_in_the_index():
         found += titles
     assert re.findall(r"^- (D\d{3}\. .*)$", index, re.MULTILINE) == found
     assert len({title[:4] for title in found}) == len(found) > 0
+
+
+def modules(packages):
+    for package in packages:
+        yield package
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if not path.name.startswith("__"):
+                yield ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def function_of(member):
+    """The function under a method, property or cached property; None for what is none."""
+    for attribute in ("fget", "func", "__func__", "__wrapped__"):
+        member = getattr(member, attribute, member)
+    return member if inspect.isfunction(member) else None
+
+
+@functools.cache
+def public_functions():
+    """{name: the function and those that it overrides} of every function of a module and every method
+    of a class that a user can name."""
+    found = {}
+    for module in map(importlib.import_module, modules([*sorted(OURS - {"configs"}), "ddlm"])):
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+                continue
+            if function_of(value):
+                found[f"{module.__name__}.{name}"] = [function_of(value)]
+            for method in dir(value) if inspect.isclass(value) else ():
+                versions = [vars(c)[method] for c in value.__mro__ if method in vars(c)]
+                versions = [f for f in map(function_of, versions) if f]
+                ours = versions and versions[0].__module__.split(".")[0] in {*OURS, "ddlm"}
+                if ours and (method in ("__init__", "__call__") or not method.startswith("_")):
+                    found[f"{module.__name__}.{name}.{method}"] = versions
+    return found
+
+
+def test_public_signatures_are_annotated_or_override_one_that_is():
+    lacking = {}
+    for name, versions in public_functions().items():
+        wanted = set(inspect.signature(versions[0]).parameters) - {"self", "cls"}
+        wanted |= set() if name.endswith("__init__") else {"return"}
+        missing = wanted.difference(*(f.__annotations__ for f in versions))
+        lacking |= {name: missing} if missing else {}
+    assert not lacking
+
+
+def test_public_functions_have_a_docstring_or_override_one_that_has():
+    assert not [
+        name
+        for name, versions in public_functions().items()
+        if not name.endswith("__init__") and not any(f.__doc__ for f in versions)
+    ]
+
+
+def test_help_shows_the_contract_of_what_a_method_overrides():
+    assert MDLM.bridge.__doc__ is None
+    assert inspect.getdoc(MDLM.bridge) == "z_s ~ q(z_s | z_t, x0)."
+    assert inspect.getdoc(MDLM.bridge) == inspect.getdoc(Process.bridge)

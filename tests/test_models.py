@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.backbone import num_parameters
+from models.classifier import Classifier
 from models.transformer import Transformer
 
 SMALL = Transformer(
@@ -188,3 +189,25 @@ def test_flops_are_those_xla_counts():
 def test_impossible_settings_are_rejected(wrong):
     with pytest.raises(ValueError, match="Transformer"):
         replace(SMALL, **wrong)
+
+
+def test_what_is_computed_elsewhere_keeps_the_settings_that_are_not_named():
+    model = replace(SMALL, attention="xla")
+    assert model.for_runtime(attention=None) == model
+    assert model.for_runtime() == replace(model, attention="auto")
+    assert model.for_runtime(None, "bfloat16", True) == replace(
+        model, dtype="bfloat16", remat=True, scan=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        (replace(SMALL, vocab_size=None), "Transformer.vocab_size"),
+        (Classifier(7, 1, 16, 2), "Classifier.num_labels"),
+    ],
+)
+def test_a_network_names_what_the_data_has_yet_to_fill_in(model, setting):
+    with pytest.raises(ValueError, match=f"{setting} = None is filled in when the data is read"):
+        model.init(jax.random.key(0))
+    assert (model.flops_per_token(8) is None) == (model.vocab_size is None)

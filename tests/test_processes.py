@@ -4,6 +4,8 @@ Continuous time is integrated by quadrature, a grid of T steps is summed; z is e
 knows how a process computes its loss.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +14,19 @@ from conftest import reference
 from oracle import Toy, assert_distribution, complete, quadrature
 from test_schedules import AlphaOnly
 
+from diffusion.autoregressive import Autoregressive
 from diffusion.betas import CosineBetas, LinearBetas, MutualInformation, ReciprocalBetas
+from diffusion.bfn import BFN
+from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeighbour
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
+from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.numerics import log_one_hot
+from diffusion.one_step import OneStep
+from diffusion.process import denoising_process
 from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, RescaledSchedule
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
@@ -313,3 +321,35 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
     exact = np.stack([np.bincount(np.asarray(z)[:, i], then, process.num_states)
                       for i in range(toy.length)])  # fmt: skip
     np.testing.assert_allclose(distribution, exact, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("process", "setting"),
+    [
+        (MDLM(), "MDLM.vocab_size"),
+        (GenMD4(), "GenMD4.vocab_size"),
+        (BFN(), "BFN.vocab_size"),
+        (
+            D3PM(kernel=Uniform(), schedule=MutualInformation(), vocab_size=3),
+            "MutualInformation.unigram",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_data_fills_in_is_named_where_it_is_missing(process, setting):
+    with pytest.raises(ValueError, match=f"{setting} = None is filled in when the data is read"):
+        process.prior(jax.random.key(0), (2, 3))
+
+
+def test_a_student_without_its_teacher_says_so():
+    student = OneStep(replace(OneStep().base, vocab_size=3))
+    with pytest.raises(ValueError, match="no teacher"):
+        student.loss(jax.random.key(0), lambda z, t: z, jnp.zeros((2, 3), int), jnp.ones((2, 1)))
+
+
+def test_denoising_process_is_the_process_with_noisy_states():
+    assert denoising_process(MDLM()) == MDLM()
+    assert denoising_process(BlockDiffusion(UDLM())) == UDLM()
+    assert denoising_process(NoisyClassifier(MDLM())) == MDLM()
+    with pytest.raises(ValueError, match="Autoregressive has no noisy states"):
+        denoising_process(Autoregressive())

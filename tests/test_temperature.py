@@ -192,3 +192,8 @@ def test_every_guidance_of_any_strength_is_a_distribution(strength):
 def test_the_nearest_point_of_the_simplex_to_far_points(size):
     p = project(size * jnp.array([[0.3, -2.0, 1.0, 0.99]]) + jnp.array([[0, 0, 1, 0]]))
     np.testing.assert_allclose(p, [[0, 0, 1, 0]], atol=1e-6)
+
+
+def test_a_penalty_on_repetition_asks_for_what_is_repeated():
+    with pytest.raises(ValueError, match=r"repetition asks for the state z, or counts"):
+        LogitsProcessor(repetition=1.0)(jnp.zeros((1, 2, 3)))

@@ -19,6 +19,6 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=BlockDiffusion(base.process, block_length=4),
+        process=BlockDiffusion(mdlm.PROCESS, block_length=4),
         sampler=BlockByBlock(Ancestral(steps=4)),
     )

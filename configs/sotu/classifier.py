@@ -26,7 +26,7 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=NoisyClassifier(base.process),
+        process=NoisyClassifier(mdlm.PROCESS),
         model=Classifier(num_layers=4, width=128, num_heads=4),
         data=replace(base.data, labels="period"),
         optimizer=AdamW(WarmupCosine(peak_lr=1e-3, warmup_steps=50, decay_steps=600), beta2=0.99),

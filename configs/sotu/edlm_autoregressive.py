@@ -21,7 +21,7 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=EDLMAutoregressive(base.process, candidates=4, num_steps=16),
+        process=EDLMAutoregressive(mdlm.PROCESS, candidates=4, num_steps=16),
         energy=replace(base.model, block_length=1),
         sampler=Ancestral(steps=16),
         train=replace(base.train, num_steps=0),

@@ -17,11 +17,14 @@ from experiments.optimization.warmup_cosine import WarmupCosine
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 
+PROCESS = MDLM(schedule=MDLMCosine())
+MODEL = Transformer(num_layers=4, width=128, num_heads=4)
+
 
 def get_config() -> Experiment:
     return Experiment(
-        process=MDLM(schedule=MDLMCosine()),
-        model=Transformer(num_layers=4, width=128, num_heads=4),
+        process=PROCESS,
+        model=MODEL,
         data=Text(length=128),
         sampler=Ancestral(steps=128),
         optimizer=AdamW(WarmupCosine(peak_lr=2e-3, warmup_steps=50, decay_steps=600), beta2=0.99),

@@ -22,7 +22,7 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=BlockDiffusion(base.process, block_length=4, clip=(0.45, 0.95)),
+        process=BlockDiffusion(mdlm.PROCESS, block_length=4, clip=(0.45, 0.95)),
         sampler=BlockByBlock(Ancestral(steps=4)),
         optimizer=replace(
             base.optimizer, schedule=replace(base.optimizer.schedule, decay_steps=150_000)

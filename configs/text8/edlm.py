@@ -21,8 +21,8 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=EDLM(base.process, candidates=2, window=0.2, num_steps=64),
-        energy=EnergyTransformer(base.model),
+        process=EDLM(mdlm.PROCESS, candidates=2, window=0.2, num_steps=64),
+        energy=EnergyTransformer(mdlm.MODEL),
         sampler=Ancestral(steps=64),
         optimizer=replace(
             base.optimizer, schedule=replace(base.optimizer.schedule, decay_steps=400_000)

@@ -19,7 +19,7 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=EDLMAutoregressive(base.process, candidates=2, window=0.2, num_steps=64),
+        process=EDLMAutoregressive(mdlm.PROCESS, candidates=2, window=0.2, num_steps=64),
         energy=replace(base.model, block_length=1),
         sampler=Ancestral(steps=64),
         train=replace(base.train, num_steps=0),

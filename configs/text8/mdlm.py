@@ -16,11 +16,14 @@ from experiments.optimization.warmup_cosine import WarmupCosine
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 
+PROCESS = MDLM()
+MODEL = Transformer(num_layers=12, width=768, num_heads=12, dropout=0.05)
+
 
 def get_config() -> Experiment:
     return Experiment(
-        process=MDLM(),
-        model=Transformer(num_layers=12, width=768, num_heads=12, dropout=0.05),
+        process=PROCESS,
+        model=MODEL,
         data=Text(
             path="data/text8", length=256, split_points=(90_000_000, 95_000_000, 100_000_000)
         ),

@@ -35,7 +35,7 @@ def published() -> dict:
     """papers (arXiv numbers), protocols (says, requires) and values. A value's kind is null where the
     source does not mark it; spread: what stands after +- there; comparable false: of another quantity
     than its protocol's."""
-    text = resources.files(__package__).joinpath("published.json").read_text("utf-8")
+    text = resources.files("experiments.comparison").joinpath("published.json").read_text("utf-8")
     return json.loads(text)
 
 

@@ -22,9 +22,9 @@ def draw_records(groups: Sequence[Group], matches: Sequence[Match], suffix: str)
     figure = Figure(figsize=(9, sum(1.2 + 0.24 * n for n in lines)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(groups), squeeze=False, height_ratios=[n + 3 for n in lines])[:, 0]
-    for number, (axes, *panel) in enumerate(zip(panels, groups, matches, names, strict=True), 1):
-        group, _, _ = panel
-        _panel(axes, *panel)
+    panels = zip(panels, groups, matches, names, strict=True)
+    for number, (axes, group, match, rows) in enumerate(panels, 1):
+        _panel(axes, group, match, rows)
         heading = textwrap.fill(f"{number}. {title(group)}", 60)  # labels may leave half the width
         axes.set_title(heading, fontsize=9, loc="left", parse_math=False)
     image = io.BytesIO()

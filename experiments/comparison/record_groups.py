@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.data.tokenizers import COUNTED
 from experiments.evaluation.record_files import NoRecord, read_record
@@ -34,7 +35,7 @@ class Entry:
 class Group:
     """Entries of one protocol, the lowest value first; places: (best, worst) of each, from 1."""
 
-    protocol: dict[str, object]
+    protocol: dict[str, Any]
     entries: list[Entry]
     places: list[tuple[int, int]]
 
@@ -70,7 +71,7 @@ def read_entries(paths: Sequence[str]) -> tuple[list[Entry], list[str]]:
     return entries, left_out
 
 
-def protocol(record: dict) -> dict[str, object]:
+def protocol(record: dict) -> dict[str, Any]:
     """The fields on which numbers must agree to be comparable; values as a record holds them."""
     context = full_context(record)
     return {
@@ -126,7 +127,7 @@ def group(entries: Sequence[Entry]) -> list[Group]:
     return groups
 
 
-def differences(groups: Sequence[Group]) -> dict[str, list[object]]:
+def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """The fields in which the groups' protocols are not all equal, with the value of each group; None
     where a record does not say."""
     names = dict.fromkeys(name for g in groups for name in g.protocol)

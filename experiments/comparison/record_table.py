@@ -3,6 +3,7 @@ in what the protocols differ."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.comparison.published import Match, published
 from experiments.comparison.record_groups import Entry, Group, differences, quantities
@@ -126,7 +127,7 @@ def _differences(groups: Sequence[Group]) -> str:
     return markdown(rows, head)
 
 
-def _cell(name: str, value: object, entry: Entry) -> str:
+def _cell(name: str, value: Any, entry: Entry) -> str:
     if name == "split_sha256":
         record = entry.record
         return f"{value[:8]}, {record['split']} of {record.get('dataset', record['source'])}"

@@ -15,19 +15,45 @@ call before the next, so the loop over calls is in Python, one compiled call for
 never revealed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.process import Process, Sequential
+from diffusion.process import Process, Sequential, denoising_process, mask_schedule
 from diffusion.schedules import time_of
 from experiments.errors import UserError
 from experiments.runs import Run
 
 
-class _AnyOrder:
+class Distributions(ABC):
+    """The distributions by which `rows` sequences of `length` tokens are coded in `calls` calls."""
+
+    rows: int
+    length: int
+    calls: int
+
+    @abstractmethod
+    def begin(self, first: int) -> None:
+        """Nothing; what follows is of the sequences from number `first` on."""
+
+    @abstractmethod
+    def positions(self, number: int) -> np.ndarray:
+        """The positions (rows, n) of call `number`; the length of a sequence stands for none."""
+
+    @abstractmethod
+    def distribution(self, number: int) -> np.ndarray:
+        """Their probabilities, float32 (rows, n, V)."""
+
+    @abstractmethod
+    def tell(self, number: int, tokens: np.ndarray, real: np.ndarray) -> None:
+        """Nothing; takes the tokens (rows, n) that stand there, where `real`."""
+
+
+class _AnyOrder(Distributions):
     """The distributions of a masked process, batch by batch."""
 
     def __init__(self, run: Run, rows: int, group: int, seed: int):
@@ -36,9 +62,9 @@ class _AnyOrder:
         self.calls = -(-self.length // group)
 
         def distribution(params, z, at):
-            process = run.experiment.bind(params)
+            process = denoising_process(run.experiment.bind(params))
             masked = (z == process.vocab_size).mean(1, keepdims=True)
-            t = time_of(process.masked_schedule, jnp.log(masked))
+            t = time_of(mask_schedule(process), jnp.log(masked))
             out = run.experiment.network(params)(z, t)
             out = jnp.take_along_axis(out, at[..., None], axis=1)
             state = jnp.take_along_axis(z, at, axis=1)
@@ -46,9 +72,8 @@ class _AnyOrder:
 
         self._distribution = jax.jit(distribution)
 
-    def begin(self, first: int) -> None:
-        """Nothing; what follows is of the sequences from number `first` on."""
-        mask = self.run.experiment.process.vocab_size
+    def begin(self, first):
+        mask = self.run.experiment.process.num_tokens
         self.z = np.full((self.rows, self.length), mask, np.int32)
         # Raw bits of PCG64, the only stream that numpy promises never to change.
         bits = [
@@ -59,27 +84,27 @@ class _AnyOrder:
         padding = self.calls * self.group - self.length
         self.order = np.pad(order, ((0, 0), (0, padding)), constant_values=self.length)
 
-    def positions(self, number: int) -> np.ndarray:
-        """The positions (rows, n) of call `number`; the length of a sequence stands for none."""
+    def positions(self, number):
         return self.order[:, number * self.group : (number + 1) * self.group]
 
-    def distribution(self, number: int) -> np.ndarray:
-        """Their probabilities, float32 (rows, n, V)."""
+    def distribution(self, number):
         at = np.minimum(self.positions(number), self.length - 1)
         return np.asarray(self._distribution(self.run.params, self.z, at))
 
-    def tell(self, number: int, tokens: np.ndarray, real: np.ndarray) -> None:
-        """Nothing; takes the tokens (rows, n) that stand there, where `real`."""
+    def tell(self, number, tokens, real):
         row, column = np.nonzero(real)
         self.z[row, self.positions(number)[row, column]] = tokens[real]
 
 
-class _LeftToRight:
-    """The distributions of an autoregressive model; methods as of `_AnyOrder`."""
+class _LeftToRight(Distributions):
+    """The distributions of an autoregressive model."""
 
     def __init__(self, run: Run, rows: int):
         self.run, self.rows = run, rows
         self.length = self.calls = run.experiment.data.length
+        process = run.experiment.process
+        assert isinstance(process, Sequential)  # `make_distributions`
+        self.start = process.start
         self._cache = jax.jit(lambda p: run.experiment.network(p).cache(rows, self.length))
 
         def distribution(params, previous, cache, number):
@@ -91,7 +116,7 @@ class _LeftToRight:
 
     def begin(self, first):
         self.cache = self._cache(self.run.params)
-        self.previous = np.full((self.rows, 1), self.run.experiment.process.start, np.int32)
+        self.previous = np.full((self.rows, 1), self.start, np.int32)
 
     def positions(self, number):
         return np.full((self.rows, 1), number)
@@ -104,9 +129,6 @@ class _LeftToRight:
 
     def tell(self, number, tokens, real):
         self.previous = tokens
-
-
-Distributions = _AnyOrder | _LeftToRight
 
 
 def make_distributions(run: Run, rows: int, group: int, seed: int) -> Distributions:
@@ -150,12 +172,12 @@ def visit_all(
         progress(min(first + distributions.rows, sequences), sequences)
 
 
-def encode(distributions: Distributions, tokens: np.ndarray, progress) -> tuple[np.ndarray, float]:
+def encode(
+    distributions: Distributions, tokens: np.ndarray, progress: Callable[[int, int], None]
+) -> tuple[np.ndarray, float]:
     """(words, uint32, and the code length that the distributions promise, in bits) of the tokens
     (N,)."""
-    import constriction
-
-    coder, family = constriction.stream.queue.RangeEncoder(), _family()
+    coder, family = _stream().queue.RangeEncoder(), _family()
     nats = 0.0
 
     def visit(which, p):
@@ -171,11 +193,14 @@ def encode(distributions: Distributions, tokens: np.ndarray, progress) -> tuple[
     return coder.get_compressed(), float(nats / np.log(2))
 
 
-def decode(distributions: Distributions, words: np.ndarray, count: int, progress) -> np.ndarray:
+def decode(
+    distributions: Distributions,
+    words: np.ndarray,
+    count: int,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
     """The `count` tokens, int32, that `encode` made the words of; UserError for words of none."""
-    import constriction
-
-    coder, family = constriction.stream.queue.RangeDecoder(words), _family()
+    coder, family = _stream().queue.RangeDecoder(words), _family()
     tokens = np.zeros(count, np.int32)
 
     def visit(which, p):
@@ -189,7 +214,12 @@ def decode(distributions: Distributions, words: np.ndarray, count: int, progress
     return tokens
 
 
-def _family():
+def _family() -> Any:
+    return _stream().model.Categorical(perfect=False)
+
+
+def _stream() -> Any:
+    """The entropy coders of the library and the distributions that they take."""
     import constriction
 
-    return constriction.stream.model.Categorical(perfect=False)
+    return constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # as it is no Python

@@ -53,7 +53,7 @@ def to_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> bytes:
 
 def check_rows(rows: int, experiment: Experiment, path: Path) -> None:
     """UserError where the probabilities of so many sequences at a time do not fit into memory."""
-    needed = 4 * rows * experiment.data.length * experiment.process.vocab_size
+    needed = 4 * rows * experiment.data.length * experiment.process.num_tokens
     if needed > device_memory():
         raise UserError(
             f"{path}: it asks for {rows:,} sequences at a time, {needed / 1e9:,.0f} GB; make it anew "

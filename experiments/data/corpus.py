@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from experiments.data.splits import Plan
 from experiments.data.tokenizers import Letters27, Tokenizer, count
 from experiments.errors import UserError
 from experiments.plain_json import parse
+
+if TYPE_CHECKING:
+    from experiments.data.text import Text
 
 _HASHED = 1 << 28  # bytes: a second or less of each start
 EMBEDDED = "State of the Union addresses 1790-2021 (embedded)"
@@ -50,6 +54,7 @@ class Corpus:
 
     @property
     def label_names(self) -> tuple[str, ...]:
+        """The names of the labels; () where the text has none."""
         return self.labels.names if self.labels else ()
 
     def split(self, name: str, length: int) -> np.ndarray:
@@ -68,8 +73,9 @@ class Corpus:
         """What batches of a split are made of: its tokens, (N,), for rows "wrap"; else its rows."""
         if rows == "wrap":
             return self.split(name, length)
-        tokens = self.split(name, 1)
-        return make_rows(tokens, self.split_documents(name).starts, length, rows == "pack")
+        tokens, documents = self.split(name, 1), self.split_documents(name)
+        assert documents is not None  # `Text` asks for them where rows are not "wrap"
+        return make_rows(tokens, documents.starts, length, rows == "pack")
 
     def whole(self, name: str) -> "Corpus":
         """The same with all of it in the one split."""
@@ -114,7 +120,9 @@ def _streams(data, parts) -> Iterator[tuple[str, str, Iterator[str], str]]:
             yield name, label, chunks, str(source)
 
 
-def write_corpus(folder: Path, data, plan: Plan, source: str, names: tuple[str, ...]) -> None:
+def write_corpus(
+    folder: Path, data: "Text", plan: Plan, source: str, names: tuple[str, ...]
+) -> None:
     """Nothing; the folder holds the corpus of `data`, a Text, of the sources of the plan."""
     tokenizer = data.tokenizer
     if tokenizer.symbols == "":
@@ -214,7 +222,9 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
         return writer.sizes, []
 
 
-def read_documents(data, parts) -> Iterator[tuple[str, Iterator[str], str]]:
+def read_documents(
+    data: "Text", parts: dict[str, list[Source]]
+) -> Iterator[tuple[str, Iterator[str], str]]:
     """(split, documents that are not empty, normalised, where from). In a text that goes on, with no
     tokens around documents, what stands between them belongs to the later one."""
     joined = data.rows == "wrap" and not (data.begin or data.end)
@@ -252,7 +262,7 @@ def _lines(chunks: Iterator[str]) -> Iterator[str]:
 
 def _bounds(ends: list[int], sizes: dict[str, int]) -> dict[str, tuple[int, int]]:
     """Where each split begins and ends among the tokens, train's text first, which is cut at `ends`."""
-    bounds = dict(zip(SPLITS, pairwise([0, *ends]), strict=True))
+    bounds: dict[str, tuple[int, int]] = dict(zip(SPLITS, pairwise([0, *ends]), strict=True))
     at = sizes.get("train", 0)
     for name in SPLITS[1:]:
         if name in sizes:
@@ -270,7 +280,7 @@ def _sha256(tokens: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def open_corpus(folder: Path, data, source: str) -> Corpus:
+def open_corpus(folder: Path, data: "Text", source: str) -> Corpus:
     """The corpus in the folder; OSError or ValueError where it is not whole. More than `_HASHED` bytes
     of tokens are not compared with their hash, which would read all of them."""
     described = parse((folder / "corpus.json").read_bytes())
@@ -285,7 +295,7 @@ def open_corpus(folder: Path, data, source: str) -> Corpus:
     tokenizer = data.tokenizer
     if tokenizer.symbols is not None:
         tokenizer = replace(tokenizer, symbols=described["symbols"])
-        if tokens.nbytes <= _HASHED and tokens.max(initial=0) >= len(tokenizer.symbols):
+        if tokens.nbytes <= _HASHED and tokens.max(initial=0) >= len(described["symbols"]):
             raise ValueError("its symbols changed")
     bounds = {name: (a, b) for name, (a, b) in described["bounds"].items()}
     labels = None

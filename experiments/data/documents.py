@@ -69,6 +69,7 @@ class DocumentWriter:
         return sum(self.sizes.values())
 
     def add(self, split: str, tokens: np.ndarray, characters: int, words: int) -> None:
+        """Nothing; a document of the split stands after those before it."""
         self._files[0].write(tokens.astype(self.dtype).tobytes())
         self._files[1].write(np.array([len(tokens), characters, words], np.int64).tobytes())
         self.count += 1

@@ -8,7 +8,7 @@ documents stand in rows (`experiments.data.rows`), an epoch takes the rows in ra
 Batches come with what the network is given besides: {}, {"label": (B,)} or {"segments": (B, L)}.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -29,9 +29,9 @@ class _Strata:
     def __len__(self):
         return self.count
 
-    def __getitem__(self, i):
-        first = i * self.starts // self.count
-        return first, max(first + 1, (i + 1) * self.starts // self.count)
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        first = index * self.starts // self.count
+        return first, max(first + 1, (index + 1) * self.starts // self.count)
 
 
 def training_starts(tokens: np.ndarray, length: int, seed: int) -> grain.MapDataset:
@@ -52,7 +52,7 @@ def training_batches(
     *,
     labels: Labels | None = None,
     start: int = 0,
-    local_rows: Sequence[int] | None = None,
+    local_rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, Conditioning]]:
     """Batches start, start + 1, ... of the text, tokens (N,) or rows: int32 (rows, length), and what is
     given of them. local_rows: which rows of a batch, by default all.
@@ -60,26 +60,39 @@ def training_batches(
     Row r of batch b is example b * batch_size + r. Read ahead by a thread.
     """
     local_rows = range(batch_size) if local_rows is None else local_rows
-    if isinstance(text, Rows):
-        order = grain.MapDataset.range(len(text)).seed(seed).shuffle().repeat()
-
-        def rows_of(examples):
-            rows, segments = text.read(np.array([order[e] for e in examples]))
-            return rows, {"segments": segments}
-
-    else:
-        starts = training_starts(text, length, seed)
-
-        def rows_of(examples):
-            begin = [starts[e] for e in examples]
-            crops = np.stack([text[n : n + length].astype(np.int32) for n in begin])
-            return crops, {} if labels is None else {"label": labels.of(np.array(begin), length)}
+    in_rows = isinstance(text, Rows)
+    rows_of = _shuffled(text, seed) if in_rows else _cropped(text, length, seed, labels)
 
     def batch(b):
         return rows_of([b * batch_size + int(row) for row in local_rows])
 
     batches = grain.MapDataset.range(start, start + 2**40).map(batch)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+def _shuffled(text: Rows, seed: int) -> Callable[[list[int]], tuple[np.ndarray, Conditioning]]:
+    """The rows of so many examples, an epoch of them in random order."""
+    order = grain.MapDataset.range(len(text)).seed(seed).shuffle().repeat()
+
+    def rows_of(examples):
+        rows, segments = text.read(np.array([order[e] for e in examples]))
+        return rows, {"segments": segments}
+
+    return rows_of
+
+
+def _cropped(
+    text: np.ndarray, length: int, seed: int, labels: Labels | None
+) -> Callable[[list[int]], tuple[np.ndarray, Conditioning]]:
+    """The random crops of so many examples."""
+    starts = training_starts(text, length, seed)
+
+    def rows_of(examples):
+        begin = [starts[e] for e in examples]
+        crops = np.stack([text[n : n + length].astype(np.int32) for n in begin])
+        return crops, {} if labels is None else {"label": labels.of(np.array(begin), length)}
+
+    return rows_of
 
 
 def evaluation_batches(

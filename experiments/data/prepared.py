@@ -2,6 +2,7 @@
 
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from experiments.data.arrays import map_array
 SPLITS = ("train", "validation", "test")
 
 
-def checked(described, characters: bool, labelled: bool) -> dict:
+def checked(described: Any, characters: bool, labelled: bool) -> dict:
     """What corpus.json says, of the right form; ValueError for another. characters, labelled: whether it
     has to tell the symbols and the names of labels."""
     kinds = {"dtype": str, "size": int, "bounds": dict, "sha256": dict, "files": str, "one": bool}

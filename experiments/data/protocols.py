@@ -17,6 +17,7 @@ end. A run follows a protocol if its data has these settings, whatever its path:
 """
 
 from dataclasses import fields, replace
+from typing import Any
 
 from experiments.data.corpus import SPLITS
 from experiments.data.subwords import Subwords
@@ -48,7 +49,7 @@ PROTOCOLS = {
 _FREE = ("path", "cache_dir", "tokenizer", "splits", "split_points", "labels", "label_names")
 
 
-def protocol(name: str, **settings) -> Text:
+def protocol(name: str, **settings: Any) -> Text:
     """The data of a protocol, with other settings, such as its path, where they are given."""
     if name not in PROTOCOLS:
         raise ValueError(f"protocol {name!r} is not one of {', '.join(PROTOCOLS)}")

@@ -48,7 +48,7 @@ def files_of(path: Path) -> list[tuple[str, Path]]:
     return [(name, p) for name, p in paths if not hidden(name)]
 
 
-def sources_of(root: Path, files: Iterable[tuple[str, Path]]) -> list[Source]:
+def sources_of(root: Path | None, files: Iterable[tuple[str, Path]]) -> list[Source]:
     """The texts of files below `root`, or of that file, and of the archives among them, without
     hidden members: those of a zip in the order of their names, those of a tar as they stand in it."""
     sources = []
@@ -56,10 +56,12 @@ def sources_of(root: Path, files: Iterable[tuple[str, Path]]) -> list[Source]:
         kind = archive_kind(path)
         if kind:
             below = "" if path == root else f"{name}/"
-            inside = [Source(path, f"{below}{_tidy(m)}", m) for m, _ in members(path)]
-            inside = [source for source in inside if not hidden(_tidy(source.member))]
+            names = [m for m, _ in members(path) if not hidden(_tidy(m))]
+            inside = [Source(path, f"{below}{_tidy(m)}", m) for m in names]
             _check_members(path, inside)
-            sources += sorted(inside, key=lambda source: source.member) if kind == "zip" else inside
+            sources += (
+                sorted(inside, key=lambda source: source.member or "") if kind == "zip" else inside
+            )
         else:
             sources.append(Source(path, name))
     return sources
@@ -88,7 +90,7 @@ def streams(sources: Iterable[Source]) -> Iterator[tuple[Source, io.BufferedRead
             with opened(path) as stream:
                 yield by_member[None], stream
             continue
-        for member, stream in members(path, list(by_member)):
+        for member, stream in members(path, [m for m in by_member if m is not None]):
             if member in by_member:
                 with naming_damage(by_member[member]):
                     stream = unpacked(stream, member)

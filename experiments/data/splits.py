@@ -25,13 +25,12 @@ from experiments.data.reading import Source
 from experiments.errors import UserError
 
 DATASET = "dataset.json"  # what experiments.prepare says of a folder
-WORDS = (
-    dict.fromkeys(("train", "training"), "train")
-    | dict.fromkeys(
-        ("valid", "validation", "validate", "val", "dev", "devel", "development"), "validation"
-    )
-    | dict.fromkeys(("test", "testing"), "test")
-)
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("valid", "validation", "validate", "val", "dev", "devel", "development"),
+    "test": ("test", "testing"),
+}
+WORDS = {word: split for split, words in _NAMES.items() for word in words}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?) *%")
 _SHARES = {"validation": 5.0, "test": 5.0}
 _SHOWN = 3  # names of a list that may be long

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, Any, cast
 
 import zstandard
 
@@ -39,7 +39,7 @@ _DAMAGE = (
 class _Zstd(io.RawIOBase):
     """A .zst file; zstandard's own reader takes a cut file for a short one."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: IO[bytes]):
         self._file, self._frame = file, zstandard.ZstdDecompressor().decompressobj()
         self._ready, self._begun = memoryview(b""), False
 
@@ -63,7 +63,7 @@ class _Zstd(io.RawIOBase):
         return size
 
 
-def _zstd(file: BinaryIO) -> BinaryIO:
+def _zstd(file: IO[bytes]) -> IO[bytes]:
     return io.BufferedReader(_Zstd(file), CHUNK)
 
 
@@ -71,7 +71,7 @@ class _Ending:
     """A stream that knows its last block. A tar ends with a block of zeros, and tarfile takes one that
     was cut between two members for a whole one."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: IO[bytes]):
         self._stream, self.last = stream, b""
 
     def read(self, size: int) -> bytes:
@@ -140,7 +140,7 @@ def is_archive(name: str) -> bool:
 
 
 @contextmanager
-def naming_damage(where: Path | str):
+def naming_damage(where: object) -> Iterator[None]:
     """Nothing; what shows inside as damage to the file is a UserError that names it. A stream of a
     generator below is read by another frame, which this then has to be around."""
     try:
@@ -153,9 +153,9 @@ def naming_damage(where: Path | str):
         raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
 
 
-def unpacked(file: BinaryIO, name: str) -> io.BufferedReader:
+def unpacked(file: IO[bytes], name: str) -> io.BufferedReader:
     """The stream without its compression, if it has one; EOFError where it is cut within its head."""
-    stream = io.BufferedReader(file, CHUNK)
+    stream = io.BufferedReader(cast(Any, file), CHUNK)
     head = stream.peek(_HEAD)
     for _, begins, opener in _PACKINGS:
         if begins.match(head):
@@ -190,7 +190,7 @@ def archive_kind(path: Path) -> str:
         return "tar" if _is_tar(unpacked(file, path.name).peek(_HEAD)) else ""
 
 
-def members(path: Path, order: Sequence[str] = ()) -> Iterator[tuple[str, BinaryIO]]:
+def members(path: Path, order: Sequence[str] = ()) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of the files in an archive, to be read before the next one: of a zip in `order`, if
     given, else as they stand in it. Links and devices are passed over. A tar is read to its end, where
     checksums are."""
@@ -226,13 +226,14 @@ def zip_files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     ]
 
 
-def tar_members(stream: BinaryIO, where: Path | str) -> Iterator[tuple[str, BinaryIO]]:
+def tar_members(stream: IO[bytes], where: object) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of the files in an uncompressed tar, itself read as a stream."""
     ending = _Ending(stream)
-    with naming_damage(where), tarfile.open(fileobj=ending, mode="r|") as archive:
+    whole = cast(IO[bytes], ending)  # of which tarfile only reads
+    with naming_damage(where), tarfile.open(fileobj=whole, mode="r|") as archive:
         for info in archive:
-            if info.isfile():
-                yield info.name, archive.extractfile(info)
+            if info.isfile() and (file := archive.extractfile(info)) is not None:
+                yield info.name, file
         while ending.read(CHUNK):
             pass
         if ending.last != bytes(_BLOCK):
@@ -248,7 +249,7 @@ def check_inside(name: str, path: Path | str) -> None:
         )
 
 
-def start_of_text(stream: io.BufferedReader, where: Path | str, binary: bool = False) -> int:
+def start_of_text(stream: io.BufferedReader, where: object, binary: bool = False) -> int:
     """The number of bytes passed over, the mark that UTF-8 may begin with; UserError where the stream is
     no text. binary: any bytes will do, but for what is compressed in a way that is not read."""
     head = stream.peek(_HEAD)[:_HEAD]
@@ -267,7 +268,7 @@ def start_of_text(stream: io.BufferedReader, where: Path | str, binary: bool = F
     return len(stream.read(len(_MARK))) if head.startswith(_MARK) else 0
 
 
-def _check_no_binary(head: bytes, where: Path | str) -> None:
+def _check_no_binary(head: bytes, where: object) -> None:
     """A NUL among the first bytes is what tells binary files from text, as for git and grep."""
     looks = [name for name, begins in _BINARIES if begins.match(head)]
     if not looks and b"\0" not in head:
@@ -279,7 +280,7 @@ def _check_no_binary(head: bytes, where: Path | str) -> None:
     )
 
 
-def lines(stream: BinaryIO, where: str) -> Iterator[str]:
+def lines(stream: IO[bytes], where: str) -> Iterator[str]:
     """The lines of a stream, without their ends; only the line feed ends a line."""
     for number, line in enumerate(stream, 1):
         yield decode(line.removesuffix(b"\n"), f"{where}, line {number}")

@@ -56,21 +56,28 @@ class Subwords(SubwordTokenizer):
             raise UserError(f"data.tokenizer.path {self.path} has no token {token!r}")
         return number
 
-    def name(self, number):
-        return self._loaded.name(number)
+    def name(self, number: int) -> str:
+        """The token of a number, as the vocabulary writes it."""
+        name = self._loaded.name(number)
+        if name is None:
+            raise UserError(f"data.tokenizer.path {self.path} has no token of number {number}")
+        return name
 
     @property
-    def unknown(self):
+    def unknown(self) -> int | None:
+        """As `Tokenizer.unknown`."""
         return self._loaded.unknown
 
     @property
     def space(self):
         names = ((n, self.name(n)) for n in range(self._loaded.size))
-        letters = (n for n, name in names if len(name) == 1 and self.decode([n, n]).isalpha())
+        letters = (
+            n for n, name in names if len(name) == 1 and self.decode(np.array([n, n])).isalpha()
+        )
         between = next(letters, None)  # at the ends of a text spaces are dropped
         for space in map(self._loaded.number, ("▁", "Ġ", " ")):
-            if None not in (space, between):
-                first, *rest, last = self.decode([between, space, between])
+            if space is not None and between is not None:
+                first, *rest, last = self.decode(np.array([between, space, between]))
                 if rest == [" "] and first == last:
                     return space
         return None

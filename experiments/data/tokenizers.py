@@ -10,9 +10,10 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class OutsideAlphabet(UserError):
 class Tokenizer(ABC):
     """How text becomes token numbers and back. An implementation is a frozen dataclass of settings."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     vocab_size: int | None
     separator: str  # stands between the files of a directory
     sha256: str = ""
@@ -168,7 +170,8 @@ class Characters(Tokenizer):
             raise ValueError(f"Characters.symbols = {self.symbols!r} repeats a character")
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int | None:
+        """The number of symbols; None where the data has yet to tell them."""
         return len(self.symbols) or None
 
     def encode(self, chunks, where):
@@ -206,7 +209,7 @@ class Bytes(Tokenizer):
     def count_words(self, tokens):
         return _count_bytes(tokens)[1]
 
-    def count_not_text(self, tokens):
+    def count_not_text(self, tokens: np.ndarray) -> int:
         """How many of the bytes are in no character of UTF-8, less those of one that an end cuts."""
         return _count_bytes(tokens)[2]
 

@@ -30,7 +30,7 @@ class Coder(NamedTuple):
     spans: Callable[[str], list[tuple[int, int, int]]]
     decode: Callable[[list[int]], str]
     number: Callable[[str], int | None]
-    name: Callable[[int], str]
+    name: Callable[[int], str | None]
     unknown: int | None
 
 
@@ -53,7 +53,7 @@ def read_coder(files: list[Path], contents: list[bytes]) -> Coder:
         return _sentencepiece(contents[0])
     texts = [content.decode("utf-8-sig") for content in contents]  # less the mark of byte order
     if len(files) == 2:
-        made = _gpt2(*files, *texts)
+        made = _gpt2(files[0], files[1], texts[0], texts[1])
     elif files[0].suffix == ".txt":
         made = _wordpiece(files[0], texts[0])
     else:

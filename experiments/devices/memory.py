@@ -17,7 +17,12 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def check_program(
-    lowered: jax.stages.Lowered, rows: int, length: int, mesh, setting: str, of_length="data.length"
+    lowered: jax.stages.Lowered,
+    rows: int,
+    length: int,
+    mesh: jax.sharding.Mesh,
+    setting: str,
+    of_length: str = "data.length",
 ) -> None:
     """UserError, in all processes, where a program of `rows` sequences (what `setting` says) of `length`
     positions (what `of_length` says) needs more memory than a device has. The program is compiled here;

@@ -8,6 +8,7 @@ side does not divide, as GPT-2's 50257 tokens do not, its part goes to the other
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,10 +59,11 @@ def batch_shards(mesh: jax.sharding.Mesh) -> int:
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
     return NamedSharding(mesh, P())
 
 
-def tree_shardings(mesh: jax.sharding.Mesh, tree) -> object:
+def tree_shardings(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, tree: Any) -> Any:
     """A sharding for each array of the state, from its path and shape."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(mesh, _name(path), leaf.shape)), tree

@@ -35,8 +35,13 @@ def disagreement(record: dict) -> str:
     if per == record["unit"] or type(record.get(f"{per}s")) is not int or record[f"{per}s"] < 1:
         return f"the field unit is {record['unit']!r} and must be bits per character"
     for name, value, expected, tolerance in _related(record, record[f"{per}s"]):
-        known = value is not None and expected is not None and math.isfinite(expected)
-        if value != expected and not (known and abs(value - expected) <= tolerance):
+        near = (
+            value is not None
+            and expected is not None
+            and math.isfinite(expected)
+            and abs(value - expected) <= tolerance
+        )
+        if value != expected and not near:
             return f"the field {name} is {_shown(value)}, but others give {_shown(expected)}"
     return ""
 

@@ -34,7 +34,7 @@ def estimate(
     bound: Callable,
     params: dict,
     text: np.ndarray | Rows,
-    mesh,
+    mesh: jax.sharding.Mesh,
     characters: int,
     progress: Callable[[int, int], None] | None = None,
     frozen: dict | None = None,
@@ -53,9 +53,11 @@ def estimate(
     terms: dict[str, list] = {}
     sizes, first = [], 0
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
-    for *inputs, count in evaluation_batches(text, length, batch, labels):
-        counted = inputs[1].get("segments", inputs[0] + 1) > 0
-        rows, conditioning = jax.tree.map(lambda array: global_batch(mesh, array, axis=0), inputs)
+    for tokens, inputs, count in evaluation_batches(text, length, batch, labels):
+        counted = inputs.get("segments", tokens + 1) > 0
+        rows, conditioning = jax.tree.map(
+            lambda array: global_batch(mesh, array, axis=0), (tokens, inputs)
+        )
         values = bound(params, rows, first, frozen, conditioning)
         for name, value in values.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
@@ -65,7 +67,7 @@ def estimate(
             progress(first, total)
     stacked = {name: np.concatenate(value) for name, value in terms.items()}
     sizes = np.array(sizes)
-    result = Estimate(sum(stacked.values()), sizes, characters, not_text)
+    result = Estimate(sum(stacked.values(), np.zeros(())), sizes, characters, not_text)
     per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
     return result, per_token
 
@@ -78,8 +80,8 @@ def _batch(experiment: Experiment, text: np.ndarray | Rows, mesh) -> int:
 
 
 def check_estimate(
-    experiment: Experiment, bound: Callable, params: dict, text: np.ndarray | Rows, mesh,
-    frozen: dict | None = None, labels: np.ndarray | None = None,
+    experiment: Experiment, bound: Callable, params: dict, text: np.ndarray | Rows,
+    mesh: jax.sharding.Mesh, frozen: dict | None = None, labels: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """UserError where an `estimate` does not fit into memory; its program is compiled here. params may
     be described alone."""
@@ -121,7 +123,9 @@ def sequences(
     if gives_labels(experiment):
         first = np.arange(0, len(text), length)
         sizes = np.minimum(length, len(text) - first)
-        labels = corpus.split_labels(split).of(first, sizes)
+        known = corpus.split_labels(split)
+        assert known is not None  # `gives_labels`
+        labels = known.of(first, sizes)
     if max_sequences is None or count <= max_sequences:
         return text, labels
     if labels is not None:
@@ -145,11 +149,14 @@ def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) ->
     runs = _runs(text, length, len(text) == int(np.diff(corpus.bounds[split])[0]))
     not_text = sum(map(tokenizer.count_not_text, runs)) if tokenizer.binary else None
     if documents is None:
+        assert isinstance(text, np.ndarray)  # rows are made of documents
         characters = sum(map(tokenizer.count_characters, runs))
         return Counts(characters, tokenizer.count_words(text), not_text)
     share = (text.count if isinstance(text, Rows) else len(text)) / documents.starts[-1]
-    counts = (round(each.sum() * share) for each in (documents.characters, documents.words))
-    return Counts(*counts, not_text)
+    characters, words = (
+        round(each.sum() * share) for each in (documents.characters, documents.words)
+    )
+    return Counts(characters, words, not_text)
 
 
 def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]:
@@ -166,7 +173,7 @@ def of_other_text(path: str) -> tuple[str, ...]:
 
 def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:
     """Nothing; Diverged where the bound of a sequence is not finite."""
-    bad = ~np.isfinite(result.nats).all(1)
+    bad = np.asarray(~np.isfinite(result.nats).all(1))
     if bad.any():
         named = ", ".join(name for name, nats in terms.items() if not math.isfinite(nats))
         raise Diverged(

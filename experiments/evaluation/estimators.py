@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.any_order import AnyOrder, RandomOrders
-from diffusion.process import Likelihood, Objective
+from diffusion.process import Likelihood, Objective, mask_schedule
 from experiments.config import Experiment
 from experiments.devices.sharding import replicated
 from experiments.errors import UserError
@@ -19,9 +19,9 @@ def make_bound(
     experiment: Experiment,
     num_times: int,
     seed: int,
-    mesh,
+    mesh: jax.sharding.Mesh,
     quantity: Literal["bound", "loss"] = "bound",
-):
+) -> jax.stages.Wrapped:
     """bound(params, x0 (B, L), first, frozen, given) -> {term: (B, K)}, nats summed over positions
     without padding; jitted. With quantity "loss" the loss is the only term. given: what the network is
     given of the rows, as `experiments.data.pipeline` has it.
@@ -33,7 +33,8 @@ def make_bound(
 
     @use_mesh(mesh)
     def bound(params, x0, first, frozen=None, conditioning=None):
-        process = _estimated(experiment, chosen, experiment.bind(params, frozen))
+        process = experiment.bind(params, frozen)
+        bounded = _estimated(experiment, chosen, process) if quantity == "bound" else None
         conditioning = conditioning or {}
         numbers = first + jnp.arange(x0.shape[0])
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
@@ -43,10 +44,10 @@ def make_bound(
         def at(k):
             keys_k = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
             u = places[k][:, None]
-            if quantity == "loss":
+            if bounded is None:
                 terms = {"loss": process.loss(keys_k, network, x0, u)}
             else:
-                terms = process.bound_terms(keys_k, network, x0, u)
+                terms = bounded.bound_terms(keys_k, network, x0, u)
             return {
                 name: weights[k] * without_padding(term, conditioning).sum(1)
                 for name, term in terms.items()
@@ -65,7 +66,7 @@ def estimator(experiment: Experiment) -> str:
         return asked
     if not process.traits.any_order:
         return "low_discrepancy"
-    schedule = process.masked_schedule
+    schedule = mask_schedule(process)
     ends = schedule.log1m_alpha(jnp.ones(())), schedule.log_alpha(jnp.zeros(()))
     boundless = all(abs(end) < 1e-6 for end in ends)  # of boundary terms "any_order" has none
     timed, group = experiment.model.time_conditioning, experiment.evaluation.group
@@ -75,8 +76,11 @@ def estimator(experiment: Experiment) -> str:
 _GOLDEN = 2654435769  # the golden ratio, less 1, of 2^32
 
 
-def _estimated(experiment: Experiment, chosen: str, process):
+def _estimated(
+    experiment: Experiment, chosen: str, process: Objective
+) -> Likelihood | AnyOrder | RandomOrders:
     """The objective whose `bound_terms` an estimator takes."""
+    assert isinstance(process, Likelihood)  # `check_bound`
     evaluation = experiment.evaluation
     if chosen == "any_order":
         return AnyOrder(process, evaluation.group)
@@ -133,7 +137,9 @@ def estimator_of(experiment: Experiment) -> str:
 
 def kind_of(experiment: Experiment) -> str:
     """What the number is: that of the process, but a quadrature of a bound is an estimate of it."""
-    kind = experiment.process.likelihood
+    process = experiment.process
+    assert isinstance(process, Likelihood)  # `check_bound`
+    kind = process.likelihood
     quadrature = estimator(experiment) == "quadrature"
     return "estimate" if kind == "bound" and quadrature else kind
 

@@ -8,11 +8,17 @@ uniform. Order 1 is the unigram. A distribution for every h, so its cost is an e
 
 import numpy as np
 
+from experiments.data.tokenizers import Tokenizer
 from experiments.evaluation.units import Estimate
 
 
 def ngram_estimate(
-    train: np.ndarray, tokens: np.ndarray, length: int, order: int, vocab_size: int, tokenizer
+    train: np.ndarray,
+    tokens: np.ndarray,
+    length: int,
+    order: int,
+    vocab_size: int,
+    tokenizer: Tokenizer,
 ) -> Estimate:
     """The exact cost of `tokens` cut as evaluation cuts them, no context crossing a cut."""
     nats = ngram_nats(train, tokens, length, order, vocab_size)

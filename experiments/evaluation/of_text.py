@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experiments.data.rows import make_rows
-from experiments.data.tokenizers import OutsideAlphabet, count
+from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, count
 from experiments.errors import UserError
 from experiments.evaluation.bound import estimate
 from experiments.evaluation.estimators import (
@@ -34,6 +34,7 @@ class LogLikelihood:
 
     @property
     def bits_per_character(self) -> float:
+        """Bits per character of the text; NaN where it has none."""
         return -self.nats / math.log(2) / self.characters if self.characters else math.nan
 
 
@@ -70,7 +71,7 @@ def tokens_of(run: Run, text: str) -> np.ndarray:
         tokens = np.concatenate([*data.tokenizer.encode([text], "text"), np.zeros(0, np.int32)])
     except OutsideAlphabet as error:
         raise UserError(error.what, data.tokenizer.advice()) from None
-    if data.rows == "wrap":
+    if data.rows == "wrap" or not isinstance(data.tokenizer, SubwordTokenizer):
         return tokens
     around = [[data.tokenizer.number(name)] if name else [] for name in (data.begin, data.end)]
     return np.concatenate([around[0], tokens, around[1]]).astype(tokens.dtype)

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import jsonschema
+from jsonschema.exceptions import best_match
 
 from experiments.errors import UserError
 from experiments.evaluation.agreement import disagreement
@@ -94,14 +95,16 @@ def stored_record(path: Path) -> dict:
 
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
-    schema = resources.files(__package__).joinpath("record_schema.json").read_text("utf-8")
+    schema = (
+        resources.files("experiments.evaluation").joinpath("record_schema.json").read_text("utf-8")
+    )
     return jsonschema.Draft202012Validator(json.loads(schema))
 
 
 def _fault(record) -> str:
     """What is wrong with a record, in one line that names the field: what the schema does not allow, or
     what contradicts the rest; empty if nothing."""
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
+    error = best_match(_validator().iter_errors(record))
     if error is None:
         return disagreement(record)
     if error.validator == "required":

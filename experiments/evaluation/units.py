@@ -41,10 +41,12 @@ class Estimate:
 
     @property
     def nats_per_token(self) -> float:
+        """Nats per token, the mean over time samples and tokens."""
         return float(self.nats.mean(1).sum() / self.tokens.sum())
 
     @property
     def bits_per_character(self) -> float:
+        """Bits per character; NaN where the text has none."""
         return self.to_bits_per_character(self.nats_per_token)
 
     def standard_error(self) -> float:
@@ -70,6 +72,7 @@ class Estimate:
         return float(math.sqrt((self.nats.var(1, ddof=1) / k).sum()) / self.tokens.sum())
 
     def to_bits_per_character(self, nats_per_token: float) -> float:
+        """The same in bits per character; NaN where the text has none."""
         return bits_per_character(nats_per_token, int(self.tokens.sum()), self.characters)
 
 

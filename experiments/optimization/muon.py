@@ -7,6 +7,7 @@ each of the N matrices is made orthogonal by itself.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
@@ -62,7 +63,7 @@ def of_layers(params: dict) -> dict:
     )
 
 
-def stacked_matrices(params: dict) -> dict:
+def stacked_matrices(params: Any) -> Any:
     """Which axes of each matrix, (..., inputs, outputs), are inputs and outputs."""
     return jax.tree.map(
         lambda p: MuonDimensionNumbers(reduction_axis=p.ndim - 2, output_axis=p.ndim - 1), params

@@ -2,6 +2,8 @@
 of its own, chosen by `--set optimizer=NAME` and `--set optimizer.schedule=NAME`."""
 
 from abc import ABC, abstractmethod
+from dataclasses import Field
+from typing import Any, ClassVar
 
 import jax
 import optax
@@ -10,6 +12,7 @@ import optax
 class LearningRate(ABC):
     """A learning rate that depends on the step; `peak_lr` is the largest."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     peak_lr: float
 
     @abstractmethod
@@ -32,6 +35,7 @@ class LearningRate(ABC):
 class Optimizer(ABC):
     """How gradients become updates. `schedule` is its learning rate."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     schedule: LearningRate
 
     @abstractmethod

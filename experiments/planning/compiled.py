@@ -7,14 +7,14 @@ What is compiled is what a run compiles: `make_train_step` with its state placed
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.config import Experiment
@@ -67,7 +67,7 @@ def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
     resolved = resolve(experiment, tokenizer, label_names=experiment.data.label_names)
     model = resolved.model
     dtype = "bfloat16" if model.dtype == "auto" else model.dtype
-    return replace(resolved, model=model.for_runtime(attention=model.attention, dtype=dtype))
+    return replace(resolved, model=model.for_runtime(attention=None, dtype=dtype))
 
 
 def tpu_devices(topology: str) -> list:
@@ -85,7 +85,7 @@ def tpu_devices(topology: str) -> list:
         raise UserError(f"--topology {topology}: libtpu {version('libtpu')}: {message}") from error
 
 
-def trace_train(experiment: Experiment, mesh):
+def trace_train(experiment: Experiment, mesh: Mesh) -> jax.stages.Traced:
     """The training step, traced on arrays that are described and do not exist."""
     check_batch(experiment.train, mesh)
     state = jax.eval_shape(lambda: init_state(experiment))
@@ -94,7 +94,7 @@ def trace_train(experiment: Experiment, mesh):
     return step.trace(_placed(state, shardings), *described_batch(experiment, mesh))
 
 
-def trace_sample(experiment: Experiment, mesh, rows: int):
+def trace_sample(experiment: Experiment, mesh: Mesh, rows: int) -> jax.stages.Traced:
     """The sampler of `rows` sequences, traced likewise."""
     params = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     numbers = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=NamedSharding(mesh, P(BATCH)))
@@ -123,7 +123,7 @@ def exhausted(message: str) -> dict | None:
     return {"total": total, "available": available}
 
 
-def measure(traced, chip: Chip) -> dict:
+def measure(traced: jax.stages.Traced, chip: Chip) -> dict:
     """Figures of a traced program, once compiled: see docs/pods.md. {"fits": False} and what it would
     take where the compiler says that it does not fit."""
     start, flops = time.perf_counter(), program_flops(traced.jaxpr)
@@ -135,7 +135,8 @@ def measure(traced, chip: Chip) -> dict:
             raise
         return {"fits": False, "bytes_per_chip": size, "flops": flops}
     seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None  # the TPU compiler gives both
     size = {
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -143,7 +144,7 @@ def measure(traced, chip: Chip) -> dict:
         "program": memory.generated_code_size_in_bytes,
     }
     size |= {"total": sum(size.values()), "available": chip.memory}
-    module = parse(compiled.as_text())
+    module = parse(text)
     figures = {
         "fits": size["total"] <= chip.memory,
         "bytes_per_chip": size,
@@ -159,7 +160,7 @@ def measure(traced, chip: Chip) -> dict:
         "memory": figures["memory_traffic_bytes_per_chip"] / chip.memory_rate,
         "interconnect": sent / chip.link_rate,
     }
-    slowest = max(least, key=least.get)
+    slowest = max(least, key=lambda name: least[name])
     return figures | {"least_seconds": least, "seconds": least[slowest], "limited_by": slowest}
 
 
@@ -201,7 +202,9 @@ def plan(
     return record
 
 
-def suggest(experiment: Experiment, devices, chip: Chip, tries: int, log) -> dict | None:
+def suggest(
+    experiment: Experiment, devices: Sequence, chip: Chip, tries: int, log: Callable[[str], None]
+) -> dict | None:
     """{"set": settings with which it fits} and its figures, the first of `tries` attempts; or None."""
     attempts = candidates(experiment, len(devices), chip)
     for _, settings in zip(range(tries), attempts, strict=False):
@@ -225,7 +228,7 @@ def candidates(experiment: Experiment, count: int, chip: Chip) -> Iterator[list[
         changed = override(experiment, settings)
     if settings:
         yield settings
-    saving = experiment.model.for_runtime(experiment.model.attention, remat=True)
+    saving = experiment.model.for_runtime(attention=None, remat=True)
     if saving != experiment.model:
         settings = [*settings, "model.scan=True", "model.remat=True"]
         yield settings

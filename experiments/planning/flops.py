@@ -1,18 +1,19 @@
 """What a program asks for before it is compiled: its matrix products, over all devices."""
 
 import math
+from typing import Any, cast
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-def program_flops(jaxpr) -> int:
+def program_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     """Multiplications and additions of all matrix products, loops as often as they run, of branches the
     larger one; a loop of unknown length counts once."""
     total = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if equation.primitive.name == "dot_general":
             (over, _), _ = equation.params["dimension_numbers"]
-            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            left, out = (cast(Any, v[0].aval).shape for v in (equation.invars, equation.outvars))
             total += 2 * math.prod(out) * math.prod(left[d] for d in over)
             continue
         inner = [

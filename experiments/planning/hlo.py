@@ -20,6 +20,13 @@ class Instruction:
     root: bool = False
     literal: str = ""  # what stands between the parentheses
 
+    def attribute(self, pattern: str) -> str:
+        """What the group of the pattern matches in the attributes; ValueError where none does."""
+        found = re.search(pattern, self.attributes)
+        if found is None:
+            raise ValueError(f"{self.name} has no attribute of the form {pattern}")
+        return found[1]
+
     def called(self, *kinds: str) -> list[str]:
         """The computations it names by attributes of these kinds, such as body."""
         pattern = rf"\b(?:{'|'.join(kinds)})=\{{?(%?[\w.\-]+(?:, %[\w.\-]+)*)"
@@ -37,6 +44,7 @@ class Module:
 
     @property
     def times(self) -> dict[str, int]:
+        """How often each computation runs, by its name."""
         times: dict[str, int] = defaultdict(int)
 
         def visit(name, count):

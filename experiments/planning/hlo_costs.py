@@ -99,7 +99,7 @@ def _dims(one: Instruction) -> tuple[int, ...]:
 
 def _dot_flops(one, computation) -> int:
     left = _dims(computation[one.operands[0]])
-    over = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)[1]
+    over = one.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
     return 2 * math.prod(_dims(one)) * math.prod(left[int(d)] for d in over.split(",") if d)
 
 
@@ -107,9 +107,7 @@ def _convolution_flops(one, computation) -> int:
     """Only products of elements that exist: batched matrix products are convolutions of windows in
     which all but one element is padding."""
     left, right = (_dims(computation[o]) for o in one.operands[:2])
-    inputs, kernel, output = re.split(
-        "_|->", re.search(r"dim_labels=(\w+->\w+)", one.attributes)[1]
-    )
+    inputs, kernel, output = re.split("_|->", one.attribute(r"dim_labels=(\w+->\w+)"))
     window = re.search(r"window=\{([^}]*)\}", one.attributes)
     settings = dict(part.split("=") for part in window[1].split()) if window else {}
     spatial = sorted(set(output) - set("bf"))

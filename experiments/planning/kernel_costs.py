@@ -8,6 +8,7 @@ values for each block of queries, and the gradient of keys and values the revers
 
 import math
 import re
+from collections.abc import Mapping
 
 from experiments.planning.hlo import Instruction, arrays
 
@@ -19,21 +20,22 @@ _LANES = 128  # the last side of an array is padded to this where a kernel reads
 
 
 def is_kernel(one: Instruction) -> bool:
+    """Whether the instruction is a kernel written for TPUs."""
     return one.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in one.attributes
 
 
-def kernel_flops(one: Instruction, computation) -> int:
+def kernel_flops(one: Instruction, computation: Mapping[str, Instruction]) -> int:
     """Multiplications and additions of its matrix products; ValueError as `_phase`."""
     *rows_heads, length, width = _operands(one, computation)[0][1]
     return 2 * _PRODUCTS[_phase(one)] * math.prod(rows_heads) * length**2 * width
 
 
-def kernel_traffic(one: Instruction, computation) -> int:
+def kernel_traffic(one: Instruction, computation: Mapping[str, Instruction]) -> int:
     """Bytes that it moves between main memory and its core, without arrays that are in fast memory."""
     phase, (q, k, v, *others) = _phase(one), _operands(one, computation)
     once, again = ([q, *others], [k, v]) if phase in ("fwd", "dq") else ([k, v], [q, *others])
-    block = re.search(rf'"{_OUTER[phase]}\\?": (\d+)', one.attributes)
-    again *= k[1][-2] // int(block[1])
+    block = one.attribute(rf'"{_OUTER[phase]}\\?": (\d+)')
+    again *= k[1][-2] // int(block)
     return sum(map(_bytes, [*once, *again, *arrays(one.shape)]))
 
 
@@ -47,7 +49,7 @@ def _phase(one: Instruction) -> str:
     return named[1]
 
 
-def _operands(one: Instruction, computation) -> list:
+def _operands(one: Instruction, computation: Mapping[str, Instruction]) -> list:
     """q, k, v and in the gradients what the forward pass left, each (B, H, ...) or of one row (H, ...),
     as `arrays`; not the integers that say which blocks there are."""
     shapes = [computation[name].shape for name in one.operands]

@@ -23,7 +23,7 @@ def load_mauve(num: int) -> Callable[[np.ndarray, np.ndarray], float]:
             "and more), or leave it out"
         )
     try:
-        from mauve import compute_mauve
+        from mauve import compute_mauve  # pyright: ignore[reportMissingImports]  # of an extra
     except ImportError as error:
         raise UserError(
             '--mauve needs the mauve-text package: pip install "ddlm[mauve]"'

@@ -4,10 +4,11 @@ Each text is scored from its start with no context before it; one longer than th
 in consecutive pieces, each with no context either. log p of a text is the sum over its tokens.
 """
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +22,28 @@ from experiments.evaluation.units import Estimate
 from experiments.runs import Run, load_run
 
 
-class Scorer(Protocol):
-    described: dict  # what it is, for the record
-    experiment: Experiment | None  # that of a run, None of another model
+class Scorer(ABC):
+    """A causal language model that judges text."""
 
+    @property
+    def experiment(self) -> Experiment | None:
+        """That of a run; None of another model."""
+        return None
+
+    @property
+    @abstractmethod
+    def described(self) -> dict:
+        """What it is, for the record."""
+
+    @abstractmethod
     def tokens(self, text: str, where: str) -> np.ndarray:
         """The tokens of a text, int; UserError naming `where` for one outside its alphabet."""
 
+    @abstractmethod
     def score(self, texts: Sequence[str]) -> Estimate:
         """The nats of each text, its tokens and the characters of all, as far as they are scored."""
 
+    @abstractmethod
     def features(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D): each text as a point, from the hidden states of its last piece."""
 
@@ -60,6 +73,12 @@ def autoregressive_run(path: str) -> Run:
     return run
 
 
+def _sequential(run: Run) -> Sequential:
+    process = run.experiment.process
+    assert isinstance(process, Sequential)  # `autoregressive_run`
+    return process
+
+
 def as_written(tokenizer: Tokenizer, text: str, where: str) -> np.ndarray:
     """The tokens of a text that is not changed to fit; UserError naming `where` if it does not fit."""
     try:
@@ -71,8 +90,8 @@ def as_written(tokenizer: Tokenizer, text: str, where: str) -> np.ndarray:
 
 
 def in_pieces(
-    rows: Sequence[np.ndarray], room: int, batch: int, call: Callable[[np.ndarray], np.ndarray]
-):
+    rows: Sequence[np.ndarray], room: int, batch: int, call: Callable[[np.ndarray], Any]
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """(row, tokens in the piece, call's result for it) of every piece of at most `room` tokens. call
     takes int32 (batch, width), padded with zeros after the tokens, of one width for all."""
     pieces = [
@@ -90,17 +109,19 @@ def in_pieces(
 
 def run_log_p(run: Run) -> Callable[[np.ndarray], np.ndarray]:
     """log_p(tokens (B, L)) -> (B, L) nats under an autoregressive run, compiled."""
-    experiment = run.experiment
+    experiment, process = run.experiment, _sequential(run)
 
     @jax.jit
     def log_p(params, tokens):
-        return experiment.process.log_p(experiment.network(params), tokens)
+        return process.log_p(experiment.network(params), tokens)
 
     return lambda tokens: np.asarray(log_p(run.params, jnp.asarray(tokens)))
 
 
 @dataclass(frozen=True)
-class RunScorer:
+class RunScorer(Scorer):
+    """An autoregressive run."""
+
     run: Run
     path: str
 
@@ -139,12 +160,14 @@ class RunScorer:
 
     def features(self, texts):
         experiment, params = self.experiment, self.run.params
-        start = experiment.process.start
-
+        start, model = _sequential(self.run).start, experiment.model
         @jax.jit
         def features(params, z):
             z = jnp.concatenate([jnp.full_like(z[:, :1], start), z[:, :-1]], axis=1)
-            return experiment.model.features(params, z, jnp.zeros((len(z), 1)))
+            try:
+                return model.features(params, z, jnp.zeros((len(z), 1)))
+            except NotImplementedError as error:
+                raise UserError(f"--mauve: {error}; take a Transformer's run") from None
 
         rows = [self.tokens(text, "text") for text in texts]
         points = {}

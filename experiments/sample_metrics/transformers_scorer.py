@@ -3,7 +3,6 @@
 Nothing is downloaded, unpickled or executed from the folder: weights are read from .safetensors only.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
-from experiments.sample_metrics.scorers import in_pieces
+from experiments.sample_metrics.scorers import Scorer, in_pieces
 
 _TOKENS = 4096  # in one call, padding included
 _ROUNDING = 1e-5  # of the greatest logit; a causal model changes by nothing at all
@@ -27,8 +26,8 @@ def load_folder(path: str) -> "FolderScorer":
             "save the model again with safe_serialization=True"
         )
     try:
-        import torch
-        import transformers
+        import torch  # pyright: ignore[reportMissingImports]  # of an extra
+        import transformers  # pyright: ignore[reportMissingImports]  # of an extra
     except ImportError as error:
         raise UserError(
             f'--scorer {path} needs the transformers library: pip install "ddlm[transformers]"'
@@ -53,13 +52,13 @@ def load_folder(path: str) -> "FolderScorer":
 def without_dropout(tokenizer: Any) -> None:
     """Nothing; a tokenizer of that library gives a text the same tokens each time, whatever its file
     says of dropout."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(model, "dropout", None) is not None:
         model.dropout = None
 
 
 @dataclass(frozen=True)
-class FolderScorer:
+class FolderScorer(Scorer):
     """Texts begin with the model's BOS token where it has one. Otherwise the first token of a piece has
     no distribution, and neither it nor its characters are counted."""
 
@@ -67,7 +66,6 @@ class FolderScorer:
     tokenizer: Any
     model: Any
     torch: Any
-    experiment = None
 
     @property
     def described(self) -> dict:
@@ -125,7 +123,7 @@ class FolderScorer:
 
         return in_pieces(rows, self._room, max(1, _TOKENS // width), call)
 
-    def score(self, texts: Sequence[str]) -> Estimate:
+    def score(self, texts):
         rows = [self.tokens(text, "text") for text in texts]
         unscored, characters = 0 if self._start else 1, sum(map(len, texts))
         nats, sizes = np.zeros(len(rows)), np.zeros(len(rows), int)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.process import Model, Sequential
+from diffusion.process import Composed, JumpProcess, Model, Sequential
 from diffusion.simplex import EvidenceProcess
 from experiments.config import Experiment
 from experiments.errors import UserError
@@ -43,11 +43,13 @@ class SamplingConstraints:
             return experiment.network(params)
         process = experiment.bind(params)
         if self.classifier is not None:
+            assert guide is not None  # the parameters of `classifier`
             label = jnp.full(1, self.label)  # of all rows, however many
             log_p_label = self.classifier.experiment.network(guide, label=label)
             free, interval = experiment.network(params), self.interval
             if isinstance(process, EvidenceProcess):
                 return guidance.classifier(process, free, log_p_label, self.strength, interval)
+            assert isinstance(process, JumpProcess)  # `NoisyClassifier` is of these two
             return ByClassifier(
                 process, free, log_p_label, self.strength, self.exact, interval=interval
             )
@@ -58,10 +60,12 @@ class SamplingConstraints:
         conditional = labelled(self.label)
         if self.strength == 1:
             return conditional
-        by_step = experiment.sampler.guides_steps
-        guided = MixedPosteriors if by_step else guidance.classifier_free
         free = labelled(experiment.model.num_labels)
-        return guided(process, conditional, free, self.strength, interval=self.interval)
+        two = (conditional, free, self.strength)
+        if experiment.sampler.guides_steps:
+            assert isinstance(process, JumpProcess)  # `Posterior.requires`
+            return MixedPosteriors(process, *two, interval=self.interval)
+        return guidance.classifier_free(process, *two, interval=self.interval)
 
 
 UNCONSTRAINED = SamplingConstraints()
@@ -88,13 +92,12 @@ def make_constraints(
         raise UserError(f"{option} is towards a label; name it with --label")
     if exact and classifier is None:
         raise UserError("--exact is for guidance by a classifier; give its run with --classifier")
-    words = _words(experiment, known, words)
+    required = _words(experiment, known, words)
     number = None
     if classifier is not None:
         _check_classifier(experiment, classifier, (low, high), exact)
-        number = label_number(classifier.experiment, label)
-    elif label is not None:
-        number = label_number(experiment, label)
+    if label is not None:
+        number = label_number(experiment if classifier is None else classifier.experiment, label)
     guided = classifier is not None or strength != 1
     if guided or label is None:
         _check_dropout(experiment, guided, number is None)
@@ -109,7 +112,7 @@ def make_constraints(
             f"{type(sampler).__name__} with guidance changes the distribution of a step and takes no "
             "logits processor: leave out the guidance, or what changes the distribution of a token"
         )
-    return SamplingConstraints(words, number, strength, (low, high), classifier, exact)
+    return SamplingConstraints(required, number, strength, (low, high), classifier, exact)
 
 
 def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
@@ -150,7 +153,7 @@ def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> Non
     """UserError where the classifier's run is none, or is of another noise or alphabet."""
     noisy, process = classifier.experiment.process, experiment.process
     name = type(process).__name__
-    if noisy.traits.output != "label":
+    if noisy.traits.output != "label" or not isinstance(noisy, Composed):
         raise UserError(
             f"--classifier: its run holds a {type(noisy).__name__}, not a classifier; train one with "
             "--config configs/sotu/classifier.py"

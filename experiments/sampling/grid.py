@@ -107,6 +107,7 @@ def measure(
             "out --grid fitted"
         )
     tokens, labels = sequences(experiment, corpus, split, num_sequences)
+    assert isinstance(tokens, np.ndarray)  # as rows are "wrap"
     length = experiment.data.length
     count = len(tokens) // length
     if count < 2:
@@ -190,6 +191,7 @@ def table(record: dict) -> str:
 
 
 def write_grid(path: Path, record: dict) -> None:
+    """Nothing; the record is in the file."""
     write_atomically(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 

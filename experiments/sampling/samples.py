@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion.process import denoising_process
 from diffusion.random import fold_in
 from experiments.config import Experiment
 from experiments.devices.memory import check_program
@@ -22,7 +24,7 @@ from samplers.required import place
 from samplers.sampler import Frames, Sampled
 
 
-def with_setting(experiment: Experiment, name: str, value, option: str) -> Experiment:
+def with_setting(experiment: Experiment, name: str, value: Any, option: str) -> Experiment:
     """The experiment with a setting of its sampler, or the sampler inside of it, by last names."""
     paths = [path for path in leaves(experiment.sampler) if f".{path}".endswith(f".{name}")]
     if not paths:
@@ -50,10 +52,10 @@ def with_steps(experiment: Experiment, steps: int) -> Experiment:
 
 def make_sample(
     experiment: Experiment,
-    mesh,
+    mesh: jax.sharding.Mesh,
     constraints: SamplingConstraints = UNCONSTRAINED,
     trace: bool = False,
-):
+) -> jax.stages.Wrapped:
     """sample(params, seed, numbers (B,), known (L,), guide) -> (`Sampled`, known (B, L) with required
     words in their places), one compiled program; guide: the parameters of the classifier, or None."""
 
@@ -64,7 +66,9 @@ def make_sample(
         known = jnp.broadcast_to(known, shape)
         process, network = experiment.bind(params), constraints.network(experiment, params, guide)
         if constraints.words:
-            known = place(fold_in(keys, 1), process, network, known, constraints.words)
+            known = place(
+                fold_in(keys, 1), denoising_process(process), network, known, constraints.words
+            )
         sampled = experiment.sampler.run(keys, process, network, shape, known, trace=trace)
         return sampled, known
 

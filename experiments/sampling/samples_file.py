@@ -1,6 +1,7 @@
 """The samples that `ddlm sample --out` writes, read back: a JSON object on each line of a file."""
 
 from pathlib import Path
+from typing import Any
 
 from experiments.errors import UserError
 from experiments.plain_json import parse
@@ -58,7 +59,7 @@ def _sample(line: str, where: str) -> dict:
     return sample
 
 
-def common(samples: list[dict], name: str):
+def common(samples: list[dict], name: str) -> Any:
     """The value that the samples have under `name`: the list of them where they differ, None where no
     sample says."""
     values = []
@@ -70,7 +71,8 @@ def common(samples: list[dict], name: str):
 
 def network_calls(samples: list[dict]) -> float | None:
     """Evaluations of the network a sample, the mean; None where not every line has a number of them."""
-    calls = [sample.get("network_calls") for sample in samples]
-    if not all(type(call) in (int, float) and call >= 0 for call in calls):
+    said = (sample.get("network_calls") for sample in samples)
+    calls = [call for call in said if type(call) is int or type(call) is float]
+    if len(calls) < len(samples) or not all(call >= 0 for call in calls):
         return None
     return sum(calls) / len(calls)

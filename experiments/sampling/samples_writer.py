@@ -25,7 +25,7 @@ class SamplesWriter(AbstractContextManager):
     """
 
     def __init__(self, path: str | None, description: dict, force: bool):
-        self.start, self._path, self._description = 0, path, description
+        self.start, self._path, self._description = 0, path or "", description
         self._file = self._end = self._made = None
         if path:
             with writing(path):

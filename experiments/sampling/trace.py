@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffusion.process import denoising_process
 from experiments.config import Experiment
 from samplers.sampler import Sampled
 
@@ -17,8 +18,8 @@ def trace_record(
     the model is certain ever after. A position is marked as given where it is known in every sample:
     required words stand in other places in each.
     """
-    process, sampler = experiment.process, experiment.sampler
-    vocab = experiment.data.tokenizer.vocab_size
+    process, sampler = denoising_process(experiment.process), experiment.sampler
+    vocab = process.num_tokens
     mask = process.space.mask
     known = np.all([fixed >= 0 for _, _, fixed in samples], axis=0)
     return {
@@ -33,6 +34,7 @@ def trace_record(
 
 
 def _of_sample(number: int, sampled: Sampled, masks: bool) -> dict:
+    assert sampled.frames is not None  # `sample_run` was asked for them
     times, tokens, probability = sampled.frames
     last = len(times)
     # Rows of a batch end each in its own time; what follows is the same frame again.

@@ -55,7 +55,9 @@ def page(record: dict) -> str:
     }
     # JSON in a script element ends at the first "</script", and "<!--" changes how the rest is read.
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    template = resources.files(__package__).joinpath("trace_page.html").read_text("utf-8")
+    template = (
+        resources.files("experiments.sampling").joinpath("trace_page.html").read_text("utf-8")
+    )
     return template.replace("@RECORD@", text)
 
 

@@ -9,6 +9,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; the speeds are printed, and written where a file is named."""
     options = cli.parser("studies.benchmark", __doc__)
     options.add_argument("--config", default="configs/benchmark.py")
     options.add_argument(

@@ -16,6 +16,7 @@ INTERVALS = (
 
 
 def main(arguments: list[str]) -> dict:
+    """The record: for each interval of times, the noise of the gradient and the loss."""
     options = cli.parser("studies.clip", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(

@@ -14,6 +14,7 @@ ESTIMATORS = ("times", "low_discrepancy", "quadrature", "any_order")
 
 
 def main(arguments: list[str]) -> dict:
+    """The record: what each estimator gives, and its noise."""
     options = cli.parser("studies.estimator_noise", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument("--split", default="validation")

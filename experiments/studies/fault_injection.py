@@ -12,6 +12,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
+    """Counts by name of what the kills did, and whether the end is the same."""
     options = cli.parser("studies.fault_injection", __doc__)
     options.add_argument("--workdir", required=True, help="an empty or new directory for both runs")
     options.add_argument("--config", default="configs/smoke.py")

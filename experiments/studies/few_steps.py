@@ -21,6 +21,7 @@ from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> dict:
+    """The record: the quality of samples of each run and sampler, and their time."""
     options = cli.parser("studies.few_steps", __doc__)
     options.add_argument("--workdir", required=True, action="append", help="a run; may be repeated")
     options.add_argument("--scorer", required=True, help="the run of an autoregressive model")
@@ -58,8 +59,8 @@ def main(arguments: list[str]) -> dict:
         x, y = series.setdefault(name, ([], []))
         x.append(row["seconds_per_sample"])
         y.append(row["scorer_bits_per_char"])
-    labels = {"xlabel": "seconds per sample", "ylabel": "bits per character under the scorer"}
-    write_atomically(plot, draw_lines(series, plot.suffix, log_x=True, **labels))
+    x, y = "seconds per sample", "bits per character under the scorer"
+    write_atomically(plot, draw_lines(series, plot.suffix, log_x=True, xlabel=x, ylabel=y))
     print(f"\n{table(record)}\n\nrecord and plot: {out}")
     return record
 

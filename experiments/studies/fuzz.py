@@ -14,6 +14,7 @@ _TOTAL = 10_000  # cases that the readers' shares add up to
 
 
 def main(arguments: list[str]) -> None:
+    """Nothing; every reader was given its cases, and failures are printed."""
     options = cli.parser("studies.fuzz", __doc__)
     options.add_argument(
         "--cases", type=cli.positive, default=_TOTAL, help="in all (default 10000)"

@@ -12,6 +12,7 @@ from experiments import cli
 
 
 def main(arguments: list[str]) -> dict:
+    """{"rows": how often the judge finds the label at each strength}."""
     options = cli.parser("studies.guidance_accuracy", __doc__)
     options.add_argument("--workdir", required=True, help="the run that is guided")
     options.add_argument(
@@ -32,22 +33,27 @@ def main(arguments: list[str]) -> dict:
     import numpy as np
 
     from experiments.data.text import prepare
+    from experiments.errors import UserError
     from experiments.evaluation.bound import sequences
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
     from experiments.runs import load_run
     from experiments.sampling.constraints import make_constraints
     from experiments.sampling.samples import sample_run
+    from models.classifier import Classifier
 
     run = load_run(args.workdir, overrides=args.set)
     classifier, evaluator = load_run(args.classifier), load_run(args.evaluator)
     data = evaluator.experiment.data
     names = data.label_names
     known = np.full(run.experiment.data.length, -1, np.int32)
+    model = evaluator.experiment.model
+    if not isinstance(model, Classifier):
+        raise UserError(f"--evaluator {args.evaluator} holds no classifier; train one")
 
     @jax.jit
     def distributions(params, x):
-        return evaluator.experiment.model.log_p_labels(params, x, jnp.zeros((len(x), 1)))
+        return model.log_p_labels(params, x, jnp.zeros((len(x), 1)))
 
     def right(x, label):
         return np.asarray(distributions(evaluator.params, jnp.asarray(x)).argmax(1)) == label
@@ -55,6 +61,7 @@ def main(arguments: list[str]) -> dict:
     tokens, labels = sequences(
         evaluator.experiment, prepare(data), "validation", args.num * len(names)
     )
+    assert isinstance(tokens, np.ndarray) and labels is not None  # of what a classifier learns from
     text = tokens[: len(tokens) // data.length * data.length].reshape(-1, data.length)
     rows = [_row("validation text", text, right(text, labels[: len(text)]))]
     for strength in args.guidance:

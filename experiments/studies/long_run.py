@@ -10,6 +10,7 @@ ROWS = 10
 
 
 def main(arguments: list[str]) -> list[dict]:
+    """A row for each logging interval: its step, memory, time and compilations."""
     options = cli.parser("studies.long_run", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory, new")
     options.add_argument("--config", default="configs/smoke.py")
@@ -34,9 +35,9 @@ def main(arguments: list[str]) -> list[dict]:
     ]  # fmt: skip
     experiment = load(args.config, [*settings, *args.set])
 
-    def compiled(event, seconds, **_):
+    def compiled(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(seconds)
+            compilations.append(duration_secs)
 
     def resident():
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -15,6 +15,7 @@ JAX_PLATFORMS=cuda takes the GPUs of a machine that has as many.
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cli
@@ -35,6 +36,7 @@ _DEVICES = "xla_force_host_platform_device_count"
 
 
 def main(arguments: list[str]) -> list:
+    """What came out for every objective on every mesh, which the page shows."""
     options = cli.parser("studies.mesh_table", __doc__)
     options.add_argument(
         "--out", type=cli.output, help="the Markdown file to write (default: the standard output)"
@@ -104,7 +106,7 @@ def kind(mesh: str) -> str:
     return larger[0] if len(larger) == 1 else "mixed"
 
 
-def page(rows: list, meshes, steps: int) -> str:
+def page(rows: list, meshes: Sequence[str], steps: int) -> str:
     """The three tables, Markdown."""
     import jax
 

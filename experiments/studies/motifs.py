@@ -14,6 +14,7 @@ from experiments.errors import UserError
 
 
 def main(arguments: list[str]) -> dict:
+    """The record: how often samples have their motif, by method and strength."""
     options = cli.parser("studies.motifs", __doc__)
     options.add_argument("--out", default="runs/motifs", help="the directory for the results")
     options.add_argument(
@@ -58,8 +59,8 @@ def main(arguments: list[str]) -> dict:
         name: ([r["strength"] for r in rows], [r["right"] for r in rows])
         for name, rows in record["results"].items()
     }
-    labels = {"xlabel": "strength of guidance", "ylabel": "fraction of samples with their motif"}
-    write_atomically(plot, draw_lines(series, plot.suffix, **labels))
+    x, y = "strength of guidance", "fraction of samples with their motif"
+    write_atomically(plot, draw_lines(series, plot.suffix, xlabel=x, ylabel=y))
     print(f"\n{table(record)}\n\nrecord and plot: {out}")
     return record
 

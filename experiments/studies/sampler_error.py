@@ -17,6 +17,7 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def main(arguments: list[str]) -> dict:
+    """The record: each sampler's distance from the distribution of the data."""
     options = cli.parser("studies.sampler_error", __doc__)
     options.add_argument("--length", type=cli.positive, default=5)
     options.add_argument("--samples", type=cli.positive, default=200_000)

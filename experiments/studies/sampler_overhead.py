@@ -12,6 +12,7 @@ STEPS = 16
 
 
 def main(arguments: list[str]) -> dict:
+    """Figures by name: what each sampler costs outside of the network."""
     options = cli.parser("studies.sampler_overhead", __doc__)
     options.add_argument("--config", default="configs/benchmark.py")
     options.add_argument("--vocab", type=cli.positive, nargs="+", default=[27, 30522])

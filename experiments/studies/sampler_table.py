@@ -7,8 +7,11 @@ are found in their folders, with their defaults and the other settings that a co
 import dataclasses
 import inspect
 import typing
+from typing import Any
 
+from diffusion.process import Objective
 from experiments import cli
+from samplers.sampler import Compatibility, Sampler
 
 LENGTH = 128  # tokens, for the number of calls
 
@@ -47,6 +50,7 @@ one.
 
 
 def main(arguments: list[str]) -> str:
+    """The page, Markdown."""
     options = cli.parser("studies.sampler_table", __doc__)
     options.add_argument(
         "--out", type=cli.output, help="the file to write (default: the standard output)"
@@ -115,7 +119,7 @@ def samplers() -> list:
     return every
 
 
-def fitting(sampler, process):
+def fitting(sampler: Sampler, process: Objective) -> Sampler:
     """The sampler, in no more steps than the process takes."""
     if sampler.inner is not None:
         return dataclasses.replace(sampler, inner=fitting(sampler.inner, process))
@@ -125,7 +129,7 @@ def fitting(sampler, process):
     return dataclasses.replace(sampler, steps=most)
 
 
-def written(config) -> str:
+def written(config: Any) -> str:
     """The dataclass as Python, what is as by default left out."""
     settings = []
     for f in dataclasses.fields(config):
@@ -206,13 +210,13 @@ def page() -> str:
 
 def _section(cls: type, ways: list, every: list, compatibilities: dict) -> list[str]:
     file = cls.__module__.replace(".", "/") + ".py"
-    first = inspect.getdoc(inspect.getmodule(cls)).split("\n\n")[0].replace("\n", " ")
+    first = (inspect.getdoc(inspect.getmodule(cls)) or "").split("\n\n")[0].replace("\n", " ")
     lines = [f"### {cls.__name__}", "", f"{first} (`{file}`)", ""]
     lines += ["| settings | calls | compatibility | why | processes |", "|---|---|---|---|---|"]
     for i, sampler in enumerate(ways):
         if type(sampler) is not cls:
             continue
-        groups: dict[tuple, list] = {}
+        groups: dict[Compatibility, list[Objective]] = {}
         for j, process in enumerate(every):
             groups.setdefault(compatibilities[i, j], []).append(process)
         order = ("exact", "approximate", "unsupported")

@@ -102,7 +102,7 @@ def divergence(counts: np.ndarray, p: np.ndarray) -> float:
 
 def count(experiment: Experiment, params: dict, samples: int) -> np.ndarray:
     """(L, K): how often each token came at each position, in `samples` sequences of the network."""
-    size = experiment.process.vocab_size
+    size = experiment.process.num_tokens
     key = jax.random.fold_in(jax.random.key(experiment.train.seed), _SAMPLES)
 
     def batch(number, counts, params):
@@ -180,6 +180,7 @@ def _size(text: str) -> int:
 
 
 def main(arguments: list[str]) -> dict:
+    """The record: the divergence of each method at each size of the simplex."""
     options = cli.parser("studies.simplex_toy", __doc__)
     options.add_argument("--out", default="runs/simplex_toy", help="the directory for the results")
     options.add_argument("--sizes", type=_size, nargs="+", default=[5, 10, 20, 40, 80], metavar="K")
@@ -214,8 +215,8 @@ def main(arguments: list[str]) -> dict:
     series = {m: [r["methods"][m]["kl"] for r in results] for m in METHODS}
     series["exact draws"] = [r["floor_measured"] for r in results]
     lines = {name: (settings["sizes"], values) for name, values in series.items()}
-    labels = {"xlabel": "K", "ylabel": "KL(samples || target), nats"}
-    write_atomically(plot, draw_lines(lines, plot.suffix, log=True, **labels))
+    y = "KL(samples || target), nats"
+    write_atomically(plot, draw_lines(lines, plot.suffix, log=True, xlabel="K", ylabel=y))
     print(f"\n{table(results)}\n\nrecord and plot: {out}")
     return record
 

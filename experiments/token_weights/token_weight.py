@@ -2,12 +2,16 @@
 chosen by `--set train.token_weight=NAME`. The bound that is reported never changes."""
 
 from abc import ABC, abstractmethod
+from dataclasses import Field
+from typing import Any, ClassVar
 
 from jax import Array
 
 
 class TokenWeight(ABC):
     """Weights of the tokens of a batch, in training alone."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
 
     @abstractmethod
     def __call__(self, x0: Array, nats: Array, reference: Array | None = None) -> Array:

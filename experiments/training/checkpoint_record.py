@@ -6,6 +6,7 @@ It is {"meta": dict, "metric": a number or None, "arrays": {path: [dtype, shape,
 import hashlib
 import json
 import math
+from pathlib import Path
 
 from experiments.files import write_atomically
 from experiments.plain_json import parse
@@ -14,7 +15,7 @@ from experiments.training.digests import digest, leaves
 RECORD = "_CHECKPOINT_METADATA"  # orbax's JSON file; our record is its custom_metadata
 
 
-def make_record(state, meta, metric):
+def make_record(state: dict, meta: dict, metric: float | None) -> dict:
     """The record of a state; ValueError for meta that is not JSON."""
     arrays = {
         name: [str(x.dtype), list(x.shape), bits]
@@ -34,16 +35,17 @@ def make_record(state, meta, metric):
     return record
 
 
-def record_hash(record):
+def record_hash(record: dict) -> str:
+    """The SHA-256 of a record, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def sealed(record):
+def sealed(record: dict) -> dict:
     """The record with its hash, as it is stored."""
     return {**record, "sha256": record_hash(record)}
 
 
-def read_record(folder):
+def read_record(folder: Path) -> dict:
     """The record in a checkpoint's folder; OSError where there is none, and where it is damaged
     ValueError, KeyError, TypeError or AttributeError."""
     record = parse((folder / RECORD).read_bytes(), finite=True)["custom_metadata"]
@@ -54,7 +56,7 @@ def read_record(folder):
     return record
 
 
-def rewrite_record(folder, record):
+def rewrite_record(folder: Path, record: dict) -> None:
     """Nothing; a checkpoint's folder has this record from now on."""
     whole = parse((folder / RECORD).read_bytes()) | {"custom_metadata": sealed(record)}
     write_atomically(folder / RECORD, json.dumps(whole))

@@ -18,6 +18,7 @@ collective over whatever mesh the arrays have, and orbax places the barriers of 
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
@@ -45,7 +46,7 @@ _FOREVER = 100 * 365 * 86400  # seconds
 class CorruptCheckpoint(UserError):
     """A checkpoint of which something is missing or changed; `what`, without its path."""
 
-    def __init__(self, message, what):
+    def __init__(self, message: str, what: str):
         super().__init__(message)
         self.what = what
 
@@ -63,7 +64,7 @@ def _some(names):
 class Checkpoints:
     """The checkpoints in one directory; as a context manager it waits for the last save."""
 
-    def __init__(self, directory, keep_last=2, keep_best=1):
+    def __init__(self, directory: str | Path, keep_last: int = 2, keep_best: int = 1):
         if keep_last < 1 or keep_best < 0:
             raise UserError(
                 f"checkpoints: keep_last={keep_last}, keep_best={keep_best}: "
@@ -84,7 +85,7 @@ class Checkpoints:
                 raise
             error.add_note(str(failed))  # the first error is the one to show
 
-    def save(self, step, state, meta, metric=None):
+    def save(self, step: int, state: dict, meta: dict, metric: float | None = None) -> None:
         """Nothing; starts to write the state, and returns when its arrays may be donated.
 
         state is a dict, possibly nested, of jax arrays; meta is a dict of JSON values. A lower
@@ -109,13 +110,13 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
             response = ocp.save_checkpointables_async(
-                self.directory / str(step),
+                str(self.directory / str(step)),
                 {"state": state},
                 custom_metadata=sealed(record),
             )
         self._pending = step, response
 
-    def wait(self):
+    def wait(self) -> None:
         """Nothing, once the last save is complete; raises UserError if it failed."""
         if self._pending is None:
             return
@@ -124,11 +125,11 @@ class Checkpoints:
             response.result()
             self._sweep()
 
-    def close(self):
+    def close(self) -> None:
         """Nothing, once the last save is complete; raises UserError if it failed."""
         self.wait()
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """The steps in rising order, damaged or not; empty if the directory does not exist."""
         try:
             names = [path.name for path in self.directory.glob("*/")]
@@ -136,27 +137,27 @@ class Checkpoints:
             raise UserError(f"checkpoints {self.directory}: {_line(error)}") from error
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def latest(self):
+    def latest(self) -> int | None:
         """The newest step, damaged or not, or None."""
         return max(self.steps(), default=None)
 
-    def best(self):
+    def best(self) -> int | None:
         """The step with the lowest metric, the later of equals, or None if none has a metric."""
         return next(iter(self._ranked()), None)
 
-    def meta(self, step):
+    def meta(self, step: int) -> dict:
         """The meta given to save; raises UserError for a step that is missing or damaged."""
         return self._record(step)["meta"]
 
-    def fingerprint(self, step):
+    def fingerprint(self, step: int) -> str:
         """16 hexadecimal digits of a hash over the meta and the digest of every array."""
         return record_hash(self._record(step))[:16]
 
-    def digests(self, step):
+    def digests(self, step: int) -> dict[str, str]:
         """The digest of each array as it was saved, by its path."""
         return {name: bits for name, (_, _, bits) in self._record(step)["arrays"].items()}
 
-    def restore(self, step, like):
+    def restore(self, step: int, like: Any) -> Any:
         """The state of a step, bit for bit as saved.
 
         like is a tree of jax.ShapeDtypeStruct as the result shall be; its shardings may be of
@@ -165,17 +166,17 @@ class Checkpoints:
         """
         return self._load(step, like, self._record(step)["arrays"], partial=False)
 
-    def restore_partial(self, step, key, like):
+    def restore_partial(self, step: int, key: str, like: Any) -> Any:
         """One top-level entry of the state, such as "ema", reading only that; else as restore."""
         arrays = self._record(step)["arrays"]
         arrays = {n: a for n, a in arrays.items() if n == key or n.startswith(f"{key}/")}
         return self._load(step, {key: like}, arrays, partial=True)[key]
 
-    def has(self, step, key):
+    def has(self, step: int, key: str) -> bool:
         """Whether the state of a step has the top-level entry `key`."""
         return any(name.split("/")[0] == key for name in self._record(step)["arrays"])
 
-    def intact(self, key):
+    def intact(self, key: str) -> list[int]:
         """The steps of which the record and the entry `key`, a dict, are as they were saved."""
         good = []
         for step in self.steps():
@@ -194,7 +195,7 @@ class Checkpoints:
                 continue
         return good
 
-    def quarantine(self, step):
+    def quarantine(self, step: int) -> Path:
         """The new path of a step that is damaged, under which it is kept and never counted."""
         path = self.directory / str(step)
         count, aside = 1, path.with_name(f"{step}{SET_ASIDE}")
@@ -206,7 +207,7 @@ class Checkpoints:
                 path.rename(aside)
         return aside
 
-    def complete(self, step, meta, metric):
+    def complete(self, step: int, meta: dict, metric: float | None) -> None:
         """Nothing; the record of a saved step has this meta and metric from now on."""
         record = self._record(step) | {"meta": meta, "metric": metric}
         if jax.process_index() == 0:
@@ -231,7 +232,7 @@ class Checkpoints:
         failed = None
         try:
             with quiet(), context:
-                state = ocp.load_checkpointables(path, {"state": like})["state"]
+                state = ocp.load_checkpointables(str(path), {"state": like})["state"]
         except (ValueError, KeyError, OSError, TypeError) as error:
             failed = error
         # What one process cannot read of its part, none takes.

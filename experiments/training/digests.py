@@ -1,6 +1,7 @@
 """Digests of arrays: what is stored beside a checkpoint and compared when it is loaded."""
 
 import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def _sums(x):
     return sums
 
 
-def leaves(tree):
+def leaves(tree: Any) -> dict[str, Any]:
     """The leaves of tree by their path, such as "params/layers/qkv/kernel"."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
     named = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in pairs}
@@ -51,7 +52,7 @@ def leaves(tree):
     return named
 
 
-def digest(tree):
+def digest(tree: Any) -> dict[str, str]:
     """A digest of the bits of each array of tree: {path: 16 hexadecimal digits}.
 
     It depends on values, shape and dtype, not on sharding or device count, and gathers nothing:

@@ -21,20 +21,21 @@ def load_initial(
     Says what was loaded, what is fresh, and what did not fit. A run that `workdir` holds already needs
     the other runs no more. UserError where a run is missing or of the wrong kind.
     """
-    residual = experiment.energy is not None
-    if not (residual or experiment.init_from):
+    second, process = experiment.energy, experiment.process
+    if second is None and not experiment.init_from:
         return experiment, None
     stored = _stored(workdir)
     if stored is not None and stored.init_from == experiment.init_from:
-        return _with_base(experiment, stored, stored.energy) if residual else experiment, None
-    name = type(experiment.process).__name__
+        return experiment if second is None else _with_base(experiment, stored, stored.energy), None
+    name = type(process).__name__
     if not experiment.init_from:
         hint = f", as this run's is {stored.init_from}" if stored and stored.init_from else ""
         raise UserError(f"{name} needs a trained base; give its run with --set init_from=RUN{hint}")
     base = _load(experiment, "init_from", experiment.init_from)
-    if not residual:
+    if second is None:
         return experiment, _fitting(experiment, base.params, experiment.init_from, log)
-    kind = type(experiment.process.base)
+    assert isinstance(process, Composed)  # what has an energy is over the process that it corrects
+    kind = type(process.base)
     if type(base.experiment.process) is not kind:
         base_name = type(base.experiment.process).__name__
         raise UserError(
@@ -42,7 +43,7 @@ def load_initial(
             f"is {kind.__name__}"
         )
     source = base
-    if experiment.energy.output == "tokens":
+    if second.output == "tokens":
         if not experiment.energy_from:
             raise UserError(
                 f"the energy of {name} is a trained autoregressive model; give its run with "
@@ -57,7 +58,7 @@ def load_initial(
             )
         energy = source.experiment.model
     else:
-        energy = replace(experiment.energy, backbone=base.experiment.model)
+        energy = replace(second, backbone=base.experiment.model)
     experiment = _with_base(experiment, base.experiment, energy)
     sources = dict.fromkeys((experiment.init_from, experiment.energy_from or experiment.init_from))
     params = base.params | {"energy": source.params}

@@ -2,7 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+import numpy as np
+
+from experiments.config import Experiment
 from experiments.errors import Diverged
 from experiments.progress import duration
 
@@ -15,17 +20,18 @@ class Meter:
     interval, in which the step compiles, has none.
     """
 
-    def __init__(self, experiment, start, log):
+    def __init__(self, experiment: Experiment, start: int, log: Callable[[str], None]):
         self.config, self.log = experiment.train, log
         self.tokens_per_step = experiment.train.batch_size * experiment.data.length
         self.rate = experiment.optimizer.schedule.build()
         self.started = self.finished = start
         self.since, self.skipped = None, 0
 
-    def paused(self):
+    def paused(self) -> AbstractContextManager:
+        """A context whose time does not count."""
         return _Paused(self)
 
-    def check(self, step, totals):
+    def check(self, step: int, totals: dict) -> None:
         """Nothing; Diverged where the sums are not finite, which they are without train.skip_bad."""
         if not math.isfinite(totals["loss"] + totals["grad_norm"]):
             what = "loss" if not math.isfinite(totals["loss"]) else "gradient norm"
@@ -36,14 +42,16 @@ class Meter:
                 "run again"
             )
 
-    def read(self, step, totals, health, started, finished):
+    def read(
+        self, step: int, totals: dict, health: dict, started: int, finished: int
+    ) -> tuple[int, dict[str, float]]:
         """(step, metrics) from the totals and the health at the end of the interval; started, finished:
         the last steps that the devices were given, and are done with."""
         self.check(step, totals)
         count = float(totals["steps"])
         skipped = int(health["skipped"])
         values = {
-            "train/learning_rate": float(self.rate(step - skipped - 1)),
+            "train/learning_rate": float(np.asarray(self.rate(step - skipped - 1))),
             "train/tokens": step * self.tokens_per_step,
             "train/skipped_steps": skipped,
             "train/rollbacks": int(health["retry"]),
@@ -70,7 +78,7 @@ class Meter:
         return step, values
 
 
-class _Paused:
+class _Paused(AbstractContextManager):
     """Takes the time inside out of the meter's clock."""
 
     def __init__(self, meter):

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]  # protobuf makes it when imported
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]  # likewise
+)
 from tensorboardX.summary import scalar
 
 from experiments.errors import UserError
@@ -26,12 +29,11 @@ class Metrics:
     """
 
     def __init__(self, workdir: Path, start: int, log: Callable[[str], None] = print):
-        self._path, self._file, self._events = workdir / "metrics.jsonl", None, None
-        self._log = log
+        self._path, self._log = workdir / "metrics.jsonl", log
         with self._failing():
             (workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
-        self.rewind(start)
+        self._begin(start)
 
     def __enter__(self):
         return self
@@ -47,8 +49,10 @@ class Metrics:
 
     def rewind(self, start: int) -> None:
         """Nothing; lines and events after step `start` are gone."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
+        self._begin(start)
+
+    def _begin(self, start: int) -> None:
         with self._failing():
             if self._path.exists():
                 self._keep(start)
@@ -108,10 +112,10 @@ class NoMetrics(AbstractContextManager):
         pass
 
     def rewind(self, start: int) -> None:
-        pass
+        """Nothing."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        pass
+        """Nothing."""
 
 
 def read_metrics(workdir: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -119,10 +123,12 @@ def read_metrics(workdir: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     empty without metrics."""
     path, curves = workdir / "metrics.jsonl", {}
     for *_, line in _lines(path.read_bytes()) if path.exists() else ():
-        for name, value in (line or {}).items():
+        line = line or {}
+        for name, value in line.items():
             if name != "step" and type(value) in (int, float):
                 curves.setdefault(name, []).append((line["step"], value))
-    return {name: tuple(np.array(points).T) for name, points in curves.items()}
+    columns = {name: np.array(points).T for name, points in curves.items()}
+    return {name: (steps, values) for name, (steps, values) in columns.items()}
 
 
 def read_metric(workdir: Path, name: str) -> list[tuple[int, float]]:

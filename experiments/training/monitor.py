@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
+
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.evaluation.bound import check_estimate, estimate, sequences, spelled
@@ -20,11 +22,16 @@ class Evaluate:
     check: Callable[[dict], None]
 
     def __call__(self, params: dict) -> dict[str, float]:
+        """The metrics by name, of the parameters."""
         return self.metrics(params)
 
 
 def make_evaluate(
-    experiment: Experiment, corpus: Corpus, mesh, frozen: dict | None, signals: Signals
+    experiment: Experiment,
+    corpus: Corpus,
+    mesh: jax.sharding.Mesh,
+    frozen: dict | None,
+    signals: Signals,
 ) -> Evaluate:
     """evaluate(params) -> metrics on a fixed sample of the validation split: of the bound, or of
     the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.

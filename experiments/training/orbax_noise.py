@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _PLACE = re.compile(
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Keeps what orbax and asyncio say of a failure that we report ourselves to silence."""
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
@@ -43,7 +44,7 @@ def quiet():
             logger.setLevel(level)
 
 
-def unread(error, folder):
+def unread(error: BaseException, folder: Path) -> str:
     """The array or the file of a checkpoint's folder that could not be read, and the first cause.
 
     Orbax says of whatever happens that a handler does not fit, and tensorstore in which layers it was.

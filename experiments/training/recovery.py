@@ -9,6 +9,7 @@ number `retry` in the seeds of the data and of the steps. No state is saved amid
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +47,11 @@ def data_seed(seed: int, retry: int) -> int:
     return int(np.random.SeedSequence([seed, retry]).generate_state(1)[0]) if retry else seed
 
 
-def checked_step(train: Train, state: dict, loss: jax.Array, grad_norm: jax.Array):
+def checked_step(
+    train: Train, state: dict, loss: jax.Array, grad_norm: jax.Array
+) -> tuple[Callable[[Any, Any], Any], dict[str, jax.Array]]:
     """(keep, health): keep(old, new) is `new`, or `old` if this step is bad; and the new "health"."""
+
     health = state["health"]
     if not train.skip_bad:
         return lambda old, new: new, health

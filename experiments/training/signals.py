@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from typing import Any
 
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
@@ -63,7 +64,7 @@ class Signals:
         if self._several and reached_preemption_sync_point(self._calls):
             self.received = self._passed_on or signal.SIGTERM
 
-    def check(self, *_) -> None:
+    def check(self, *_: Any) -> None:
         """Nothing; Interrupted after a signal."""
         if self.received:
             raise Interrupted

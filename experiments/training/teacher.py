@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from diffusion.process import Composed
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.overrides import leaves
@@ -28,6 +29,7 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
         raise UserError(f"teacher.workdir {teacher.workdir} does not exist; give a run directory")
     run = load_run(teacher.workdir)
     student, process = experiment.process, run.experiment.process
+    assert isinstance(student, Composed)  # what learns from a network is over its process
     if type(process) is not type(student.base):
         raise UserError(
             f"teacher.workdir {teacher.workdir} holds a {type(process).__name__}, and "

@@ -4,6 +4,8 @@ Everything random in a step is a function of (run seed, step, number of the exam
 batch): neither the device count nor the number of microbatches changes what is computed.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -61,7 +63,9 @@ def without_padding(nats: jax.Array, conditioning: dict) -> jax.Array:
     return jnp.where(conditioning["segments"] > 0, nats, 0) if "segments" in conditioning else nats
 
 
-def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = None):
+def make_train_step(
+    experiment: Experiment, mesh: jax.sharding.Mesh | None = None
+) -> Callable[..., tuple[dict, jax.Array]]:
     """step(state, tokens (A, M, L), given, frozen) -> (state, loss), A microbatches of M rows.
 
     given: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or {}, as
@@ -79,7 +83,9 @@ def make_train_step(experiment: Experiment, mesh: jax.sharding.Mesh | None = Non
             hidden = jax.vmap(
                 lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), train.label_dropout)
             )
-            label = jnp.where(hidden(keys[:, 1]), model.num_labels, conditioning["label"])
+            nobody = model.num_labels
+            assert nobody is not None  # filled in with the labels of the data
+            label = jnp.where(hidden(keys[:, 1]), nobody, conditioning["label"])
             conditioning = conditioning | {"label": label}
         network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning)
         loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)

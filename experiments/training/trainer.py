@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,9 @@ def _train(
                 )  # fmt: skip
                 if again:
                     retry = again.due(config, checkpoints, log)
-                    state, start = newest_state(checkpoints, like, check, log)
+                    newest = newest_state(checkpoints, like, check, log)
+                    assert newest is not None  # `due` has seen one
+                    state, start = newest
                     placed = jax.device_put(np.int32(retry), replicated(mesh))
                     state["health"] = {**state["health"], "retry": placed}
                     metrics.rewind(start)
@@ -239,7 +242,9 @@ def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: in
     )
 
 
-def make_step(experiment: Experiment, mesh, shardings: dict):
+def make_step(
+    experiment: Experiment, mesh: jax.sharding.Mesh, shardings: Any
+) -> jax.stages.Wrapped:
     """The training step, jitted for a state that is placed by `shardings` and donated."""
     return jax.jit(
         make_train_step(experiment, mesh),
@@ -248,7 +253,9 @@ def make_step(experiment: Experiment, mesh, shardings: dict):
     )
 
 
-def described_batch(experiment: Experiment, mesh) -> tuple[jax.ShapeDtypeStruct, dict]:
+def described_batch(
+    experiment: Experiment, mesh: jax.sharding.Mesh
+) -> tuple[jax.ShapeDtypeStruct, dict]:
     """(tokens, what is given of them) as the training step takes them, without values."""
     train, split = experiment.train, NamedSharding(mesh, P(None, BATCH))
     rows = (train.accumulation, train.batch_size // train.accumulation)
@@ -273,7 +280,7 @@ def _check_memory(
         evaluate.check(like["ema"])
 
 
-def check_batch(config: Train, mesh) -> None:
+def check_batch(config: Train, mesh: jax.sharding.Mesh) -> None:
     """Nothing; UserError where a microbatch cannot be spread over the mesh."""
     microbatch, shards = config.batch_size // config.accumulation, batch_shards(mesh)
     if microbatch % shards:

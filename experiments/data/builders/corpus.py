@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 from urllib.error import HTTPError
 
 import tensorflow_datasets as tfds
@@ -60,7 +60,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         __file__
     )  # tfds would look for it with a package that it does not install
 
-    def __init__(self, *, source: str | Path | None = None, partial: bool = False, **tfds_options):
+    def __init__(
+        self, *, source: str | Path | None = None, partial: bool = False, **tfds_options: Any
+    ):
         self.source = None if source is None else Path(source).expanduser()
         self.partial = partial
         self.sources: list[dict] = []
@@ -122,6 +124,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return lines(stream, where)
 
     def is_archive(self, name: str) -> bool:
+        """Whether a file of this name is an archive, and no text of a split."""
         return is_archive(name) and self.split_of(name) is None
 
     def streams(self, files: Files) -> Iterator[tuple[str, BinaryIO, str]]:

@@ -9,6 +9,7 @@ document that is in the source twice may be in two splits.
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import IO
 
 from experiments.data.builders.corpus import SPLITS, Corpus, Files
 from experiments.data.reading import Source, sources_of, streams
@@ -95,7 +96,7 @@ class Documents(Corpus, skip_registration=True):
                     if chosen and (text := self.text_of(source.name, content, place)):
                         yield text
 
-    def units(self, name: str, stream, where: str) -> Iterator[tuple[bytes, str]]:
+    def units(self, name: str, stream: IO[bytes], where: str) -> Iterator[tuple[bytes, str]]:
         """(content, where) of the documents of a file, not yet read as such."""
         if not _has_records(name):
             yield stream.read(), where
@@ -144,7 +145,7 @@ class Lines(Documents, skip_registration=True):
     KINDS = (".txt", ".tokens")
     ADVICE = ": each line is a document"
 
-    def units(self, name: str, stream, where: str) -> Iterator[tuple[bytes, str]]:
+    def units(self, name: str, stream: IO[bytes], where: str) -> Iterator[tuple[bytes, str]]:
         for number, line in enumerate(lines(stream, where), 1):
             if line.strip():
                 yield line.encode(), f"{where}, line {number}"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from experiments.data import preparing
 from experiments.data.builders import builder_class
 from experiments.data.reading import files_of, read, sources_of
+from experiments.data.rows import Rows
 from experiments.data.splits import WORDS
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text, prepare
@@ -119,7 +120,8 @@ def _read_splits(case: tuple, folder: Path) -> None:
         for name, content in files:
             if not any(part.is_file() for part in (path / name).parents):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
-                (path / name).is_dir() or (path / name).write_text(content)
+                if not (path / name).is_dir():
+                    (path / name).write_text(content)
     else:
         pack = _zip if how == "zip" else _tar
         path.write_bytes(pack([(name, content.encode()) for name, content in files]))
@@ -227,12 +229,12 @@ def _corpora(folder: Path) -> list[Reader]:
             corpus = prepare(replace(data, cache_dir=str(folder)))
             for split in corpus.bounds:
                 rows = corpus.sequences(split, 4, data.rows)
-                if data.rows == "wrap":
-                    corpus.tokenizer.decode(rows)
-                    labels = corpus.split_labels(split)
-                    labels and labels.of(np.arange(len(rows) - 4), 4)
-                else:
+                if isinstance(rows, Rows):
                     rows.read(np.arange(len(rows)))
+                    continue
+                corpus.tokenizer.decode(rows)
+                if labels := corpus.split_labels(split):
+                    labels.of(np.arange(len(rows) - 4), 4)
 
         made.append(Reader(f"prepared tokens, {name}", 200, damaged_folder(cache), open_it))
     _interrupt(cache, folder / "begun")
@@ -281,6 +283,7 @@ def _read_notes(case: tuple[str, bytes], folder: Path) -> None:
 
 
 def readers(folder: Path) -> list[Reader]:
+    """The readers of this file, each with its cases; folder: where they may write."""
     return [
         Reader("text files, compressed or not", 600, _files(), _read_text),
         Reader("names that tell splits", 300, _splits(), _read_splits),

@@ -57,6 +57,7 @@ class Outcome:
 
     @property
     def failed(self) -> int:
+        """In how many cases a reader failed."""
         return sum(count for count, _ in self.failures.values())
 
 
@@ -153,7 +154,7 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
     @seed(number)
     @settings(
         max_examples=cases, phases=[Phase.generate], database=None, deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[*HealthCheck.__members__.values()],
     )  # fmt: skip
     @given(reader.cases)
     def one(case):

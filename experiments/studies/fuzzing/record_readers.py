@@ -142,6 +142,7 @@ def _kept() -> st.SearchStrategy[bytes]:
 
 
 def readers(folder: Path) -> list[Reader]:
+    """The readers of this file, each with its cases; folder: where they may write."""
     (folder / "figure").mkdir()
     _comparison(dumped(RECORD), folder / "figure")  # matplotlib keeps what it finds out at first
     return [

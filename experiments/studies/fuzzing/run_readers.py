@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffusion.mdlm import MDLM
 from experiments.compression.archive import MAGIC, Header, pack, sha256, unpack
-from experiments.compression.coding import decode
+from experiments.compression.coding import Distributions, decode
 from experiments.config import Experiment, Train
 from experiments.data.text import Text
 from experiments.optimization.adamw import AdamW
@@ -75,7 +75,7 @@ def _checkpoints(folder: Path) -> list[Reader]:
     ]
 
 
-class ThreeLetters:
+class ThreeLetters(Distributions):
     """The distributions of a source of three letters that stand alone."""
 
     rows, length, calls = 2, 4, 4
@@ -87,7 +87,7 @@ class ThreeLetters:
         return np.full((self.rows, 1), number)
 
     def distribution(self, number):
-        return np.tile(np.float32([0.5, 0.25, 0.25]), (self.rows, 1, 1))
+        return np.tile(np.array([0.5, 0.25, 0.25], np.float32), (self.rows, 1, 1))
 
     def tell(self, number, tokens, real):
         pass
@@ -118,4 +118,5 @@ def _unpack(content: bytes, folder: Path) -> None:
 
 
 def readers(folder: Path) -> list[Reader]:
+    """The readers of this file, each with its cases; folder: where they may write."""
     return [Reader("compressed text", 700, _archives(), _unpack), *_checkpoints(folder)]

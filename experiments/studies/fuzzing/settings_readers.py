@@ -15,6 +15,7 @@ from diffusion.mdlm import MDLM
 from experiments.config import Experiment, Teacher
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text
+from experiments.data.tokenizers import Tokenizer
 from experiments.overrides import leaves, load, named, override, resolve
 from experiments.serialization import encode
 from experiments.studies.fuzzing.engine import Reader
@@ -60,12 +61,13 @@ def experiments() -> list[Experiment]:
     return [resolve(one, replace_size(one.data.tokenizer)) for one in made]
 
 
-def replace_size(tokenizer):
+def replace_size(tokenizer: Tokenizer) -> Tokenizer:
     """A tokenizer of a size that is known."""
     return tokenizer if tokenizer.vocab_size else _ALPHABET
 
 
 def readers(folder: Path) -> list[Reader]:
+    """The readers of this file, each with its cases; folder: where they may write."""
     made = experiments()
     stored = [json.loads(json.dumps(encode(one))) for one in made]
 

@@ -50,6 +50,7 @@ def _read_table(content: bytes, folder: Path) -> None:
 
 
 def write_wordpiece(path: Path) -> None:
+    """Nothing; a small WordPiece vocabulary is in the file."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["[UNK]", "[CLS]", "the", "people", "\u2028", "\x85", "\x0c", *letters]
     path.write_text("\n".join([*words, *(f"##{c}" for c in letters)]) + "\n", newline="\n")
@@ -96,10 +97,11 @@ def _read_tokenizer(case: tuple[str, bytes | None], folder: Path, source: Path) 
     for template in ("the peo_le, _", "_é __ \u2028the ", "_"):
         with suppress(UserError):  # which tells what the vocabulary lacks
             encode_known(tokenizer, 200, "", template, "_")
-    tokenizer.decode(range(min(tokenizer.vocab_size, 300)))
+    tokenizer.decode(np.arange(min(tokenizer.vocab_size or 0, 300)))
 
 
 def readers(folder: Path) -> list[Reader]:
+    """The readers of this file, each with its cases; folder: where they may write."""
     source = folder / "tokenizers"
     _tokenizer_files(source)
 

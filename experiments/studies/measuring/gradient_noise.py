@@ -52,6 +52,7 @@ def _compiled(experiment: Experiment, seed: int):
         offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
         process, network = experiment.bind(params), experiment.network(params, **conditioning)
+        assert isinstance(process, BlockDiffusion)  # `gradient_noise`
         return process.loss_within(keys[:rows], network, x0, u, low, high).mean()
 
     @jax.jit

@@ -30,7 +30,7 @@ def kill_often(
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"workdir {workdir} is not empty; give a new one")
     rng, killed = random.Random(seed), workdir / "killed"
-    counts = dict.fromkeys(
+    counts: dict[str, int] = dict.fromkeys(
         ("kills", "kills that left a half-written save", "resumes", "checkpoints found damaged",
          "committed checkpoints lost", "most steps to be made again", "last committed step"), 0
     )  # fmt: skip
@@ -60,7 +60,7 @@ def kill_often(
 
 def compared(
     config: str, workdir: Path, settings: Sequence[str], end: int, processes: int = 1
-) -> dict[str, bool]:
+) -> dict[str, bool | int]:
     """Whether the killed run, continued to step `end`, is what one is that was never killed."""
     for name in ("killed", "uninterrupted"):
         running = _start(config, workdir / name, settings, processes, end)
@@ -119,6 +119,7 @@ def _start(
 def _started(process: subprocess.Popen) -> tuple[int, list[str]]:
     """(the step that the process goes on from, its lines before it made its first one)."""
     start, lines = 0, []
+    assert process.stdout is not None  # `_start` makes a pipe
     for line in process.stdout:
         if line.startswith("step "):
             return start, lines

@@ -166,7 +166,7 @@ def measure(
         experiment, frozen = load_teacher(experiment)
         experiment, begin = load_initial(experiment, Path(folder) / "none", lambda line: None)
         frozen, begin = jax.device_get((frozen, begin))
-    if frozen is not None and experiment.teacher.start_from:
+    if experiment.teacher and experiment.teacher.start_from:
         begin = frozen
     frozen = frozen and _noisy(frozen, 1)
     outcomes = []
@@ -214,9 +214,9 @@ def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) ->
             lambda *rows: global_batch(mesh, np.stack(rows), axis=1), *microbatches
         )
         if not losses:
-            step = step.lower(state, *batch, frozen=frozen).compile()
-            flops = step.cost_analysis()["flops"]
-        state, loss = step(state, *batch, frozen=frozen)
+            compiled = step.lower(state, *batch, frozen=frozen).compile()
+            flops = (compiled.cost_analysis() or {})["flops"]
+        state, loss = compiled(state, *batch, frozen=frozen)
         losses.append(float(loss))
     return Outcome(
         losses=np.array(losses),
@@ -233,7 +233,7 @@ def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) ->
     )
 
 
-def not_split(state: dict, mesh) -> list[str]:
+def not_split(state: dict, mesh: jax.sharding.Mesh) -> list[str]:
     """The matrices of the layers that devices do not hold just their part of, and the averages and
     moments that are not placed as their parameter is."""
     parts, whole = mesh.shape["fsdp"] * mesh.shape["tensor"], []

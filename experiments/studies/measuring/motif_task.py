@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.dirichlet import DirichletFlow
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.random import split
+from diffusion.simplex import EvidenceProcess
 from experiments.config import Experiment, Train
 from experiments.data.text import Text
 from experiments.optimization.adamw import AdamW
@@ -43,13 +45,13 @@ class Task:
     seed: int = 0
 
     @property
-    def motifs(self):
+    def motifs(self) -> Array:
         """(N, K): N motifs of K bases."""
         return jax.random.randint(
             jax.random.key(self.seed), (self.num_labels, self.motif), 0, BASES
         )
 
-    def draw(self, key, rows: int):
+    def draw(self, key: Array, rows: int) -> tuple[Array, Array]:
         """(sequences (B, L), labels (B,))."""
         key_background, key_label, key_place = split(key, 3)
         x = jax.random.randint(key_background, (rows, self.length), 0, BASES)
@@ -60,7 +62,7 @@ class Task:
         planted = self.motifs[label[:, None], jnp.clip(column, 0, self.motif - 1)]
         return jnp.where(inside, planted, x), label
 
-    def contains(self, x):
+    def contains(self, x: Array) -> Array:
         """(B, N): whether each motif occurs in x (B, L)."""
         starts = jnp.arange(self.length - self.motif + 1)
         windows = x[:, starts[:, None] + jnp.arange(self.motif)[None]]
@@ -80,8 +82,15 @@ class Settings:
     seed: int
 
 
-def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
-    """(model(z, t, label) , log_p_labels(z, t)) with trained parameters, of a process."""
+def networks(
+    task: Task,
+    process: EvidenceProcess,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    log: Callable[[str], None],
+) -> tuple[Callable[..., Array], Callable[[Array, Array], Array]]:
+    """(model(z, t, label), log_p_labels(z, t)) with trained parameters, of a process."""
     model = Transformer(
         BASES, num_layers=2, width=64, num_heads=4, condition_width=64, time_conditioning=True,
         num_labels=task.num_labels,
@@ -112,7 +121,14 @@ def networks(task: Task, process, steps: int, batch_size: int, seed: int, log):
     return lambda z, t, label: model.apply(params, z, t, label=label), log_p_labels
 
 
-def make_measure(task: Task, process, sampler: Sampler, networks, kind: str, rows: int):
+def make_measure(
+    task: Task,
+    process: EvidenceProcess,
+    sampler: Sampler,
+    networks: tuple[Callable[..., Array], Callable[[Array, Array], Array]],
+    kind: str,
+    rows: int,
+) -> Callable[[Array, float], dict[str, Array]]:
     """measure(key, strength) -> figures over `rows` samples; compiled once for all strengths."""
     denoiser, log_p_labels = networks
 

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.data.text import prepare
 from experiments.devices.sharding import make_mesh
+from experiments.errors import UserError
 from experiments.overrides import resolve
 from experiments.sampling.samples import make_sample, with_steps
 from experiments.training.train_step import init_state, make_train_step
@@ -31,6 +32,9 @@ def measure(
     model, length, batch = experiment.model, experiment.data.length, experiment.train.batch_size
     tokens = corpus.split("train", batch * length)[: batch * length].reshape(1, batch, length)
     tokens = jnp.asarray(tokens, jnp.int32)
+    per_token = model.flops_per_token(length)
+    if per_token is None:
+        raise UserError(f"{type(model).__name__} does not say what it computes (flops_per_token)")
     params = jax.jit(model.init)(jax.random.key(0))
     figures = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
 
@@ -39,7 +43,7 @@ def measure(
     step = jax.jit(make_train_step(experiment), donate_argnums=0)
     state = jax.jit(lambda: init_state(experiment))()
     step = _compile("train", step, figures, state, tokens)
-    z, t = jnp.full((batch, length), model.vocab_size), jnp.full((batch, 1), 0.5)
+    z, t = jnp.full((batch, length), experiment.process.num_tokens), jnp.full((batch, 1), 0.5)
     forward = _compile("forward", jax.jit(model.apply), figures, params, z, t)
 
     def train():
@@ -69,7 +73,7 @@ def measure(
                 seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     rate = 2 * _MATRIX**3 / median["matmul"]
-    flops = 3 * model.flops_per_token(length) * batch * length
+    flops = 3 * per_token * batch * length
     figures |= {
         "seconds": median,
         "seconds_of_all_rounds": seconds,
