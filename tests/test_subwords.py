@@ -220,3 +220,8 @@ def test_a_token_that_the_vocabulary_lacks_is_told(files, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "has no token '[END]'" in error and error.count("\n") == 1
     assert not (tmp_path / "w").exists()
+
+
+def test_a_number_beyond_the_vocabulary_has_no_name(files):
+    with pytest.raises(UserError, match="has no token of number 1000000"):
+        Subwords(str(files["bert"])).read().name(1_000_000)
