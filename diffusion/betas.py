@@ -107,5 +107,5 @@ class MutualInformation(Betas):
         return kernel.betas_of(np.diff(kernel.exponents(wanted, p), prepend=0))
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
         return self.unigram is not None

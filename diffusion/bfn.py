@@ -23,7 +23,7 @@ On V = 2 the network may put out one column, the log-odds of token 1 (the paper'
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -79,14 +79,14 @@ class PowerAccuracy(Accuracy):
                 f"PowerAccuracy.power = {self.power} must be at least 1, for a finite loss at t = 1"
             )
 
-    def accuracy(self, t):
+    def accuracy(self, t: Array) -> Array:
         return self.accuracy_1 * (1 - t) ** self.power
 
-    def gained(self, t, s):
+    def gained(self, t: Array, s: Array) -> Array:
         passed = (t - s) / jnp.maximum(1 - s, jnp.finfo(s.dtype).tiny)
         return -self.accuracy(s) * jnp.expm1(self.power * jnp.log1p(-passed))
 
-    def rate(self, t):
+    def rate(self, t: Array) -> Array:
         return self.accuracy_1 * self.power * (1 - t) ** (self.power - 1)
 
 
@@ -108,21 +108,21 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         self.check_size()
         check_num_steps(self, self.num_steps)
 
-    def in_steps(self, num_steps):
+    def in_steps(self, num_steps: int | None) -> Self:
         return replace(self, num_steps=num_steps)
 
-    def time(self, u):
+    def time(self, u: Array) -> Array:
         if self.num_steps is None:
             return u
         return jnp.ceil(u * self.num_steps) / self.num_steps
 
-    def evidence(self, t):
+    def evidence(self, t: Array) -> Array:
         return jnp.ones_like(t)
 
-    def prior(self, key, shape):
+    def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         return jnp.full((*shape, self.num_tokens), 1 / self.num_tokens)
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         return jax.nn.softmax(self.send(key, x0, self.schedule.accuracy(t)))
 
     def send(self, key: Array, x0: Array, accuracy: Array) -> Array:
@@ -133,7 +133,7 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
             accuracy * (V * self.space.pure(x0, noise.dtype) - 1) + jnp.sqrt(accuracy * V) * noise
         )
 
-    def bridge(self, key, x0, z, t, s):
+    def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         gained = self.schedule.gained(t, s)
         return jax.nn.softmax(log_state(z) + self.send(key, x0, gained))
 
@@ -142,7 +142,7 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         sent = log_state(z_s) - log_state(z)
         return jax.nn.logsumexp(log_p0 + sent, axis=-1) - gather_last(sent, x0)
 
-    def predict(self, out, z, t):
+    def predict(self, out: Array, z: Array, t: Array) -> Array:
         if out.shape[-1] == 1 and self.num_tokens == 2:
             out = jax.nn.log_sigmoid(jnp.concatenate([-out, out], axis=-1))
         return super().predict(out, z, t)
@@ -174,7 +174,7 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         exact = gather_last(y, x0) - jax.nn.logsumexp(log_p0 + y, axis=-1)
         return exact - share * (linear - mean)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         """The continuous-time loss, (B, L) nats."""
         error = self.space.pure(x0, out.dtype) - jnp.exp(self.predict(out, z, t))
         return self.num_tokens / 2 * self.schedule.rate(t) * jnp.sum(error**2, axis=-1)

@@ -21,6 +21,7 @@ sampler that draws each block in one step, its tokens independently of each othe
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -87,10 +88,10 @@ class BlockDiffusion(Composed, Likelihood):
         """What the bound of the base is."""
         return self.base.likelihood
 
-    def init(self, key):
+    def init(self, key: Array) -> dict:
         return self.base.init(key)
 
-    def bind(self, params):
+    def bind(self, params: dict) -> Self:
         return replace(self, base=self.base.bind(params))
 
     def uniforms(self, u: Array, length: int) -> Array:
@@ -102,7 +103,7 @@ class BlockDiffusion(Composed, Likelihood):
     def for_base(self, model, x0, u):
         return _in_context(model, x0), self.uniforms(u, x0.shape[1])
 
-    def loss(self, key, model, x0, u):
+    def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         if self._one_step:
             model, u = self.for_base(model, x0, u)
             base, u = self._at_1(u)
@@ -116,7 +117,7 @@ class BlockDiffusion(Composed, Likelihood):
         model, u = self.for_base(model, x0, u)
         return self.base.loss(key, model, x0, low + (high - low) * u)
 
-    def bound_terms(self, key, model, x0, u):
+    def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
         model, u = self.for_base(model, x0, u)
         base, u = self._at_1(u) if self._one_step else (self.base, u)
         return base.bound_terms(key, model, x0, u)

@@ -23,10 +23,11 @@ L_vb (the cross entropy is least at the posterior), which is why it hurts the un
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffusion.betas import (
     Betas,
@@ -105,10 +106,10 @@ class D3PM(MarkovProcess):
         check_ergodic(kernel, steps.sum(0))
         return DenseChain(steps, V)
 
-    def in_steps(self, num_steps):
+    def in_steps(self, num_steps: int | None) -> Self:
         return replace(self, num_steps=num_steps)
 
-    def time(self, u):
+    def time(self, u: Array) -> Array:
         return jnp.ceil(u * self.num_steps) / self.num_steps
 
     def draw(self, key, model, z, t, logits_processor=None):
@@ -124,7 +125,7 @@ class D3PM(MarkovProcess):
             return loss
         return loss - self.num_steps * self.hybrid * gather_last(log_softmax(out), x0)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         s = t - 1 / self.num_steps
         step = self.chain.log_step(z, t, s)
         log_q = log_softmax(step + self.chain.log_marginal(x0, s))

@@ -49,7 +49,7 @@ class Gaussian(MatrixKernel):
         if self.band is not None and self.band < 1:
             raise ValueError(f"Gaussian.band = {self.band} must be at least 1, or None")
 
-    def steps(self, betas, vocab_size):
+    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
         V = vocab_size
         n = np.arange(-(V - 1), V)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -76,7 +76,7 @@ class BandDiagonal(MatrixKernel):
         if self.width < 1:
             raise ValueError(f"BandDiagonal.width = {self.width} must be at least 1")
 
-    def steps(self, betas, vocab_size):
+    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
         i = np.arange(vocab_size)
         band = np.abs(i[:, None] - i[None]) <= self.width
         return _close(betas[:, None, None] * band / vocab_size)
@@ -101,20 +101,20 @@ class NearestNeighbour(MatrixKernel, ExponentKernel):
         if self.neighbours < 1:
             raise ValueError(f"NearestNeighbour.neighbours = {self.neighbours} must be at least 1")
 
-    def steps(self, betas, vocab_size):
+    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
         values, vectors = np.linalg.eigh(self.rates(vocab_size))
         spectrum = np.exp(np.minimum(values, 0) * betas[:, None])
         return np.maximum((vectors * spectrum[:, None]) @ vectors.T, 0)
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
         return isinstance(self.embeddings, tuple)
 
-    def information_removal(self, exponent, p):
+    def information_removal(self, exponent: np.ndarray, p: np.ndarray) -> np.ndarray:
         rows = self.steps(exponent, len(p))
         return 1 - (entropy(p @ rows) - entropy(rows) @ p) / entropy(p)
 
-    def betas_of(self, increments):
+    def betas_of(self, increments: np.ndarray) -> np.ndarray:
         return increments
 
     def rates(self, vocab_size: int) -> np.ndarray:
@@ -170,10 +170,10 @@ class Matrix(MatrixKernel):
             )
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
         return not isinstance(self.matrix, str)
 
-    def num_states(self, vocab_size):
+    def num_states(self, vocab_size: int) -> int:
         S = len(self.matrix)
         if S not in (vocab_size, vocab_size + 1):
             raise ValueError(
@@ -182,7 +182,7 @@ class Matrix(MatrixKernel):
             )
         return S
 
-    def steps(self, betas, vocab_size):
+    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
         P = np.array(self.matrix, np.float64)
         P /= P.sum(1, keepdims=True)
         return (1 - betas)[:, None, None] * np.eye(len(P)) + betas[:, None, None] * P
@@ -197,14 +197,14 @@ class Masked(MatrixKernel):
 
     base: Gaussian | BandDiagonal | NearestNeighbour = NearestNeighbour()
 
-    def num_states(self, vocab_size):
+    def num_states(self, vocab_size: int) -> int:
         return vocab_size + 1
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
         return self.base.complete
 
-    def steps(self, betas, vocab_size):
+    def steps(self, betas: np.ndarray, vocab_size: int) -> np.ndarray:
         V, T = vocab_size, len(betas)
         mask = 1 / (T - np.arange(T))
         Q = np.zeros((T, V + 1, V + 1))

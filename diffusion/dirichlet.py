@@ -99,13 +99,13 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         """conc(s) - conc(t), s <= t."""
         return -self.scale * log_quotient(s, t)
 
-    def evidence(self, t):
+    def evidence(self, t: Array) -> Array:
         return jnp.minimum(self.conc(t) - 1, _CERTAIN)
 
-    def prior(self, key, shape):
+    def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         return jax.nn.softmax(log_exponential(key, (*shape, self.num_tokens)))
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         return self._draw(key, x0, jnp.broadcast_to(self.conc(t), x0.shape))
 
     def _draw(self, key, x0, conc):
@@ -115,10 +115,10 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         z = jax.nn.softmax(jnp.where(jax.nn.one_hot(x0, self.num_tokens, dtype=bool), of_x0, log_g))
         return jnp.where(jnp.isinf(conc)[..., None], self.space.pure(x0, z.dtype), z)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         return -gather_last(self.predict(out, z, t), x0)
 
-    def bridge(self, key, x0, z, t, s):
+    def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         now, then = (jnp.broadcast_to(self.conc(time), x0.shape) for time in (t, s))
         key_kept, key_gained = split(key)
         gained = jnp.where(jnp.isinf(then), 1.0, self._gained(t, s))
@@ -127,11 +127,11 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         w = jnp.where(jnp.isinf(then), 0, w)[..., None]
         return w * z + (1 - w) * self.space.pure(x0, z.dtype)
 
-    def velocity(self, log_p0, z, t):
+    def velocity(self, log_p0: Array, z: Array, t: Array) -> Array:
         conc = self.conc(t)
         return -self.scale / t[..., None] * z * self._log_velocity(jnp.exp(log_p0), z, conc)
 
-    def flow(self, log_p0, z, t, s):
+    def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
         """z at s, by one step of log z: each component is multiplied, none leaves (0, 1)."""
         gained = self._gained(t, s)[..., None]
         rate = self._log_velocity(jnp.exp(log_p0), z, self.conc(t))
@@ -141,7 +141,7 @@ class DirichletFlow(EvidenceProcess, FlowProcess, Likelihood):
         """d log z / dconc, (B, L, V)."""
         return _tangent(p0 * coefficient_over_x(z, conc, self.num_tokens, self._highest), z)
 
-    def bound_terms(self, key, model, x0, u):
+    def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
         key_z, key_probes = split(key)
         conc = jnp.full(x0.shape, self.bound_conc, u.dtype)
         z = self._draw(key_z, x0, conc)

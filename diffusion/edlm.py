@@ -86,7 +86,7 @@ class _Residual(Process, Composed, Likelihood):
     def log_weight(self, model: Model, log_p0: Array, x: Array, z: Array, t: Array) -> Array:
         """-E(x, z, t), (B,): the log weight of candidates x (B, L) drawn from log_p0 (B, L, V)."""
 
-    def bound_terms(self, key, model, x0, u):
+    def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
         """As `Objective.bound_terms`: those of the base in `num_steps` steps, and what the energy
         changes, "energy", which belongs to the sequence and is spread over its positions evenly."""
         key_base, key_energy = split(key)
@@ -137,28 +137,28 @@ class _Residual(Process, Composed, Likelihood):
         """What a known token means in the base."""
         return self.base.known_tokens
 
-    def time(self, u):
+    def time(self, u: Array) -> Array:
         return self.base.time(u)
 
-    def predict(self, out, z, t):
+    def predict(self, out: Array, z: Array, t: Array) -> Array:
         return self.base.predict(out, z, t)
 
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         return self.base.invert_predict(log_p0, z, t)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         return self.base.token_loss(out, x0, z, t)
 
-    def log_likelihood(self, z, t):
+    def log_likelihood(self, z: Array, t: Array) -> Array:
         return self.base.log_likelihood(z, t)
 
-    def prior(self, key, shape):
+    def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         return self.base.prior(key, shape)
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         return self.base.corrupt(key, x0, t)
 
-    def bridge(self, key, x0, z, t, s):
+    def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         return self.base.bridge(key, x0, z, t, s)
 
     def draw(self, key, model, z, t, logits_processor=None):
@@ -198,10 +198,10 @@ class EDLM(_Residual):
         second_network="energy", labels="unsupported", trained=("energy",), whole_rows=True
     )
 
-    def log_weight(self, model, log_p0, x, z, t):
+    def log_weight(self, model: Model, log_p0: Array, x: Array, z: Array, t: Array) -> Array:
         return -model.energy(x, t, state=z)
 
-    def loss(self, key, model, x0, u):
+    def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         key_z, key_x = split(key)
         t = self.base.time(u)
         z = self.base.corrupt(key_z, x0, t)
@@ -220,11 +220,11 @@ class EDLMAutoregressive(_Residual):
         second_network="energy", labels="unsupported", trained=(), whole_rows=True
     )
 
-    def log_weight(self, model, log_p0, x, z, t):
+    def log_weight(self, model: Model, log_p0: Array, x: Array, z: Array, t: Array) -> Array:
         log_p_ar = Autoregressive(self.vocab_size).log_p(model.energy, x)
         return log_p_ar.sum(1) - gather_last(log_p0, x).sum(1)
 
-    def loss(self, key, model, x0, u):
+    def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         return self.bound(key, model, x0, u)
 
 

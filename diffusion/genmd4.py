@@ -13,7 +13,7 @@ whose value is not part of the loss, only its gradient. Published: eps = 1e-4, p
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +50,12 @@ class GenMD4(TokenMasking):
         if not self.initial_power > 0:
             raise ValueError(f"GenMD4.initial_power = {self.initial_power} must be positive")
 
-    def init(self, key):
+    def init(self, key: Array) -> dict:
         """{"theta": (V,)}, with softplus(theta) = initial_power."""
         theta = jnp.log(jnp.expm1(self.initial_power))
         return {"theta": jnp.full(self.num_tokens, theta)}
 
-    def bind(self, params):
+    def bind(self, params: dict) -> Self:
         bound = copy.copy(self)
         vars(bound)["_learned"] = jax.nn.softplus(params["theta"])
         return bound
@@ -65,7 +65,7 @@ class GenMD4(TokenMasking):
         """w, (V,): what was bound, or `initial_power`."""
         return vars(self).get("_learned", jnp.full(self.num_tokens, self.initial_power))
 
-    def log_masked(self, t):
+    def log_masked(self, t: Array) -> Array:
         # At t = 0 log t is -inf; w * -inf has no gradient in w, and none is wanted.
         log_t = jnp.maximum(jnp.log(t), -1e30)[..., None]
         return jnp.log1p(-self.eps) + self._power(t) * log_t
@@ -73,7 +73,7 @@ class GenMD4(TokenMasking):
     def _log_stay(self, t, s, elapsed=None):
         return self._power(t) * jnp.maximum(log_quotient(s, t), -1e30)[..., None]
 
-    def weight(self, t):
+    def weight(self, t: Array) -> Array:
         return self._power(t) / t[..., None]
 
     def loss(self, key, model, x0, u):

@@ -95,7 +95,7 @@ class ClosedKernel(ExponentKernel):
         """KL(q(z_1 | x) || p(z_1)) in nats, where the share `keep` > 0 of the tokens is kept at t = 1,
         `move` = 1 - keep is not, and p(z_1) is the mean of q(z_1 | x) over all tokens x."""
 
-    def betas_of(self, increments):
+    def betas_of(self, increments: np.ndarray) -> np.ndarray:
         betas = -np.expm1(-increments)
         betas[-1] = 1
         return betas
@@ -107,10 +107,10 @@ class Absorbing(ClosedKernel):
 
     masks: ClassVar[bool] = True
 
-    def log_stationary(self, vocab_size):
+    def log_stationary(self, vocab_size: int) -> Array:
         return jnp.where(jnp.arange(vocab_size + 1) == vocab_size, 0.0, -jnp.inf)
 
-    def draw(self, key, x, keep, vocab_size):
+    def draw(self, key: Array, x: Array, keep: Keep, vocab_size: int) -> Array:
         moved = jnp.log(uniform(key, x.shape, keep.log_move.dtype)) < keep.log_move
         return jnp.where(moved, vocab_size, x)
 
@@ -121,13 +121,13 @@ class Absorbing(ClosedKernel):
         reveal = uniform(key, z.shape, reveal.dtype) < reveal
         return jnp.where((z == vocab_size) & reveal, x, z)
 
-    def prior_divergence(self, keep, move, vocab_size):
+    def prior_divergence(self, keep: float, move: float, vocab_size: int) -> float:
         return keep * math.log(vocab_size)  # a token that is left costs its choice
 
-    def information_removal(self, exponent, p):
+    def information_removal(self, exponent: np.ndarray, p: np.ndarray) -> np.ndarray:
         return -np.expm1(-exponent)  # whatever p is
 
-    def exponents(self, removal, p):
+    def exponents(self, removal: np.ndarray, p: np.ndarray) -> np.ndarray:
         return -np.log1p(-removal)
 
 
@@ -137,10 +137,10 @@ class Uniform(ClosedKernel):
 
     masks: ClassVar[bool] = False
 
-    def log_stationary(self, vocab_size):
+    def log_stationary(self, vocab_size: int) -> Array:
         return jnp.full(vocab_size, -jnp.log(vocab_size))
 
-    def draw(self, key, x, keep, vocab_size):
+    def draw(self, key: Array, x: Array, keep: Keep, vocab_size: int) -> Array:
         key_move, key_token = split(key)
         moved = jnp.log(uniform(key_move, x.shape, keep.log_move.dtype)) < keep.log_move
         return jnp.where(moved, draw_token(key_token, x.shape, vocab_size), x)
@@ -163,12 +163,12 @@ class Uniform(ClosedKernel):
         is_clean = u < weights[..., 0] + weights[..., 1]
         return jnp.where(u < weights[..., 0], token, jnp.where(is_clean, x, z))
 
-    def prior_divergence(self, keep, move, vocab_size):
+    def prior_divergence(self, keep: float, move: float, vocab_size: int) -> float:
         V = vocab_size
         same, other = keep + move / V, move / V
         return same * math.log(same * V) + (V - 1) * other * math.log(move)
 
-    def information_removal(self, exponent, p):
+    def information_removal(self, exponent: np.ndarray, p: np.ndarray) -> np.ndarray:
         V, kept = len(p), np.exp(-exponent)[:, None]
         z = kept * p + (1 - kept) / V
         same, other = kept[:, 0] + (1 - kept[:, 0]) / V, (1 - kept[:, 0]) / V

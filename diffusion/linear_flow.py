@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.numerics import gather_last
 from diffusion.process import FlowProcess
@@ -31,30 +32,30 @@ class LinearFlow(SimplexProcess, FlowProcess):
     def __post_init__(self):
         self.check_size()
 
-    def prior(self, key, shape):
+    def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         return jax.nn.softmax(log_exponential(key, (*shape, self.num_tokens)))
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         t = t[..., None]
         noise = log_exponential(key, (*x0.shape, self.num_tokens), t.dtype)
         return t * jax.nn.softmax(noise) + (1 - t) * self.space.pure(x0, t.dtype)
 
-    def log_likelihood(self, z, t):
+    def log_likelihood(self, z: Array, t: Array) -> Array:
         """0 or -inf: q(z | x0 = v) is constant where z_v >= 1 - t."""
         rounding = 4 * jnp.finfo(z.dtype).eps
         return jnp.where(z >= (1 - t)[..., None] - rounding, 0.0, -jnp.inf)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         return -gather_last(self.predict(out, z, t), x0)
 
-    def bridge(self, key, x0, z, t, s):
+    def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         """The point at s of the line from z at t to the vertex: no noise is added."""
         return self._line(self.space.pure(x0, z.dtype), z, t, s)
 
-    def velocity(self, log_p0, z, t):
+    def velocity(self, log_p0: Array, z: Array, t: Array) -> Array:
         return (z - jnp.exp(log_p0)) / t[..., None]
 
-    def flow(self, log_p0, z, t, s):
+    def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
         """z at s on the line to the mean of the vertices, (B, L, V)."""
         return self._line(jnp.exp(log_p0), z, t, s)
 

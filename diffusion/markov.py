@@ -48,19 +48,19 @@ class MarkovProcess(JumpProcess, TimeIntegral):
     def num_states(self) -> int:
         return self.chain.num_states
 
-    def prior(self, key, shape):
+    def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         return self.chain.draw_prior(key, shape)
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         return self.chain.draw_marginal(key, x0, t)
 
-    def bridge(self, key, x0, z, t, s):
+    def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         return self.chain.draw_bridge(key, x0, z, t, s)
 
-    def log_likelihood(self, z, t):
+    def log_likelihood(self, z: Array, t: Array) -> Array:
         return self.chain.log_likelihood(z, t)
 
-    def predict(self, out, z, t):
+    def predict(self, out: Array, z: Array, t: Array) -> Array:
         if self.head == "posterior":
             return log_softmax(out)
         return log_softmax(log_softmax(out) + self.log_likelihood(z, t))
@@ -74,14 +74,14 @@ class MarkovProcess(JumpProcess, TimeIntegral):
             jnp.isneginf(likelihood), -jnp.inf, log_divide(log_softmax(out), likelihood)
         )
 
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
-    def log_posterior(self, log_p0, z, t, s):
+    def log_posterior(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
         weights = log_divide(log_p0, self.log_likelihood(z, t))
         return log_softmax(self.chain.log_step(z, t, s) + self.chain.log_mix(weights, s))
 
-    def log_ratio(self, out, z, t):
+    def log_ratio(self, out: Array, z: Array, t: Array) -> Array:
         log_p = self.chain.log_mix(self.leave_one_out(out, z, t), t)
         return log_p - gather_last(log_p, z)[..., None]
 
@@ -138,7 +138,7 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
         """log(alpha / (1 - alpha))."""
         return self.schedule.log_alpha(t) - self.schedule.log1m_alpha(t)
 
-    def log_reverse_rate(self, out, z, t):
+    def log_reverse_rate(self, out: Array, z: Array, t: Array) -> Array:
         t = jnp.minimum(t, 1 - 1e-6)  # at 1 the rate of noise is infinite where alpha is 0
         rate = self.log_ratio(out, z, t) + jnp.log(self.rate(t))[..., None]
         if not self.kernel.masks:

@@ -17,10 +17,11 @@ the prior term is KL(q(z_1 | x0) || p(z_1)) = alpha(1) log V per position. The o
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
@@ -62,15 +63,15 @@ class MDLM(ContinuousMarkovProcess):
         """The number of the mask among the states, V."""
         return self.num_tokens
 
-    def in_steps(self, num_steps):
+    def in_steps(self, num_steps: int | None) -> Self:
         return replace(self, num_steps=num_steps)
 
-    def time(self, u):
+    def time(self, u: Array) -> Array:
         if self.num_steps is None:
             return u
         return jnp.ceil(u * self.num_steps) / self.num_steps
 
-    def predict(self, out, z, t):
+    def predict(self, out: Array, z: Array, t: Array) -> Array:
         carried = log_one_hot(z, self.num_tokens)
         return jnp.where((z == self.mask)[..., None], jax.nn.log_softmax(out), carried)
 
@@ -80,7 +81,7 @@ class MDLM(ContinuousMarkovProcess):
         # A draw needs no normalised distribution, and a revealed token no draw.
         return jnp.where(z == self.mask, categorical(key, model(z, t)), z)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         if self.num_steps is None:
             weight = masked_weight(self.schedule, t)
         else:
@@ -88,7 +89,7 @@ class MDLM(ContinuousMarkovProcess):
             weight = weights[jnp.round(t * self.num_steps).astype(jnp.int32)]
         return jnp.where(z == self.mask, weight * _cross_entropy(out, x0), 0)
 
-    def log_ratio(self, out, z, t):
+    def log_ratio(self, out: Array, z: Array, t: Array) -> Array:
         """As the interface; -inf for what the reverse process never does: leave a revealed token."""
         ratio = jax.nn.log_softmax(out) + self.log_odds(t)[..., None]
         masked = jnp.concatenate([ratio, jnp.zeros_like(ratio[..., :1])], axis=-1)

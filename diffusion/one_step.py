@@ -52,9 +52,9 @@ class OneStep(Composed, EvidenceProcess):
         object.__setattr__(bound, "_teacher", teacher)
         return bound
 
-    def loss(self, key, model, x0, u):
-        key_noise, key_teacher = split(key)
-        z = self.prior(key_noise, x0.shape)
+    def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
+        (rows, length), (key_noise, key_teacher) = x0.shape, split(key)
+        z = self.prior(key_noise, (rows, length))
         t = jnp.ones_like(u)
         return self.token_loss(model(z, t), self.trajectory_end(key_teacher, z), z, t)
 
@@ -78,17 +78,17 @@ class OneStep(Composed, EvidenceProcess):
         log_p0 = self.base.predict(teacher(z, t), z, t)
         return categorical(fold_in(split(key)[1], self.steps - 1), log_p0)
 
-    def prior(self, key, shape):
+    def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         return self.base.prior(key, shape)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         return self.base.token_loss(out, x0, z, t)
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         return self.base.corrupt(key, x0, t)
 
-    def bridge(self, key, x0, z, t, s):
+    def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         return self.base.bridge(key, x0, z, t, s)
 
-    def evidence(self, t):
+    def evidence(self, t: Array) -> Array:
         return self.base.evidence(t)

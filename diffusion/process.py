@@ -227,7 +227,7 @@ class Process(Objective):
         log_p0 = self.predict(model(z, t), z, t)
         return categorical(key, log_p0 if logits_processor is None else logits_processor(log_p0))
 
-    def loss(self, key, model, x0, u):
+    def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         t = self.time(u)
         z = self.corrupt(key, x0, t)
         return self.token_loss(model(z, t), x0, z, t)
@@ -350,7 +350,7 @@ class TimeIntegral(Process, Likelihood):
     A subclass with boundary terms (prior, reconstruction) adds them to `bound_terms`.
     """
 
-    def bound_terms(self, key, model, x0, u):
+    def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
         return {"diffusion": self.loss(key, model, x0, u)}
 
 

@@ -175,19 +175,19 @@ class Linear(Schedule):
     def __post_init__(self):
         _check_eps("Linear.eps", self.eps, 1)
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Array) -> Array:
         log_alpha = jnp.log1p(-(1 - self.eps) * t)
         if self.eps == 0:  # 1 - t is exact near the end
             return log_alpha
         return jnp.where(t < 0.5, log_alpha, jnp.log(self.eps + (1 - self.eps) * (1 - t)))
 
-    def log1m_alpha(self, t):
+    def log1m_alpha(self, t: Array) -> Array:
         return jnp.log((1 - self.eps) * t)
 
-    def dalpha(self, t):
+    def dalpha(self, t: Array) -> Array:
         return jnp.full_like(t, -(1 - self.eps))
 
-    def log_drop(self, t, s):
+    def log_drop(self, t: Array, s: Array) -> Array:
         return jnp.log((1 - self.eps) * (t - s))
 
 
@@ -204,16 +204,16 @@ class Polynomial(Schedule):
         if not self.power > 0:
             raise ValueError(f"Polynomial.power = {self.power} must be positive")
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Array) -> Array:
         return log1mexp(self.log1m_alpha(t))
 
-    def log1m_alpha(self, t):
+    def log1m_alpha(self, t: Array) -> Array:
         return self.power * jnp.log(t)
 
-    def dalpha(self, t):
+    def dalpha(self, t: Array) -> Array:
         return -self.power * t ** (self.power - 1)
 
-    def log_drop(self, t, s):
+    def log_drop(self, t: Array, s: Array) -> Array:
         return self.log1m_alpha(t) + log1mexp(self.power * log_quotient(s, t))
 
 
@@ -221,18 +221,18 @@ class Polynomial(Schedule):
 class Cosine(Schedule):
     """alpha = 1 - sin(pi t / 2), the cosine schedule of MD4."""
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Array) -> Array:
         log_alpha = jnp.log(2.0) + 2 * jnp.log(jnp.sin(jnp.pi / 4 * (1 - t)))
         return _near_0(log_alpha, jnp.sin(jnp.pi / 2 * t))
 
-    def log1m_alpha(self, t):
+    def log1m_alpha(self, t: Array) -> Array:
         log1m_alpha = jnp.log(jnp.sin(jnp.pi / 2 * t))
         return _near_0(log1m_alpha, 2 * jnp.sin(jnp.pi / 4 * (1 - t)) ** 2)
 
-    def dalpha(self, t):
+    def dalpha(self, t: Array) -> Array:
         return -jnp.pi / 2 * jnp.sin(jnp.pi / 2 * (1 - t))
 
-    def log_drop(self, t, s):
+    def log_drop(self, t: Array, s: Array) -> Array:
         # cos(pi / 4 (t + s)) as a sine of the distances to the end, where it is 0.
         slope = jnp.sin(jnp.pi / 4 * ((1 - t) + (1 - s)))
         return jnp.log(2 * slope * jnp.sin(jnp.pi / 4 * (t - s)))
@@ -250,10 +250,10 @@ class MDLMCosine(Schedule):
     def __post_init__(self):
         _check_eps("MDLMCosine.eps", self.eps, 1)
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Array) -> Array:
         return _near_0(jnp.log(self._alpha(t)), 2 * (1 - self.eps) * jnp.sin(jnp.pi / 4 * t) ** 2)
 
-    def log1m_alpha(self, t):
+    def log1m_alpha(self, t: Array) -> Array:
         log1m_alpha = jnp.log(2 * (1 - self.eps)) + 2 * jnp.log(jnp.sin(jnp.pi / 4 * t))
         return _near_0(log1m_alpha, self._alpha(t))
 
@@ -261,10 +261,10 @@ class MDLMCosine(Schedule):
         # cos(pi t / 2) as a sine of the distance to the end: exactly 0 at t = 1.
         return self.eps + (1 - self.eps) * jnp.sin(jnp.pi / 2 * (1 - t))
 
-    def dalpha(self, t):
+    def dalpha(self, t: Array) -> Array:
         return -jnp.pi / 2 * (1 - self.eps) * jnp.sin(jnp.pi / 2 * t)
 
-    def log_drop(self, t, s):
+    def log_drop(self, t: Array, s: Array) -> Array:
         sines = jnp.sin(jnp.pi / 4 * (t + s)) * jnp.sin(jnp.pi / 4 * (t - s))
         return jnp.log(2 * (1 - self.eps) * sines)
 
@@ -289,17 +289,17 @@ class Geometric(Schedule):
         """sigma(t) = -log alpha(t), of the shape of t."""
         return self.sigma_min ** (1 - t) * self.sigma_max**t
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Array) -> Array:
         return -self.sigma(t)
 
-    def log1m_alpha(self, t):
+    def log1m_alpha(self, t: Array) -> Array:
         return log1mexp(-self.sigma(t))
 
-    def dalpha(self, t):
+    def dalpha(self, t: Array) -> Array:
         sigma = self.sigma(t)
         return -(jnp.log(self.sigma_max) - jnp.log(self.sigma_min)) * sigma * jnp.exp(-sigma)
 
-    def log_drop(self, t, s):
+    def log_drop(self, t: Array, s: Array) -> Array:
         log_ratio = jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
         gained = -self.sigma(t) * jnp.expm1(-log_ratio * (t - s))  # sigma(t) - sigma(s)
         return -self.sigma(s) + log1mexp(-gained)
@@ -319,18 +319,18 @@ class RescaledSchedule(Schedule):
     def __post_init__(self):
         _check_eps("RescaledSchedule.eps", self.eps, 0.5)
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Array) -> Array:
         alpha, masked = self._both(t)
         return _near_0(jnp.log(alpha), masked)
 
-    def log1m_alpha(self, t):
+    def log1m_alpha(self, t: Array) -> Array:
         alpha, masked = self._both(t)
         return _near_0(jnp.log(masked), alpha)
 
-    def dalpha(self, t):
+    def dalpha(self, t: Array) -> Array:
         return (1 - 2 * self.eps) * self.base.dalpha(t)
 
-    def log_drop(self, t, s):
+    def log_drop(self, t: Array, s: Array) -> Array:
         return jnp.log1p(-2 * self.eps) + self.base.log_drop(t, s)
 
     def _both(self, t):

@@ -73,70 +73,70 @@ class _Graph(ABC):
 
 
 class _AbsorbingGraph(_Graph):
-    def log_score(self, out, z, t):
+    def log_score(self, out: Array, z: Array, t: Array) -> Array:
         process = self.process
         if not process.scaled:
             return out
         return out + (process.log_odds(t) - jnp.log(process.num_tokens))[..., None]
 
-    def entropy_of_score(self, out, x0, z, t):
+    def entropy_of_score(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         masked, odds = z == self.process.num_tokens, self.process.log_odds(t)
         return absorbing_entropy(self.log_score(out, z, t), x0, masked, odds)
 
-    def entropy_of_p0(self, out, x0, z, t):
+    def entropy_of_p0(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         # sum_y s_y is the odds whatever the distribution is, and the entropy is -odds log c(x0).
         entropy = -jnp.exp(self.process.log_odds(t)) * gather_last(log_softmax(out), x0)
         return jnp.where(z == self.process.num_tokens, entropy, 0)
 
-    def leave_one_out(self, out, z, t):
+    def leave_one_out(self, out: Array, z: Array, t: Array) -> Array:
         return log_softmax(out)
 
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         process = self.process
         scaled = jnp.log(process.num_tokens) if process.scaled else process.log_odds(t)[..., None]
         return log_p0 + scaled
 
-    def all_states(self, log_ratio, z):
+    def all_states(self, log_ratio: Array, z: Array) -> Array:
         """-inf for leaving a revealed token."""
         V = self.process.num_tokens
         masked = jnp.concatenate([log_ratio[..., :V], jnp.zeros_like(log_ratio[..., :1])], axis=-1)
         return jnp.where((z == V)[..., None], masked, log_one_hot(z, V + 1))
 
-    def undo(self, score, moved, last):
+    def undo(self, score: Array, moved: Array, last: Array) -> Array:
         V, total = self.process.num_tokens, score.sum(-1, keepdims=True)
         is_mask = jnp.arange(V + 1)[None, None] == V
         return jnp.where(is_mask, jnp.where(last, 0, score - moved * total), score)
 
 
 class _UniformGraph(_Graph):
-    def log_score(self, out, z, t):
+    def log_score(self, out: Array, z: Array, t: Array) -> Array:
         """0 at y = z."""
         return jnp.where(jnp.isneginf(log_one_hot(z, self.process.num_tokens)), out, 0)
 
-    def entropy_of_score(self, out, x0, z, t):
+    def entropy_of_score(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         kappa = self.process.log_kappa(t)
         excess = excess_of_score(self.log_score(out, z, t), x0, z, kappa)
         return uniform_entropy(excess, x0, z, kappa)
 
-    def entropy_of_p0(self, out, x0, z, t):
+    def entropy_of_p0(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         kappa, log_c = self.process.log_kappa(t), log_softmax(self.process.leave_one_out(out, z, t))
         return uniform_entropy(excess_of_distribution(log_c, x0, z, kappa), x0, z, kappa)
 
-    def leave_one_out(self, out, z, t):
+    def leave_one_out(self, out: Array, z: Array, t: Array) -> Array:
         # alpha c_y + (1 - alpha) / V = s_y / sum s. A learned score may ask for c_y < 0: nearly 0 then.
         p = jnp.exp(log_softmax(self.log_score(out, z, t)))
         moved = jnp.exp(self.process.schedule.log1m_alpha(t))[..., None] / self.process.num_tokens
         return jnp.log(jnp.maximum(p - moved, 1e-6 * p))
 
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         log_c = log_softmax(log_divide(log_p0, self.process.log_likelihood(z, t)))
         log_p = self.process.chain.log_mix(log_c, t)
         return log_p - gather_last(log_p, z)[..., None]
 
-    def all_states(self, log_ratio, z):
+    def all_states(self, log_ratio: Array, z: Array) -> Array:
         return log_ratio
 
-    def undo(self, score, moved, last):
+    def undo(self, score: Array, moved: Array, last: Array) -> Array:
         return score - moved * score.sum(-1, keepdims=True) / self.process.num_tokens
 
 
@@ -173,32 +173,32 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
     def _graph(self) -> _Graph:
         return _AbsorbingGraph(self) if self.kernel.masks else _UniformGraph(self)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         graph = self._graph
         entropy = graph.entropy_of_score if self.head == "score" else graph.entropy_of_p0
         return self.rate(t) * entropy(out, x0, z, t)
 
-    def predict(self, out, z, t):
+    def predict(self, out: Array, z: Array, t: Array) -> Array:
         if self.head != "score":
             return super().predict(out, z, t)
         return log_softmax(self.leave_one_out(out, z, t) + self.log_likelihood(z, t))
 
-    def leave_one_out(self, out, z, t):
+    def leave_one_out(self, out: Array, z: Array, t: Array) -> Array:
         if self.head != "score":
             return super().leave_one_out(out, z, t)
         return self._graph.leave_one_out(out, z, t)
 
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         if self.head != "score":
             return super().invert_predict(log_p0, z, t)
         return self._graph.invert_predict(log_p0, z, t)
 
-    def log_ratio(self, out, z, t):
+    def log_ratio(self, out: Array, z: Array, t: Array) -> Array:
         """As the interface; on the absorbing graph -inf for leaving a revealed token."""
         of_tokens = super().log_ratio if self.head != "score" else self._graph.log_score
         return self._graph.all_states(of_tokens(out, z, t), z)
 
-    def log_tweedie(self, out, z, t, s):
+    def log_tweedie(self, out: Array, z: Array, t: Array, s: Array) -> Array:
         """log of (exp(-dsigma Q) score)_y exp(dsigma Q)[z, y], dsigma from s to t: (B, L, S), up to a
         constant per position; -inf where it is not positive, and for the mask at s = 0."""
         score = jnp.exp(self.log_ratio(out, z, t))

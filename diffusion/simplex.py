@@ -38,12 +38,12 @@ class SimplexProcess(Process):
     def space(self) -> Simplex:
         return Simplex(self.num_tokens)
 
-    def predict(self, out, z, t):
+    def predict(self, out: Array, z: Array, t: Array) -> Array:
         if self.head == "posterior":
             return log_softmax(out)
         return log_softmax(log_softmax(out) + self.log_likelihood(z, t))
 
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
     def check_size(self) -> None:
@@ -60,7 +60,7 @@ class EvidenceProcess(SimplexProcess):
     def evidence(self, t: Array) -> Array:
         """How much log z_v counts for token v, of the shape of t."""
 
-    def log_likelihood(self, z, t):
+    def log_likelihood(self, z: Array, t: Array) -> Array:
         return self.evidence(t)[..., None] * log_state(z)
 
 

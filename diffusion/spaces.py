@@ -63,19 +63,19 @@ class Tokens(StateSpace):
         """V where the mask is one of the states, else None."""
         return self.vocab_size if self.num_states > self.vocab_size else None
 
-    def empty(self, shape):
+    def empty(self, shape: tuple[int, int]) -> Array:
         return jnp.zeros(shape, jnp.int32)
 
-    def pure(self, x):
+    def pure(self, x: Array) -> Array:
         return x
 
-    def tokens(self, z):
+    def tokens(self, z: Array) -> Array:
         return z.astype(jnp.int32)
 
-    def weights(self, z):
+    def weights(self, z: Array) -> Array:
         return jax.nn.one_hot(z, self.vocab_size)
 
-    def distance(self, a, b):
+    def distance(self, a: Array, b: Array) -> Array:
         return (a != b).astype(jnp.float32)
 
 
@@ -88,20 +88,20 @@ class Simplex(StateSpace):
 
     vocab_size: int
 
-    def empty(self, shape):
+    def empty(self, shape: tuple[int, int]) -> Array:
         return jnp.zeros((*shape, self.vocab_size))
 
     def pure(self, x: Array, dtype: DTypeLike = jnp.float32) -> Array:
         """(B, L, V): the vertices of the simplex at the tokens x."""
         return jax.nn.one_hot(x, self.vocab_size, dtype=dtype)
 
-    def tokens(self, z):
+    def tokens(self, z: Array) -> Array:
         return jnp.argmax(z, axis=-1).astype(jnp.int32)
 
-    def weights(self, z):
+    def weights(self, z: Array) -> Array:
         return z
 
-    def distance(self, a, b):
+    def distance(self, a: Array, b: Array) -> Array:
         return jnp.abs(a - b).max(-1)
 
 
@@ -114,19 +114,19 @@ class Vectors(StateSpace):
 
     embeddings: Array = field(compare=False)
 
-    def empty(self, shape):
+    def empty(self, shape: tuple[int, int]) -> Array:
         return jnp.zeros((*shape, self.embeddings.shape[1]))
 
-    def pure(self, x):
+    def pure(self, x: Array) -> Array:
         return self.embeddings[jnp.maximum(x, 0)]
 
-    def tokens(self, z):
+    def tokens(self, z: Array) -> Array:
         """int32 (B, L): the tokens whose vectors are nearest in the Euclidean distance."""
         closeness = z @ self.embeddings.T - (self.embeddings**2).sum(-1)[None, None] / 2
         return jnp.argmax(closeness, axis=-1).astype(jnp.int32)
 
-    def weights(self, z):
+    def weights(self, z: Array) -> Array:
         return jax.nn.one_hot(self.tokens(z), len(self.embeddings))
 
-    def distance(self, a, b):
+    def distance(self, a: Array, b: Array) -> Array:
         return jnp.linalg.norm(a - b, axis=-1)

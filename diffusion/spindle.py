@@ -19,7 +19,7 @@ bound on anything and is labelled an estimate. The published perplexity of 63.78
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +67,7 @@ class Spindle(TokenMasking):
         """A bound for the exact posterior, an estimate for the published one."""
         return "bound" if self.posterior == "exact" else "estimate"
 
-    def in_steps(self, num_steps):
+    def in_steps(self, num_steps: int | None) -> Self:
         return replace(self, num_steps=num_steps)
 
     @cached_property
@@ -84,7 +84,7 @@ class Spindle(TokenMasking):
         logs = np.log1p(np.array(self.unigram, np.float64))
         return logs / logs.max()
 
-    def log_masked(self, t):
+    def log_masked(self, t: Array) -> Array:
         return jnp.log(jnp.clip(self._masked(t), 0, 1))
 
     def _log_stay(self, t, s, elapsed=None):
@@ -98,19 +98,19 @@ class Spindle(TokenMasking):
         share = jnp.where(close, revealed / jnp.where(close, now, 1), 0)
         return jnp.where(close, jnp.log1p(-share), super()._log_stay(t, s))
 
-    def weight(self, t):
+    def weight(self, t: Array) -> Array:
         masked = self._masked(t)
         slope = 1 + self._bend * jnp.pi * jnp.cos(jnp.pi * t)[..., None] * self._tilt(t)
         inside = (masked > 0) & (masked < 1)
         return jnp.where(inside, slope / jnp.where(inside, masked, 1), 0)
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         if self.posterior == "exact":
             return super().corrupt(key, x0, t)
         masked = uniform(key, x0.shape, t.dtype) >= self.published_keep(x0, t)
         return jnp.where(masked, self.num_tokens, x0)
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         if self.posterior == "exact":
             return super().token_loss(out, x0, z, t)
         reveal = self.published_reveal(x0, t)

@@ -49,34 +49,34 @@ class TokenMasking(RateProcess, TimeIntegral):
     def num_states(self) -> int:
         return self.num_tokens + 1
 
-    def time(self, u):
+    def time(self, u: Array) -> Array:
         return u if self.num_steps is None else jnp.ceil(u * self.num_steps) / self.num_steps
 
-    def prior(self, key, shape):
+    def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         """The mean of q(z_1 | x) over all tokens x."""
         key_kept, key_token = split(key)
         token = draw_token(key_token, shape, self.num_tokens)
         return self.corrupt(key_kept, token, jnp.ones((shape[0], 1)))
 
-    def corrupt(self, key, x0, t):
+    def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
         masked = jnp.log(uniform(key, x0.shape, t.dtype)) < gather_last(self.log_masked(t), x0)
         return jnp.where(masked, self.num_tokens, x0)
 
-    def log_likelihood(self, z, t):
+    def log_likelihood(self, z: Array, t: Array) -> Array:
         log_masked = self.log_masked(t)
         kept = log_one_hot(z, self.num_tokens) + log1mexp(log_masked)
         return jnp.where((z == self.num_tokens)[..., None], log_masked, kept)
 
-    def predict(self, out, z, t):
+    def predict(self, out: Array, z: Array, t: Array) -> Array:
         log_p = log_softmax(out)
         if self.head == "leave_one_out":
             log_p = log_softmax(log_p + self.log_masked(t))
         return jnp.where((z == self.num_tokens)[..., None], log_p, log_one_hot(z, self.num_tokens))
 
-    def invert_predict(self, log_p0, z, t):
+    def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
-    def token_loss(self, out, x0, z, t):
+    def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         masked = z == self.num_tokens
         log_mu = self.predict(out, jnp.full_like(z, self.num_tokens), t)
         of_x0 = gather_last(log_mu, x0)
@@ -107,24 +107,24 @@ class TokenMasking(RateProcess, TimeIntegral):
         terms = {"diffusion": self.token_loss(model(z, t), x0, z, t)}
         return terms | self._boundary_terms(key_start, model, x0, u)
 
-    def bridge(self, key, x0, z, t, s):
+    def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         stay = gather_last(self._log_stay(t, s), x0)
         reveal = jnp.log(uniform(key, z.shape, t.dtype)) >= stay
         return jnp.where((z == self.num_tokens) & reveal, x0, z)
 
-    def log_posterior(self, log_p0, z, t, s):
+    def log_posterior(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
         log_stay = self._log_stay(t, s)
         stay = jax.nn.logsumexp(log_p0 + log_stay, axis=-1, keepdims=True)
         masked = jnp.concatenate([log_p0 + log1mexp(log_stay), stay], axis=-1)
         return jnp.where((z == self.num_tokens)[..., None], masked, log_one_hot(z, self.num_states))
 
-    def log_reverse_rate(self, out, z, t):
+    def log_reverse_rate(self, out: Array, z: Array, t: Array) -> Array:
         log_mu = self.predict(out, jnp.full_like(z, self.num_tokens), t)
         rate = log_mu + jnp.log(self.weight(t))
         rate = jnp.concatenate([rate, jnp.full_like(rate[..., :1], -jnp.inf)], axis=-1)
         return jnp.where((z == self.num_tokens)[..., None], rate, -jnp.inf)
 
-    def log_ratio(self, out, z, t):
+    def log_ratio(self, out: Array, z: Array, t: Array) -> Array:
         """As the interface; -inf for what the reverse process never does: leave a revealed token, or
         reveal one that is certainly not masked yet."""
         log_masked = self.log_masked(t)
