@@ -161,6 +161,7 @@ class RunScorer(Scorer):
     def features(self, texts):
         experiment, params = self.experiment, self.run.params
         start, model = _sequential(self.run).start, experiment.model
+
         @jax.jit
         def features(params, z):
             z = jnp.concatenate([jnp.full_like(z[:, :1], start), z[:, :-1]], axis=1)
