@@ -9,7 +9,7 @@ from functools import partialmethod
 import numpy as np
 import pytest
 from conftest import SMALL
-from test_records import TEXT8, changed
+from record_examples import TEXT8, changed
 
 from experiments import cli
 from experiments.comparison.record_groups import Entry, group
