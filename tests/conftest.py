@@ -14,11 +14,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("DDLM_CACHE", str(_CACHE / "data"))
 # Most programs of tests run for less time than they compile: without optimization the suite takes half
 # the time. What runs for longer asks for the fixture `optimized`. XLA rejects flags that it does not
-# know, and the second is not promised to later versions.
+# know, and the others are not promised to later versions.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _CHEAP = "--xla_backend_optimization_level=1"
 if version("jaxlib").startswith("0.10."):
-    _CHEAP += " --xla_cpu_use_fusion_emitters=false"
+    _CHEAP += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", _CHEAP)
 
 import jax  # noqa: E402
@@ -89,3 +89,26 @@ def x64():
     """Double precision, for the comparison with exact numbers."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def rejected():
+    """rejected(function, ...) is the one line that it rejects with."""
+
+    from experiments.errors import UserError
+
+    def call(function, *arguments):
+        with pytest.raises(UserError) as caught:
+            function(*arguments)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 5000
+        return str(caught.value)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def table():
+    """The oracle's table of the first toy."""
+    from oracle import Table
+
+    return Table()
