@@ -1,6 +1,5 @@
 """Damage, signals, kills, full disks and other devices: what a run does about them."""
 
-import errno
 import json
 import os
 import resource
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,13 +20,12 @@ from test_training import experiment
 from experiments import cli
 from experiments.devices.sharding import make_mesh
 from experiments.errors import Stopped, UserError
-from experiments.files import write_atomically
 from experiments.overrides import load
 from experiments.studies.measuring.killing import compared, kill_often
 from experiments.training import monitor, recovery, trainer
 from experiments.training.checkpoint_record import RECORD
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.metrics import DAMAGED, Metrics, read_metric
+from experiments.training.metrics import read_metric
 from experiments.training.signals import Signals
 
 SETTINGS = (*TINY, "train.keep_last=3", "train.log_every=1")
@@ -290,60 +287,6 @@ def test_a_save_on_a_full_disk_is_one_line_and_the_run_goes_on_later(straight, t
     assert capfd.readouterr().err == ""
     run(tmp_path)
     same(tmp_path, straight)
-
-
-def test_metrics_on_a_full_disk_are_one_line_and_go_on_later(tmp_path, capfd):
-    with Metrics(tmp_path, 0) as written:
-        written.write(1, {"a": 1.0})
-    size = max(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
-    rejected = pytest.raises(UserError, match="metrics could not be written")
-    with full_disk(size + 300), rejected as caught, Metrics(tmp_path, 1) as written:
-        for step in range(2, 99):
-            written.write(step, {"a": float(step)})
-    assert "\n" not in str(caught.value) and "continues from the newest" in str(caught.value)
-    assert capfd.readouterr().err == ""
-    assert len(read_metric(tmp_path, "a")) > 2
-    with Metrics(tmp_path, 1) as written:
-        written.write(2, {"a": 4.0})
-    assert read_metric(tmp_path, "a") == [(1, 1.0), (2, 4.0)]
-
-
-def test_a_file_on_a_read_only_file_system_is_one_line(tmp_path, monkeypatch):
-    """Taking the temporary file away fails there too."""
-    number = errno.EROFS
-
-    def failing(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("builtins.open", failing)
-    monkeypatch.setattr(Path, "unlink", failing)
-    with pytest.raises(UserError, match=r"could not be written \(Read-only"):
-        write_atomically(tmp_path / "a.json", "{}")
-
-
-def test_a_continuation_keeps_lines_that_cannot_be_read_aside_and_says_which(tmp_path):
-    path, aside = tmp_path / "metrics.jsonl", tmp_path / DAMAGED
-    good = [b'{"step": 1, "a": 1.0}', b'{"step": 2, "a": 2.0}', b'{"step": 3, "a": 3.0}']
-    bad = [b'{"step": 1, "a"', b"\0\0\xff", b'{"a": 1}', b'{"step": "2"}', b"[2]"]
-    path.write_bytes(b"\n".join([good[0], *bad, *good[1:], b'{"step": 4, "a"']))
-    lines = []
-    with Metrics(tmp_path, 2, lines.append):
-        pass
-    cut, kept = lines
-    assert cut == f"{path}: its last line was cut short by a kill, and goes"
-    assert "5 of its lines (number 2, 3, 4, 5, ...) cannot be read" in kept
-    assert kept.endswith(f"are now in {aside}")
-    assert path.read_bytes() == b"\n".join(good[:2]) + b"\n"
-    assert aside.read_bytes() == b"\n".join(bad) + b"\n"
-    for _ in range(2):
-        with Metrics(tmp_path, 2, lines.append):
-            pass
-    assert len(lines) == 2 and aside.read_bytes() == b"\n".join(bad) + b"\n"
-    path.write_bytes(b"\0\n" + good[0] + b"\n")
-    with Metrics(tmp_path, 2, lines.append):
-        pass
-    assert "1 of its lines (number 1) cannot be read" in lines[2]
-    assert aside.read_bytes() == b"\n".join([*bad, b"\0"]) + b"\n"
 
 
 def test_metrics_that_are_gone_are_told(copy, straight):
