@@ -24,7 +24,7 @@ from samplers.sampler import Compatibility, GridSampler, State
 def ancestral_step(
     key: Array, process: Process, model: Model, z: Array, t: Array, s: Array
 ) -> tuple[Array, Array]:
-    """(z_s, x0), as of `GridSampler.step`: a draw of x0 from the model, then one of z_s from the bridge."""
+    """(z_s, x0) as `GridSampler.step` gives them: x0 drawn from the model, then z_s from the bridge."""
     key_draw, key_bridge = split(key)
     x0 = process.draw(key_draw, model, z, t)
     return process.bridge(key_bridge, x0, z, t, s), x0
