@@ -93,6 +93,7 @@ from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.training.metrics import read_metrics
 from experiments.training.trainer import train as _train
+from models import roles
 from models.backbone import Backbone, Network
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
@@ -228,6 +229,7 @@ __all__ = [
     "WarmupStableDecay",
     "load",
     "override",
+    "roles",
     "spaces",
     "train",
 ]  # fmt: skip

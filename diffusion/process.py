@@ -121,7 +121,10 @@ class Objective(ABC):
         return self.vocab_size
 
     def init(self, key: Array) -> dict:
-        """Parameters of the objective itself, trained with the model's; {} where it has none."""
+        """Parameters of the objective itself, trained with the model's; {} where it has none.
+
+        They should be few: every device holds them whole. Weight decay spares them.
+        """
         return {}
 
     def bind(self, params: dict) -> Self:

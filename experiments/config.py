@@ -12,11 +12,14 @@ from jax import Array
 
 from diffusion.process import Objective, Process
 from experiments.data.text import Text
+from experiments.errors import UserError
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.optimizer import Optimizer
 from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
+from experiments.training.digests import leaves
 from models.backbone import Backbone, Network
+from models.roles import Vector
 from samplers.ancestral import Ancestral
 from samplers.sampler import Sampler
 
@@ -292,6 +295,17 @@ class Experiment:
             params["energy"] = self.energy.init(jax.random.fold_in(key, 2))
         return params
 
+    def roles(self) -> dict:
+        """What each parameter of `init_params` is, a `models.roles.Role` in the place of its array; the
+        process's own are vectors. UserError where a network does not say it of all it makes."""
+        own = jax.eval_shape(self.process.init, jax.random.key(0))
+        roles = _roles_of(self.model)
+        if own:
+            roles = roles | {"process": jax.tree.map(lambda _: Vector(), own)}
+        if self.energy is not None:
+            roles = roles | {"energy": _roles_of(self.energy)}
+        return roles
+
     def bind(self, params: dict, frozen: dict | None = None) -> Objective:
         """The process with its share of the parameters; frozen: those of its teacher, if any."""
         process = self.process.bind(params.get("process", {}))
@@ -307,3 +321,13 @@ class Experiment:
             return Network(self.model, params, condition)
         energy = Network(self.energy, params["energy"], condition)
         return Network(self.model, params, energy=energy)
+
+
+def _roles_of(network: Backbone) -> dict:
+    roles, made = network.roles(), jax.eval_shape(network.init, jax.random.key(0))
+    if other := sorted(leaves(roles).keys() ^ leaves(made).keys()):
+        raise UserError(
+            f"{type(network).__name__}: init and roles differ in {', '.join(other)}; roles has to give "
+            "one role for each parameter that init makes"
+        )
+    return roles

@@ -84,7 +84,7 @@ def restore_run(workdir: str | Path, step: int, experiment: Experiment, ema: boo
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         abstract,
-        tree_shardings(mesh, abstract),
+        tree_shardings(mesh, abstract, experiment.roles()),
     )
     with _naming_good_steps(checkpoints, step):
         params = checkpoints.restore_partial(step, "ema" if ema else "params", like)

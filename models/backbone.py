@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 from jax import Array
 
+from models.roles import by_rank
+
 
 class Backbone(ABC):
     """A network as two pure functions, `init` and `apply`. An implementation is a frozen dataclass of
@@ -34,12 +36,15 @@ class Backbone(ABC):
 
     @abstractmethod
     def init(self, key: Array) -> dict:
-        """Parameters, a nested dict of float32 arrays.
+        """Parameters, a nested dict of float32 arrays, under names of the backbone's own."""
 
-        Their names say what they are: the matrix of a dense layer, (inputs, outputs), is a "kernel", a
-        table that rows are looked up in an "embedding". Weight decay acts on kernels; `Muon` on those
-        below "layers", which may be stacked, (N, inputs, outputs); devices share both.
+    def roles(self) -> dict:
+        """What each parameter is, a `models.roles.Role` in the place of each array of `init`.
+
+        By default `by_rank` guesses: right for dense layers that are not stacked. It takes a table, or
+        biases stacked over layers, for matrices, which weight decay and `Muon` then act on.
         """
+        return jax.tree.map(by_rank, jax.eval_shape(self.init, jax.random.key(0)))
 
     def cache(self, rows: int, length: int) -> Any:
         """What `decode` fills: room for `length` positions of so many rows."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from models.functional import bind, init
+from models.functional import bind, init, roles
 from models.layers import Pooled
 from models.transformer import Transformer
 
@@ -33,6 +33,9 @@ class Classifier(Transformer):
         """Parameters as those of `Transformer.init`, and those of the head, "classifier"."""
         key_backbone, key_head = jax.random.split(key)
         return super().init(key_backbone) | {"classifier": init(self._head, key_head)}
+
+    def roles(self):
+        return super().roles() | {"classifier": roles(self._head)}
 
     def apply(
         self,

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from models.backbone import Backbone
-from models.functional import bind, init
+from models.functional import bind, init, roles
 from models.layers import Pooled
 from models.transformer import Transformer
 
@@ -42,6 +42,9 @@ class EnergyTransformer(Backbone):
         """Parameters as those of `Transformer.init`, and those of the head, "energy"."""
         key_backbone, key_head = jax.random.split(key)
         return self.backbone.init(key_backbone) | {"energy": init(self._head, key_head)}
+
+    def roles(self):
+        return self.backbone.roles() | {"energy": roles(self._head)}
 
     def apply(
         self,

@@ -10,12 +10,20 @@ from typing import TypeVar
 import jax
 from flax import nnx
 
+from models.roles import Vector
+
 Module = TypeVar("Module", bound=nnx.Module)
 
 
 def init(build: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> dict:
     """The parameters of build(rngs), a nested dict of arrays."""
     return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key)), nnx.Param))
+
+
+def roles(build: Callable[[nnx.Rngs], nnx.Module]) -> dict:
+    """What each parameter of `init` is: the metadata "role" that it was made with, or a `Vector`."""
+    state = nnx.state(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param)
+    return nnx.to_pure_dict(state, lambda param: param.get_metadata("role", Vector()))
 
 
 def bind(build: Callable[[nnx.Rngs], Module], params: dict) -> Module:

@@ -18,12 +18,14 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from models.attention import AttentionBackend, attend
+from models.roles import Matrix, Table
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
 
 BATCH = ("data", "fsdp")  # the axes of a mesh over which the rows of a batch are spread
 WIDTH = ("tensor", "fsdp")  # and those over which the width of a table of embeddings is
+OUTER, LAST = Matrix(hidden=False), Matrix(hidden=False, closing=True)  # around the layers
 Cache = tuple[Array, Array]
 
 
@@ -84,13 +86,17 @@ def linear(
     outputs: int,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
+    role: Matrix,
     scale: float = 1.0,
     bias: bool = False,
 ) -> nnx.Linear:
     """A dense layer with normal weights of standard deviation scale / sqrt(inputs)."""
     std = scale * inputs**-0.5
     init = nnx.initializers.normal(std) if std > 0 else nnx.initializers.zeros
-    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+    return nnx.Linear(
+        inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs,
+        kernel_metadata={"role": role},
+    )  # fmt: skip
 
 
 def normalisation(
@@ -132,8 +138,8 @@ class Attention(nnx.Module):
     ):
         self.num_heads = num_heads
         self.backend: AttentionBackend = backend
-        self.qkv = linear(width, 3 * width, dtype, rngs)
-        self.out = linear(width, width, dtype, rngs, out_scale)
+        self.qkv = linear(width, 3 * width, dtype, rngs, Matrix())
+        self.out = linear(width, width, dtype, rngs, Matrix(closing=True), out_scale)
         head = width // num_heads
         self.q_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
         self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
@@ -175,8 +181,9 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.kind = kind
-        self.up = linear(width, hidden * (2 if kind == "swiglu" else 1), dtype, rngs, bias=bias)
-        self.down = linear(hidden, width, dtype, rngs, out_scale, bias)
+        both = hidden * (2 if kind == "swiglu" else 1)
+        self.up = linear(width, both, dtype, rngs, Matrix(), bias=bias)
+        self.down = linear(hidden, width, dtype, rngs, Matrix(closing=True), out_scale, bias)
 
     def __call__(self, x: Array) -> Array:
         """(..., D), from x (..., D)."""
@@ -193,8 +200,8 @@ class TimeEmbedding(nnx.Module):
     FREQUENCIES = 128
 
     def __init__(self, width: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.up = linear(2 * self.FREQUENCIES, width, dtype, rngs, bias=True)
-        self.out = linear(width, width, dtype, rngs, bias=True)
+        self.up = linear(2 * self.FREQUENCIES, width, dtype, rngs, OUTER, bias=True)
+        self.out = linear(width, width, dtype, rngs, LAST, bias=True)
 
     def __call__(self, t: Array) -> Array:
         """The embedding (B, 1 or L, C) of times t, (B, 1) or (B, L)."""
@@ -226,7 +233,7 @@ class Block(nnx.Module):
         self.norm_mlp = normalisation(config.norm, width, dtype, rngs)
         self.mlp = MLP(width, config.hidden, config.mlp, config.mlp_bias, dtype, out_scale, rngs)
         self.modulation = (
-            linear(config.condition_width, 6 * width, dtype, rngs, scale=0, bias=True)
+            linear(config.condition_width, 6 * width, dtype, rngs, Matrix(), scale=0, bias=True)
             if config.time_conditioning
             else None
         )
@@ -262,8 +269,8 @@ class Pooled(nnx.Module):
     """Two layers from a vector of each sequence, float32 (B, D) -> (B, outputs), 0 at first."""
 
     def __init__(self, width: int, outputs: int, rngs: nnx.Rngs):
-        self.up = linear(width, width, jnp.float32, rngs, bias=True)
-        self.out = linear(width, outputs, jnp.float32, rngs, scale=0, bias=True)
+        self.up = linear(width, width, jnp.float32, rngs, OUTER, bias=True)
+        self.out = linear(width, outputs, jnp.float32, rngs, LAST, scale=0, bias=True)
 
     def __call__(self, x: Array) -> Array:
         """float32 (B, outputs), from x (B, D)."""
@@ -292,10 +299,11 @@ class EmbedAndHead(nnx.Module):
                 "number to use the network without data"
             )
         init = nnx.initializers.normal(1.0 if not config.tied else config.width**-0.5)
-        self.embedding = nnx.Param(init(rngs.params(), (V + 1, config.width), jnp.float32))
+        table = init(rngs.params(), (V + 1, config.width), jnp.float32)
+        self.embedding = nnx.Param(table, role=Table())
         self.norm = normalisation(config.norm, config.width, dtype, rngs)
         self.head = (
-            None if config.tied else linear(config.width, V, dtype, rngs, scale=0, bias=True)
+            None if config.tied else linear(config.width, V, dtype, rngs, LAST, scale=0, bias=True)
         )
         self.time = (
             TimeEmbedding(config.condition_width, dtype, rngs) if config.time_conditioning else None
@@ -306,20 +314,21 @@ class EmbedAndHead(nnx.Module):
                 config.condition_width,
                 embedding_init=nnx.initializers.normal(0.5),
                 dtype=jnp.float32,  # as `embedding_lookup`
+                embedding_metadata={"role": Table()},
                 rngs=rngs,
             )
             if config.given_labels is not None
             else None
         )
         self.modulation = (
-            linear(config.condition_width, 2 * config.width, dtype, rngs, scale=0, bias=True)
+            linear(config.condition_width, 2 * config.width, dtype, rngs, OUTER, scale=0, bias=True)
             if config.time_conditioning
             else None
         )
 
         self.vector_width = config.vector_width
         self.vectors = (
-            linear(config.vector_width, config.width, dtype, rngs)
+            linear(config.vector_width, config.width, dtype, rngs, OUTER)
             if config.vector_width is not None
             else None
         )

@@ -16,7 +16,7 @@ from jax import Array
 
 from models.attention import AttentionBackend
 from models.backbone import Backbone
-from models.functional import bind, init
+from models.functional import bind, init, roles
 from models.layers import Block, Cache, EmbedAndHead, constrain_batch
 
 
@@ -109,6 +109,9 @@ class Transformer(Backbone):
             jax.random.split(key_layers, self.num_layers)
         )
         return {"ends": init(self._ends, key_ends), "layers": layers}
+
+    def roles(self):
+        return {"ends": roles(self._ends), "layers": roles(self._block)}
 
     def apply(
         self,

@@ -20,6 +20,7 @@ from experiments.renames import renamed
 from experiments.serialization import decode, encode
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.training.train_step import init_state, make_train_step
+from models.roles import Matrix, Table, Vector
 
 
 @pytest.mark.parametrize(
@@ -63,13 +64,17 @@ def test_muon_makes_each_stacked_matrix_orthogonal_and_leaves_the_rest_to_adam()
         "layers": {"up": {"kernel": jnp.zeros((3, 8, 16))}, "norm": {"scale": jnp.ones((3, 8))}},
         "ends": {"embedding": jnp.zeros((5, 8)), "head": {"kernel": jnp.zeros((8, 5))}},
     }
+    roles = {
+        "layers": {"up": {"kernel": Matrix()}, "norm": {"scale": Vector()}},
+        "ends": {"embedding": Table(), "head": {"kernel": Matrix(hidden=False)}},
+    }
     scales = {"up": np.array([1e-3, 1.0, 1e3])[:, None, None]}
     grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
     grads["layers"]["up"]["kernel"] *= jnp.asarray(scales["up"], jnp.float32)
     settings = {"schedule": WarmupConstant(0.1, 0), "clip_norm": None}
     updates = {}
     for optimizer in (Muon(**settings), AdamW(**settings)):
-        built = optimizer.build(params)
+        built = optimizer.build(params, roles)
         updates[type(optimizer)], _ = built.update(grads, built.init(params), params)
     update = np.asarray(updates[Muon]["layers"]["up"]["kernel"]) / (0.1 * 0.2 * 16**0.5)
     for matrix in update:  # Newton and Schulz's iteration brings singular values near 1, not to it

@@ -88,7 +88,7 @@ def test_all_large_arrays_of_a_state_are_spread_over_fsdp(config):
     e = experiment(config=f"configs/scale/{config}.py")
     mesh = AbstractMesh((1, 256, 1), AXES)
     state = jax.eval_shape(lambda: init_state(e))
-    shardings = tree_shardings(mesh, state)
+    shardings = tree_shardings(mesh, state, e.roles())
     for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
         assert x.size < 1e6 or math.prod(s.shard_shape(x.shape)) == x.size / 256
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))

@@ -1,7 +1,5 @@
 """The compiled step: accumulation, devices, stratified times, EMA, schedule of the rate."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +14,8 @@ from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.overrides import override, resolve
-from experiments.training.train_step import (
-    init_state,
-    make_optimizer,
-    make_train_step,
-)
+from experiments.training.train_step import init_state, make_train_step
+from models.roles import Matrix, Vector
 
 
 def experiment(*settings):
@@ -97,8 +92,9 @@ def test_rate_rises_then_falls_to_its_end():
 
 def test_gradients_are_clipped_and_decay_spares_all_but_matrices():
     params = {"norm": {"scale": jnp.ones(3)}, "up": {"kernel": jnp.ones((3, 3))}}
+    roles = {"norm": {"scale": Vector()}, "up": {"kernel": Matrix()}}
     config = AdamW(WarmupConstant(peak_lr=0.1, warmup_steps=0), weight_decay=0.5)
-    optimizer = make_optimizer(replace(get_config(), optimizer=config), params)
+    optimizer = config.build(params, roles)
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     np.testing.assert_array_equal(updates["norm"]["scale"], 0)

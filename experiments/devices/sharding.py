@@ -1,6 +1,6 @@
 """Where arrays live: the device mesh, and the placement of parameters and batches on it.
 
-Rules are derived from a parameter's path and shape, outside the modules. The mesh has three axes: the
+Rules are derived from what a parameter is (`models.roles`) and its shape. The mesh has three axes: the
 batch is split over data and fsdp; each matrix over fsdp (its input side) and tensor (its output side, or
 the other way round for the matrices that close a branch, so that one reduction serves both). Where a
 side does not divide, as GPT-2's 50257 tokens do not, its part goes to the other side.
@@ -19,9 +19,9 @@ from jax.sharding import PartitionSpec as P
 from experiments.config import Mesh
 from experiments.errors import UserError
 from models.layers import BATCH, WIDTH
+from models.roles import Role, Table, Vector
 
 AXES = ("data", "fsdp", "tensor")
-_CLOSING = ("out/kernel", "down/kernel", "head/kernel")
 
 
 def make_mesh(config: Mesh, devices: Sequence | None = None) -> jax.sharding.Mesh:
@@ -63,11 +63,22 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def tree_shardings(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, tree: Any) -> Any:
-    """A sharding for each array of the state, from its path and shape."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _spec(mesh, _name(path), leaf.shape)), tree
-    )
+def tree_shardings(
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, tree: Any, roles: dict
+) -> Any:
+    """A sharding for each array of the tree: parameters, or a state with averages and moments of them.
+
+    roles: what each parameter is (`Experiment.roles`). What stands in the state under a parameter's path
+    is placed as the parameter; all else, such as a number of steps, is whole on every device.
+    """
+    known = dict(jax.tree_util.tree_leaves_with_path(roles))
+
+    def placed(path, leaf):
+        ends = (path[n:] for n in range(len(path)))
+        role = next((known[end] for end in ends if end in known), Vector())
+        return NamedSharding(mesh, _spec(mesh, role, leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(placed, tree)
 
 
 def rows_here(mesh: jax.sharding.Mesh, count: int) -> np.ndarray:
@@ -93,18 +104,14 @@ def global_batch(
     return jax.make_array_from_callback(tuple(shape), sharding, part)
 
 
-def _name(path) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
-
-
-def _spec(mesh, name: str, shape: tuple[int, ...]) -> P:
-    """Matrices (the last two axes) are split where the axis divides; the rest is replicated."""
-    if len(shape) < 2 or not name.endswith(("kernel", "embedding")):
+def _spec(mesh, role: Role, shape: tuple[int, ...]) -> P:
+    """Matrices and tables (the last two axes) are split where the axis divides, the rest replicated."""
+    if len(shape) < 2 or isinstance(role, Vector):
         return P()
-    closing = name.endswith((*_CLOSING, "embedding"))
-    wanted = ("tensor", "fsdp") if closing else ("fsdp", "tensor")
-    if name.endswith("embedding"):
+    if isinstance(role, Table):
         wanted = (None, WIDTH)  # rows are looked up: split the width alone
+    else:
+        wanted = ("tensor", "fsdp") if role.closing else ("fsdp", "tensor")
     sizes = [
         math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
         for axis in wanted

@@ -33,13 +33,13 @@ class AdamW(Optimizer):
     def __post_init__(self):
         check_settings(self, ("beta1", "beta2"))
 
-    def build(self, params):
+    def build(self, params, roles):
         adamw = optax.adamw(
             self.schedule.build(),
             b1=self.beta1,
             b2=self.beta2,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            mask=matrices,
+            mask=matrices(roles),
         )
         return clipped(self.clip_norm, adamw)

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, AdamW for all else, by `optax.contrib`.
+"""Muon for the hidden matrices, those of the layers, AdamW for all else, by `optax.contrib`.
 
 The update of a matrix is its momentum with all singular values set to about 1, by Newton and Schulz's
 iteration (K. Jordan, 2024), scaled by 0.2 sqrt(max(inputs, outputs)), so that it has the size of AdamW's
@@ -14,7 +14,13 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from experiments.optimization.adamw import AdamW
-from experiments.optimization.optimizer import LearningRate, Optimizer, check_settings, clipped
+from experiments.optimization.optimizer import (
+    LearningRate,
+    Optimizer,
+    check_settings,
+    clipped,
+    hidden_matrices,
+)
 from experiments.optimization.warmup_constant import WarmupConstant
 
 
@@ -42,7 +48,7 @@ class Muon(Optimizer):
         if self.iterations < 1:
             raise ValueError(f"Muon.iterations = {self.iterations} must be at least 1")
 
-    def build(self, params):
+    def build(self, params, roles):
         of_matrices = muon(
             self.schedule.build(),
             ns_steps=self.iterations,
@@ -52,15 +58,10 @@ class Muon(Optimizer):
             consistent_rms=0.2,
         )
         rest = AdamW(self.schedule, self.beta1, self.beta2, self.eps, self.weight_decay, None)
-        update = optax.partition({True: of_matrices, False: rest.build(params)}, of_layers)
+        update = optax.partition(
+            {True: of_matrices, False: rest.build(params, roles)}, hidden_matrices(roles)
+        )
         return clipped(self.clip_norm, update)
-
-
-def of_layers(params: dict) -> dict:
-    """Whether each parameter is a matrix of a layer."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key == "kernel" and "layers" in [key.key for key in path], params
-    )
 
 
 def stacked_matrices(params: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import jax
 import optax
 
+from models.roles import Matrix
+
 
 class LearningRate(ABC):
     """A learning rate that depends on the step; `peak_lr` is the largest."""
@@ -39,8 +41,11 @@ class Optimizer(ABC):
     schedule: LearningRate
 
     @abstractmethod
-    def build(self, params: dict) -> optax.GradientTransformation:
-        """The transformation of gradients of `params`, a nested dict of arrays or of their shapes."""
+    def build(self, params: dict, roles: dict) -> optax.GradientTransformation:
+        """The transformation of gradients of `params`, a nested dict of arrays or of their shapes.
+
+        roles: what each of them is, a `models.roles.Role` in its place.
+        """
 
 
 def warmed_up(peak: float, warmup_steps: int, after: optax.Schedule) -> optax.Schedule:
@@ -58,9 +63,14 @@ def clipped(
     return optax.chain(optax.clip_by_global_norm(norm) if norm else optax.identity(), update)
 
 
-def matrices(params: dict) -> dict:
-    """Whether each parameter is the matrix of a layer, which weight decay acts on, by its name."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+def matrices(roles: dict) -> dict:
+    """Whether each parameter is the matrix of a dense layer, which weight decay acts on."""
+    return jax.tree.map(lambda role: isinstance(role, Matrix), roles)
+
+
+def hidden_matrices(roles: dict) -> dict:
+    """Whether each parameter is a matrix that leads from activations to activations."""
+    return jax.tree.map(lambda role: isinstance(role, Matrix) and role.hidden, roles)
 
 
 def check_settings(optimizer: Optimizer, betas: tuple[str, ...]) -> None:

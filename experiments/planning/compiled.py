@@ -89,7 +89,7 @@ def trace_train(experiment: Experiment, mesh: Mesh) -> jax.stages.Traced:
     """The training step, traced on arrays that are described and do not exist."""
     check_batch(experiment.train, mesh)
     state = jax.eval_shape(lambda: init_state(experiment))
-    shardings = tree_shardings(mesh, state)
+    shardings = tree_shardings(mesh, state, experiment.roles())
     step = make_step(experiment, mesh, shardings)
     return step.trace(_placed(state, shardings), *described_batch(experiment, mesh))
 
@@ -100,7 +100,7 @@ def trace_sample(experiment: Experiment, mesh: Mesh, rows: int) -> jax.stages.Tr
     numbers = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=NamedSharding(mesh, P(BATCH)))
     known = jax.ShapeDtypeStruct((experiment.data.length,), jnp.int32, sharding=replicated(mesh))
     seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    placed = _placed(params, tree_shardings(mesh, params))
+    placed = _placed(params, tree_shardings(mesh, params, experiment.roles()))
     return make_sample(experiment, mesh).trace(placed, seed, numbers, known)
 
 
@@ -246,6 +246,6 @@ def state_bytes(experiment: Experiment, count: int) -> int:
     sizes = jax.tree.map(
         lambda x, s: jnp.dtype(x.dtype).itemsize * math.prod(s.shard_shape(x.shape)),
         state,
-        tree_shardings(mesh, state),
+        tree_shardings(mesh, state, experiment.roles()),
     )
     return sum(jax.tree.leaves(sizes))

@@ -63,6 +63,10 @@ class Placed(Backbone):
         """The transformer's parameters."""
         return self.transformer.init(key)
 
+    def roles(self) -> dict:
+        """The transformer's."""
+        return self.transformer.roles()
+
     def apply(self, params: dict, z: Array, t: Array, dropout_keys: Array | None = None) -> Array:
         """out, float32 (B, L, K), from z (B, L, K) and t (B, 1)."""
         size = z.shape[-1]

@@ -17,7 +17,7 @@ from models.layers import use_mesh
 
 def make_optimizer(experiment: Experiment, params: dict) -> optax.GradientTransformation:
     """The experiment's optimiser of `params`; nothing for those that are not trained."""
-    update = experiment.optimizer.build(params)
+    update = experiment.optimizer.build(params, experiment.roles())
     trained = experiment.process.traits.trained
     if trained is None:
         return update

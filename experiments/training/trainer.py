@@ -93,8 +93,9 @@ def _train(
     experiment, begin = load_initial(experiment, workdir, log)
     mesh = make_mesh(experiment.mesh)
     check_batch(config, mesh)
-    if frozen is not None:
-        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
+    if frozen is not None and experiment.teacher is not None:
+        roles = experiment.teacher.model.roles()
+        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen, roles))
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
     like, check = _like(experiment, mesh), partial(_check_text, checkpoints, corpus)
     shardings = jax.tree.map(lambda x: x.sharding, like)
@@ -296,7 +297,7 @@ def _like(experiment: Experiment, mesh) -> dict:
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         abstract,
-        tree_shardings(mesh, abstract),
+        tree_shardings(mesh, abstract, experiment.roles()),
     )
 
 

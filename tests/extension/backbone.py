@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from configs import smoke
 from models.backbone import Backbone
+from models.roles import Matrix, Table
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,22 @@ class LocalMixer(Backbone):
         keys = jax.random.split(key, 3)
         seen = (2 * self.reach + 2) * self.width
         return {
-            "embedding": jax.random.normal(keys[0], (self.vocab_size + 1, self.width)),
-            "layer": {"kernel": jax.random.normal(keys[1], (seen, self.width)) * seen**-0.5},
-            "head": {"kernel": jnp.zeros((self.width, self.vocab_size))},
+            "table": jax.random.normal(keys[0], (self.vocab_size + 1, self.width)),
+            "mix": {"w": jax.random.normal(keys[1], (seen, self.width)) * seen**-0.5},
+            "say": {"w": jnp.zeros((self.width, self.vocab_size))},
         }
 
+    def roles(self):
+        head = Matrix(hidden=False, closing=True)
+        return {"table": Table(), "mix": {"w": Matrix()}, "say": {"w": head}}
+
     def apply(self, params, z, t, dropout_keys=None):
-        x, r = params["embedding"][z], self.reach
+        x, r = params["table"][z], self.reach
         padded = jnp.pad(x, ((0, 0), (r, r), (0, 0)))
         shifted = [padded[:, n : n + x.shape[1]] for n in range(2 * r + 1)]
         mean = jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)
         seen = jnp.concatenate([*shifted, mean], axis=-1)
-        return jax.nn.gelu(seen @ params["layer"]["kernel"]) @ params["head"]["kernel"]
+        return jax.nn.gelu(seen @ params["mix"]["w"]) @ params["say"]["w"]
 
 
 def get_config():

@@ -21,10 +21,10 @@ class Lion(Optimizer):
     beta2: float = 0.99
     weight_decay: float = 0.1
 
-    def build(self, params):
+    def build(self, params, roles):
         return optax.lion(
             self.schedule.build(), self.beta1, self.beta2,
-            weight_decay=self.weight_decay, mask=matrices,
+            weight_decay=self.weight_decay, mask=matrices(roles),
         )  # fmt: skip
 
 

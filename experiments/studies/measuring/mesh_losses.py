@@ -22,7 +22,9 @@ from experiments.devices.sharding import global_batch, make_mesh, replicated, tr
 from experiments.errors import UserError
 from experiments.evaluation.bound import estimate, sequences
 from experiments.evaluation.estimators import make_bound, times_per_sequence
+from experiments.optimization.optimizer import hidden_matrices
 from experiments.overrides import load, override, resolve
+from experiments.training.digests import leaves
 from experiments.training.initial import load_initial
 from experiments.training.teacher import load_teacher
 from experiments.training.train_step import init_state, make_train_step
@@ -195,9 +197,12 @@ def _bases(experiment: Experiment, settings: Sequence[str], folder: Path) -> lis
 
 def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) -> Outcome:
     check_batch(experiment.train, mesh)
-    if frozen is not None:
-        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
-    shardings = tree_shardings(mesh, jax.eval_shape(lambda: init_state(experiment)))
+    if frozen is not None and experiment.teacher is not None:
+        frozen = jax.device_put(
+            frozen, tree_shardings(mesh, frozen, experiment.teacher.model.roles())
+        )
+    roles = experiment.roles()
+    shardings = tree_shardings(mesh, jax.eval_shape(lambda: init_state(experiment)), roles)
     state = jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin)
     drawn = jax.device_get(state["params"])
     state |= {name: jax.device_put(_noisy(drawn, 0), shardings[name]) for name in ("params", "ema")}
@@ -224,39 +229,31 @@ def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) ->
         drawn=drawn,
         params=jax.device_get(state["params"]),
         moments=jax.device_get(
-            [leaf for name, leaf in _named(state["optimizer"]) if "/mu/" in name]
+            [leaf for name, leaf in leaves(state["optimizer"]).items() if "/mu/" in name]
         ),
         share=_bytes(state, local=True) / _bytes(state, local=False),
         flops=flops,
-        whole=tuple(not_split(state, mesh)),
+        whole=tuple(not_split(state, mesh, roles)),
         length=experiment.data.length,
     )
 
 
-def not_split(state: dict, mesh: jax.sharding.Mesh) -> list[str]:
-    """The matrices of the layers that devices do not hold just their part of, and the averages and
-    moments that are not placed as their parameter is."""
+def not_split(state: dict, mesh: jax.sharding.Mesh, roles: dict) -> list[str]:
+    """The hidden matrices that devices do not hold just their part of, and the averages and moments that
+    are not placed as their parameter is."""
     parts, whole = mesh.shape["fsdp"] * mesh.shape["tensor"], []
-    every = _named(state)
-    for name, leaf in _named(state["params"]):
+    every, hidden = leaves(state), leaves(hidden_matrices(roles))
+    for name, leaf in leaves(state["params"]).items():
         own = leaf.addressable_shards[0].data.size
-        if "layers/" in name and name.endswith("kernel") and own * parts != leaf.size:
-            whole.append(f"params{name}")
+        if hidden[name] and own * parts != leaf.size:
+            whole.append(f"params/{name}")
         whole += [
             other
-            for other, array in every
-            if other.endswith(name)
+            for other, array in every.items()
+            if other.endswith(f"/{name}")
             and not array.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
         ]
     return whole
-
-
-def _named(tree) -> list[tuple[str, jax.Array]]:
-    """The arrays by their paths, such as /layers/mlp/up/kernel."""
-    return [
-        ("/" + jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
 
 
 def _bytes(state: dict, local: bool) -> int:
