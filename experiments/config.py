@@ -306,6 +306,12 @@ class Experiment:
             roles = roles | {"energy": _roles_of(self.energy)}
         return roles
 
+    def teacher_roles(self) -> dict:
+        """As `roles`, of the teacher's network; of an experiment whose teacher is loaded."""
+        model = self.teacher and self.teacher.model
+        assert model is not None  # `training.teacher.load_teacher`
+        return model.roles()
+
     def bind(self, params: dict, frozen: dict | None = None) -> Objective:
         """The process with its share of the parameters; frozen: those of its teacher, if any."""
         process = self.process.bind(params.get("process", {}))

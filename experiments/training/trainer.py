@@ -93,8 +93,8 @@ def _train(
     experiment, begin = load_initial(experiment, workdir, log)
     mesh = make_mesh(experiment.mesh)
     check_batch(config, mesh)
-    if frozen is not None and experiment.teacher is not None:
-        roles = experiment.teacher.model.roles()
+    if frozen is not None:
+        roles = experiment.teacher_roles()
         frozen = jax.device_put(frozen, tree_shardings(mesh, frozen, roles))
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
     like, check = _like(experiment, mesh), partial(_check_text, checkpoints, corpus)

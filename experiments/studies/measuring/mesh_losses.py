@@ -197,10 +197,9 @@ def _bases(experiment: Experiment, settings: Sequence[str], folder: Path) -> lis
 
 def _measure(experiment: Experiment, corpus, steps: int, mesh, begin, frozen) -> Outcome:
     check_batch(experiment.train, mesh)
-    if frozen is not None and experiment.teacher is not None:
-        frozen = jax.device_put(
-            frozen, tree_shardings(mesh, frozen, experiment.teacher.model.roles())
-        )
+    if frozen is not None:
+        roles = experiment.teacher_roles()
+        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen, roles))
     roles = experiment.roles()
     shardings = tree_shardings(mesh, jax.eval_shape(lambda: init_state(experiment)), roles)
     state = jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin)
