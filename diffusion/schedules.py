@@ -360,7 +360,7 @@ def time_of(schedule: Schedule, log1m_alpha: Array) -> Array:
 
     low, high = of(jnp.finfo(dtype).tiny), of(1.0)
     for _ in range(30 if bits == jnp.int32 else 62):
-        middle = low + (high - low) // 2
+        middle = low + ((high - low) >> 1)
         t = jax.lax.bitcast_convert_type(middle, dtype)
         below = schedule.log1m_alpha(t) < log1m_alpha
         low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)

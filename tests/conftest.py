@@ -51,18 +51,36 @@ def reference(name: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-# What may be skipped: extras that are not installed, and hardware that is not there.
-_MAY_BE_SKIPPED = ("libtpu", "'torch'", "'transformers'", "/proc")
+# What may be skipped, and what the reason of a skip says then: extras that are not installed, and
+# hardware or a system that is not there.
+SKIPS = {"torch": "'torch'", "transformers": "'transformers'", "libtpu": "libtpu", "Linux": "/proc"}
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """A test that is skipped for another reason has failed."""
-    report = (yield).get_result()
+def _declared(report):
+    """The report; a skip whose reason is not in SKIPS has failed."""
     if report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2]
-        if not any(allowed in reason for allowed in _MAY_BE_SKIPPED):
+        if not any(said in reason for said in SKIPS.values()):
             report.outcome, report.longrepr = "failed", f"skipped, which hides a promise: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _declared((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _declared((yield))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many tests were skipped, and for want of what."""
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    counts = {name: sum(said in reason for reason in reasons) for name, said in SKIPS.items()}
+    without = ", ".join(f"{name} {n}" for name, n in counts.items() if n) or "nothing"
+    terminalreporter.write_line(f"skipped {len(reasons)} for want of: {without}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,7 +112,6 @@ def x64():
 @pytest.fixture
 def rejected():
     """rejected(function, ...) is the one line that it rejects with."""
-
     from experiments.errors import UserError
 
     def call(function, *arguments):

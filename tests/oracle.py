@@ -1,11 +1,17 @@
 """The exact denoiser on an enumerable toy, from `log_likelihood` alone: the referee of all processes."""
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from conftest import REFERENCE
+from enumeration import Masked
+
+from diffusion.mdlm import MDLM
 
 FLOOR = -1e30  # in place of -inf, whose sums and differences are not numbers
 
@@ -39,6 +45,10 @@ def complete(process, vocab_size, seed=0):
     return replace(process, **changes)
 
 
+# name: vocabulary, length, seed of the distribution; tests/golden/toys.json pins what comes of them.
+TOYS = {"V3L3": (3, 3, 113), "V4L2": (4, 2, 114), "V5L2": (5, 2, 115)}
+
+
 @dataclass(frozen=True)
 class OneText:
     """A function model(z, t) whose rows are a text each, as a `diffusion.process.RowModel`."""
@@ -51,18 +61,32 @@ class OneText:
 
 
 class Toy:
-    """A distribution over all sequences; arrays as in the reference file `toy_*`."""
+    """A distribution p (N,) over all sequences `states` (N, L), the first token the most significant."""
 
-    def __init__(self, arrays):
-        self.p, self.states = arrays["p"], arrays["states"]
-        self.vocab_size = int(self.states.max()) + 1
-        self.length = self.states.shape[1]
-        self.neg_logp = arrays["neg_logp"]
-        self.one_hot = np.eye(self.vocab_size)[self.states]  # (N, L, V)
+    def __init__(self, p, vocab_size, length):
+        self.p, self.vocab_size, self.length = p, vocab_size, length
+        self.states = self.sequences(vocab_size)
+        self.neg_logp = -np.log(p)
+        self.entropy = float(p @ self.neg_logp)
+        self.one_hot = np.eye(vocab_size)[self.states]  # (N, L, V)
+
+    @classmethod
+    def named(cls, name="V3L3"):
+        """One of TOYS, with the probabilities of $DDLM_REFERENCE where they are there."""
+        vocab_size, length, seed = TOYS[name]
+        file = REFERENCE / f"toy_{name}.npz"
+        if file.is_file():
+            return cls(np.load(file)["p"], vocab_size, length)
+        p = np.random.default_rng(seed).dirichlet(np.full(vocab_size**length, 0.6))
+        return cls(p, vocab_size, length)
+
+    def sequences(self, size):
+        """Every sequence over so many values, (size^L, L)."""
+        return np.array(list(itertools.product(range(size), repeat=self.length)))
 
     def all_states(self, process):
         """Every noisy state, (Z, L)."""
-        return np.array(list(itertools.product(range(process.num_states), repeat=self.length)))
+        return self.sequences(process.num_states)
 
     def log_likelihoods(self, process, z, t):
         """log q(z^i | x0^i) of every state z (Z, L) under every sequence, (Z, N, L)."""
@@ -90,6 +114,17 @@ class Toy:
 
         return model
 
+    def table(self, process):
+        """`denoiser`, computed for every state and looked up; all rows of a call have the same time."""
+        states, model = jnp.asarray(self.all_states(process)), self.denoiser(process)
+        base = jnp.asarray(process.num_states ** np.arange(self.length)[::-1])
+
+        def look_up(z, t):
+            out = model(states, jnp.broadcast_to(t[:1], (len(states), t.shape[1])))
+            return out[(z * base[None]).sum(-1)]
+
+        return look_up
+
     def _score(self, process):
         """log p_t(y) / p_t(z), y being z with position i set to v."""
 
@@ -111,6 +146,64 @@ class Toy:
     def index(self, x):
         """The number of each sequence x (B, L)."""
         return np.asarray(x) @ self.vocab_size ** np.arange(self.length)[::-1]
+
+
+ROWS = 20_000
+
+
+class Table:
+    """A toy under masking, whose exact denoiser depends on no time and is looked up."""
+
+    def __init__(self, name="V3L3"):
+        self.toy = Toy.named(name)
+        self.masked = Masked(self.toy)
+        self.size, self.length = self.toy.vocab_size, self.toy.length
+        self.states, self.p0 = self.masked.states, self.masked.denoiser  # (Z, L), (Z, L, V)
+        with np.errstate(divide="ignore"):
+            self.log_p0 = np.log(self.p0)
+        self.base = (self.size + 1) ** np.arange(self.length)[::-1]
+
+    def model(self, z, t):
+        return jnp.asarray(self.log_p0, jnp.float32)[(z * self.base[None]).sum(-1)]
+
+    def number(self, state):
+        return int(np.dot(state, self.base))
+
+    def counts(self, sampler, process=None, rows=ROWS, key=0, known=None):
+        process = process or MDLM(self.size)
+        known = None if known is None else jnp.broadcast_to(np.array(known), (rows, self.length))
+        run = jax.jit(lambda k: sampler.run(k, process, self.model, (rows, self.length), known))
+        x0, calls, _ = run(jax.random.key(key))
+        counts = np.bincount(self.toy.index(x0), minlength=len(self.toy.p))
+        return counts, np.asarray(calls)
+
+
+def together(rows):
+    """The distribution of a state whose positions are independent, each by its row."""
+    joint = rows[0]
+    for row in rows[1:]:
+        joint = np.multiply.outer(joint, row)
+    return joint.reshape(-1)
+
+
+def reveal(table, distribution, state, chosen, weight, power=1):
+    """Adds the states after the chosen positions of `state` are drawn: `weight` times their chance."""
+    p0 = table.p0[table.number(state)] ** power
+    p0 = p0 / p0.sum(-1, keepdims=True)
+    for tokens in itertools.product(range(table.size), repeat=len(chosen)):
+        after = list(state)
+        for i, v in zip(chosen, tokens, strict=True):
+            after[i] = v
+        p = weight * math.prod(p0[i, v] for i, v in zip(chosen, tokens, strict=True))
+        distribution[tuple(after)] = distribution.get(tuple(after), 0) + p
+
+
+def as_array(table, distribution):
+    """The weights {state: weight} of whole sequences, (N,)."""
+    result = np.zeros(len(table.toy.p))
+    for state, weight in distribution.items():
+        result[int(table.toy.index(np.array(state)))] += weight
+    return result
 
 
 def assert_distribution(counts, distribution, bias=0.0, sigmas=5.0):

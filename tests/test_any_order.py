@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
 from oracle import OneText, Toy
 
 from diffusion.any_order import AnyOrder, RandomOrders
@@ -20,7 +19,7 @@ from models.transformer import Transformer
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(reference("toy_V3L3"))
+    return Toy.named()
 
 
 def totals(process, model, x0, draws, key=0):

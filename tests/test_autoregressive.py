@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
 from oracle import OneText, Toy, assert_distribution
 
 from diffusion.autoregressive import Autoregressive
@@ -23,7 +22,7 @@ ROWS = 10_000
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(reference("toy_V3L3"))
+    return Toy.named()
 
 
 def conditionals(toy):

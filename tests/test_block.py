@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
 from oracle import FLOOR, Toy, assert_distribution, quadrature
 
 from diffusion.autoregressive import Autoregressive
@@ -29,7 +28,7 @@ ROWS = 10_000
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(reference("toy_V3L3"))
+    return Toy.named()
 
 
 class Exact:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from checkpoint_states import abstract, assert_same, make_state, one_line, python, saved, snapshot
 
+from experiments.training import digests
 from experiments.training.checkpoint_record import RECORD
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.digests import digest
@@ -26,6 +27,16 @@ def test_digest_changes_with_any_single_bit(dtype):
         raw[at] ^= 1 if dtype == "bool" else 1 << (flip % 8)
         changed = jnp.asarray(raw.view(base.dtype).reshape(base.shape))
         assert digest({"x": changed}) != whole
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "uint16", "bool", "float64"])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4, 2), (0, 3)])
+def test_digest_of_what_is_fetched_is_that_of_what_is_not(dtype, shape, monkeypatch):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=shape) * 50).astype(dtype)
+        fetched = digest({"x": x}), digest({"x": np.asarray(x)})
+        monkeypatch.setattr(digests, "ON_HOST", -1)
+        assert fetched == (digest({"x": x}),) * 2
 
 
 def test_digest_tells_shape_dtype_order_and_zeros_apart():

@@ -1,14 +1,13 @@
 """Guided reverse steps on discrete states, and their sampler, on an enumerable toy with labels."""
 
 import itertools
-import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
+from enumeration import Masked
 from oracle import Toy, assert_distribution
 from test_guidance import Labelled
 
@@ -210,19 +209,16 @@ def test_mixed_posteriors_of_a_mask_change_the_odds_of_revealing(x64):
 
 
 def test_posterior_sampling_has_the_distribution_of_ancestral_sampling():
-    arrays = reference("toy_V3L3")
-    toy = Toy(arrays)
-    found = [m for key in arrays if (m := re.fullmatch(r"d3pm_absorb_T(\d+)_sample_law", key))]
-    assert found
-    for match in found[:2]:
+    toy = Toy.named()
+    for steps in (4, 16):
         draw = partial(
-            Posterior(int(match[1])).sample,
+            Posterior(steps).sample,
             process=MDLM(3),
             model=toy.denoiser(MDLM(3)),
             shape=(ROWS, 3),
         )
         counts = np.bincount(toy.index(jax.jit(draw)(jax.random.key(0))), minlength=len(toy.p))
-        assert_distribution(counts, arrays[match[0]])
+        assert_distribution(counts, Masked(toy).d3pm(steps))
 
 
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])

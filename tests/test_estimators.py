@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL, reference
+from conftest import SMALL
 from oracle import OneText, Toy
 
 from configs.smoke import get_config
@@ -28,7 +28,7 @@ from experiments.evaluation.units import Estimate
 def test_intervals_hold_the_true_value_at_the_rate_they_say(objective, least):
     """Of 95 %, over 400 evaluations of 100 sequences each by the exact denoiser, within four standard
     errors of the rate. At times the weight 1 / t has a long tail, whose interval is a little short."""
-    toy, repeats, size, times = Toy(reference("toy_V3L3")), 400, 100, 2
+    toy, repeats, size, times = Toy.named(), 400, 100, 2
     rng = np.random.default_rng(0)
     index = rng.choice(len(toy.p), repeats * size, p=toy.p / toy.p.sum())
     x0 = jnp.repeat(jnp.asarray(toy.states[index]), times, axis=0)

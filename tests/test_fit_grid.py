@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
 from oracle import Toy, complete
 
 from diffusion.autoregressive import Autoregressive
@@ -38,7 +37,7 @@ ROWS = 20_000
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(reference("toy_V3L3"))
+    return Toy.named()
 
 
 def measured(toy, process, bins, rows=ROWS):
@@ -110,7 +109,7 @@ def test_a_flow_is_given_the_fall_of_its_cross_entropy():
     """One token of three: H(x | z_t) by quadrature over many draws of the Dirichlet distribution of
     z_t."""
     p, bins = np.array([0.6, 0.3, 0.1]), 5
-    toy = Toy({"p": p, "states": np.arange(3)[:, None], "neg_logp": -np.log(p)})
+    toy = Toy(p, 3, 1)
     process, rng = DirichletFlow(3), np.random.default_rng(1)
     mean, error, _ = measured(toy, process, bins)
 

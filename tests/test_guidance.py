@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
 from oracle import Toy, assert_distribution
 
 from diffusion.autoregressive import Autoregressive
@@ -35,7 +34,7 @@ class Labelled:
     """A toy with a label that depends on the sequence at random: p(label 1 | x0)."""
 
     def __init__(self):
-        self.free = Toy(reference("toy_V3L3"))
+        self.free = Toy.named()
         self.of = np.random.default_rng(0).uniform(0.05, 0.95, len(self.free.p))
         self.conditional = copy.copy(self.free)
         joint = self.free.p * self.of

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
 from oracle import Toy, assert_distribution
 
 from diffusion.bfn import BFN, PowerAccuracy
@@ -27,7 +26,7 @@ PROCESSES = {
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(reference("toy_V3L3"))
+    return Toy.named()
 
 
 def distribution(toy, process, sampler, given=GIVEN, key=0):

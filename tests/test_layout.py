@@ -54,6 +54,12 @@ def test_imports_follow_the_table(package):
             assert found - OURS <= others | STANDARD, f"{path}: {found - OURS - others}"
 
 
+def test_no_file_of_tests_is_long():
+    """One is cut by subject before it is longer; workers share the suite better so, too."""
+    lengths = {p.name: len(p.read_text().splitlines()) for p in (ROOT / "tests").rglob("*.py")}
+    assert {name: n for name, n in lengths.items() if n > 390} == {}
+
+
 def test_flax_stays_inside_models():
     for package in OURS - {"models"}:
         for path in (ROOT / package).rglob("*.py"):

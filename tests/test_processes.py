@@ -6,12 +6,12 @@ knows how a process computes its loss.
 
 from dataclasses import replace
 
+import enumeration
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
-from oracle import Toy, assert_distribution, complete, quadrature
+from oracle import TOYS, Toy, assert_distribution, complete, quadrature
 from test_schedules import AlphaOnly
 
 from diffusion.autoregressive import Autoregressive
@@ -84,8 +84,8 @@ def rows(table):
     return pytest.mark.parametrize("name", table)
 
 
-def toy_and(name, toy="toy_V3L3"):
-    toy = Toy(reference(toy))
+def toy_and(name, toy="V3L3"):
+    toy = Toy.named(toy)
     return toy, complete(ALL[name], toy.vocab_size)
 
 
@@ -131,7 +131,7 @@ def boundary_terms(toy, process, u=0.5):
     return {name: term for name, term in terms.items() if name != "diffusion"}
 
 
-@pytest.mark.parametrize("toy", ["toy_V3L3", "toy_V4L2"])
+@pytest.mark.parametrize("toy", ["V3L3", "V4L2"])
 @rows(CONTINUOUS)
 def test_bound_equals_nll_for_exact_denoiser(name, toy, x64):
     toy, process = toy_and(name, toy)
@@ -231,23 +231,18 @@ def _bridge_is_bayes(bridge, before, after, z):
             )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["absorb", "uniform_mix"])
-@pytest.mark.parametrize("toy", ["toy_V3L3", "toy_V4L2", "toy_V5L2"])
-def test_d3pm_bound_equals_the_reference_and_falls_to_the_entropy(toy, kind, x64):
-    arrays = reference(toy)
-    toy, previous = Toy(arrays), np.inf
-    steps = {int(k.split("_T")[1].split("_")[0]) for k in arrays if k.startswith(f"d3pm_{kind}_T")}
-    assert len(steps) >= 3
-    for T in sorted(steps | {1, 2}):
-        kernels = {"kernel": Uniform()} if kind == "uniform_mix" else {}
+@pytest.mark.parametrize("kind", [enumeration.Masked, enumeration.Uniform])
+@pytest.mark.parametrize("toy", TOYS)
+def test_d3pm_bound_is_the_enumerated_one_and_falls_to_the_entropy_like_one_over_T(toy, kind, x64):
+    toy, gaps = Toy.named(toy), []
+    for T in (1, 2, 4, 16, 64):
+        kernels = {"kernel": Uniform()} if kind is enumeration.Uniform else {}
         process = D3PM(toy.vocab_size, **kernels, schedule=ReciprocalBetas(), num_steps=T)
         total = over_time(toy, process)
-        if T in steps:
-            np.testing.assert_allclose(total, arrays[f"d3pm_{kind}_T{T}_bound"], atol=1e-9)
-        mean = float(toy.p @ np.asarray(total))
-        assert arrays["entropy"] < mean < previous
-        previous = mean
-    assert mean - arrays["entropy"] < 0.03  # T = 64
+        np.testing.assert_allclose(total, kind(toy).d3pm_bound(T), atol=1e-9)
+        gaps.append(float(toy.p @ np.asarray(total)) - toy.entropy)
+    assert (np.diff(gaps) < 0).all() and 0 < gaps[-1] < 0.03
+    assert 3.4 < gaps[-2] / gaps[-1] < 4.6
 
 
 @rows(ALL)

@@ -180,8 +180,7 @@ CONDITIONAL = 0.45 / 0.55  # of the first token, given the second
 
 
 def share_of_the_first(process, sampler, rows):
-    states = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    toy = Toy({"p": PAIR, "states": states, "neg_logp": -np.log(PAIR)})
+    toy = Toy(PAIR, 2, 2)
     given = jnp.broadcast_to(jnp.array([-1, 0]), (rows, 2))
     run = jax.jit(lambda k: sampler.sample(k, process, toy.denoiser(process), (rows, 2), given))
     x = np.asarray(run(jax.random.key(0)))

@@ -1,15 +1,14 @@
 """Samplers against exact distributions by enumeration. One row per sampler; statistics state their
 tolerance."""
 
-import re
 from dataclasses import dataclass
 
+import enumeration
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
-from oracle import Toy, assert_distribution, complete
+from oracle import TOYS, Toy, assert_distribution, complete
 
 from diffusion.betas import LinearBetas, MutualInformation
 from diffusion.d3pm import D3PM
@@ -27,7 +26,8 @@ from samplers.euler import Euler
 from samplers.tweedie import Tweedie
 
 ROWS, FEW = 40_000, 20_000
-TOYS = ["V3L3", "V4L2", "V5L2"]
+# Few steps, where rules differ most, on every toy; more of them on one.
+STEPS = {"V3L3": (4, 16), "V4L2": (4,), "V5L2": (4,)}
 
 
 @dataclass(frozen=True)
@@ -40,35 +40,25 @@ class OfficialGrid(Ancestral):
 
 def distribution_of(toy, process, sampler, key=0, rows=ROWS, **options):
     draw = jax.jit(
-        lambda key: sampler.sample(
-            key, process, toy.denoiser(process), (rows, toy.length), **options
-        )
+        lambda key: sampler.sample(key, process, toy.table(process), (rows, toy.length), **options)
     )
     return np.bincount(toy.index(draw(jax.random.key(key))), minlength=len(toy.p))
 
 
-def cases(arrays, pattern):
-    found = [(key, int(m[1])) for key in arrays if (m := re.fullmatch(pattern, key))]
-    assert found, f"no array {pattern}"
-    return found
-
-
 @pytest.mark.parametrize("name", TOYS)
 def test_ancestral_distribution_on_the_official_grid(name):
-    toy, distributions = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
-    for key, T in cases(distributions, r"sedd_analytic_absorb_T(\d+)_law"):
-        assert_distribution(
-            distribution_of(toy, MDLM(toy.vocab_size), OfficialGrid(T + 1)), distributions[key]
-        )
+    toy = Toy.named(name)
+    for T in STEPS[name]:
+        counts = distribution_of(toy, MDLM(toy.vocab_size), OfficialGrid(T + 1))
+        assert_distribution(counts, enumeration.Masked(toy).sedd_tweedie(T))
 
 
 @pytest.mark.parametrize("name", TOYS)
-@pytest.mark.usefixtures("optimized")
 def test_ancestral_distribution_on_the_uniform_grid(name):
-    arrays = reference(f"toy_{name}")
-    toy = Toy(arrays)
-    for key, T in cases(arrays, r"d3pm_absorb_T(\d+)_sample_law"):
-        assert_distribution(distribution_of(toy, MDLM(toy.vocab_size), Ancestral(T)), arrays[key])
+    toy = Toy.named(name)
+    for T in STEPS[name]:
+        counts = distribution_of(toy, MDLM(toy.vocab_size), Ancestral(T))
+        assert_distribution(counts, enumeration.Masked(toy).d3pm(T))
 
 
 @dataclass(frozen=True)
@@ -90,39 +80,37 @@ class OfficialTweedie(Tweedie):
 
 @pytest.mark.parametrize("fine", [1, 4])  # T steps of a process that has T, or 4 T
 def test_distribution_of_d3pm_uniform_on_its_grid_and_on_a_coarser_one(fine):
-    arrays = reference("toy_V3L3")
-    toy = Toy(arrays)
-    for key, T in cases(arrays, r"d3pm_uniform_mix_T(\d+)_sample_law")[:2]:
+    toy = Toy.named()
+    for T in (4, 16):
         process = D3PM(toy.vocab_size, Uniform(), num_steps=T * fine)
-        assert_distribution(distribution_of(toy, process, Ancestral(T), rows=FEW), arrays[key])
+        counts = distribution_of(toy, process, Ancestral(T), rows=FEW)
+        assert_distribution(counts, enumeration.Uniform(toy).d3pm(T))
 
 
 @pytest.mark.parametrize("head", ["leave_one_out", "posterior"])
 def test_distribution_of_udlm_is_that_of_the_leave_one_out_reading(head):
-    toy, distributions = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
-    process = UDLM(toy.vocab_size, Linear(1e-3), head=head)
-    for key, T in cases(distributions, r"udlm_ddpm_loo_T(\d+)_law"):
+    toy = Toy.named()
+    process, exact = UDLM(toy.vocab_size, Linear(1e-3), head=head), enumeration.Uniform(toy)
+    for T in (4, 16):
         counts = distribution_of(toy, process, WithoutDenoising(T), rows=FEW)
-        assert_distribution(counts, distributions[key], bias=1e-6)
+        assert_distribution(counts, exact.udlm(T, "leave_one_out"), bias=1e-6)
         # The official code puts the posterior there, were it trained to hold it: another distribution.
-        other = distributions[f"udlm_ddpm_posterior_T{T}_law"]
+        other = exact.udlm(T, "posterior")
         assert np.abs(counts / FEW - other).sum() > 0.05
 
 
 @pytest.mark.parametrize("head", ["score", "leave_one_out"])
 @pytest.mark.parametrize("graph", ["absorb", "uniform"])
 def test_tweedie_distribution_is_sedds(graph, head):
-    toy, distributions = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
-    kernel, schedule = {
-        "absorb": (Absorbing(), Linear(1e-3)),
-        "uniform": (Uniform(), Geometric(1e-3, 6.0)),
+    toy = Toy.named()
+    kernel, schedule, exact = {
+        "absorb": (Absorbing(), Linear(1e-3), enumeration.Masked(toy)),
+        "uniform": (Uniform(), Geometric(1e-3, 6.0), enumeration.Uniform(toy)),
     }[graph]
     process = SEDD(toy.vocab_size, kernel, schedule, head=head)
-    for key, T in cases(distributions, rf"sedd_analytic_{graph}_T(\d+)_law"):
-        for sampler in (OfficialTweedie(T + 1), OfficialGrid(T + 1)):
-            assert_distribution(
-                distribution_of(toy, process, sampler, rows=FEW), distributions[key], bias=1e-5
-            )
+    for T, make in ((4, OfficialTweedie), (4, OfficialGrid), (16, OfficialTweedie)):
+        counts = distribution_of(toy, process, make(T + 1), rows=FEW)
+        assert_distribution(counts, exact.sedd_tweedie(T), bias=1e-5)
 
 
 @dataclass(frozen=True)
@@ -130,13 +118,12 @@ class OfficialEuler(Euler):
     times = OfficialGrid.times
 
 
-@pytest.mark.usefixtures("optimized")
 def test_linear_euler_distribution_on_the_uniform_graph_is_sedds():
-    toy, distributions = Toy(reference("toy_V3L3")), reference("toy_samplers_V3L3")
+    toy = Toy.named()
     process = SEDD(toy.vocab_size, Uniform(), Geometric(1e-3, 6.0))
-    for key, T in cases(distributions, r"sedd_euler_uniform_T(\d+)_law"):
+    for T in (4, 16):
         counts = distribution_of(toy, process, OfficialEuler(T + 1, rule="linear"), rows=FEW)
-        assert_distribution(counts, distributions[key], bias=1e-5)
+        assert_distribution(counts, enumeration.Uniform(toy).sedd_euler(T), bias=1e-5)
 
 
 NEW = {
@@ -153,7 +140,7 @@ NEW = {
 def test_distribution_of_every_other_process_approaches_the_data(name):
     """Total variation to the data's distribution: falls with the number of steps, to the noise of
     counting."""
-    toy = Toy(reference("toy_V4L2"))
+    toy = Toy.named("V4L2")
     process = complete(NEW[name], toy.vocab_size)
     distance = [
         np.abs(distribution_of(toy, process, Ancestral(T), rows=FEW) / FEW - toy.p).sum() / 2
@@ -166,21 +153,21 @@ def test_distribution_of_every_other_process_approaches_the_data(name):
 @pytest.mark.parametrize("grid", ["uniform", "cosine"])
 @pytest.mark.parametrize("name", TOYS)
 def test_ancestral_distribution_is_md4s(name, grid):
-    toy, distributions = Toy(reference(f"toy_{name}")), reference(f"toy_samplers_{name}")
+    toy = Toy.named(name)
     process = MDLM(toy.vocab_size, RescaledSchedule(Linear(), 1e-4))
-    for key, T in cases(distributions, rf"md4_ancestral_{grid}_T(\d+)_law"):
+    for T in STEPS[name]:
         # alpha(1) = 1e-4: we start from that share of random tokens, MD4 from masks alone, and MD4
         # decodes what is masked at the end by argmax. Both change at most 2e-4 per position.
         assert_distribution(
             distribution_of(toy, process, Ancestral(T, grid)),
-            distributions[key],
+            enumeration.Masked(toy).md4(T, grid),
             bias=2e-4 * toy.length,
         )
 
 
 @pytest.mark.usefixtures("optimized")
 def test_distribution_approaches_the_data_with_more_steps():
-    toy = Toy(reference("toy_V3L3"))
+    toy = Toy.named()
     distance = [
         np.abs(distribution_of(toy, MDLM(toy.vocab_size), Ancestral(T)) / ROWS - toy.p).sum() / 2
         for T in (1, 4, 64)
@@ -191,7 +178,7 @@ def test_distribution_approaches_the_data_with_more_steps():
 
 @pytest.mark.usefixtures("optimized")
 def test_known_tokens_never_change_and_condition_exactly():
-    toy = Toy(reference("toy_V3L3"))
+    toy = Toy.named()
     process, steps = MDLM(toy.vocab_size), 64
     known = jnp.broadcast_to(np.array([-1, 2, -1]), (ROWS, 3))
     counts = distribution_of(toy, process, Ancestral(steps), known=known)
@@ -203,7 +190,7 @@ def test_known_tokens_never_change_and_condition_exactly():
 
 
 def test_a_sample_depends_on_its_own_key_alone():
-    toy = Toy(reference("toy_V3L3"))
+    toy = Toy.named()
     process = MDLM(toy.vocab_size)
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(1), n))(jnp.arange(8))
     run = lambda keys: Ancestral(4).sample(  # noqa: E731

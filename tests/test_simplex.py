@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import reference
 from oracle import Toy, assert_distribution
 
 from diffusion.bfn import BFN, PowerAccuracy
@@ -37,7 +36,7 @@ def process_of(name, vocab_size):
 
 @pytest.fixture
 def toy():
-    return Toy(reference("toy_V3L3"))
+    return Toy.named()
 
 
 def data(toy, rows, seed=0):

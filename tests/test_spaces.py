@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import reference
 from oracle import Toy, assert_distribution
 
 from diffusion.numerics import gather_last, log_softmax
@@ -89,7 +88,7 @@ def test_weights_of_tokens_are_those_that_stand_there():
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(reference("toy_V3L3"))
+    return Toy.named()
 
 
 def test_the_loop_samples_the_data_from_vectors_with_the_exact_denoiser(toy):

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SEEDS = (0x9E3779B9, 0x7F4A7C15)
+ON_HOST = 2**16  # values up to which an array is fetched: a program for each shape takes longer
 
 
 def _words(x):
@@ -21,8 +23,8 @@ def _words(x):
 
 def _mix(h):
     """The finalizer of MurmurHash3, a bijection of uint32."""
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
     return h ^ (h >> 16)
 
 
@@ -44,6 +46,22 @@ def _sums(x):
     return sums
 
 
+def _on_host(x) -> bool:
+    """Whether an array is small, of whole bytes, and all here."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or jax.dtypes.itemsize_bits(x.dtype) < 8:
+        return False
+    return x.size <= ON_HOST and (not isinstance(x, jax.Array) or x.is_fully_addressable)
+
+
+def _sums_on_host(x):
+    """As `_sums`, of a numpy array."""
+    flat = np.ravel(x)
+    words = flat if x.dtype == bool else flat.view(f"uint{8 * min(x.dtype.itemsize, 4)}")
+    index = np.arange(words.size, dtype=np.uint32)
+    mixed = (_mix(words.astype(np.uint32) ^ _mix(index + np.uint32(seed))) for seed in SEEDS)
+    return [np.sum(m, dtype=np.uint32) for m in mixed]
+
+
 def leaves(tree: Any) -> dict[str, Any]:
     """The leaves of tree by their path, such as "params/layers/qkv/kernel"."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -55,14 +73,16 @@ def leaves(tree: Any) -> dict[str, Any]:
 def digest(tree: Any) -> dict[str, str]:
     """A digest of the bits of each array of tree: {path: 16 hexadecimal digits}.
 
-    It depends on values, shape and dtype, not on sharding or device count, and gathers nothing:
-    integer sums modulo 2^32 are exact in any order. One changed word always changes both sums,
+    It depends on values, shape and dtype, not on sharding or device count, and gathers nothing
+    large: integer sums modulo 2^32 are exact in any order. One changed word always changes both sums,
     because the mixing is a bijection. It guards against bit rot, not against an attacker.
     """
     named = leaves(tree)
     # Processes on CPUs confuse the messages of programs that run at the same time.
     each = jax.device_get if jax.process_count() > 1 else lambda sums: sums
-    sums = jax.device_get({name: each(_sums(x)) for name, x in named.items()})
+    small = jax.device_get({name: x for name, x in named.items() if _on_host(x)})
+    sums = {name: each(_sums(x)) for name, x in named.items() if name not in small}
+    sums = jax.device_get(sums) | {name: _sums_on_host(x) for name, x in small.items()}
     digests = {}
     for name, x in named.items():
         kind = hashlib.sha256(f"{x.dtype}{x.shape}".encode()).digest()[:8]
