@@ -176,8 +176,8 @@ def test_corrections_bring_few_steps_nearer_to_the_data(table, options):
     distance = []
     for corrections in (1, 8):
         sampler = PredictorCorrector(4, corrections=corrections, **options)
-        counts, calls = table.counts(sampler)
-        distance.append(np.abs(counts / ROWS - table.toy.p).sum() / 2)
+        counts, calls = table.counts(sampler, rows=60_000)
+        distance.append(np.abs(counts / 60_000 - table.toy.p).sum() / 2)
         assert (calls == sampler.calls(None, 3)).all()
-    plain = np.abs(table.counts(Ancestral(4))[0] / ROWS - table.toy.p).sum() / 2
+    plain = np.abs(table.counts(Ancestral(4), rows=60_000)[0] / 60_000 - table.toy.p).sum() / 2
     assert distance[1] < distance[0] < plain
