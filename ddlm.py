@@ -232,7 +232,7 @@ __all__ = [
     "roles",
     "spaces",
     "train",
-]  # fmt: skip
+]
 
 
 class Samples(list):

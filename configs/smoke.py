@@ -22,8 +22,12 @@ def get_config() -> Experiment:
         sampler=Ancestral(steps=8),
         optimizer=AdamW(WarmupConstant(peak_lr=3e-3, warmup_steps=10)),
         train=Train(
-            num_steps=40, batch_size=16, ema_decay=0.99, log_every=10, eval_every=20,
+            num_steps=40,
+            batch_size=16,
+            ema_decay=0.99,
+            log_every=10,
+            eval_every=20,
             checkpoint_every=10,
         ),
         evaluation=Evaluation(num_times=2, batch_size=64, max_sequences=128),
-    )  # fmt: skip
+    )

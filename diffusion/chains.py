@@ -200,8 +200,12 @@ class DenseChain(Chain):
 
         def back(state):  # through one step more, in the rows that have further to go
             n, column = state
-            earlier = jnp.einsum("bls,bkis->bli" if now.shape[1] == 1 else "bls,blis->bli",
-                                 column, step[jnp.maximum(now - n, 0)], precision="highest")  # fmt: skip
+            earlier = jnp.einsum(
+                "bls,bkis->bli" if now.shape[1] == 1 else "bls,blis->bli",
+                column,
+                step[jnp.maximum(now - n, 0)],
+                precision="highest",
+            )
             return n + 1, jnp.where((now - n > then)[..., None], earlier, column)
 
         most = (now - then).max()

@@ -14,9 +14,11 @@ def main(arguments: list[str]) -> None:
     options.add_argument("file", help="the text, in the alphabet of the run")
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
-        "--group", type=cli.positive, default=1,
+        "--group",
+        type=cli.positive,
+        default=1,
         help="tokens per call of a masked model; more take fewer calls and more bits (default 1)",
-    )  # fmt: skip
+    )
     options.add_argument(
         "--batch-size", type=cli.positive, default=64, help="sequences coded at a time (default 64)"
     )
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> None:
         read_bytes,
         report,
         to_tokens,
-    )  # fmt: skip
+    )
     from experiments.data.tokenizers import count
     from experiments.files import check_new, write_atomically
     from experiments.progress import Progress

@@ -83,9 +83,12 @@ def _legend(figure, axes, names: Sequence[str]) -> None:
     longest = max(len(line) for name in names for line in name.split("\n"))
     columns = max(1, min(4, 120 // (longest + 9)))
     legend = figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9,
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=9,
         handlelength=4,
-    )  # fmt: skip
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 

@@ -28,8 +28,12 @@ _open = weakref.WeakSet()  # files, which a fork would go on to hold
 
 @contextmanager
 def held(
-    path: Path, what: str, advice: str = "", log: Callable[[str], None] = print, wait: bool = False,
-) -> Iterator[None]:  # fmt: skip
+    path: Path,
+    what: str,
+    advice: str = "",
+    log: Callable[[str], None] = print,
+    wait: bool = False,
+) -> Iterator[None]:
     """Inside, this process alone holds `path`, a file that is there for as long; its folder is made
     where it is missing, and goes again if nothing else is put into it.
 

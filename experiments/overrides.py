@@ -304,9 +304,14 @@ class _Named(ast.NodeTransformer):
     """Puts values in the place of their names, which no literal of Python's is."""
 
     values: typing.ClassVar = {
-        "true": True, "false": False, "none": None, "null": None,
-        "nan": float("nan"), "inf": float("inf"), "infinity": float("inf"),
-    }  # fmt: skip
+        "true": True,
+        "false": False,
+        "none": None,
+        "null": None,
+        "nan": float("nan"),
+        "inf": float("inf"),
+        "infinity": float("inf"),
+    }
 
     def visit_Name(self, node):
         name = node.id.lower()
@@ -362,8 +367,11 @@ def differences(old: Any, new: Any) -> dict[str, str]:
     path of a setting "old -> new"."""
     a, b = leaves(old), leaves(new)
     kinds_a, kinds_b = kinds(old), kinds(new)
-    changed = {p: f"{kinds_a.get(p)} -> {kinds_b.get(p)}" for p in kinds_a | kinds_b
-               if kinds_a.get(p) != kinds_b.get(p)}  # fmt: skip
+    changed = {
+        p: f"{kinds_a.get(p)} -> {kinds_b.get(p)}"
+        for p in kinds_a | kinds_b
+        if kinds_a.get(p) != kinds_b.get(p)
+    }
     changed |= {p: f"{_short(a[p])} -> {_short(b[p])}" for p in a if p in b and a[p] != b[p]}
     return {
         path: values

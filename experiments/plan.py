@@ -21,13 +21,16 @@ def main(arguments: list[str]) -> dict:
         "--vocab-size", type=cli.positive, help="tokens of the data (default: its tokenizer's)"
     )
     options.add_argument(
-        "--sample-batch", type=cli.natural,
+        "--sample-batch",
+        type=cli.natural,
         help="sequences sampled together (default: one for each part of a batch; 0: no sampler)",
-    )  # fmt: skip
+    )
     options.add_argument(
-        "--tries", type=cli.natural, default=4,
+        "--tries",
+        type=cli.natural,
+        default=4,
         help="settings to compile where it does not fit (default 4)",
-    )  # fmt: skip
+    )
     options.add_argument("--out", type=cli.output, help="where to write the plan as JSON")
     cli.add_set(options)
     args = options.parse_args(arguments)
@@ -52,9 +55,13 @@ def main(arguments: list[str]) -> dict:
     from experiments.planning.report import report
 
     record = {"config": args.config, "set": args.set} | plan(
-        load(args.config, args.set), args.topology, args.vocab_size, args.sample_batch,
-        args.tries, cli.log,
-    )  # fmt: skip
+        load(args.config, args.set),
+        args.topology,
+        args.vocab_size,
+        args.sample_batch,
+        args.tries,
+        cli.log,
+    )
     if args.out:
         write_atomically(args.out, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(report(record))

@@ -20,10 +20,11 @@ def main(arguments: list[str]) -> dict:
     options = cli.parser("quality", __doc__)
     options.add_argument("--samples", required=True, help="the .jsonl file")
     options.add_argument(
-        "--scorer", required=True,
+        "--scorer",
+        required=True,
         help="the run of an autoregressive model, or a local folder of a causal language model in the "
         'format of the transformers library (pip install "ddlm[transformers]")',
-    )  # fmt: skip
+    )
     options.add_argument(
         "--workdir",
         help="the run whose training and validation text is compared with (default: the scorer)",
@@ -50,9 +51,14 @@ def main(arguments: list[str]) -> dict:
     from experiments.sample_metrics.table import table
 
     record = measure(
-        Path(args.samples), args.scorer, cli.log, workdir=args.workdir, training_text=args.train,
-        ngram=args.ngram, with_mauve=args.mauve,
-    )  # fmt: skip
+        Path(args.samples),
+        args.scorer,
+        cli.log,
+        workdir=args.workdir,
+        training_text=args.train,
+        ngram=args.ngram,
+        with_mauve=args.mauve,
+    )
     out = Path(args.out or Path(args.samples).with_suffix(".quality.json"))
     write_atomically(out, dumped(record, indent=1) + "\n")
     print(f"\n{table(record)}\nrecord: {out}")

@@ -58,10 +58,13 @@ def load_run(
 
 
 def _load(
-    workdir: str, checkpoints: Checkpoints, step: int, overrides: Sequence[str],
+    workdir: str,
+    checkpoints: Checkpoints,
+    step: int,
+    overrides: Sequence[str],
     config: str | Experiment | None,
     ema: bool,
-) -> Run:  # fmt: skip
+) -> Run:
     with _naming_good_steps(checkpoints, step):
         meta = checkpoints.meta(step)
     plain, where = meta.get("config"), f"checkpoint {step}"

@@ -41,22 +41,28 @@ def main(arguments: list[str]) -> None:
     known = options.add_argument_group("known text")
     known.add_argument("--prompt", type=cli.text, help="text that every sample begins with")
     known.add_argument(
-        "--template", type=cli.text,
+        "--template",
+        type=cli.text,
         help="text with blanks, each for one token, from the first position on",
-    )  # fmt: skip
+    )
     known.add_argument("--blank", type=cli.text, help="the character for a blank (default _)")
     known.add_argument(
-        "--require", type=cli.text, action="append", metavar="TEXT",
+        "--require",
+        type=cli.text,
+        action="append",
+        metavar="TEXT",
         help="text that every sample contains, where the model puts it; may be repeated",
-    )  # fmt: skip
+    )
     distribution = options.add_argument_group(
         "changes to the model's distribution of each token, in this order"
     )
     distribution.add_argument(
-        "--ban", type=cli.text, metavar="TEXT",
+        "--ban",
+        type=cli.text,
+        metavar="TEXT",
         help="never draw the tokens of this text; of subwords also the one token, if any, that the text "
         "is after a space or within a word; prints which",
-    )  # fmt: skip
+    )
     distribution.add_argument(
         "--repetition", type=float, help="subtracted from log p for each other occurrence"
     )
@@ -77,17 +83,22 @@ def main(arguments: list[str]) -> None:
         "--guidance", type=float, help="strength; 1, the default, is the label's distribution"
     )
     label.add_argument(
-        "--classifier", metavar="RUN",
+        "--classifier",
+        metavar="RUN",
         help="a classifier of the run's noisy text (configs/sotu/classifier.py) guides to its label",
-    )  # fmt: skip
+    )
     label.add_argument(
-        "--exact", action="store_true",
+        "--exact",
+        action="store_true",
         help="ask the classifier for every change of one token, not for its gradient: slow",
-    )  # fmt: skip
+    )
     label.add_argument(
-        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
         help="times within which guidance acts (default: 0 1)",
-    )  # fmt: skip
+    )
     cli.add_set(options)
     cli.add_distributed(options)
     args = options.parse_args(arguments)

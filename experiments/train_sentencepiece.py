@@ -39,9 +39,13 @@ def main(arguments: list[str]) -> None:
     made = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=made, vocab_size=args.vocab_size,
-            model_type=args.model_type, character_coverage=1.0, minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=iter(lines),
+            model_writer=made,
+            vocab_size=args.vocab_size,
+            model_type=args.model_type,
+            character_coverage=1.0,
+            minloglevel=2,
+        )
     except RuntimeError as error:
         # "INTERNAL: file.cc(123) [condition] message": the library gives no more than this text.
         message = " ".join(str(error).split()).rpartition("] ")[2]

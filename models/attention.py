@@ -108,9 +108,13 @@ def _splash(q: Array, k: Array, v: Array, interpret: bool) -> Array:
     heads, length = q.shape[1:3]
     block = next(n for n in BLOCKS if length % n == 0)
     sizes = kernels.BlockSizes(
-        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block,
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
         block_kv_dq=block,
-    )  # fmt: skip
+    )
     mask = kernels.MultiHeadMask([kernels.FullMask((length, length))] * heads)
     kernel = kernels.make_splash_mha(
         mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret

@@ -94,9 +94,14 @@ def linear(
     std = scale * inputs**-0.5
     init = nnx.initializers.normal(std) if std > 0 else nnx.initializers.zeros
     return nnx.Linear(
-        inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs,
+        inputs,
+        outputs,
+        use_bias=bias,
+        kernel_init=init,
+        dtype=dtype,
+        rngs=rngs,
         kernel_metadata={"role": role},
-    )  # fmt: skip
+    )
 
 
 def normalisation(

@@ -294,9 +294,9 @@ class TimedSampler(Sampler):
         if self.grid not in self.grids:
             allowed = " or ".join(map(repr, self.grids))
             raise ValueError(f"{name}.grid = {self.grid!r} is not {allowed}")
-        if self.grid == "fitted" and not (self.information and min(self.information) >= 0 < sum(
-            self.information
-        )):  # fmt: skip
+        if self.grid == "fitted" and not (
+            self.information and min(self.information) >= 0 < sum(self.information)
+        ):
             raise ValueError(
                 f"{name}.grid = 'fitted' needs {name}.information, losses at equal intervals of time "
                 "that are not all 0; experiments.fit_grid measures them"

@@ -18,9 +18,12 @@ from experiments.data.builders import builder_class
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "valid", "test")
 PACK = {
-    "": bytes, ".xz": lzma.compress, ".gz": gzip.compress, ".bz2": bz2.compress,
+    "": bytes,
+    ".xz": lzma.compress,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
-}  # fmt: skip
+}
 TEXT8 = ("the state of the union is what the people make of it " * 4)[:100]
 NOVEL = {"train-novels/Fantasy/b.txt": " a novel . \n its end \n", "train-novels/readme": "no"}
 

@@ -87,9 +87,11 @@ for shape in ((4, 2, 256, 8), (3, 3, 128, 8)):
 
 def test_over_a_mesh_each_device_has_its_rows_and_heads():
     done = subprocess.run(
-        [sys.executable, "-c", SPLIT], capture_output=True, text=True,
+        [sys.executable, "-c", SPLIT],
+        capture_output=True,
+        text=True,
         env=on_devices(8) | {"PYTHONPATH": os.pathsep.join([HERE, os.path.dirname(HERE)])},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     # 3 rows do not divide over 4 devices, nor 3 heads over 2: each device does all of them.
     assert done.stdout.split("\n")[:4] == ["[(1, 1)]", "1.0", "[(3, 3)]", "8.0"]

@@ -107,11 +107,12 @@ def test_bound_with_the_exact_denoiser_is_the_likelihood(name, size, toy, monkey
         name == "d3pm" and size > 1
     ):  # tokens of a block that are drawn apart cost something in few steps
         few, many = (
-            toy.p @ exact_bound(
+            toy.p
+            @ exact_bound(
                 toy, replace(process, base=replace(process.base, num_steps=T)), monkeypatch
             )
             for T in (4, 64)
-        )  # fmt: skip
+        )
         entropy = toy.p @ toy.neg_logp
         assert entropy - 1e-9 < many and many - entropy < (few - entropy) / 4
         return

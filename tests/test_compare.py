@@ -183,8 +183,10 @@ def test_what_is_said_to_follow_training_reads_a_process_of_ones_own(done, tmp_p
     said = capsys.readouterr().out.splitlines()[-1]
     ddlm, command, *arguments = shlex.split(said.partition("; now: ")[2])
     assert (ddlm, command, arguments[:4]) == (
-        "ddlm", "evaluate", [*where, "--config", str(done.configs[2])],
-    )  # fmt: skip
+        "ddlm",
+        "evaluate",
+        [*where, "--config", str(done.configs[2])],
+    )
     assert cli.guarded(command, arguments) == 0
     monitored = [*where[:1], str(tmp_path / "plain"), *sets]
     assert cli.guarded("train", ["--config", SMOKE, *monitored]) == 0

@@ -34,9 +34,12 @@ def train(config, workdir, *settings):
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     learned = [
-        "train.num_steps=30", "train.eval_every=30", "train.checkpoint_every=30",
-        "optimizer.schedule.peak_lr=0.03", "train.ema_decay=0.0",
-    ]  # fmt: skip
+        "train.num_steps=30",
+        "train.eval_every=30",
+        "train.checkpoint_every=30",
+        "optimizer.schedule.peak_lr=0.03",
+        "train.ema_decay=0.0",
+    ]
     new = ["train.num_steps=0"]
     return {
         "mdlm": train("mdlm", root / "mdlm", "model.time_conditioning=True", *learned),

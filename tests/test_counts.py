@@ -43,9 +43,11 @@ def counts(folder, tokenizer, content, **settings):
 def tokenizer(name, folder):
     write_wordpiece(folder / "vocab.txt")
     return {
-        "letters": Letters27(normalize=True), "bytes": Bytes(), "characters": Characters(),
+        "letters": Letters27(normalize=True),
+        "bytes": Bytes(),
+        "characters": Characters(),
         "subwords": Subwords(str(folder / "vocab.txt")),
-    }[name]  # fmt: skip
+    }[name]
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -113,10 +115,14 @@ def test_a_character_that_is_cut_counts_where_it_begins(text):
 @pytest.mark.parametrize(
     "content, characters, not_text",
     [
-        (b"\x80\x81" * 100, 0, 200), (b"ab\xff\xfe\x80", 2, 3), (b"", 0, 0), (b"\xc3\xa9\xc3", 2, 0),
-        (b"\xed\xa0\x80 ab", 3, 3), (bytes(range(256)), 128 + 0, 128),
+        (b"\x80\x81" * 100, 0, 200),
+        (b"ab\xff\xfe\x80", 2, 3),
+        (b"", 0, 0),
+        (b"\xc3\xa9\xc3", 2, 0),
+        (b"\xed\xa0\x80 ab", 3, 3),
+        (bytes(range(256)), 128 + 0, 128),
     ],
-)  # fmt: skip
+)
 def test_bytes_that_are_no_text_are_counted_apart(content, characters, not_text):
     tokens = bytes_of(content)
     assert Bytes().count_characters(tokens) == characters
@@ -132,10 +138,13 @@ def test_rows_agree_on_bytes_that_are_no_text(tmp_path):
 @pytest.mark.parametrize(
     "characters, not_text, unit, bits",
     [
-        (20, None, "bits per character", 1.0), (20, 0, "bits per character", 1.0),
-        (20, 3, "bits per byte", 2.0), (0, 10, "bits per byte", 2.0), (0, None, "bits per token", 2.0),
+        (20, None, "bits per character", 1.0),
+        (20, 0, "bits per character", 1.0),
+        (20, 3, "bits per byte", 2.0),
+        (0, 10, "bits per byte", 2.0),
+        (0, None, "bits per token", 2.0),
     ],
-)  # fmt: skip
+)
 def test_bits_are_per_what_the_text_has(characters, not_text, unit, bits):
     result = Estimate(np.full((5, 2), 4 * math.log(2)), np.full(5, 2), characters, not_text)
     assert result.unit == unit and result.bits == pytest.approx(bits)

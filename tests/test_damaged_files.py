@@ -75,8 +75,9 @@ def test_json_of_ours_has_null_for_what_is_not_finite():
 
 def test_json_takes_whole_pairs_and_nesting_as_of_configs():
     assert parse(json.dumps({"a": "𝔸", "b": [[[-1.5e3, 2**63 - 1]]]})) == {
-        "a": "𝔸", "b": [[[-1500.0, 2**63 - 1]]],
-    }  # fmt: skip
+        "a": "𝔸",
+        "b": [[[-1500.0, 2**63 - 1]]],
+    }
 
 
 def stored(path, value):
@@ -152,7 +153,7 @@ def test_stored_config_imports_no_module_that_has_no_settings(rejected):
         "\n=1",
         "x" * 20_000 + "=1",
     ],
-)  # fmt: skip
+)
 def test_override_that_no_setting_takes_is_rejected(item, rejected):
     rejected(override, PLAIN, [item])
 

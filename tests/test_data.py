@@ -41,9 +41,10 @@ def test_text_round_trips_and_splits_cover_it(text):
     assert whole(corpus) == LINE * 100
     n = len(corpus.tokens)
     assert corpus.bounds == {
-        "train": (0, int(0.9 * n)), "validation": (int(0.9 * n), int(0.95 * n)),
+        "train": (0, int(0.9 * n)),
+        "validation": (int(0.9 * n), int(0.95 * n)),
         "test": (int(0.95 * n), n),
-    }  # fmt: skip
+    }
     assert isinstance(corpus.tokens, np.memmap) and corpus.tokens.dtype == np.uint8
 
 

@@ -318,8 +318,11 @@ def on(devices, *parts):
     given = [SMOKE, *((str(w), [*settings, f"train.num_steps={n}"]) for w, n in parts)]
     done = subprocess.run(
         [sys.executable, "-c", PART, json.dumps(given)],
-        env=on_devices(devices), cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        env=on_devices(devices),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

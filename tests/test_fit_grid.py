@@ -89,11 +89,15 @@ def test_a_masked_process_is_charged_the_rate_of_its_reveals(toy, schedule):
 @pytest.mark.parametrize(
     "process",
     [
-        MDLM(3, Polynomial(2.0)), SEDD(3, schedule=Linear()), UDLM(3), GenMD4(3, initial_power=2.0),
-        SEDD(3, Uniform(), Geometric(1e-3, 8.0)), D3PM(3, num_steps=20),
+        MDLM(3, Polynomial(2.0)),
+        SEDD(3, schedule=Linear()),
+        UDLM(3),
+        GenMD4(3, initial_power=2.0),
+        SEDD(3, Uniform(), Geometric(1e-3, 8.0)),
+        D3PM(3, num_steps=20),
     ],
     ids=lambda p: type(p).__name__,
-)  # fmt: skip
+)
 def test_intervals_sum_to_the_bound(toy, process):
     """Which of the exact denoiser is the entropy, where the ends cost nothing."""
     mean, _, totals = measured(toy, process, 10)

@@ -117,7 +117,7 @@ def test_products_and_traffic_of_a_loop_count_every_time():
             2 * 16 * 1024 * 512 * 3 * 8 * 64,
         ),
     ],
-)  # fmt: skip
+)
 def test_flops_of_products_and_of_what_tpu_programs_make_of_them(line, flops):
     module = parse(
         "ENTRY %main (a: f32[8,16]) -> f32[8,32] {\n"

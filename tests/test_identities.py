@@ -58,9 +58,11 @@ def test_sedd_uniform_is_udlm(x64):
         free = SEDD(V, Uniform(), schedule)
         log_s = udlm.log_ratio(network(z, u), z, u)
         np.testing.assert_allclose(
-            free.token_loss(log_s, x0, z, u), udlm.token_loss(network(z, u), x0, z, u), rtol=1e-6,
+            free.token_loss(log_s, x0, z, u),
+            udlm.token_loss(network(z, u), x0, z, u),
+            rtol=1e-6,
             atol=1e-12,
-        )  # fmt: skip
+        )
 
 
 def test_d3pm_absorbing_is_discrete_time_mdlm(x64):
@@ -172,9 +174,11 @@ def test_heads_hold_the_same_distribution_when_converted(x64):
     for a, b in (
         (UDLM(V), UDLM(V, head="posterior")),
         (D3PM(V, Uniform(), num_steps=8), D3PM(V, Uniform(), num_steps=8, head="posterior")),
-        (D3PM(V, Gaussian(), LinearBetas(0.1, 0.9), 8),
-         D3PM(V, Gaussian(), LinearBetas(0.1, 0.9), 8, head="posterior")),
-    ):  # fmt: skip
+        (
+            D3PM(V, Gaussian(), LinearBetas(0.1, 0.9), 8),
+            D3PM(V, Gaussian(), LinearBetas(0.1, 0.9), 8, head="posterior"),
+        ),
+    ):
         t = a.time(u)
         z = a.corrupt(key, x0, t)
         out = network(z, t)
@@ -197,10 +201,14 @@ def test_the_posterior_in_the_leave_one_out_formula_is_wrong_by_nats(x64):
         z, t = jnp.asarray(toy.states), jnp.full((len(toy.p), 1), time)
         q = toy.transition(process, z, t)
         losses = [
-            jnp.stack([process.token_loss(model(z, t), jnp.broadcast_to(x, z.shape), z, t).sum(1)
-                       for x in jnp.asarray(toy.states)])
+            jnp.stack(
+                [
+                    process.token_loss(model(z, t), jnp.broadcast_to(x, z.shape), z, t).sum(1)
+                    for x in jnp.asarray(toy.states)
+                ]
+            )
             for model in (tight, loose)
-        ]  # fmt: skip
+        ]
         return jnp.stack([(q * loss).sum(1) for loss in losses])
 
     costs = sum(w * np.asarray(cost(t)) for t, w in zip(*quadrature(), strict=True))

@@ -171,9 +171,11 @@ def test_what_is_left_keeps_its_proportions():
         np.testing.assert_allclose(new.sum(-1), 1, rtol=1e-5)
         ratio = np.where(new > 0, new / np.exp(log_p), np.nan)
         np.testing.assert_allclose(
-            ratio, np.broadcast_to(np.nanmax(ratio, -1, keepdims=True), ratio.shape)
-            * np.where(new > 0, 1, np.nan), rtol=1e-4,
-        )  # fmt: skip
+            ratio,
+            np.broadcast_to(np.nanmax(ratio, -1, keepdims=True), ratio.shape)
+            * np.where(new > 0, 1, np.nan),
+            rtol=1e-4,
+        )
     p = np.exp(np.asarray(log_p, float))
     warm = p**2 / (p**2).sum(-1, keepdims=True)
     np.testing.assert_allclose(np.exp(LogitsProcessor(temperature=0.5)(log_p)), warm, rtol=1e-4)

@@ -152,8 +152,9 @@ def test_kernels_and_schedules_are_chosen_by_name_on_the_command_line():
     ):
         override(base, ["process.kernel=Gausian"])
     with pytest.raises(UserError, match="too large for a dense kernel"):
-        resolve(override(base, ["process.kernel=Gaussian", "process.num_steps=1000000"]),
-                Letters27())  # fmt: skip
+        resolve(
+            override(base, ["process.kernel=Gaussian", "process.num_steps=1000000"]), Letters27()
+        )
 
 
 def test_reciprocal_schedule_is_the_mutual_information_one_of_the_mask():

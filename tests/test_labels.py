@@ -328,7 +328,7 @@ def one_line(capsys):
             "never sees a sequence without",
         ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_with_labels_are_one_line(files, settings, words, tmp_path, capsys):
     if files:
         write(tmp_path / "d", {name: content * 1000 for name, content in files.items()})

@@ -68,9 +68,11 @@ def test_distribution_of_the_states_is_mdlms(name, eps):
     for T in (4, 16):
         process = MDLM(table.size, Linear(eps))
         shape = (ROWS, table.length)
-        draw = jax.jit(lambda k, p=process, T=T, shape=shape: StatesOfAncestral(T).sample(
-            k, p, table.model, shape
-        ))  # fmt: skip
+        draw = jax.jit(
+            lambda k, p=process, T=T, shape=shape: StatesOfAncestral(T).sample(
+                k, p, table.model, shape
+            )
+        )
         z = np.asarray(draw(jax.random.key(0)))
         counts = np.bincount(z @ table.base, minlength=len(table.states))
         # We start from a share of eps random tokens, the official code from masks alone.

@@ -40,8 +40,10 @@ def test_every_mesh_gives_the_losses_of_one_device(tmp_path):
     ]
     done = subprocess.run(
         [*program, "--configs", *CASES, "--meshes", *meshes],
-        env=on_devices(8), capture_output=True, text=True,
-    )  # fmt: skip
+        env=on_devices(8),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [
         line.strip("| ").split(" | ") for line in out.read_text().splitlines() if line[:1] == "|"
@@ -82,13 +84,15 @@ def test_a_table_of_embeddings_is_sent_whole_only_where_that_is_less():
     cases = [
         f"data.length={length} train.batch_size={rows} "
         f"mesh.data={data} mesh.fsdp={fsdp} mesh.tensor={tensor}"
-        for length, rows in ((8, 8), (32, 16)) for data, fsdp, tensor in meshes
-    ]  # fmt: skip
+        for length, rows in ((8, 8), (32, 16))
+        for data, fsdp, tensor in meshes
+    ]
     done = subprocess.run(
         [sys.executable, "-c", STEPS, *cases],
         env=on_devices(8) | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rematerialization" not in done.stderr
     sent = ["28x48" in line.split() for line in done.stdout.splitlines()]
@@ -165,8 +169,11 @@ def test_a_mesh_that_does_not_fit_says_what_does(given, count, way_out):
 
 def test_kinds_of_meshes():
     assert [mesh_table.kind(m) for m in ("2x1x1", "1x8x1", "1x1x2", "2x2x1")] == [
-        "data", "fsdp", "tensor", "mixed",
-    ]  # fmt: skip
+        "data",
+        "fsdp",
+        "tensor",
+        "mixed",
+    ]
     assert Row("a", [ONE, replace(ONE, losses=np.array([3.3, 2.0]))]).greatest(
         "loss"
     ) == pytest.approx(0.1)

@@ -125,7 +125,11 @@ def test_runs_of_the_version_before_are_read():
     assert renamed(new) == new and decode(new) == AdamW(WarmupCosine(2e-3, 50, 600))
     flow = encode(get_config().process) | {"_type": "diffusion.dirichlet.DirichletFlow"}
     flow = {"_type": flow["_type"], "vocab_size": 5}
-    student = {"_type": "samplers.distillation.OneStep", "vocab_size": 5, "process": flow,
-               "sampler": {"_type": "samplers.ode.ODE", "steps": 16, "end": 0.05}}  # fmt: skip
+    student = {
+        "_type": "samplers.distillation.OneStep",
+        "vocab_size": 5,
+        "process": flow,
+        "sampler": {"_type": "samplers.ode.ODE", "steps": 16, "end": 0.05},
+    }
     found = decode(student)
     assert (found.steps, found.end, found.vocab_size) == (16, 0.05, 5)

@@ -74,9 +74,11 @@ print(json.dumps(found))
 
 def test_eight_devices_share_the_work_of_a_step_when_parameters_are_spread():
     done = subprocess.run(
-        [sys.executable, "-c", SPLIT], capture_output=True, text=True,
+        [sys.executable, "-c", SPLIT],
+        capture_output=True,
+        text=True,
         env=on_devices(8) | {"PYTHONPATH": os.pathsep.join([HERE, os.path.dirname(HERE)])},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     whole, each, sent = json.loads(done.stdout.splitlines()[-1])
     assert whole / 8 == each

@@ -125,9 +125,12 @@ print(process.num_states, int(peak) / 2**20)
 @pytest.mark.parametrize("kernel", ["Absorbing", "Uniform"])
 def test_large_vocabularies_need_no_matrices(kernel):
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, kernel], capture_output=True, text=True,
-        cwd=Path(__file__).parent.parent, env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
-    )  # fmt: skip
+        [sys.executable, "-c", MEMORY, kernel],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     states, gigabytes = done.stdout.split()
     assert int(states) == 50_257 + (kernel == "Absorbing") and float(gigabytes) < 2

@@ -296,6 +296,9 @@ def test_neither_preparing_nor_training_imports_tensorflow(tmp_path):
     path = os.pathsep.join([str(tmp_path / "path"), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS.format(commands=commands)],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr

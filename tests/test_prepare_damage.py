@@ -48,12 +48,16 @@ def twice(name):
         ("text8", break_text(b"the", b"teh"), "another text of its length"),
         ("text8", break_text(TEXT8.encode(), b""), "is empty"),
         ("lambada", put("train-novels.tar", tar({"../b.txt": ""})), "leave the archive"),
-        ("lambada", put("train-novels.tar", tar(NOVEL)[:-9000]), "train-novels.tar: damaged or cut"),
+        (
+            "lambada",
+            put("train-novels.tar", tar(NOVEL)[:-9000]),
+            "train-novels.tar: damaged or cut",
+        ),
         ("lambada", drop("lambada_dev*"), "lambada_development_plain_text.txt of the valid"),
         ("ptb", lambda source: shutil.rmtree(source / "ptb"), "none of its files"),
         ("documents", lambda source: None, "none of its files"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_the_corpus_is_one_line_and_no_file(
     name, change, message, corpus, run, tmp_path
 ):

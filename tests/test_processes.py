@@ -71,12 +71,16 @@ GRIDS = {  # T steps
     "d3pm-gaussian": D3PM(kernel=Gaussian(), schedule=LinearBetas(0.1, 1.0), num_steps=5),
     "d3pm-band": D3PM(kernel=BandDiagonal(1), schedule=LinearBetas(0.2, 0.9), num_steps=5),
     "d3pm-nearest": D3PM(kernel=NearestNeighbour(1), schedule=MutualInformation(), num_steps=5),
-    "d3pm-masked": D3PM(kernel=Masked(NearestNeighbour(1)), schedule=LinearBetas(0.3, 0.3),
-                        num_steps=4, head="posterior"),
+    "d3pm-masked": D3PM(
+        kernel=Masked(NearestNeighbour(1)),
+        schedule=LinearBetas(0.3, 0.3),
+        num_steps=4,
+        head="posterior",
+    ),
     "d3pm-matrix": D3PM(kernel=Matrix(""), schedule=LinearBetas(0.2, 0.8), num_steps=4),
     "spindle-T6": Spindle(num_steps=6),
     "spindle-cut": Spindle(strength=0.9, num_steps=6),
-}  # fmt: skip
+}
 ALL = CONTINUOUS | LOOSE_ENDS | GRIDS
 
 
@@ -160,8 +164,10 @@ def test_loose_ends_are_counted_to_their_exact_excess(name, x64):
     assert toy.p @ excess > 1e-9
     assert ("reconstruction" in terms) == bool(toy.p @ jointly > 1e-9)
     if "reconstruction" in terms:
-        decode = lambda out, x0, z, t: -jnp.take_along_axis(  # noqa: E731
-            process.predict(out, z, t), x0[..., None], 2)[..., 0]  # fmt: skip
+
+        def decode(out, x0, z, t):
+            return -jnp.take_along_axis(process.predict(out, z, t), x0[..., None], 2)[..., 0]
+
         exact = at_time(toy, process, 0.0, decode)
         assert toy.p @ exact >= toy.p @ jointly - 1e-12
         many = 20_000
@@ -181,17 +187,22 @@ def test_bound_of_a_grid_equals_that_of_the_chain_by_brute_force(name, x64):
     z = jnp.asarray(toy.all_states(process))
     # q(z_k = j | x) of one position, (T + 1, V, S)
     states = jnp.arange(S)[:, None]
-    marginal = np.stack([
-        np.exp(process.log_likelihood(states, jnp.full((S, 1), k / T)))[:, 0].T for k in range(T + 1)
-    ])  # fmt: skip
+    marginal = np.stack(
+        [
+            np.exp(process.log_likelihood(states, jnp.full((S, 1), k / T)))[:, 0].T
+            for k in range(T + 1)
+        ]
+    )
     total = np.zeros(len(toy.p))
     for k in range(1, T + 1):
         t, s = jnp.full((len(z), 1), k / T), jnp.full((len(z), 1), (k - 1) / T)
         # q(z_s = j | z_t, x) of the process, one-hot x: (V, Z, L, S)
-        bridge = np.stack([
-            np.exp(process.log_posterior(log_one_hot(jnp.full(z.shape, v), V), z, t, s))
-            for v in range(V)
-        ])  # fmt: skip
+        bridge = np.stack(
+            [
+                np.exp(process.log_posterior(log_one_hot(jnp.full(z.shape, v), V), z, t, s))
+                for v in range(V)
+            ]
+        )
         _bridge_is_bayes(bridge, marginal[k - 1], marginal[k], np.asarray(z))
         q = np.asarray(toy.transition(process, z, t))
         joint = toy.p[:, None] * q
@@ -227,8 +238,9 @@ def _bridge_is_bayes(bridge, before, after, z):
             both = (before[v] > 1e-12) & (before[w] > 1e-12)
             np.testing.assert_allclose(
                 (joint[v] / np.maximum(before[v], 1e-300))[:, both],
-                (joint[w] / np.maximum(before[w], 1e-300))[:, both], atol=1e-9,
-            )  # fmt: skip
+                (joint[w] / np.maximum(before[w], 1e-300))[:, both],
+                atol=1e-9,
+            )
 
 
 @pytest.mark.parametrize("kind", [enumeration.Masked, enumeration.Uniform])
@@ -306,15 +318,18 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
         for row in np.flatnonzero(possible):
             for i in np.flatnonzero(free[row]):
                 state = list(np.asarray(z)[row])
-                exact = [now[index[(*state[:i], v, *state[i + 1 :])]] / now[row]
-                         for v in range(process.num_states)]  # fmt: skip
+                exact = [
+                    now[index[(*state[:i], v, *state[i + 1 :])]] / now[row]
+                    for v in range(process.num_states)
+                ]
                 np.testing.assert_allclose(ratio[row, i], exact, rtol=1e-6, atol=1e-9)
     posterior = np.exp(process.log_posterior(process.predict(out, z, t), z, t, s))
     np.testing.assert_allclose(posterior[possible].sum(-1), 1, rtol=1e-9)
     # Averaged over the exact p(z_t), it gives each position's exact p(z_s).
     distribution = np.einsum("z,zls->ls", np.asarray(now)[possible], posterior[possible])
-    exact = np.stack([np.bincount(np.asarray(z)[:, i], then, process.num_states)
-                      for i in range(toy.length)])  # fmt: skip
+    exact = np.stack(
+        [np.bincount(np.asarray(z)[:, i], then, process.num_states) for i in range(toy.length)]
+    )
     np.testing.assert_allclose(distribution, exact, atol=1e-9)
 
 

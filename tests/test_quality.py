@@ -46,9 +46,13 @@ def test_entropy_is_that_of_ngrams_within_texts():
 def test_numbers_of_steps_are_for_samplers_that_leave_theirs_open():
     experiment = smoke.get_config()
     for sampler, stepped in [
-        (Ancestral(), True), (Unmask(), True), (FirstHitting(steps=4), True), (FirstHitting(), False),
-        (SlidingWindow(), True), (SlidingWindow(FirstHitting()), False),
-    ]:  # fmt: skip
+        (Ancestral(), True),
+        (Unmask(), True),
+        (FirstHitting(steps=4), True),
+        (FirstHitting(), False),
+        (SlidingWindow(), True),
+        (SlidingWindow(FirstHitting()), False),
+    ]:
         changed = dataclasses.replace(experiment, sampler=sampler)
         assert sample_quality._stepped(changed, type(sampler).__name__) == stepped
     assert not sample_quality._stepped(experiment, "Ancestral steps=4")
@@ -98,9 +102,10 @@ def test_word_matches_are_those_of_a_plain_search():
             for i, length in enumerate(lengths):
                 longest = min(3, len(row) - i)
                 assert length == max(
-                    k for k in range(longest + 1)
+                    k
+                    for k in range(longest + 1)
                     if any(words[j : j + k] == row[i : i + k] for j in range(len(words)))
-                )  # fmt: skip
+                )
             assert len(lengths) == len(row)
 
 
@@ -253,7 +258,11 @@ def test_mauve_is_given_a_point_for_each_text(files, tmp_path, monkeypatch):
         ('{"text": "a"}\n["a"]', [], 's.jsonl:2: has no "text"'),
         ('{"text": 3}', [], 's.jsonl:1: has no "text"'),
         ('{"text": ""}', [], "s.jsonl:1: its text is empty"),
-        ('{"text": "a"}\n{"text": "aB"}', [], "s.jsonl:2: character 'B' at offset 1 is outside the 27"),
+        (
+            '{"text": "a"}\n{"text": "aB"}',
+            [],
+            "s.jsonl:2: character 'B' at offset 1 is outside the 27",
+        ),
         ('{"text": "a"}', ["--scorer", "{files}/mdlm"], "holds process MDLM; a scorer is"),
         ('{"text": "a"}', ["--scorer", "{files}"], "neither the directory of a run nor the folder"),
         ('{"text": "a"}', ["--scorer", "{files}/pickled"], "weights in pickle files are not read"),
@@ -264,7 +273,7 @@ def test_mauve_is_given_a_point_for_each_text(files, tmp_path, monkeypatch):
         ('{"text": "a"}', ["--mauve"], "--mauve: 1 samples are fewer than 20"),
         (20 * '{"text": "a"}\n', ["--mauve"], 'pip install "ddlm[mauve]"'),
     ],
-)  # fmt: skip
+)
 def test_mistakes_end_with_one_line_and_code_2(
     content, options, words, files, tmp_path, monkeypatch, capsys
 ):

@@ -27,13 +27,16 @@ from experiments.errors import UserError
 
 TEXT = "of the people by the people\nfor the people\n" * 30
 PACK = {
-    "": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
+    "": bytes,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
     "lzma": lambda content: lzma.compress(content, lzma.FORMAT_ALONE),
     "zst": zstandard.ZstdCompressor().compress,
     "zst of small frames": lambda content: b"".join(
         zstandard.ZstdCompressor().compress(content[i : i + 99]) for i in range(0, len(content), 99)
     ),
-}  # fmt: skip
+}
 
 
 def tar(files, form=tarfile.PAX_FORMAT):

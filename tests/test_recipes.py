@@ -81,9 +81,13 @@ def test_the_recipe_for_slurm_is_one_run(tmp_path):
     program(tmp_path / "srun", SRUN)
     edited = recipe("slurm.sh", line).replace(".venv/bin/ddlm", str(ddlm))
     done = subprocess.run(
-        ["bash", "-c", edited], cwd=ROOT, capture_output=True, text=True, timeout=180,
+        ["bash", "-c", edited],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
         env=cluster(tmp_path),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("4 x cpu") == done.stdout.count("trained to step 2") == 1
     assert len(metrics(tmp_path / "run")) == 2
@@ -100,8 +104,12 @@ def test_the_recipe_for_a_slice_starts_what_goes_on_alone_and_can_be_stopped(tmp
     def do(verb):
         done = subprocess.run(
             ["sh", "-c", recipe("tpu_slice.sh", line), "tpu_slice.sh", verb],
-            cwd=ROOT, capture_output=True, text=True, timeout=60, env=variables,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=variables,
+        )
         return done.returncode, done.stdout
 
     variables = cluster(tmp_path, HOSTS=tmp_path)
@@ -139,8 +147,11 @@ def rendered(name, command, tmp_path):
         program(tmp_path / shown, show)
     done = subprocess.run(
         ["bash", "-c", recipe(name, command), name, "run"],
-        cwd=ROOT, capture_output=True, text=True, env=cluster(tmp_path),
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=cluster(tmp_path),
+    )
     assert done.returncode == 0, done.stderr
     if name == "slurm.sh":
         return done.stdout.splitlines()[1:]
@@ -183,8 +194,10 @@ def test_the_recipe_for_kubernetes_tries_again_what_is_no_mistake_of_the_user(tm
     (rule,), (container,) = spec["podFailurePolicy"]["rules"], pod["containers"]
     assert rule["action"] == "FailJob"
     assert rule["onExitCodes"] == {
-        "containerName": container["name"], "operator": "In", "values": [2],
-    }  # fmt: skip
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [2],
+    }
     assert pod["restartPolicy"] == "Never"  # which the rule asks for
     assert spec["completions"] == spec["parallelism"] == 32
     assert spec["backoffLimit"] >= 50 * 32  # all pods fail where one does

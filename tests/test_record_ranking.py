@@ -73,10 +73,12 @@ def test_names_are_those_of_run_directories_unless_two_would_be_one():
 
 def test_the_command_ranks_within_protocols_and_says_how_they_differ(tmp_path, capsys):
     records = {
-        "worse": {"value": 1.5}, "better": {"value": 1.4}, "tied": {"value": 1.401, "ema": False},
+        "worse": {"value": 1.5},
+        "better": {"value": 1.4},
+        "tied": {"value": 1.401, "ema": False},
         "short": {"context.length": 64, "value": 9.0},
         "part": {"context.length": 64, "value": 9.5, "sequences": 4883, "labels": "none"},
-    }  # fmt: skip
+    }
     paths = [save(tmp_path / n / "records" / "r.json", changed(c)) for n, c in records.items()]
     text = run(tmp_path, paths)
     assert text in capsys.readouterr().out
@@ -276,9 +278,12 @@ def test_table_and_plot_lie_here_unless_said_and_jax_is_not_loaded(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "r.json", "r.json"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     assert done.stdout.endswith("table: table.md\nplot: plot.png\nFalse\n")
     assert len(cells((tmp_path / "table.md").read_text())[0]) == 2  # named twice is one record
     assert (tmp_path / "plot.png").is_file()

@@ -52,8 +52,13 @@ def test_a_field_of_the_wrong_type_is_named_with_what_it_must_be(name, value, mu
 
 @pytest.mark.parametrize(
     "content, words",
-    [("{", "is not JSON"), ("", "is not JSON"), ("[1]", "must be of type object"), ("[" * 9999, "JSON")],
-)  # fmt: skip
+    [
+        ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ("[1]", "must be of type object"),
+        ("[" * 9999, "JSON"),
+    ],
+)
 def test_a_file_that_is_no_record_is_one_line(content, words, tmp_path):
     assert words in mistake(save(tmp_path / "r.json", content))
 
@@ -121,12 +126,15 @@ def test_a_number_that_the_others_contradict_is_not_believed(name, factor, tmp_p
         ({"confidence_interval_95": [1.38, 2.0]}, "confidence_interval_95 is 2, but"),
         ({"kind": "exact"}, "kind is exact, but the estimator is mean over 2"),
         ({"estimator": "exact, one pass"}, "kind is bound, but the estimator is exact"),
-        ({"estimator": "Gauss-Legendre quadrature at 2 times"}, "kind is bound, but Gauss-Legendre"),
+        (
+            {"estimator": "Gauss-Legendre quadrature at 2 times"},
+            "kind is bound, but Gauss-Legendre",
+        ),
         ({"sequences": 19533}, "sequences is 19533, but there are 19532 in the split"),
         ({"unit": "nats"}, "unit is 'nats' and must be bits per character"),
         ({"nats_per_token_standard_error": None}, "is null, but there are 19532 sequences"),
     ],
-)  # fmt: skip
+)
 def test_fields_that_do_not_go_together_are_named(changes, words, tmp_path):
     assert words in mistake(save(tmp_path / "r.json", edited(changes)))
     with pytest.raises(ValueError, match="not an evaluation record"):
@@ -157,17 +165,22 @@ def test_a_perplexity_that_no_float_holds_is_left_out_and_compares_by_its_bits(t
 
 def test_records_that_do_not_count_are_listed_and_hide_none(tmp_path, capsys):
     records = {
-        "good": TEXT8, "first": edited({"value": 0.1}), "nan": edited({"value": math.nan}),
-        "none": "{}", "worse": changed({"value": 1.5}), "copy": TEXT8,
-    }  # fmt: skip
+        "good": TEXT8,
+        "first": edited({"value": 0.1}),
+        "nan": edited({"value": math.nan}),
+        "none": "{}",
+        "worse": changed({"value": 1.5}),
+        "copy": TEXT8,
+    }
     paths = {n: save(tmp_path / n / "records" / "r.json", r) for n, r in records.items()}
     text = run(tmp_path, list(paths.values()))
     ranked = cells(text)[0][1:]
     assert [row[:2] for row in ranked] == [["1", "good (MDLM)"], ["2", "worse (MDLM)"]]
     left_out = text[text.index("## Left out") :].strip().splitlines()[2:]
     assert [line.split(":")[0] for line in left_out] == [
-        *["- not comparable"] * 3, "- the same record as good",
-    ]  # fmt: skip
+        *["- not comparable"] * 3,
+        "- the same record as good",
+    ]
     for line, name, said in zip(
         left_out,
         ("first", "nan", "none", "copy"),

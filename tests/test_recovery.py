@@ -26,11 +26,16 @@ from experiments.training.digests import digest
 from experiments.training.train_step import init_state, make_train_step
 
 TINY = (
-    "model.num_layers=1", "model.width=16", "train.batch_size=4", "train.num_steps=16",
+    "model.num_layers=1",
+    "model.width=16",
+    "train.batch_size=4",
+    "train.num_steps=16",
     "train.log_every=4",
-    "train.checkpoint_every=4", "train.eval_every=8", "train.rollback_after=3",
+    "train.checkpoint_every=4",
+    "train.eval_every=8",
+    "train.rollback_after=3",
     "evaluation.max_sequences=8",
-)  # fmt: skip
+)
 
 
 @dataclasses.dataclass(frozen=True)

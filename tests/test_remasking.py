@@ -160,9 +160,9 @@ def test_corrections_keep_the_share_of_masks_of_their_time(table, corrector, sha
     x0 = jax.random.choice(keys[0], table.toy.states, (ROWS,), p=table.toy.p)
     z = process.corrupt(keys[1], jnp.asarray(x0), s)
     known = jnp.full(z.shape, -1)
-    correct = jax.jit(lambda k, z: getattr(sampler, corrector)(
-        k, z, t, s, process, table.model, known
-    ))  # fmt: skip
+    correct = jax.jit(
+        lambda k, z: getattr(sampler, corrector)(k, z, t, s, process, table.model, known)
+    )
     for key in keys[2:]:
         before, z = z, correct(key, z)
         assert (before != z).any()

@@ -91,8 +91,10 @@ def test_a_killed_preparation_goes_on_where_it_was(lines, monkeypatch):
         )
     (folder,) = (lines.parent / "cache").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == [
-        "corpus.json", "documents.npy", "tokens.bin",
-    ]  # fmt: skip
+        "corpus.json",
+        "documents.npy",
+        "tokens.bin",
+    ]
 
 
 def test_after_a_mistake_nothing_is_left_of_a_preparation(lines):

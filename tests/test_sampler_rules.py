@@ -74,8 +74,13 @@ def test_orders_of_unmask_are_their_definitions(x64):
     entropy = -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1)
     margin = np.sort(p)[:, -1] - np.sort(p)[:, -2]
     assert (largest.argmax(), margin.argmax(), entropy.argmin()) == (0, 1, 2)
-    expected = {"random": 0 * entropy, "confidence": largest, "drawn": drawn, "margin": margin,
-                "entropy": -entropy}  # fmt: skip
+    expected = {
+        "random": 0 * entropy,
+        "confidence": largest,
+        "drawn": drawn,
+        "margin": margin,
+        "entropy": -entropy,
+    }
     for order, score in expected.items():
         log_sure = drawn if order == "drawn" else largest
         for got, right in zip(scores(order, log_p, x0), (score, entropy, log_sure), strict=True):

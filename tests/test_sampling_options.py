@@ -253,8 +253,12 @@ def test_samples_are_the_same_on_8_devices(options, runs, sample):
     code = "import sys; from experiments import cli; sys.exit(cli.guarded('sample', sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "--workdir", runs["mdlm"], *ON_8, *options],
-        env=on_devices(8), capture_output=True, text=True, timeout=300, check=True,
-    )  # fmt: skip
+        env=on_devices(8),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
     texts = [line[4:] for line in done.stdout.splitlines() if line.startswith("[")]
     assert texts == sample("mdlm", *ON_8, *options) and len(texts) == 8
 

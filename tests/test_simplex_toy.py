@@ -39,8 +39,12 @@ def test_record_has_the_settings_and_the_figures(done):
     record = json.loads((done.out / "simplex_toy.json").read_text())
     settings = record["settings"]
     assert [settings[name] for name in ("sizes", "steps", "samples", "seed", "length")] == [
-        [3], 3, 700, 5, 4,
-    ]  # fmt: skip
+        [3],
+        3,
+        700,
+        5,
+        4,
+    ]
     assert record["jax"] == jax.__version__ and record["seconds"] > 0
     methods = record["methods_at_first_size"]
     assert methods["linear"]["process"]["_type"] == "diffusion.linear_flow.LinearFlow"

@@ -75,7 +75,7 @@ NAMED = [
     "{}/test-driven.txt train valid test",
     "{} blog_test/train dev_blog/validation c/test",
     "{}.zip/a.txt train valid test",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("named", NAMED)
@@ -96,7 +96,10 @@ def test_a_whole_word_of_a_name_tells_the_split(named, how, corpus):
 @pytest.mark.parametrize(
     "names, message",
     [
-        ("train.txt test.txt", r"but none after validation.*\(\"train\.txt\", \"5%\", \"test\.txt\"\)"),
+        (
+            "train.txt test.txt",
+            r"but none after validation.*\(\"train\.txt\", \"5%\", \"test\.txt\"\)",
+        ),
         ("train/a.txt valid/a.txt", r"but none after test"),
         ("valid.txt test.txt", r"none after train.*\(\"\", \"valid\.txt\", \"test\.txt\"\)"),
         ("train.txt train.2.txt", "none after validation"),
@@ -107,7 +110,7 @@ def test_a_whole_word_of_a_name_tells_the_split(named, how, corpus):
         ("train.txt valid.txt test.dev.txt", r"test\.dev\.txt is named after test and validation"),
         ("train/valid.txt test/a.txt dev/a.txt", r"train/valid\.txt is named after train and val"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("how", ["folder", "zip", "xz"])
 def test_what_names_leave_open_is_one_line_that_says_how_to_tell_it(names, message, how, corpus):
     with pytest.raises(UserError, match=message) as error:

@@ -123,14 +123,17 @@ def no_memory():
         (raises(TimeoutError()), 2, "error: TimeoutError"),
         (raises(MemoryError()), 2, "error: out of memory (no more is given); lower --batch-size"),
         (no_memory, 2, "error: out of memory (Unable to allocate"),
-        (raises(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBuffer")),
-         2, "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes. Buffer)"),
+        (
+            raises(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBuffer")),
+            2,
+            "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes. Buffer)",
+        ),
         (lambda: "\udc80".encode(), 2, "error: text that cannot be encoded or decoded ('utf-8'"),
         (lambda: b"\xff".decode(), 2, "error: text that cannot be encoded or decoded ('utf-8'"),
         (raises(KeyboardInterrupt()), 130, "interrupted"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
-)  # fmt: skip
+)
 def test_expected_errors_are_one_line(main, code, said, program, capsys):
     assert program(main) == code
     error = capsys.readouterr().err

@@ -126,10 +126,13 @@ def test_of_ties_the_first_are_kept_and_no_more_than_asked_for():
         np.testing.assert_allclose(p, np.where(np.arange(10) < count, 1 / count, 0), rtol=1e-5)
     p = jnp.log(jnp.array([[[0.1, 0.2, 0.3, 0.1, 0.2, 0.1]]]))
     for logits_processor, kept in [
-        (LogitsProcessor(top_k=2), [1, 2]), (LogitsProcessor(top_p=0.65), [1, 2, 4]),
-        (LogitsProcessor(top_p=0.75), [0, 1, 2, 4]), (LogitsProcessor(top_k=5), [0, 1, 2, 3, 4]),
-        (LogitsProcessor(min_p=2 / 3), [1, 2, 4]), (LogitsProcessor(min_p=1 / 3), range(6)),
-    ]:  # fmt: skip
+        (LogitsProcessor(top_k=2), [1, 2]),
+        (LogitsProcessor(top_p=0.65), [1, 2, 4]),
+        (LogitsProcessor(top_p=0.75), [0, 1, 2, 4]),
+        (LogitsProcessor(top_k=5), [0, 1, 2, 3, 4]),
+        (LogitsProcessor(min_p=2 / 3), [1, 2, 4]),
+        (LogitsProcessor(min_p=1 / 3), range(6)),
+    ]:
         new = np.exp(jax.jit(logits_processor)(p))[0, 0]
         np.testing.assert_array_equal(np.flatnonzero(new), kept, err_msg=str(logits_processor))
 

@@ -23,11 +23,13 @@ def sentencepiece_model(folder, **settings):
     lines = ["the state of the union walking talking states unions people of the land"] * 30
     with open(folder / "m.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([*lines, " ".join(LETTERS)]), model_writer=file, minloglevel=2,
+            sentence_iterator=iter([*lines, " ".join(LETTERS)]),
+            model_writer=file,
+            minloglevel=2,
             hard_vocab_limit=False,
             character_coverage=1.0,
             **settings,
-        )  # fmt: skip
+        )
     return Subwords(str(folder / "m.model")).read()
 
 

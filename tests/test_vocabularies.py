@@ -222,8 +222,11 @@ def test_a_scorer_of_the_transformers_library_has_no_dropout_either():
 def test_sentencepiece_takes_the_likeliest_pieces(tmp_path):
     with open(tmp_path / "m.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(LINES), model_writer=file, vocab_size=24, minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=iter(LINES),
+            model_writer=file,
+            vocab_size=24,
+            minloglevel=2,
+        )
     tokenizer = Subwords(str(tmp_path / "m.model")).read()
     assert all(encode(tokenizer, t) == encode(tokenizer, t) for t in LINES[:20])
     found = [(number, stop) for number, _, stop in tokenizer.spans("the state")]

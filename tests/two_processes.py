@@ -53,11 +53,15 @@ class Pair:
         port = free_port()
         self.processes = [
             subprocess.Popen(
-                [*line, f"127.0.0.1:{port}", "2", str(number)], env=on_devices(devices), cwd=ROOT,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                [*line, f"127.0.0.1:{port}", "2", str(number)],
+                env=on_devices(devices),
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             for number, line in enumerate(lines)
-        ]  # fmt: skip
+        ]
 
     def __enter__(self):
         return self

@@ -29,8 +29,12 @@ def get_config() -> Experiment:
         sampler=Ancestral(steps=128),
         optimizer=AdamW(WarmupCosine(peak_lr=2e-3, warmup_steps=50, decay_steps=600), beta2=0.99),
         train=Train(
-            num_steps=600, batch_size=32, ema_decay=0.99, log_every=20, eval_every=200,
+            num_steps=600,
+            batch_size=32,
+            ema_decay=0.99,
+            log_every=20,
+            eval_every=200,
             checkpoint_every=200,
         ),
         evaluation=Evaluation(num_times=2, batch_size=64, max_sequences=256),
-    )  # fmt: skip
+    )

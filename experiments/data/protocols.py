@@ -28,9 +28,13 @@ GPT2 = "e8796d364601214f3e2afee838bc084526de5e8d17c4032104d5905fcb8c7e3d"  # enc
 SIZES = {BERT: 30522, GPT2: 50257}  # tokens of these vocabularies
 
 _LM1B = Text(
-    path="lm1b", tokenizer=Subwords("vocab.txt", BERT), length=128, document="line",
-    begin="[CLS]", end="[SEP]",
-)  # fmt: skip
+    path="lm1b",
+    tokenizer=Subwords("vocab.txt", BERT),
+    length=128,
+    document="line",
+    begin="[CLS]",
+    end="[SEP]",
+)
 PROTOCOLS = {
     "text8-90-5-5": Text(
         path="text8", length=256, split_points=(90_000_000, 95_000_000, 100_000_000)

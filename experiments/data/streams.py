@@ -29,11 +29,17 @@ _HEAD = 8192  # bytes by which a content is known
 _MARK = b"\xef\xbb\xbf"  # the byte order mark that some editors begin UTF-8 with
 # What the libraries raise of files that are damaged, cut short, or of a kind that they do not read.
 _DAMAGE = (
-    EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error,
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    struct.error,
     UnicodeDecodeError,  # zipfile: of a name
     RuntimeError,  # zipfile: a password, an unknown compression
-    tarfile.TarError, zstandard.ZstdError,
-)  # fmt: skip
+    tarfile.TarError,
+    zstandard.ZstdError,
+)
 
 
 class _Zstd(io.RawIOBase):

@@ -88,8 +88,9 @@ def _give_up(option: str) -> None:
     print(
         f"error: {option}: not all processes are there after {_WAIT} seconds; start all of them, each "
         "with its own number and the same HOST:PORT, that of the first",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(1)
 
 

@@ -80,9 +80,14 @@ def _batch(experiment: Experiment, text: np.ndarray | Rows, mesh) -> int:
 
 
 def check_estimate(
-    experiment: Experiment, bound: Callable, params: dict, text: np.ndarray | Rows,
-    mesh: jax.sharding.Mesh, frozen: dict | None = None, labels: np.ndarray | None = None,
-) -> None:  # fmt: skip
+    experiment: Experiment,
+    bound: Callable,
+    params: dict,
+    text: np.ndarray | Rows,
+    mesh: jax.sharding.Mesh,
+    frozen: dict | None = None,
+    labels: np.ndarray | None = None,
+) -> None:
     """UserError where an `estimate` does not fit into memory; its program is compiled here. params may
     be described alone."""
     batch, split = _batch(experiment, text, mesh), NamedSharding(mesh, P(BATCH))

@@ -165,9 +165,13 @@ def measure(traced: jax.stages.Traced, chip: Chip) -> dict:
 
 
 def plan(
-    experiment: Experiment, topology: str, vocab_size: int | None = None, rows: int | None = None,
-    tries: int = 4, log: Callable[[str], None] = print,
-) -> dict:  # fmt: skip
+    experiment: Experiment,
+    topology: str,
+    vocab_size: int | None = None,
+    rows: int | None = None,
+    tries: int = 4,
+    log: Callable[[str], None] = print,
+) -> dict:
     """The plan of an experiment on a slice, as experiments.plan prints and stores it. rows: sequences
     that are sampled together, by default one for each part of a batch; 0 leaves the sampler out."""
     chip = chip_of(topology)

@@ -55,8 +55,9 @@ class Module:
                     for inner in one.called("body"):
                         visit(inner, count * trips)
                 elif one.opcode not in ("async-done", "async-update"):
-                    for inner in one.called("calls", "branch_computations", "true_computation",
-                                            "false_computation"):  # fmt: skip
+                    for inner in one.called(
+                        "calls", "branch_computations", "true_computation", "false_computation"
+                    ):
                         visit(inner, count)
                     if one.opcode == "call":
                         for inner in one.called("to_apply"):
@@ -93,9 +94,14 @@ def _instruction(root, name, rest) -> Instruction:
     stop = _closing(rest, start)
     inside = rest[start + 1 : stop]
     return Instruction(
-        name, shape, rest[:start], tuple(re.findall(r"%([\w.\-]+)", inside)), rest[stop + 1 :],
-        bool(root), inside,
-    )  # fmt: skip
+        name,
+        shape,
+        rest[:start],
+        tuple(re.findall(r"%([\w.\-]+)", inside)),
+        rest[stop + 1 :],
+        bool(root),
+        inside,
+    )
 
 
 def _closing(text: str, start: int) -> int:
@@ -113,8 +119,11 @@ def _trips(module: Module, loop: Instruction) -> int:
     if known:
         return int(known[1])
     condition = module.computations[loop.called("condition")[0]].values()
-    bounds = [int(one.literal) for one in condition
-              if one.opcode == "constant" and re.fullmatch(r"\d+", one.literal)]  # fmt: skip
+    bounds = [
+        int(one.literal)
+        for one in condition
+        if one.opcode == "constant" and re.fullmatch(r"\d+", one.literal)
+    ]
     return max(bounds, default=1)
 
 

@@ -13,8 +13,12 @@ from experiments.planning.hlo import Instruction, Module, arrays, num_bytes
 from experiments.planning.kernel_costs import is_kernel, kernel_flops, kernel_traffic
 
 COLLECTIVES = (
-    "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute",
-)  # fmt: skip
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "collective-permute",
+)
 # What moves nothing by itself: names, parts and the ends of what is counted at its start.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
@@ -160,8 +164,11 @@ def _moved(module: Module, one: Instruction, computation) -> int:
     if is_kernel(one):
         return kernel_traffic(one, computation)
     if one.opcode.endswith("-start"):  # source and destination, of which one may be a slice
-        both = [(math.prod(dims) * bits // 8, outside) for bits, dims, outside in arrays(one.shape)
-                if dims]  # fmt: skip
+        both = [
+            (math.prod(dims) * bits // 8, outside)
+            for bits, dims, outside in arrays(one.shape)
+            if dims
+        ]
         return min(size for size, _ in both) * sum(outside for _, outside in both)
     inner = module.computations.get(next(iter(one.called("calls")), ""), {})
     parameters = [i for i in inner.values() if i.opcode == "parameter"]

@@ -88,16 +88,21 @@ def measure(
         "num": len(samples),
         **{name: common(samples, name) for name in origin},
         "scorer": scorer.described
-        | {"context": "each text from its start, no context before it; longer ones in pieces of `room`"},
-        "reference": {"source": corpus.source, "split": "validation",
-                      "sha256": corpus.sha256["validation"]},
+        | {
+            "context": "each text from its start, no context before it; longer ones in pieces of `room`"
+        },
+        "reference": {
+            "source": corpus.source,
+            "split": "validation",
+            "sha256": corpus.sha256["validation"],
+        },
         "training_text": source,
         "ngram": ngram,
         "mauve": "of samples to validation text, and of that to test text" if mauve else None,
         "rows": rows,
         "version": version("ddlm"),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
+    }
 
 
 def _training_text(
@@ -194,13 +199,15 @@ def overlaps(
         matched = [next(in_words) for _ in group]
         longest = [int(next(in_characters).max()) for _ in group]
         known = _share(matched, n)
-        rows.append({
-            "words_in_training_text": _share(matched, 1),
-            "ngrams_in_training_text": known,
-            "ngram_novelty": 1 - known,
-            "longest_match_characters": max(longest),
-            "mean_longest_match_characters": float(np.mean(longest)),
-        })  # fmt: skip
+        rows.append(
+            {
+                "words_in_training_text": _share(matched, 1),
+                "ngrams_in_training_text": known,
+                "ngram_novelty": 1 - known,
+                "longest_match_characters": max(longest),
+                "mean_longest_match_characters": float(np.mean(longest)),
+            }
+        )
     return rows
 
 

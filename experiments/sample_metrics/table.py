@@ -7,10 +7,14 @@ LINES = (
     ("number of texts", "{num:,}"),
     ("characters", "{characters:,}"),
     ("network evaluations a sample", "{network_calls:.4g}"),
-    ("scorer, bits per character",
-     "{scorer_bits_per_character:.3f}{scorer_bits_per_character_standard_error}"),
-    ("scorer, perplexity per token",
-     "{scorer_perplexity_per_token:.3f}{scorer_perplexity_per_token_standard_error}"),
+    (
+        "scorer, bits per character",
+        "{scorer_bits_per_character:.3f}{scorer_bits_per_character_standard_error}",
+    ),
+    (
+        "scorer, perplexity per token",
+        "{scorer_perplexity_per_token:.3f}{scorer_perplexity_per_token_standard_error}",
+    ),
     ("entropy of a character, bits", "{entropy_1gram_bits:.3f}"),
     ("   of 2 characters", "{entropy_2gram_bits:.3f}"),
     ("   of 3 characters", "{entropy_3gram_bits:.3f}"),
@@ -23,7 +27,7 @@ LINES = (
     ("longest match there, characters", "{longest_match_characters}"),
     ("   mean over texts", "{mean_longest_match_characters:.1f}"),
     ("MAUVE", "{mauve:.3f}"),
-)  # fmt: skip
+)
 
 
 def table(record: dict) -> str:

@@ -84,9 +84,15 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
     )
     check_known(experiment, known)
     constraints = make_constraints(
-        experiment, known, request.require, request.label, request.guidance,
-        request.guidance_interval, classifier, request.exact,
-    )  # fmt: skip
+        experiment,
+        known,
+        request.require,
+        request.label,
+        request.guidance,
+        request.guidance_interval,
+        classifier,
+        request.exact,
+    )
     return Prepared(run, known, constraints, _description(run, request, classifier))
 
 

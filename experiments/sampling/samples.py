@@ -76,10 +76,16 @@ def make_sample(
 
 
 def sample_run(
-    run: Run, num: int, seed: int, known: np.ndarray, batch_size: int,
-    constraints: SamplingConstraints = UNCONSTRAINED, trace: bool = False, start: int = 0,
+    run: Run,
+    num: int,
+    seed: int,
+    known: np.ndarray,
+    batch_size: int,
+    constraints: SamplingConstraints = UNCONSTRAINED,
+    trace: bool = False,
+    start: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[int, Sampled, np.ndarray]]:  # fmt: skip
+) -> Iterator[tuple[int, Sampled, np.ndarray]]:
     """(number, `Sampled`, known tokens (L,) with required words), of samples start to num - 1.
     progress(samples drawn, num) is called after each batch."""
     if trace and not run.experiment.sampler.keeps_frames:

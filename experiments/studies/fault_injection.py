@@ -18,9 +18,11 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--config", default="configs/smoke.py")
     options.add_argument("--kills", type=cli.positive, default=50)
     options.add_argument(
-        "--processes", type=cli.positive, default=1,
+        "--processes",
+        type=cli.positive,
+        default=1,
         help="how many train together, on loopback (default 1); one of them is killed, then the others",
-    )  # fmt: skip
+    )
     options.add_argument("--seed", type=cli.natural, default=0, help="of the moments (default 0)")
     cli.add_set(options)
     args = options.parse_args(arguments)

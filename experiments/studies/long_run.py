@@ -30,9 +30,11 @@ def main(arguments: list[str]) -> list[dict]:
     compilations, rows = [], []
     every = max(1, args.steps // ROWS)
     settings = [
-        f"train.num_steps={args.steps}", f"train.log_every={every}",
-        f"train.eval_every={every}", f"train.checkpoint_every={max(1, every // 4)}",
-    ]  # fmt: skip
+        f"train.num_steps={args.steps}",
+        f"train.log_every={every}",
+        f"train.eval_every={every}",
+        f"train.checkpoint_every={max(1, every // 4)}",
+    ]
     experiment = load(args.config, [*settings, *args.set])
 
     def compiled(event: str, duration_secs: float, **_: str | int) -> None:

@@ -79,9 +79,14 @@ def build(method: str, size: int, steps: int, seed: int) -> Experiment:
     """The experiment of a method with K = size."""
     process, sampler = METHODS[method]
     network = Transformer(
-        vocab_size=size + LENGTH, num_layers=1, width=128, num_heads=1, mlp_ratio=2.0,
-        time_conditioning=True, condition_width=32,
-    )  # fmt: skip
+        vocab_size=size + LENGTH,
+        num_layers=1,
+        width=128,
+        num_heads=1,
+        mlp_ratio=2.0,
+        time_conditioning=True,
+        condition_width=32,
+    )
     return Experiment(
         process=replace(process, vocab_size=size),
         model=Placed(network),

@@ -109,8 +109,9 @@ def _train(
     with checkpoints:
         begin = frozen if experiment.teacher and experiment.teacher.start_from else begin
         state, start = newest_state(checkpoints, like, check, log) or (
-            jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin), 0
-        )  # fmt: skip
+            jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin),
+            0,
+        )
         del begin
         log(f"continuing after step {start}" if start else "starting")
         if config.num_steps == 0 and checkpoints.latest() is None:

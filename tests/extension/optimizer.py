@@ -23,9 +23,12 @@ class Lion(Optimizer):
 
     def build(self, params, roles):
         return optax.lion(
-            self.schedule.build(), self.beta1, self.beta2,
-            weight_decay=self.weight_decay, mask=matrices(roles),
-        )  # fmt: skip
+            self.schedule.build(),
+            self.beta1,
+            self.beta2,
+            weight_decay=self.weight_decay,
+            mask=matrices(roles),
+        )
 
 
 def get_config():

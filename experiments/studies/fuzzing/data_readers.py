@@ -155,9 +155,11 @@ def _archives() -> st.SearchStrategy[tuple[str, str, bytes]]:
         damaged(_zip(_RECORDS)),
     )
     packed = {
-        "a.tar": lambda c: c, "a.tar.gz": gzip.compress, "a.tar.xz": lzma.compress,
+        "a.tar": lambda c: c,
+        "a.tar.gz": gzip.compress,
+        "a.tar.xz": lzma.compress,
         "a.tar.zst": zstandard.ZstdCompressor().compress,
-    }  # fmt: skip
+    }
     shut = st.builds(
         lambda content, how: ("documents", how, packed[how](content)),
         tars,

@@ -153,9 +153,12 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
 
     @seed(number)
     @settings(
-        max_examples=cases, phases=[Phase.generate], database=None, deadline=None,
+        max_examples=cases,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
         suppress_health_check=[*HealthCheck.__members__.values()],
-    )  # fmt: skip
+    )
     @given(reader.cases)
     def one(case):
         if outcome.cases == cases:

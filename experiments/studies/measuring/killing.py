@@ -110,10 +110,13 @@ def _start(
     return [
         subprocess.Popen(
             [*line, *(["--distributed", address, str(processes), str(n)] if processes > 1 else [])],
-            env=cache | os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=cache | os.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for n in range(processes)
-    ]  # fmt: skip
+    ]
 
 
 def _started(process: subprocess.Popen) -> tuple[int, list[str]]:

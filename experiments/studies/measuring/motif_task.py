@@ -92,9 +92,14 @@ def networks(
 ) -> tuple[Callable[..., Array], Callable[[Array, Array], Array]]:
     """(model(z, t, label), log_p_labels(z, t)) with trained parameters, of a process."""
     model = Transformer(
-        BASES, num_layers=2, width=64, num_heads=4, condition_width=64, time_conditioning=True,
+        BASES,
+        num_layers=2,
+        width=64,
+        num_heads=4,
+        condition_width=64,
+        time_conditioning=True,
         num_labels=task.num_labels,
-    )  # fmt: skip
+    )
     train = Train(
         num_steps=steps, batch_size=batch_size, ema_decay=0.99, label_dropout=0.3, seed=seed
     )
@@ -144,10 +149,11 @@ def make_measure(
             model = classifier_free(process, lambda z, t: denoiser(z, t, label), free, strength)
         else:
             model = classifier(
-                process, free, lambda z, t: jnp.take_along_axis(
-                    log_p_labels(z, t), label[:, None], axis=1
-                )[:, 0], strength,
-            )  # fmt: skip
+                process,
+                free,
+                lambda z, t: jnp.take_along_axis(log_p_labels(z, t), label[:, None], axis=1)[:, 0],
+                strength,
+            )
         x = sampler.sample(key, process, model, (rows, task.length))
         contained = task.contains(x)
         right = contained[jnp.arange(rows), label]
