@@ -11,7 +11,8 @@
 
     text = ddlm.Text("my.txt", ddlm.Characters(), length=128)
     model = ddlm.Transformer(num_layers=4, width=128, num_heads=4)
-    run = ddlm.train(ddlm.Experiment(ddlm.MDLM(), model, text), "runs/mine")
+    train = ddlm.Train(num_steps=600, batch_size=32, eval_every=200, checkpoint_every=200)
+    run = ddlm.train(ddlm.Experiment(ddlm.MDLM(), model, text, train=train), "runs/mine")
 
 Everything that an experiment is made of is here under its own name, so that a config file may import
 this module alone (the learning rate `Linear` as LinearDecay, beside the noise schedule `Linear`). The
@@ -244,11 +245,12 @@ class Samples(list):
 
 
 class Run:
-    """A trained model: `experiment`, its settings; `params`, its averaged parameters, a nested dict of
-    arrays; `step`, that of the checkpoint; `workdir`, the run directory."""
+    """A trained model: `experiment`, its settings; `params`, its averaged parameters (`raw`: those of
+    the last step), a nested dict of arrays; `step`, that of the checkpoint; `workdir`, the run
+    directory."""
 
-    def __init__(self, run: runs.Run, workdir: str | Path):
-        self._run, self.workdir = run, Path(workdir)
+    def __init__(self, run: runs.Run, workdir: str | Path, raw: bool = False):
+        self._run, self.workdir, self.raw = run, Path(workdir), raw
         self.experiment, self.params, self.step = run.experiment, run.params, run.step
 
     def __repr__(self) -> str:
@@ -297,12 +299,13 @@ class Run:
         changes += list(of_other_text(text)) if text else []
         run = replace(self._run, experiment=override(self.experiment, changes))
         whole = text is not None and not Path(text).expanduser().is_dir()
-        return evaluate_run(run, split, seed, True, log, max_sequences, whole)
+        return evaluate_run(run, split, seed, not self.raw, log, max_sequences, whole)
 
     def denoise(self, tokens: Any, t: float | Any) -> jax.Array:
         """Logits (B, L, V) of a state at time t: a text, int (B, L) in which V is the mask, or float
         (B, L, V) on the simplex; t a number or (B, 1). Their meaning is the process's (`predict`
-        makes log p(x0 | z_t) of them)."""
+        makes log p(x0 | z_t) of them); a model from left to right says at each position what comes
+        next, of tokens that begin with its start token."""
         z = tokens_of(self._run, tokens)[None] if isinstance(tokens, str) else jnp.asarray(tokens)
         times = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(z), 1))
         return self._denoise(self.params, jnp.asarray(z), times)
@@ -342,14 +345,15 @@ def _shown(curves: dict) -> list[str]:
 def load(
     workdir: str | Path,
     step: int | None = None,
-    config: str | Experiment | None = None,
+    config: str | Path | Experiment | None = None,
     changes: Sequence[str] = (),
     raw: bool = False,
 ) -> Run:
     """The run in a run directory, at its newest checkpoint or at `step`. config: the file that defines
     classes of your own, or an experiment of them. changes: settings as of --set. raw: the
     parameters of the last step, not their average. UserError where there is none."""
-    return Run(runs.load_run(str(workdir), step, changes, config, not raw), workdir)
+    defined = str(config) if isinstance(config, Path) else config
+    return Run(runs.load_run(str(workdir), step, changes, defined, not raw), workdir, raw)
 
 
 def train(experiment: Experiment, workdir: str | Path, log: Callable[[str], None] = print) -> Run:

@@ -5,7 +5,7 @@ The teacher's ODE makes of a noise z_1 a text; the student learns it as a classi
     loss = -log p(x0 | z_1),    z_1 ~ prior,  x0 the end of the teacher's trajectory from that z_1,
 
 and samples by a single call of its network. The training text enters through the teacher alone. The
-student has no likelihood bound: it is judged by its samples.
+student has no likelihood bound: it is evaluated by its samples.
 """
 
 import copy

@@ -65,7 +65,7 @@ class RowModel(Protocol):
         ...
 
 
-LogitsTransform = Callable[[Array], Array]
+LogitsFunction = Callable[[Array], Array]
 """log_p0 (B, L, V) -> the same, changed: what a logits processor does at one step."""
 
 Kind = Literal["exact", "bound", "estimate"]
@@ -151,7 +151,8 @@ class Likelihood(Objective):
 
     @abstractmethod
     def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
-        """The terms of the bound by name, each (B, L) nats: diffusion, prior, reconstruction."""
+        """The terms of the bound by name, each (B, L) nats, such as diffusion, prior, reconstruction:
+        the mean of their sum over key and u is the bound, and a record lists them."""
 
     def bound(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         """(B, L) nats, the sum of `bound_terms`: E sum_L bound >= -log p(x0)."""
@@ -189,7 +190,7 @@ class Process(Objective):
 
     @abstractmethod
     def predict(self, out: Array, z: Array, t: Array) -> Array:
-        """log p(x0 | z_t), (B, L, V), normalised."""
+        """log p(x0 | z_t), (B, L, V), normalised; -inf is allowed, as where a token is certain."""
 
     @abstractmethod
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
@@ -197,7 +198,7 @@ class Process(Objective):
 
     @abstractmethod
     def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
-        """z_s ~ q(z_s | z_t, x0)."""
+        """z_s ~ q(z_s | z_t, x0), 0 <= s <= t."""
 
     @abstractmethod
     def log_likelihood(self, z: Array, t: Array) -> Array:
@@ -224,7 +225,7 @@ class Process(Objective):
         model: Model,
         z: Array,
         t: Array,
-        logits_processor: LogitsTransform | None = None,
+        logits_processor: LogitsFunction | None = None,
     ) -> Array:
         """A guess of x0, (B, L), drawn from the model; logits_processor changes log_p0 before."""
         log_p0 = self.predict(model(z, t), z, t)
@@ -265,7 +266,7 @@ class JumpProcess(TransitionProcess):
 
     @abstractmethod
     def log_posterior(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
-        """(B, L, S): log p(z_s | z_t), the bridge averaged over log_p0."""
+        """(B, L, S): log p(z_s | z_t), normalised over S: the bridge averaged over log_p0."""
 
     @abstractmethod
     def log_ratio(self, out: Array, z: Array, t: Array) -> Array:

@@ -25,7 +25,7 @@ class StateSpace(ABC):
 
     @abstractmethod
     def pure(self, x: Array) -> Array:
-        """The states that are certainly the tokens x, int (B, L)."""
+        """The states that are certainly the tokens x, int (B, L); any state where x is -1."""
 
     @abstractmethod
     def tokens(self, z: Array) -> Array:

@@ -26,9 +26,9 @@ class Backbone(ABC):
     decodes: ClassVar[bool] = False
     vocab_size: int | None
     time_conditioning: bool = False
-    """Whether it is told the time."""
+    """Whether it takes the time as input."""
     num_labels: int | None = None
-    """How many labels it tells apart, or can be given; None where it knows of none."""
+    """Number of labels that it classifies or is conditioned on; None for none."""
     block_length: int | None = None
     """Attention by blocks of so many positions from left to right; None lets each see every other."""
     dtype: str = "float32"
@@ -60,12 +60,14 @@ class Backbone(ABC):
     def apply(self, params: dict, z: Array, t: Array, **condition: Any) -> Array:
         """out, float32 (B, L, V), from a state z and times t, (B, 1) or (B, L).
 
-        condition: those of dropout_keys (B,), label (B,), context (B, L) and segments (B, L) that the
-        backbone knows of; see `models.transformer.Transformer.apply`.
+        z: tokens 0..V, where V is the mask or the start token, or what else `inputs` names. condition:
+        dropout_keys (B,) in all training; segments (B, L) where data.rows is not "wrap"; label (B,)
+        where data.labels is set, which asks for `num_labels` and `time_conditioning` as settings;
+        context (B, L) under block diffusion. See `models.transformer.Transformer.apply`.
         """
 
     def features(self, params: dict, z: Array, t: Array) -> Array:
-        """(B, L, D): what the last layer says of each position, as points in space."""
+        """(B, L, D): the last hidden state at each position."""
         raise NotImplementedError(f"{type(self).__name__} gives no features of text")
 
     def for_runtime(

@@ -35,5 +35,5 @@ Role = Matrix | Table | Vector
 
 
 def by_rank(array: jax.Array | jax.ShapeDtypeStruct) -> Role:
-    """The role of an array of which nothing is said: a hidden matrix from two axes on, else a vector."""
+    """The default role of an array: a hidden matrix where it has two or more axes, else a vector."""
     return Matrix() if array.ndim > 1 else Vector()

@@ -31,7 +31,7 @@ _ROUNDING = 1e-6  # of sums of probabilities, and of logarithms, that are compar
 
 @dataclass(frozen=True)
 class LogitsProcessor:
-    """The identity by default; call it on log_p0 (B, L, V) and the state z (B, L) or (B, L, V).
+    """The identity by default; call it on log_p0 (B, L, V).
 
     temperature: log p is divided by it; 0 takes the most probable token, and so does what is too small
     for differences of log p to be told from rounding. top_k: keeps the k most probable. top_p: keeps the
@@ -82,9 +82,12 @@ class LogitsProcessor:
             return replace(self, temperature=1.0)
         return LogitsProcessor(repetition=self.repetition, banned=self.banned)
 
-    def __call__(self, log_p0: Array, z: Array | None = None, counts: Array | None = None) -> Array:
-        """log of the new distribution, (B, L, V), normalised. counts, of z if not given: how often each
-        token stands elsewhere, of the same shape or (B, 1, V)."""
+    def __call__(
+        self, log_p0: Array, weights: Array | None = None, counts: Array | None = None
+    ) -> Array:
+        """log of the new distribution, (B, L, V), normalised. For repetition: weights (B, L, V), how
+        much of each token stands at each position (`StateSpace.weights`), or counts, how often each
+        stands elsewhere, of the same shape or (B, 1, V)."""
         if self.is_identity:
             return log_p0
         size, log_p = log_p0.shape[-1], log_p0
@@ -94,9 +97,9 @@ class LogitsProcessor:
             log_p = jnp.where(jnp.isneginf(left).all(-1, keepdims=True), log_p, left)
         if self.repetition:
             if counts is None:
-                if z is None:
-                    raise ValueError("LogitsProcessor.repetition asks for the state z, or counts")
-                counts = _elsewhere(z, size)
+                if weights is None:
+                    raise ValueError("LogitsProcessor.repetition asks for weights, or counts")
+                counts = weights.sum(1, keepdims=True) - weights
             log_p = log_p + tilt(counts, -self.repetition, ~jnp.isneginf(log_p))
         if self.temperature <= float(jnp.finfo(log_p.dtype).eps):
             return log_one_hot(jnp.argmax(log_p, axis=-1), size)
@@ -156,9 +159,3 @@ def _from(log_p: Array, least: Array) -> Array:
 
 def _index(log_p: Array) -> Array:
     return jax.lax.broadcasted_iota(jnp.int32, log_p.shape, log_p.ndim - 1)
-
-
-def _elsewhere(z: Array, size: int) -> Array:
-    """(B, L, V): how often each token stands at the other positions of the state."""
-    at_position = jax.nn.one_hot(z, size) if z.ndim == 2 else z
-    return at_position.sum(1, keepdims=True) - at_position

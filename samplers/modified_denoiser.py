@@ -43,4 +43,6 @@ def processed(logits_processor: LogitsProcessor, process: Process, model: Model)
     """The model with the logits processor applied to its distribution of x0."""
     if logits_processor.is_identity:
         return model
-    return ModifiedDenoiser(process, model, logits_processor)
+    return ModifiedDenoiser(
+        process, model, lambda log_p0, z: logits_processor(log_p0, process.space.weights(z))
+    )

@@ -57,10 +57,11 @@ class PathPlanning(TimedSampler, Stepwise):
         t, s = self.ends(number, state)
         masked = z == process.vocab_size
         log_p = jax.nn.log_softmax(model(z, t))
-        x0 = jnp.where(masked, categorical(key, self.logits_processor(log_p, z)), z)
+        weights = process.space.weights(z)
+        x0 = jnp.where(masked, categorical(key, self.logits_processor(log_p, weights)), z)
         # A cut may leave a revealed token without probability: it goes first.
         sure = jnp.maximum(
-            gather_last(self.logits_processor.ranking(self.rank_by)(log_p, z), x0), -1e9
+            gather_last(self.logits_processor.ranking(self.rank_by)(log_p, weights), x0), -1e9
         )
         sure = (
             sure * jnp.where(masked, 1, self.eta) if self.eta else jnp.where(masked, sure, jnp.inf)

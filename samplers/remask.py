@@ -114,7 +114,8 @@ class ReMDM(TimedSampler, Stepwise):
         key_x0, key_reveal, key_mask = split(key, 3)
         masked = z == process.vocab_size
         log_p = process.predict(model(z, t), z, t)
-        x0 = categorical(key_x0, self.logits_processor(log_p, z))
+        weights = process.space.weights(z)
+        x0 = categorical(key_x0, self.logits_processor(log_p, weights))
         free = ~masked if known is None else ~masked & (known < 0)
         schedule = mask_schedule(process)
         kept_t = jnp.exp(schedule.log_alpha(t))
@@ -130,7 +131,9 @@ class ReMDM(TimedSampler, Stepwise):
         reveal = revealing(kept_t, masked_s, jnp.exp(schedule.log_drop(t, s)), mean)
         revealed = masked & (uniform(key_reveal, z.shape) < reveal)
         put_back = free & (uniform(key_mask, z.shape) < sigma)
-        chosen = jnp.exp(gather_last(self.logits_processor.ranking(self.rank_by)(log_p, z), x0))
+        chosen = jnp.exp(
+            gather_last(self.logits_processor.ranking(self.rank_by)(log_p, weights), x0)
+        )
         drawn_with = jnp.where(revealed, chosen, drawn_with)
         new = jnp.where(revealed, x0, jnp.where(put_back, process.num_tokens, z))
         return State(new, s, x0, state.calls + 1, drawn_with)

@@ -61,7 +61,7 @@ class Sampler(ABC):
     requires: ClassVar[type] = Process
     """The class of the processes that it samples from."""
     lacking: ClassVar[str] = "the process has no noisy states"
-    """What a process has not that is none of those, in words."""
+    """The reason given for a process that is not an instance of `requires`."""
     keeps_frames: ClassVar[bool] = False
     """Whether `run` can trace."""
     inner: "Sampler | None" = None
@@ -136,8 +136,9 @@ def masks(process: Objective) -> bool:
 
 
 class State(NamedTuple):
-    """Between two steps: z, (B, L) or (B, L, V), at times t (B, 1); x0, the last guess (B, L); calls
-    (B,) so far; memory of the sampler, arrays with a row per row."""
+    """Between two steps: z, a state of the process's space, at times t (B, 1); x0, the last guess (B,
+    L); calls (B,) so far; memory of the sampler, any arrays; with a row per row where rows may end
+    early."""
 
     z: Array
     t: Array
@@ -147,9 +148,9 @@ class State(NamedTuple):
 
 
 class Stepwise(Sampler):
-    """The loop. A subclass is a dataclass with `logits_processor`, and has `compatibility`, `calls`,
-    `advance`, where that is less often than `calls` also `max_steps`, and, where rows may end early,
-    `ended`."""
+    """The loop. A subclass is a dataclass with the setting `logits_processor`. It defines
+    `compatibility`, `calls` and `advance`; `max_steps` where the loop is shorter than `calls`; `ended`
+    where rows may finish early."""
 
     keeps_frames: ClassVar[bool] = True
 
@@ -171,7 +172,12 @@ class Stepwise(Sampler):
         model: Model,
         known: Array | None,
     ) -> State:
-        """The state after step `number`, counted from 0."""
+        """The state after step `number`, counted from 0: z, in which the loop puts known tokens back; t,
+        the time that it is at now; x0, int (B, L), a guess of the tokens 0..V-1; calls, one more;
+        memory.
+
+        key: one, or one per row. model: as `modified` gives it.
+        """
 
     def ended(self, state: State, process: Process) -> Array | None:
         """(B,): rows that are finished; None where all take the same number of steps."""

@@ -206,17 +206,17 @@ class Unmask(Stepwise):
         key_x0, key_order = split(key)
         masked = z == process.vocab_size
         left = masked.sum(1, keepdims=True)
-        out = model(z, t)
+        out, weights = model(z, t), process.space.weights(z)
         processor = (
             None
             if self.logits_processor.is_identity
-            else lambda log_p0: self.logits_processor(log_p0, z)
+            else lambda log_p0: self.logits_processor(log_p0, weights)
         )
         x0 = process.draw(key_x0, lambda z, t: out, z, t, processor)
         # Up to a constant: to write a normalised distribution of a large V would cost more than the
         # draw.
         distribution = out if process.posterior_head else process.predict(out, z, t)
-        distribution = self.logits_processor.ranking(self.rank_by)(distribution, z)
+        distribution = self.logits_processor.ranking(self.rank_by)(distribution, weights)
         score, entropy, log_sure = scores(self.order, distribution, x0)
         u = uniform(key_order, z.shape)
         if self.noise:

@@ -187,7 +187,7 @@ def test_what_is_left_keeps_its_proportions():
 def test_repetition_counts_other_positions_of_tokens_and_of_simplex_states():
     z = jnp.array([[0, 0, 1, 3]])  # 3 is the mask
     log_p = jnp.log(jnp.full((1, 4, 3), 1 / 3))
-    new = np.asarray(LogitsProcessor(repetition=0.5)(log_p, z))
+    new = np.asarray(LogitsProcessor(repetition=0.5)(log_p, jax.nn.one_hot(z, log_p.shape[-1])))
     for i, counts in enumerate([(1, 1, 0), (1, 1, 0), (2, 0, 0), (2, 1, 0)]):
         expected = np.exp(-0.5 * np.array(counts))
         np.testing.assert_allclose(np.exp(new[0, i]), expected / expected.sum(), rtol=1e-5)

@@ -276,5 +276,5 @@ def test_public_functions_have_a_docstring_or_override_one_that_has():
 
 def test_help_shows_the_contract_of_what_a_method_overrides():
     assert MDLM.bridge.__doc__ is None
-    assert inspect.getdoc(MDLM.bridge) == "z_s ~ q(z_s | z_t, x0)."
+    assert inspect.getdoc(MDLM.bridge) == "z_s ~ q(z_s | z_t, x0), 0 <= s <= t."
     assert inspect.getdoc(MDLM.bridge) == inspect.getdoc(Process.bridge)

@@ -239,7 +239,7 @@ def test_every_sampler_takes_the_same_logits_processor(table):
     """A sampler with a logits processor is the sampler of a network with that distribution."""
     logits_processor = LogitsProcessor(temperature=0.5, top_k=2)
     process = MDLM(table.size)
-    modified = lambda z, t: logits_processor(process.predict(table.model(z, t), z, t), z)  # noqa: E731
+    modified = lambda z, t: logits_processor(process.predict(table.model(z, t), z, t))  # noqa: E731
     for sampler in (
         Ancestral(4),
         Posterior(4),

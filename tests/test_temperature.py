@@ -146,7 +146,9 @@ def test_at_mass_1_nothing_is_cut():
 def test_repetition_without_bounds_takes_what_stands_least_or_most_often(repetition):
     z = jnp.array([[0, 0, 1, 2, 3]])  # 4 tokens, of which 3 stands at the last position alone
     log_p = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))[None, None] + jnp.zeros((1, 5, 4))
-    p = np.exp(LogitsProcessor(repetition=repetition)(log_p, z))[0, -1]
+    p = np.exp(LogitsProcessor(repetition=repetition)(log_p, jax.nn.one_hot(z, log_p.shape[-1])))[
+        0, -1
+    ]
     np.testing.assert_allclose(p, [0, 0, 0, 1] if repetition > 0 else [1, 0, 0, 0], atol=1e-6)
     with pytest.raises(ValueError, match="repetition"):
         LogitsProcessor(repetition=np.nan)
@@ -198,5 +200,5 @@ def test_the_nearest_point_of_the_simplex_to_far_points(size):
 
 
 def test_a_penalty_on_repetition_asks_for_what_is_repeated():
-    with pytest.raises(ValueError, match=r"repetition asks for the state z, or counts"):
+    with pytest.raises(ValueError, match=r"repetition asks for weights, or counts"):
         LogitsProcessor(repetition=1.0)(jnp.zeros((1, 2, 3)))

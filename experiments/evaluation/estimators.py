@@ -22,9 +22,9 @@ def make_bound(
     mesh: jax.sharding.Mesh,
     quantity: Literal["bound", "loss"] = "bound",
 ) -> jax.stages.Wrapped:
-    """bound(params, x0 (B, L), first, frozen, given) -> {term: (B, K)}, nats summed over positions
-    without padding; jitted. With quantity "loss" the loss is the only term. given: what the network is
-    given of the rows, as `experiments.data.pipeline` has it.
+    """bound(params, x0 (B, L), first, frozen, conditioning) -> {term: (B, K)}, nats summed over
+    positions without padding; jitted. With quantity "loss" the loss is the only term. conditioning: what
+    the network is given of the rows, as `experiments.data.pipeline` has it.
 
     Sequence number first + row and time sample k decide all randomness.
     """
@@ -149,7 +149,7 @@ def check_bound(experiment: Experiment) -> None:
     process = experiment.process
     if not isinstance(process, Likelihood):
         raise UserError(
-            f"{type(process).__name__} has no likelihood bound to evaluate: it is judged by its samples"
+            f"{type(process).__name__} has no likelihood bound to evaluate; evaluate its samples"
         )
     try:
         _estimated(experiment, estimator(experiment), process)

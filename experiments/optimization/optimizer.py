@@ -42,7 +42,8 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, params: dict, roles: dict) -> optax.GradientTransformation:
-        """The transformation of gradients of `params`, a nested dict of arrays or of their shapes.
+        """The transformation of gradients of `params`, a nested dict of arrays or of their shapes, into
+        what is added to them: the learning rate and its sign are in it.
 
         roles: what each of them is, a `models.roles.Role` in its place.
         """

@@ -17,6 +17,8 @@ class TokenWeight(ABC):
     def __call__(self, x0: Array, nats: Array, reference: Array | None = None) -> Array:
         """(B, L): by how much the loss of each token is multiplied.
 
-        x0: the tokens (B, L). nats: their losses (B, L), through which no gradient flows. reference: the
-        losses (B, L) of a reference run, where there is one.
+        x0: the tokens (B, L). nats: the terms of the process's loss (B, L), for MDLM the weight of the
+        time times the cross-entropy, 0 where a token is not masked; no gradient flows through them.
+        reference: the same of a reference run; None at present. The weighted loss is divided by the
+        number of tokens: weights are not normalised.
         """

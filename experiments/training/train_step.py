@@ -66,11 +66,11 @@ def without_padding(nats: jax.Array, conditioning: dict) -> jax.Array:
 def make_train_step(
     experiment: Experiment, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[..., tuple[dict, jax.Array]]:
-    """step(state, tokens (A, M, L), given, frozen) -> (state, loss), A microbatches of M rows.
+    """step(state, tokens (A, M, L), conditioning, frozen) -> (state, loss), A microbatches of M rows.
 
-    given: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or {}, as
-    `experiments.data.pipeline` has it; the loss is the mean over tokens that are not padding. frozen:
-    parameters of the teacher, or None. mesh: the devices that the state is spread over.
+    conditioning: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or
+    {}, as `experiments.data.pipeline` has it; the loss is the mean over tokens that are not padding.
+    frozen: parameters of the teacher, or None. mesh: the devices that the state is spread over.
     """
     model, train = experiment.model, experiment.train
     abstract = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""A token weight of one's own: the focal loss (arXiv 1708.02002), which spares what is known already.
+"""A token weight of one's own, after the focal loss (arXiv 1708.02002): a small loss counts less.
 
 ddlm train --config tests/extension/token_weight.py --workdir runs/own-token-weight
 """
@@ -13,7 +13,7 @@ from experiments.token_weights.token_weight import TokenWeight
 
 @dataclass(frozen=True)
 class Focal(TokenWeight):
-    """(1 - p)^power, p = exp(-nats)."""
+    """(1 - exp(-nats))^power; power: how much less."""
 
     power: float = 2.0
 
