@@ -25,7 +25,7 @@ quickstart: .venv/ready
 	@$(BIN)/python -m experiments.quickstart
 
 test: .venv/ready
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What compiles no training and no big grid of programs.
 FAST := layout overrides schedules small_steps optimization reading splits vocabularies counts files streams \

@@ -83,6 +83,35 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"skipped {len(reasons)} for want of: {without}")
 
 
+# Files that take longest, which begin first, so that no worker is left alone with one at the end.
+SLOW = [
+    "samplers",
+    "methods",
+    "sampling_options",
+    "distributed",
+    "simplex",
+    "processes",
+    "meshes",
+    "training",
+    "initial",
+    "classifier",
+    "discrete_guidance",
+    "first_hitting",
+    "fault_injection",
+    "api",
+    "compress",
+    "pinned",
+    "labels",
+    "extension",
+]
+
+
+def pytest_collection_modifyitems(items):
+    """Slow files first; `make test` keeps this order."""
+    place = {f"test_{name}.py": n for n, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Compiled programs of a module are dropped at its end: over all modules they are gigabytes, which
