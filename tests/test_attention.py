@@ -74,8 +74,9 @@ from test_attention import both_ways, inputs, interpreted, plain
 mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
 for shape in ((4, 2, 256, 8), (3, 3, 128, 8)):
     given = inputs(shape)
-    split = jax.jit(use_mesh(mesh)(lambda *a: both_ways(lambda q, k, v: interpreted(q, k, v, BATCH),
-    *a))) got = split(*jax.device_put(given, replicated(mesh)))
+    kernel = lambda q, k, v: interpreted(q, k, v, BATCH)
+    split = jax.jit(use_mesh(mesh)(lambda *a: both_ways(kernel, *a)))
+    got = split(*jax.device_put(given, replicated(mesh)))
     expected = jax.jit(lambda *a: both_ways(plain, *a))(*given)
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, atol=1e-5)
