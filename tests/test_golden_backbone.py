@@ -114,7 +114,7 @@ def blocks():
     t, z, V = time_of(a["sigma"]), jnp.asarray(a["xt"]), network.backbone.vocab_size
 
     def with_blocks(size):
-        return replace(network, transformer=replace(network.transformer, block_length=size))
+        return replace(network, backbone=replace(network.backbone, block_length=size))
 
     def distance(size):
         return np.abs(outputs(with_blocks(size), z, t) - a["logits_sample"][..., :V]).max()

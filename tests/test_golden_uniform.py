@@ -36,6 +36,9 @@ class DuoCosine(Schedule):
     def dalpha(self, t):
         return -(1 - self.eps) * jnp.pi / 2 * jnp.sin(self._angle(t))
 
+    def log_drop(self, t, s):
+        return jnp.log(jnp.cos(self._angle(t)) - jnp.cos(self._angle(s)))
+
     def _angle(self, t):
         return jnp.pi / 2 * (1 - (1 - self.eps) * t)
 
