@@ -56,11 +56,14 @@ PROCESSORS = {
 def test_small_temperatures_take_the_likeliest_token(name):
     """In one program with the scores, where a compiler may round a value twice in different ways."""
     z = jnp.asarray(np.random.default_rng(1).integers(0, V + 1, (64, 8)))
+    weights = jax.nn.one_hot(z, V)
 
     @jax.jit
     def distributions(out):
         return [
-            LogitsProcessor(temperature=T, **PROCESSORS[name])(jax.nn.log_softmax(1.37 * out), z)
+            LogitsProcessor(temperature=T, **PROCESSORS[name])(
+                jax.nn.log_softmax(1.37 * out), weights
+            )
             for T in (0.0, *SMALL)
         ]
 
