@@ -73,9 +73,9 @@ class MutualInformation(Betas):
     linearly.
 
     For the kernels whose noise is one number e, the sum of -log(1 - beta) (or of beta for
-    `NearestNeighbour`). The last step goes to the stationary distribution where the kernel can (beta_T =
-    1). unigram: counts or probabilities of the tokens, which are normalised; None takes the training
-    data's when that is read.
+    `NearestNeighbour`). The last step goes to the stationary distribution where the kernel can
+    (beta_T = 1). unigram: counts or probabilities of the tokens, which are normalised; None takes the
+    training data's when that is read.
     """
 
     unigram: tuple[float, ...] | None = field(default=None, repr=False)

@@ -1,16 +1,16 @@
 """Dirichlet flow matching (Stark et al., arXiv 2402.05841), and a bound for its likelihood.
 
 Path: z_t ~ Dir(1 + (conc(t) - 1) e_x0) per position, conc(t) = 1 - scale log t, from the uniform
-distribution at t = 1 to the vertex x0 at t = 0. (The paper's time is conc itself, and it trains at conc
-= 1 + 2 Exp(1): t uniform, scale = 2.) The network is a classifier of x0, trained by its cross-entropy.
-What moves z is
+distribution at t = 1 to the vertex x0 at t = 0. (The paper's time is conc itself, and it trains at
+conc = 1 + 2 Exp(1): t uniform, scale = 2.) The network is a classifier of x0, trained by its
+cross-entropy. What moves z is
 
     v(z, t) = sum_i p(x0 = i | z_t) c(z_i, conc) (e_i - z),        per unit of conc,
 
 with the exact coefficient c of `diffusion.dirichlet_coefficient`. Two samplers reach the same
-distribution: the ODE dz = v dconc (`samplers.ode`), and the exact bridge w z + (1 - w) e_x0, w ~
-Beta(conc(t) + V - 1, conc(s) - conc(t)), by which Dir(1 + (conc(t) - 1) e_x0) becomes Dir(1 + (conc(s) -
-1) e_x0) (`samplers.ancestral`).
+distribution: the ODE dz = v dconc (`samplers.ode`), and the exact bridge w z + (1 - w) e_x0,
+w ~ Beta(conc(t) + V - 1, conc(s) - conc(t)), by which Dir(1 + (conc(t) - 1) e_x0) becomes
+Dir(1 + (conc(s) - 1) e_x0) (`samplers.ancestral`).
 
 The bound. The model draws z at conc = `bound_conc` by its ODE and then each token from p(x0 | z), so
 

@@ -41,9 +41,7 @@ class MDLM(ContinuousMarkovProcess):
     vocab_size: int | None = None
     schedule: Schedule = Linear()
     num_steps: int | None = None  # T of the discrete-time bound; None is continuous time
-    head: ClassVar[str] = (
-        "posterior"  # which for masked positions is the leave-one-out distribution as well
-    )
+    head: ClassVar[str] = "posterior"  # of masked positions the leave-one-out distribution too
     kernel: ClassVar[Absorbing] = Absorbing()
     likelihood: ClassVar[Kind] = "bound"
 

@@ -44,9 +44,8 @@ class Schedule(ABC):
         """log(alpha(s) - alpha(t)), s <= t; -inf where they are equal."""
 
 
-_DIRECT = (
-    45  # times the root of eps, 1 / 64 in float32: a difference is right to 1 / 45 of that root
-)
+# Times the root of eps, 1 / 64 in float32: such a difference is right to 1 / 45 of that root.
+_DIRECT = 45
 
 
 class AlphaSchedule(Schedule):

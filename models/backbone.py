@@ -51,9 +51,17 @@ class Backbone(ABC):
         raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     def decode(
-        self, params: dict, z: Array, t: Array, cache: Any, start: Array, span: int | None = None
+        self,
+        params: dict,
+        z: Array,
+        t: Array,
+        cache: Any,
+        start: Array,
+        span: int | None = None,
+        label: Array | None = None,
     ) -> tuple[Array, Any]:
-        """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on."""
+        """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on; span:
+        how many positions up to the last they see, None for all. label: (B,), where it has labels."""
         raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     @abstractmethod

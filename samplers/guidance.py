@@ -37,9 +37,8 @@ from diffusion.process import Model, Objective, Sequential, denoising_process
 from diffusion.simplex import EvidenceProcess, SimplexProcess, project
 
 IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers
-_LEAST_EVIDENCE = (
-    1e-2  # of the Dirichlet path near t = 1, where a learned gradient over it is noise
-)
+# Of the Dirichlet path near t = 1, where a learned gradient over it is noise.
+_LEAST_EVIDENCE = 1e-2
 
 Space = Literal["probability", "log_probability"]
 

@@ -35,14 +35,15 @@ Rule = Literal["cap", "rescale"]
 
 
 def remasking(kept_t: Array, masked_s: Array, rule: Rule, eta: float) -> Array:
-    """sigma, the probability that a revealed token is masked, from alpha(t) and 1 - alpha(s)."""
+    """sigma, the probability that a revealed token is masked, from alpha(t) and 1 - alpha(s), all
+    (B, 1)."""
     most = jnp.minimum(1, masked_s / jnp.maximum(kept_t, 1e-30))
     return jnp.minimum(eta, most) if rule == "cap" else eta * most
 
 
 def revealing(kept_t: Array, masked_s: Array, drop: Array, sigma: Array) -> Array:
     """The probability that a masked position is revealed, where revealed ones are masked with sigma in
-    the mean, from alpha(t), 1 - alpha(s) and drop = alpha(s) - alpha(t)."""
+    the mean, from alpha(t), 1 - alpha(s), drop = alpha(s) - alpha(t) and sigma, (B, 1) or (B, L)."""
     # Over 1 - alpha(t) = drop + 1 - alpha(s), so that at s = 0 it is exactly 1.
     return (drop + sigma * kept_t) / (drop + masked_s)
 

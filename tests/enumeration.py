@@ -9,9 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-GRID_END = (
-    1e-5  # the official samplers step from t = 1 to here, and then remove the noise that is left
-)
+# The official samplers step from t = 1 to here, and then remove the noise that is left.
+GRID_END = 1e-5
 
 
 def official_grid(steps):
