@@ -60,8 +60,8 @@ class Backbone(ABC):
         span: int | None = None,
         label: Array | None = None,
     ) -> tuple[Array, Any]:
-        """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on; span:
-        how many positions up to the last they see, None for all. label: (B,), where it has labels."""
+        """(out (B, n, V), the cache with these in it) of the n positions from `start` on; span: how
+        many positions up to the last they see, None for all. label: (B,), where it has labels."""
         raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     @abstractmethod
