@@ -90,6 +90,9 @@ from experiments.optimization.warmup_stable_decay import WarmupStableDecay
 from experiments.overrides import override
 from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
+from experiments.time_weights.as_bound import AsBound
+from experiments.time_weights.tempered import Tempered
+from experiments.time_weights.time_weight import TimeWeight
 from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.training.metrics import read_metrics
@@ -131,6 +134,7 @@ __all__ = [
     "AdamW",
     "AlphaSchedule",
     "Ancestral",
+    "AsBound",
     "Autoregressive",
     "Backbone",
     "BandDiagonal",
@@ -210,9 +214,11 @@ __all__ = [
     "Subwords",
     "TauLeaping",
     "Teacher",
+    "Tempered",
     "Text",
     "Threshold",
     "TimeIntegral",
+    "TimeWeight",
     "TimedSampler",
     "TokenWeight",
     "Tokens",

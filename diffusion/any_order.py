@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.numerics import gather_last
-from diffusion.process import Objective, Process, RowModel, mask_schedule
+from diffusion.process import Objective, Process, RowModel, at_positions, mask_schedule
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
 
@@ -49,9 +49,13 @@ class AnyOrder:
         z = jnp.where(rank < revealed, x0, base.num_tokens)
         masked = length - revealed
         t = time_of(mask_schedule(base), jnp.log(masked / length))
-        nats = -gather_last(base.predict(model(z, t), z, t), x0)
-        weight = groups * jnp.minimum(self.group, masked) / masked
-        return {"any order": jnp.where((rank < revealed) | ~real, 0, weight * nats)}
+        counted = (rank >= revealed) & real
+
+        def nats(out, x0, z, t):
+            return -gather_last(base.predict(out, z, t), x0)
+
+        weight = groups * jnp.minimum(self.group, masked) / jnp.maximum(masked, 1)
+        return {"any order": weight * at_positions(model, nats, counted, x0, z, t)}
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from diffusion.process import (
     Kind,
     Likelihood,
     Model,
+    PositionModel,
     Process,
     TimeIntegral,
     Traits,
@@ -128,6 +129,8 @@ class BlockDiffusion(Composed, Likelihood):
 
 
 def _in_context(model: Model, x0: Array) -> Model:
+    if isinstance(model, PositionModel):
+        return model.given(context=x0)
     return lambda z, t, **condition: model(z, t, context=x0, **condition)
 
 

@@ -119,11 +119,14 @@ class D3PM(MarkovProcess):
     def loss(self, key, model, x0, u):
         t = self.time(u)
         z = self.corrupt(key, x0, t)
+        if self.hybrid == 0:
+            return self.loss_of(model, x0, z, t)
         out = model(z, t)
         loss = self.token_loss(out, x0, z, t)
-        if self.hybrid == 0:
-            return loss
         return loss - self.num_steps * self.hybrid * gather_last(log_softmax(out), x0)
+
+    def counted(self, z: Array) -> Array | None:
+        return z == self.num_tokens if self.known_tokens == "exact" else None
 
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         s = t - 1 / self.num_steps
@@ -135,7 +138,7 @@ class D3PM(MarkovProcess):
     def bound_terms(self, key, model, x0, u):
         t = self.time(u)
         z = self.corrupt(key, x0, t)
-        loss = self.token_loss(model(z, t), x0, z, t)
+        loss = self.loss_of(model, x0, z, t)
         first = jnp.round(t * self.num_steps) == 1
         terms = {
             "diffusion": jnp.where(first, 0, loss),

@@ -79,7 +79,7 @@ class GenMD4(TokenMasking):
     def loss(self, key, model, x0, u):
         t = self.time(u)
         pair = [self.corrupt(k, x0, t) for k in split(key)]
-        losses = [self.token_loss(model(z, t), x0, z, t) for z in pair]
+        losses = [self.loss_of(model, x0, z, t) for z in pair]
         log_q = [self._log_q(z, x0, t) for z in pair]
         gap = jax.lax.stop_gradient(losses[0] - losses[1]).sum(-1, keepdims=True)
         surrogate = gap * (log_q[0] - log_q[1])

@@ -79,6 +79,9 @@ class MDLM(ContinuousMarkovProcess):
         # A draw needs no normalised distribution, and a revealed token no draw.
         return jnp.where(z == self.mask, categorical(key, model(z, t)), z)
 
+    def counted(self, z: Array) -> Array:
+        return z == self.mask
+
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         if self.num_steps is None:
             weight = masked_weight(self.schedule, t)

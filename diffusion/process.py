@@ -34,7 +34,7 @@ has; what it can do is told by its classes and its `traits` alone:
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import Field, dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import jax
 
@@ -63,6 +63,42 @@ class RowModel(Protocol):
     def __call__(self, z: Array, t: Array, **condition: Array) -> Array:
         """out (B, L, V), as of every `Model`."""
         ...
+
+
+@runtime_checkable
+class PositionModel(Protocol):
+    """A model that need not compute what it says of every position."""
+
+    def at(
+        self,
+        function: Callable[..., Array],
+        where: Array | None,
+        x0: Array,
+        z: Array,
+        t: Array,
+    ) -> Array:
+        """`at_positions` of this model."""
+        ...
+
+    def given(self, **condition: Array) -> Model:
+        """The model with more of a condition."""
+        ...
+
+
+def at_positions(
+    model: Model,
+    function: Callable[..., Array],
+    where: Array | None,
+    x0: Array,
+    z: Array,
+    t: Array,
+) -> Array:
+    """function(out, x0, z, t), (B, L), of out = model(z, t), which of a position takes what is given of
+    it alone; 0 where `where` (B, L) is false, None for nowhere."""
+    if isinstance(model, PositionModel):
+        return model.at(function, where, x0, z, t)
+    value = function(model(z, t), x0, z, t)
+    return value if where is None else jax.numpy.where(where, value, 0)
 
 
 LogitsFunction = Callable[[Array], Array]
@@ -204,6 +240,18 @@ class Process(Objective):
     def log_likelihood(self, z: Array, t: Array) -> Array:
         """(B, L, V): log q(z_t^i | x0^i = v), up to a constant per position."""
 
+    def counted(self, z: Array) -> Array | None:
+        """(B, L): the positions that `token_loss` can be other than 0 at; None for all."""
+        return None
+
+    def loss_of(self, model: Model, x0: Array, z: Array, t: Array) -> Array:
+        """(B, L) nats: `token_loss` of what the model says of z."""
+
+        def function(out, x0, z, t):
+            return self.token_loss(out, x0, z, t)
+
+        return at_positions(model, function, self.counted(z), x0, z, t)
+
     def time(self, u: Array) -> Array:
         """t (B, 1): the process's own measure on time, a grid for discrete-time processes."""
         return u
@@ -233,8 +281,7 @@ class Process(Objective):
 
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         t = self.time(u)
-        z = self.corrupt(key, x0, t)
-        return self.token_loss(model(z, t), x0, z, t)
+        return self.loss_of(model, x0, self.corrupt(key, x0, t), t)
 
 
 def mask_schedule(process: Objective) -> Schedule:

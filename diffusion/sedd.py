@@ -173,6 +173,9 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
     def _graph(self) -> _Graph:
         return _AbsorbingGraph(self) if self.kernel.masks else _UniformGraph(self)
 
+    def counted(self, z: Array) -> Array | None:
+        return z == self.num_tokens if self.kernel.masks else None
+
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         graph = self._graph
         entropy = graph.entropy_of_score if self.head == "score" else graph.entropy_of_p0

@@ -76,6 +76,9 @@ class TokenMasking(RateProcess, TimeIntegral):
     def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
+    def counted(self, z: Array) -> Array:
+        return z == self.num_tokens
+
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         masked = z == self.num_tokens
         log_mu = self.predict(out, jnp.full_like(z, self.num_tokens), t)
@@ -104,7 +107,7 @@ class TokenMasking(RateProcess, TimeIntegral):
         key_diffusion, key_start = split(key)
         t = self.time(u)
         z = self.corrupt(key_diffusion, x0, t)
-        terms = {"diffusion": self.token_loss(model(z, t), x0, z, t)}
+        terms = {"diffusion": self.loss_of(model, x0, z, t)}
         return terms | self._boundary_terms(key_start, model, x0, u)
 
     def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:

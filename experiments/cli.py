@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from experiments.errors import Diverged, Stopped, UserError, shortened
 from experiments.files import check_apart, descriptor, why_unwritable
+from experiments.program_cache import keep_programs
 from experiments.streams import NAME, complain, flush, open_missing, standard_output
 from experiments.streams import log as log
 
@@ -144,6 +145,7 @@ def run(name: str) -> None:
     """Runs `experiments.<name>.main` on the command line and exits with its code."""
     open_missing()
     _use_huge_pages()
+    keep_programs()
     _exit(guarded(name, sys.argv[1:]))
 
 
@@ -252,6 +254,7 @@ def main() -> None:
     first, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if first in COMMANDS:
         _use_huge_pages()
+        keep_programs()
         _exit(guarded(first, rest))
     code = _bounded(lambda: _about(first), [])
     flush()

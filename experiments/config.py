@@ -15,6 +15,8 @@ from experiments.data.text import Text
 from experiments.errors import UserError
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.optimizer import Optimizer
+from experiments.time_weights.as_bound import AsBound
+from experiments.time_weights.time_weight import TimeWeight
 from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.training.digests import leaves
@@ -52,7 +54,8 @@ class Train:
     compares no norms. rollback_after: after so many bad steps in a row the run goes back to its newest
     checkpoint with another order of the data. max_rollbacks: how often, until it ends.
 
-    token_weight: how much each token counts in the loss.
+    token_weight, time_weight: how much each token, and each time, counts in the loss. The bound that is
+    evaluated never changes.
     """
 
     num_steps: int = 1_000_000
@@ -71,6 +74,7 @@ class Train:
     rollback_after: int = 10
     max_rollbacks: int = 3
     token_weight: TokenWeight = Even()
+    time_weight: TimeWeight = AsBound()
 
     def __post_init__(self):
         _at_least(
@@ -207,6 +211,11 @@ class Experiment:
         self._check_networks()
         if self.process.traits.output == "tokens":
             self._check_sampler()
+        try:
+            self.train.time_weight.check(self.process)
+        except ValueError as error:
+            name = type(self.train.time_weight).__name__
+            raise ValueError(f"train.time_weight = {name}: {error}; take AsBound") from error
         if self.data.labels:
             self._check_labels()
         if self.process.traits.labels == "required" and self.train.label_dropout:

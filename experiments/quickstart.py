@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from experiments import cli
 
-CONFIG, WORKDIR, SPLIT = "configs/sotu/mdlm.py", "runs/quickstart", "test"
+CONFIG, WORKDIR, SPLIT = "configs/sotu/quickstart.py", "runs/quickstart", "test"
 ORDERS = {1: "unigram", 2: "bigram", 3: "trigram"}
 
 

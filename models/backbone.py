@@ -1,13 +1,18 @@
 """What a network is to the rest of the program, and a network with its parameters."""
 
 from abc import ABC, abstractmethod
-from dataclasses import Field, dataclass, field
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+from models.positions import apply_where
 from models.roles import by_rank
+
+LARGE = 4096  # tokens from which on the head is a large part of the work
 
 
 class Backbone(ABC):
@@ -17,13 +22,15 @@ class Backbone(ABC):
     inputs: the states that `apply` takes: int tokens (B, L), float weights of tokens (B, L, V) on the
     simplex, float vectors (B, L, D). output: what `apply` gives: logits of the tokens (B, L, V), the
     log-probability of a label (B,), or an energy (B,). decodes: whether it has `cache` and `decode`,
-    takes a `context` of clean blocks, and `segments`.
+    takes a `context` of clean blocks, and `segments`. has_head: whether `apply` is `head` of
+    `features`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     inputs: ClassVar[tuple[Literal["tokens", "simplex", "vectors"], ...]] = ("tokens",)
     output: ClassVar[Literal["tokens", "label", "energy"]] = "tokens"
     decodes: ClassVar[bool] = False
+    has_head: ClassVar[bool] = False
     vocab_size: int | None
     time_conditioning: bool = False
     """Whether it takes the time as input."""
@@ -31,6 +38,9 @@ class Backbone(ABC):
     """Number of labels that it classifies or is conditioned on; None for none."""
     block_length: int | None = None
     """Attention by blocks of so many positions from left to right; None lets each see every other."""
+    chunked_head: bool | None = None
+    """Whether losses are computed by chunks of positions, where `apply` is `head` of `features`, so that
+    no array (B, L, V) is made; None: only those of masked tokens, and of a large vocabulary."""
     dtype: str = "float32"
     """What it computes in: float32, bfloat16, or auto, which depends on the device."""
 
@@ -74,9 +84,13 @@ class Backbone(ABC):
         context (B, L) under block diffusion. See `models.transformer.Transformer.apply`.
         """
 
-    def features(self, params: dict, z: Array, t: Array) -> Array:
-        """(B, L, D): the last hidden state at each position."""
+    def features(self, params: dict, z: Array, t: Array, **condition: Any) -> Array:
+        """(B, L, D): the last hidden state at each position, with the condition of `apply`."""
         raise NotImplementedError(f"{type(self).__name__} gives no features of text")
+
+    def head(self, params: dict, features: Array) -> Array:
+        """out (B, L, V), of any positions, from their `features`."""
+        raise NotImplementedError(f"{type(self).__name__} has no head apart (Backbone.has_head)")
 
     def for_runtime(
         self,
@@ -119,6 +133,36 @@ class Network:
     def __call__(self, z: Array, t: Array, **condition: Any) -> Array:
         """out, as of `Backbone.apply`; condition beside the network's own."""
         return self.backbone.apply(self.params, z, t, **(self.condition | condition))
+
+    def given(self, **condition: Any) -> "Network":
+        """The network with more of a condition, the same in every call."""
+        return replace(self, condition=self.condition | condition)
+
+    def at(
+        self,
+        function: Callable[..., Array],
+        where: Array | None,
+        x0: Array,
+        z: Array,
+        t: Array,
+    ) -> Array:
+        """function(out, x0, z, t), (B, L), which of each position depends on what is given of it alone;
+        0 where `where` (B, L) is false, None for nowhere. What need not be computed of `out` is not, of
+        a large vocabulary (`Backbone.chunked_head`): same number, fewer operations."""
+        backbone = self.backbone
+        chunked = backbone.chunked_head
+        if chunked is None:
+            chunked = where is not None and (backbone.vocab_size or 0) >= LARGE
+        if not (chunked and backbone.has_head):
+            value = function(self(z, t), x0, z, t)
+            return value if where is None else jnp.where(where, value, 0)
+        features = backbone.features(self.params, z, t, **self.condition)
+        return apply_where(
+            lambda x, x0, z, t: function(backbone.head(self.params, x), x0, z, t),
+            features,
+            jnp.ones(x0.shape, bool) if where is None else where,
+            (x0, z, jnp.broadcast_to(t, x0.shape)),
+        )
 
     @property
     def segments(self) -> Array | None:

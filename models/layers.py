@@ -113,7 +113,7 @@ def normalisation(
     return nnx.LayerNorm(width, epsilon=1e-5, use_bias=False, dtype=dtype, rngs=rngs)
 
 
-def rotary(x: Array, positions: Array | np.ndarray) -> Array:
+def rotary(x: Array, positions: Array | np.ndarray, base: float = 10_000.0) -> Array:
     """x (B, H, L, C) rotated by position, in split halves (RoPE, arXiv 2104.09864).
 
     Of positions in numpy the angles' sines are constants of the program; others the compiler may compute
@@ -121,31 +121,45 @@ def rotary(x: Array, positions: Array | np.ndarray) -> Array:
     """
     half = x.shape[-1] // 2
     lib = np if isinstance(positions, np.ndarray) else jnp
-    frequencies = 10_000.0 ** (-lib.arange(half, dtype=lib.float32) / half)
+    frequencies = base ** (-lib.arange(half, dtype=lib.float32) / half)
     angles = (positions.astype(lib.float32)[:, None] * frequencies[None])[None, None]
     cos, sin = jnp.asarray(lib.cos(angles), x.dtype), jnp.asarray(lib.sin(angles), x.dtype)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
+def near_biases(width: int, num_heads: int, base: float, causal: bool) -> Array:
+    """(3*D,): biases of queries, keys and values with which each head begins by looking at a place of
+    its own, whatever stands there: 1, -1, 2, -2 ... positions back, or 1, 2, 3 ... where it is causal.
+
+    With rotary angles of frequencies f and biases c of keys, those of queries turned by d positions,
+    the score of a position n back has a term c^2 sum_f cos(f (n - d)), largest at n = d. Only
+    frequencies that tell neighbours apart take part.
+    """
+    half, heads = width // num_heads // 2, np.arange(num_heads)
+    frequencies = base ** (-np.arange(half) / half)
+    size = np.where(frequencies > 0.3, 5.0, 0.0)
+    back = heads + 1 if causal else (heads // 2 + 1) * np.where(heads % 2, -1, 1)
+    turned = back[:, None] * frequencies
+    q = np.concatenate([size * np.cos(turned), -size * np.sin(turned)], axis=1)
+    k = np.broadcast_to(np.concatenate([size, 0 * size]), q.shape)
+    return jnp.asarray(np.stack([q, k, 0 * q]).reshape(-1), jnp.float32)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention with rotary positions on activations (B*L, D)."""
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        qk_norm: bool,
-        backend: AttentionBackend,
-        dtype: DTypeLike,
-        out_scale: float,
-        rngs: nnx.Rngs,
-    ):
-        self.num_heads = num_heads
-        self.backend: AttentionBackend = backend
-        self.qkv = linear(width, 3 * width, dtype, rngs, Matrix())
+    def __init__(self, config: "Transformer", dtype: DTypeLike, out_scale: float, rngs: nnx.Rngs):
+        width, self.num_heads = config.width, config.num_heads
+        self.rotary_base, bias = config.rotary_base, config.attention_bias
+        self.backend: AttentionBackend = config.attention
+        self.qkv = linear(width, 3 * width, dtype, rngs, Matrix(), bias=bias != "none")
+        if bias == "near" and self.qkv.bias is not None:
+            self.qkv.bias[...] = near_biases(
+                width, self.num_heads, self.rotary_base, config.block_length == 1
+            )
         self.out = linear(width, width, dtype, rngs, Matrix(closing=True), out_scale)
-        head = width // num_heads
+        head, qk_norm = width // self.num_heads, config.qk_norm
         self.q_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
         self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
 
@@ -164,7 +178,7 @@ class Attention(nnx.Module):
         q, k, v = heads
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotary(q, positions), rotary(k, positions)
+        q, k = (rotary(x, positions, self.rotary_base) for x in (q, k))
         if cache is not None:
             write, at = jax.lax.dynamic_update_slice, (0, 0, positions[0], 0)
             k, v = cache = write(cache[0], k, at), write(cache[1], v, at)
@@ -232,9 +246,7 @@ class Block(nnx.Module):
         width, out_scale = config.width, (2 * config.num_layers) ** -0.5
         self.rate = config.dropout
         self.norm_attention = normalisation(config.norm, width, dtype, rngs)
-        self.attention = Attention(
-            width, config.num_heads, config.qk_norm, config.attention, dtype, out_scale, rngs
-        )
+        self.attention = Attention(config, dtype, out_scale, rngs)
         self.norm_mlp = normalisation(config.norm, width, dtype, rngs)
         self.mlp = MLP(width, config.hidden, config.mlp, config.mlp_bias, dtype, out_scale, rngs)
         self.modulation = (

@@ -29,7 +29,11 @@ class Transformer(Backbone):
     over D; SwiGLU takes two thirds of it, for as many parameters. mlp_bias: whether they have biases.
     norm: "rms" or "layer", which with mlp_bias is the form of the published MDLM, SEDD and BD3-LM
     networks. tied: whether the embedding is the output head too. qk_norm: whether each head's queries
-    and keys are normalised. dropout: the probability of an activation to be dropped, in training.
+    and keys are normalised. rotary_base: the slowest of the angles turns by about 1 / rotary_base a
+    position (arXiv 2104.09864); smaller ones tell near positions apart with more of the channels.
+    attention_bias: whether queries, keys and values have biases, which begin at 0 ("zero") or so that
+    each head looks at a neighbour of its own ("near"), which characters are learned much faster from.
+    dropout: the probability of an activation to be dropped, in training.
 
     time_conditioning: whether every layer is modulated by the time. condition_width: of the vector that
     time and label enter as. num_labels: how many labels a sequence may have, which enter beside the time
@@ -41,12 +45,16 @@ class Transformer(Backbone):
 
     attention: the forms of `models.attention.attend`. scan: whether the layers run as a loop, which
     compiles in the time of one and computes the same. remat: whether they are computed again in the
-    backward pass, which saves memory. dtype: "auto" computes in bfloat16 on accelerators and float32 on
-    CPU; parameters, normalisation statistics, softmax and logits are float32 throughout.
+    backward pass, which saves memory. chunked_head: whether losses are computed by chunks of positions,
+    and again in the backward pass, so that no array (B, L, V) is made; None does so where V is at least
+    4096 for processes that mask tokens, of which only masked ones have a loss. dtype: "auto" computes in
+    bfloat16 on accelerators and float32 on CPU; parameters, normalisation statistics, softmax and logits
+    are float32 throughout.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("tokens", "simplex", "vectors")
     decodes: ClassVar[bool] = True
+    has_head: ClassVar[bool] = True
     vocab_size: int | None = None
     num_layers: int = 12
     width: int = 768
@@ -57,6 +65,8 @@ class Transformer(Backbone):
     norm: Literal["rms", "layer"] = "rms"
     tied: bool = False
     qk_norm: bool = False
+    rotary_base: float = 10_000.0
+    attention_bias: Literal["none", "zero", "near"] = "none"
     time_conditioning: bool = False
     condition_width: int = 128
     num_labels: int | None = None
@@ -66,6 +76,7 @@ class Transformer(Backbone):
     attention: AttentionBackend = "auto"
     scan: bool = False
     remat: bool = False
+    chunked_head: bool | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
@@ -134,9 +145,13 @@ class Transformer(Backbone):
         since rotary positions are relative, what is packed into a row beside a text, before it too, or
         pads it, changes nothing of it.
         """
-        x = self.features(params, z, t, dropout_keys, label, context, segments)
+        return self.head(
+            params, self.features(params, z, t, dropout_keys, label, context, segments)
+        )
+
+    def head(self, params: dict, features: Array) -> Array:
         ends = bind(self._ends, params["ends"])
-        return ends.logits(x.reshape(-1, self.width), z.shape[1])
+        return ends.logits(features.reshape(-1, self.width), features.shape[1])
 
     def features(
         self,

@@ -16,7 +16,16 @@ SHORT = ["--set", "train.num_steps=4", "--set", "train.eval_every=4", "--set",
          "train.log_every=2", "--set", "evaluation.max_sequences=8"]  # fmt: skip
 
 
-KINDS = ["backbone", "learning_rate", "optimizer", "process", "sampler", "schedule", "token_weight"]
+KINDS = [
+    "backbone",
+    "learning_rate",
+    "optimizer",
+    "process",
+    "sampler",
+    "schedule",
+    "time_weight",
+    "token_weight",
+]
 
 
 def test_there_is_one_of_each_and_none_is_long():

@@ -9,6 +9,7 @@ import pytest
 
 from models.backbone import num_parameters
 from models.classifier import Classifier
+from models.layers import near_biases, rotary
 from models.transformer import Transformer
 
 SMALL = Transformer(
@@ -77,7 +78,7 @@ def test_token_and_simplex_inputs_agree():
 
 
 @pytest.mark.parametrize(
-    "variant", [dict(mlp="swiglu"), dict(tied=True), dict(qk_norm=True), dict()]
+    "variant", [dict(mlp="swiglu"), dict(tied=True, attention_bias="near", rotary_base=100.0), dict(qk_norm=True), dict()]
 )
 @pytest.mark.parametrize("timed", [False, True])
 def test_scan_remat_and_attention_forms_agree(variant, timed):
@@ -164,6 +165,29 @@ def test_positions_are_relative_and_told_apart():
     swapped = z.at[:, 0].set(z[:, 1]).at[:, 1].set(z[:, 0])
     out, other = SMALL.apply(params, z, t), SMALL.apply(params, swapped, t)
     assert (z[:, 0] != z[:, 1]).any() and np.abs(out[:, 3] - other[:, 3]).max() > 1e-3
+
+
+@pytest.mark.parametrize("base", [100.0, 10_000.0])
+@pytest.mark.parametrize("causal, back", [(False, [1, -1, 2, -2]), (True, [1, 2, 3, 4])])
+def test_near_biases_look_at_a_place_each(base, causal, back):
+    """Alone, without anything of the text, the largest score of a head is of its place."""
+    q, k, v = near_biases(128, 4, base, causal).reshape(3, 4, 1, 32)
+    positions = np.arange(20)
+    q, k = (rotary(jnp.broadcast_to(x[None], (1, 4, 20, 32)), positions, base) for x in (q, k))
+    scores = (q @ jnp.swapaxes(k, -1, -2))[0, :, 10] / 32**0.5  # of position 10
+    assert [10 - int(n) for n in scores.argmax(-1)] == back
+    assert (np.sort(scores, axis=-1)[:, -1] - np.sort(scores, axis=-1)[:, -2] > 1.5).all()
+    assert not v.any()
+
+
+def test_biases_of_attention_are_settings():
+    for kind, names in (("none", {"kernel"}), ("zero", {"kernel", "bias"})):
+        init = Transformer(27, 2, 32, 4, attention_bias=kind).init
+        layers = jax.eval_shape(init, jax.random.key(0))["layers"]
+        assert layers["attention"]["qkv"].keys() == names
+    near = Transformer(27, 2, 32, 4, attention_bias="near").init(jax.random.key(0))
+    bias = near["layers"]["attention"]["qkv"]["bias"]
+    np.testing.assert_array_equal(bias[1], near_biases(32, 4, 10_000.0, False))
 
 
 def test_flops_are_those_xla_counts():

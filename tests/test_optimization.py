@@ -1,4 +1,4 @@
-"""Optimisers, learning rates and token weights, by themselves and in the training step."""
+"""Optimisers, learning rates, weights of tokens and times, by themselves and in the training step."""
 
 from dataclasses import dataclass, replace
 
@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from configs.smoke import get_config
+from diffusion.mdlm import MDLM
+from diffusion.schedules import Linear as LinearSchedule
+from diffusion.schedules import MDLMCosine, masked_weight
+from diffusion.udlm import UDLM
 from experiments.data.tokenizers import Letters27
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.linear import Linear
@@ -18,6 +22,8 @@ from experiments.optimization.warmup_stable_decay import WarmupStableDecay
 from experiments.overrides import resolve
 from experiments.renames import renamed
 from experiments.serialization import decode, encode
+from experiments.time_weights.tempered import Tempered
+from experiments.time_weights.time_weight import TimeWeight
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.training.train_step import init_state, make_train_step
 from models.roles import Matrix, Table, Vector
@@ -113,6 +119,41 @@ def test_a_token_weight_multiplies_the_loss_and_not_its_own_gradient():
     tokens[tokens == 0] = 1
     _, none = step_of(zero, tokens)
     assert float(none) == 0
+
+
+@dataclass(frozen=True)
+class Doubled(TimeWeight):
+    """Every time twice."""
+
+    def __call__(self, process, u):
+        return 2.0
+
+
+def test_a_time_weight_multiplies_the_loss():
+    config = get_config()
+    tokens = np.random.default_rng(0).integers(0, 27, (16, 32))
+    _, whole = step_of(config, tokens)
+    doubled = replace(config, train=replace(config.train, time_weight=Doubled()))
+    assert float(step_of(doubled, tokens)[1]) == pytest.approx(2 * float(whole), rel=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("schedule", [LinearSchedule(), MDLMCosine()])
+def test_tempered_weighs_a_masked_token_by_a_power_of_the_bounds_weight(power, schedule):
+    process = MDLM(27, schedule)
+    u = jnp.linspace(0.01, 0.99, 50)[:, None]
+    x0, z = jnp.zeros((50, 1), int), jnp.full((50, 1), 27)
+    nats = process.token_loss(jnp.zeros((50, 1, 27)), x0, z, u)
+    weighted = Tempered(power)(process, u) * nats / np.log(27)
+    np.testing.assert_allclose(weighted, masked_weight(schedule, u) ** power, rtol=1e-5)
+
+
+def test_tempered_is_for_masks_alone():
+    config = get_config()
+    with pytest.raises(ValueError, match=r"train.time_weight = Tempered: UDLM is not a masked"):
+        replace(config, process=UDLM(), train=replace(config.train, time_weight=Tempered()))
+    with pytest.raises(ValueError, match=r"Tempered.power = 2 is outside"):
+        Tempered(2)
 
 
 def test_runs_of_the_version_before_are_read():

@@ -1,4 +1,4 @@
-"""MDLM on the embedded State of the Union addresses: the quickstart, 4 layers x 128, length 128.
+"""MDLM on the embedded State of the Union addresses, 4 layers x 128, length 128.
 
     python -m experiments.train --config configs/sotu/mdlm.py --workdir runs/a
 

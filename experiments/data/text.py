@@ -7,7 +7,6 @@ pipe is kept there too, as it is needed again.
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import stat
@@ -27,6 +26,7 @@ from experiments.data.tokenizers import Letters27, SubwordTokenizer, Tokenizer
 from experiments.errors import UserError
 from experiments.locks import held
 from experiments.plain_json import parse
+from experiments.program_cache import cache_folder
 
 _VERSION = 4  # of what a text is read as; another makes the cache anew
 
@@ -209,11 +209,7 @@ def training_lines(data: Text) -> Iterator[str]:
 
 
 def _cache(data: Text) -> Path:
-    if data.cache_dir:
-        return Path(data.cache_dir).expanduser()
-    if "DDLM_CACHE" in os.environ:
-        return Path(os.environ["DDLM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddlm"
+    return Path(data.cache_dir).expanduser() if data.cache_dir else cache_folder()
 
 
 def _files(data: Text) -> tuple[Path, list[tuple[str, Path]], str]:

@@ -88,7 +88,9 @@ def make_train_step(
             label = jnp.where(hidden(keys[:, 1]), nobody, conditioning["label"])
             conditioning = conditioning | {"label": label}
         network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning)
-        loss = experiment.bind(params, frozen).loss(keys[:, 0], network, tokens, u)
+        process = experiment.bind(params, frozen)
+        loss = process.loss(keys[:, 0], network, tokens, u)
+        loss = train.time_weight(process, u) * loss
         weight = train.token_weight(tokens, jax.lax.stop_gradient(loss))
         return without_padding(weight * loss, conditioning).sum() / total
 
