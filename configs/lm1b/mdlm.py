@@ -17,7 +17,7 @@ from experiments.config import Experiment
 from experiments.data.protocols import protocol
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
-from samplers.ancestral import Ancestral
+from samplers.first_hitting import FirstHitting
 
 
 def get_config() -> Experiment:
@@ -26,6 +26,6 @@ def get_config() -> Experiment:
         base,
         model=replace(base.model, dropout=0.1),
         data=protocol("lm1b-sentence128", path="data/lm1b"),
-        sampler=Ancestral(steps=128),
+        sampler=FirstHitting(steps=128),
         optimizer=AdamW(WarmupConstant(peak_lr=3e-4, warmup_steps=2500)),
     )

@@ -13,10 +13,10 @@ from dataclasses import replace
 from configs.lm1b import mdlm
 from experiments.config import Experiment
 from experiments.data.protocols import protocol
-from samplers.ancestral import Ancestral
+from samplers.first_hitting import FirstHitting
 
 
 def get_config() -> Experiment:
     base = mdlm.get_config()
     data = protocol("owt-1024", path="data/openwebtext")
-    return replace(base, data=data, sampler=Ancestral(steps=1024))
+    return replace(base, data=data, sampler=FirstHitting(steps=1024))

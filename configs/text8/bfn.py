@@ -15,6 +15,7 @@ from diffusion.bfn import BFN
 from experiments.config import Experiment
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
+from samplers.ancestral import Ancestral
 
 
 def get_config() -> Experiment:
@@ -23,6 +24,7 @@ def get_config() -> Experiment:
         base,
         process=BFN(),
         model=replace(base.model, num_layers=24, time_conditioning=True),
+        sampler=Ancestral(steps=256),
         optimizer=AdamW(
             WarmupConstant(peak_lr=1e-4, warmup_steps=0),
             beta1=0.9,

@@ -16,6 +16,7 @@ from diffusion.d3pm import D3PM
 from experiments.config import Experiment
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
+from samplers.ancestral import Ancestral
 
 
 def get_config() -> Experiment:
@@ -24,5 +25,6 @@ def get_config() -> Experiment:
         base,
         process=D3PM(hybrid=0.01),
         model=replace(base.model, time_conditioning=True, dropout=0.0),
+        sampler=Ancestral(steps=256),
         optimizer=AdamW(WarmupConstant(peak_lr=2e-4, warmup_steps=5000), clip_norm=250.0),
     )

@@ -13,7 +13,8 @@ from dataclasses import replace
 from configs.text8 import md4
 from diffusion.genmd4 import GenMD4
 from experiments.config import Experiment
+from samplers.ancestral import Ancestral
 
 
 def get_config() -> Experiment:
-    return replace(md4.get_config(), process=GenMD4(eps=1e-4))
+    return replace(md4.get_config(), process=GenMD4(eps=1e-4), sampler=Ancestral(steps=256))

@@ -14,7 +14,7 @@ from experiments.data.text import Text
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_cosine import WarmupCosine
 from models.transformer import Transformer
-from samplers.ancestral import Ancestral
+from samplers.first_hitting import FirstHitting
 
 PROCESS = MDLM()
 MODEL = Transformer(num_layers=12, width=768, num_heads=12, dropout=0.05)
@@ -27,7 +27,7 @@ def get_config() -> Experiment:
         data=Text(
             path="data/text8", length=256, split_points=(90_000_000, 95_000_000, 100_000_000)
         ),
-        sampler=Ancestral(steps=256),
+        sampler=FirstHitting(steps=256),
         optimizer=AdamW(WarmupCosine(peak_lr=3e-4, warmup_steps=2000, decay_steps=1_000_000)),
         train=Train(num_steps=1_000_000, batch_size=512, ema_decay=0.9999),
         evaluation=Evaluation(num_times=8, batch_size=64, max_sequences=2048),

@@ -13,7 +13,8 @@ from dataclasses import replace
 from configs.text8 import md4
 from diffusion.spindle import Spindle
 from experiments.config import Experiment
+from samplers.ancestral import Ancestral
 
 
 def get_config() -> Experiment:
-    return replace(md4.get_config(), process=Spindle())
+    return replace(md4.get_config(), process=Spindle(), sampler=Ancestral(steps=256))

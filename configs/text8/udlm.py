@@ -15,6 +15,7 @@ from diffusion.udlm import UDLM
 from experiments.config import Experiment
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
+from samplers.ancestral import Ancestral
 
 
 def get_config() -> Experiment:
@@ -23,5 +24,6 @@ def get_config() -> Experiment:
         base,
         process=UDLM(),
         model=replace(base.model, time_conditioning=True, dropout=0.1),
+        sampler=Ancestral(steps=256),
         optimizer=AdamW(WarmupConstant(peak_lr=3e-4, warmup_steps=2500)),
     )

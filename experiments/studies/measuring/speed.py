@@ -24,6 +24,7 @@ def measure(
     experiment: Experiment, rounds: int, sample_steps: list[int], log: Callable[[str], None]
 ) -> dict:
     """Figures by name; seconds are medians over `rounds`, each round timing everything once."""
+    jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
     corpus = prepare(experiment.data)
     experiment = resolve(
         experiment, corpus.tokenizer, lambda: corpus.split("train", 1), corpus.label_names
