@@ -26,8 +26,8 @@ from jax import Array
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import gather_last, log_one_hot
-from diffusion.process import Kind, Traits, check_num_steps
-from diffusion.random import categorical
+from diffusion.process import Kind, Traits, at_positions, check_num_steps
+from diffusion.random import categorical, categorical_by, uniforms
 from diffusion.schedules import Linear, Schedule, masked_weight, masked_weights
 
 
@@ -78,6 +78,13 @@ class MDLM(ContinuousMarkovProcess):
             return super().draw(key, model, z, t, logits_processor)
         # A draw needs no normalised distribution, and a revealed token no draw.
         return jnp.where(z == self.mask, categorical(key, model(z, t)), z)
+
+    def draw_at(self, key, model, z, t, where):
+        def drawn(out, draws, z, t):
+            return categorical_by(draws, out)
+
+        draws = uniforms(key, (*z.shape, self.num_tokens))
+        return at_positions(model, drawn, where & (z == self.mask), draws, z, t)
 
     def counted(self, z: Array) -> Array:
         return z == self.mask

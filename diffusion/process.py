@@ -279,6 +279,10 @@ class Process(Objective):
         log_p0 = self.predict(model(z, t), z, t)
         return categorical(key, log_p0 if logits_processor is None else logits_processor(log_p0))
 
+    def draw_at(self, key: Array, model: Model, z: Array, t: Array, where: Array) -> Array:
+        """As `draw`, wanted where `where` (B, L) is true alone; anything elsewhere."""
+        return self.draw(key, model, z, t)
+
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         t = self.time(u)
         return self.loss_of(model, x0, self.corrupt(key, x0, t), t)

@@ -97,10 +97,21 @@ def categorical(key: Array, log_p: Array) -> Array:
     by its mass and a value within it, both exactly, with one sum over all values. A cumulative sum over
     them, or any array of their size written, would be most of the cost.
     """
+    return categorical_by(uniforms(key, log_p.shape, log_p.dtype), log_p)
+
+
+def uniforms(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Uniform draws (B, L, 2 or 4), by which `categorical_by` draws from log_p of `shape` (B, L, V)."""
+    keys = [key] if shape[-1] <= _ONE_SUM else split(key)
+    draws = [uniform(k, (*shape[:-1], 1), dtype) for of_one in keys for k in split(of_one)]
+    return jnp.concatenate(draws, axis=-1)
+
+
+def categorical_by(draws: Array, log_p: Array) -> Array:
+    """What `categorical` draws, from `uniforms`: each position by its own, wherever it stands."""
     size = log_p.shape[-1]
     if size <= _ONE_SUM:
-        return _inverted(key, log_p)
-    key_part, key_value = split(key)
+        return _inverted(draws, log_p)
     width = math.isqrt(size - 1) + 1
     log_p = jax.lax.stop_gradient(log_p)
     top = log_p.max(-1, keepdims=True)
@@ -108,28 +119,27 @@ def categorical(key: Array, log_p: Array) -> Array:
     window = (1,) * (p.ndim - 1) + (width,)
     padding = [(0, 0)] * (p.ndim - 1) + [(0, -size % width)]
     mass = jax.lax.reduce_window(p, p.dtype.type(0), jax.lax.add, window, window, padding)
-    first = _inverted(key_part, jnp.log(mass)) * width
+    first = _inverted(draws[..., :2], jnp.log(mass)) * width
     index = first[..., None] + jnp.arange(width).reshape((1,) * first.ndim + (width,))
     inside = jnp.take_along_axis(log_p, jnp.minimum(index, size - 1), axis=-1)
-    return first + _inverted(key_value, jnp.where(index < size, inside, -jnp.inf))
+    return first + _inverted(draws[..., 2:], jnp.where(index < size, inside, -jnp.inf))
 
 
-def _inverted(key: Array, log_p: Array) -> Array:
+def _inverted(draws: Array, log_p: Array) -> Array:
     """As `categorical`, by the cumulative sum of all values.
 
     Exact for rare events: first decides between the frequent values and those with p < 2^-12, by a
     uniform that is fine near 0, then inverts the cumulative sum within the chosen group alone, whose
     rounding error is relative to that group's mass.
     """
-    key_group, key_value = split(key)
+    of_group, of_value = draws[..., :1], draws[..., 1:]
     p = jax.nn.softmax(log_p, axis=-1)
     rare = p < _RARE
     rare_mass = jnp.sum(jnp.where(rare, p, 0), axis=-1, keepdims=True)
-    shape = (*log_p.shape[:-1], 1)
-    chosen = jnp.where(rare == (uniform(key_group, shape, p.dtype) < rare_mass), p, 0)
-    total = jnp.cumsum(chosen, axis=-1)
-    # A parallel prefix sum need not be monotone in the last bit, hence `chosen > 0`.
-    hit = (total > uniform(key_value, shape, p.dtype) * total[..., -1:]) & (chosen > 0)
-    last_resort = jnp.argmax(chosen, axis=-1)  # the product above may round up to the total
+    group = jnp.where(rare == (of_group < rare_mass), p, 0)
+    total = jnp.cumsum(group, axis=-1)
+    # A parallel prefix sum need not be monotone in the last bit, hence `group > 0`.
+    hit = (total > of_value * total[..., -1:]) & (group > 0)
+    last_resort = jnp.argmax(group, axis=-1)  # the product above may round up to the total
     index = jnp.where(jnp.any(hit, axis=-1), jnp.argmax(hit, axis=-1), last_resort)
     return index.astype(jnp.int32)

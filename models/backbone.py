@@ -160,8 +160,8 @@ class Network:
         return apply_where(
             lambda x, x0, z, t: function(backbone.head(self.params, x), x0, z, t),
             features,
-            jnp.ones(x0.shape, bool) if where is None else where,
-            (x0, z, jnp.broadcast_to(t, x0.shape)),
+            jnp.ones(features.shape[:2], bool) if where is None else where,
+            (x0, z, jnp.broadcast_to(t, features.shape[:2])),
         )
 
     @property

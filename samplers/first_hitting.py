@@ -89,7 +89,7 @@ class FirstHitting(Stepwise):
             last = jnp.where(s < 0.5 / self.steps, -jnp.inf, last)
             last = jnp.minimum(last, waiting.max(1, keepdims=True))
             reveal = (waiting >= last) & (z == process.vocab_size)
-            z = jnp.where(reveal, process.draw(key, model, z, t), z)
+            z = jnp.where(reveal, process.draw_at(key, model, z, t, reveal), z)
         return State(z, self._next(process, z, log_u), z, state.calls + 1, log_u)
 
     def _next(self, process, z, log_u):

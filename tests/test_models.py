@@ -78,7 +78,13 @@ def test_token_and_simplex_inputs_agree():
 
 
 @pytest.mark.parametrize(
-    "variant", [dict(mlp="swiglu"), dict(tied=True, attention_bias="near", rotary_base=100.0), dict(qk_norm=True), dict()]
+    "variant",
+    [
+        dict(mlp="swiglu"),
+        dict(tied=True, attention_bias="near", rotary_base=100.0),
+        dict(qk_norm=True),
+        dict(),
+    ],
 )
 @pytest.mark.parametrize("timed", [False, True])
 def test_scan_remat_and_attention_forms_agree(variant, timed):

@@ -22,6 +22,7 @@ from diffusion.udlm import UDLM
 from models.backbone import Network
 from models.positions import apply_where
 from models.transformer import Transformer
+from samplers.first_hitting import FirstHitting
 
 V, L, B = 4500, 48, 12
 PROCESSES = {
@@ -148,6 +149,7 @@ from experiments.devices.sharding import make_mesh, tree_shardings
 from experiments.training.train_step import init_state, make_train_step
 from diffusion.mdlm import MDLM
 from models.transformer import Transformer
+from samplers.first_hitting import FirstHitting
 
 x0 = jax.random.randint(jax.random.key(2), (1, 16, 32), 0, 4500)
 found = []
@@ -173,3 +175,15 @@ def test_meshes_compute_the_same():
         [sys.executable, "-c", MESH], env=on_devices(4), capture_output=True, text=True, timeout=300
     )
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_samples_are_those_of_the_whole_head():
+    """FirstHitting draws where something is revealed alone: the same tokens."""
+    model, params = network(MDLM(V))
+
+    def sample(chunked):
+        chosen, key = replace(model, chunked_head=chunked), jax.random.key(4)
+        run = FirstHitting(steps=6).run
+        return jax.jit(lambda p: run(key, MDLM(V), Network(chosen, p), (B, L)).x0)(params)
+
+    np.testing.assert_array_equal(sample(None), sample(False))
