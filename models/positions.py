@@ -7,6 +7,7 @@ of logits (B, L, V) only one chunk is ever in memory.
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,17 @@ def apply_where(
     shards, shape = _shards(where), where.shape
     count = where.size // shards
     chunk = min(count, max(LEAST_CHUNK, -(-count // MOST_CHUNKS)))
-    x, where, *values = (a.reshape(shards, count, *a.shape[2:]) for a in (x, where, *values))
-    order = jnp.argsort(~where, axis=1, stable=True)
+
+    def of_shards(a):
+        return a.reshape(shards, count, *a.shape[2:])
+
+    order = jnp.argsort(~of_shards(where), axis=1, stable=True)
     inverse = jnp.argsort(order, axis=1)
-    x = _chunks(_permuted(x, order, inverse), chunk)
-    wanted, *values = (_chunks(_take(a, order), chunk) for a in (where, *values))
-    one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (x, *values)]
+    x = _chunks(_permuted(of_shards(x), order, inverse), chunk)
+    wanted, *given = (_chunks(_take(of_shards(a), order), chunk) for a in (where, *values))
+    one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (x, *given)]
     converted, closed = jax.closure_convert(function, *one)
-    out = _apply(converted, tuple(closed), x, wanted, tuple(values))
+    out = cast(Array, _apply(converted, tuple(closed), x, wanted, tuple(given)))
     out = jnp.moveaxis(out, 0, 1).reshape(shards, -1)[:, :count]
     return _permuted(out, inverse, order).reshape(shape)
 

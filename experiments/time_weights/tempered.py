@@ -7,7 +7,7 @@ best answer, p(x0 | z_t): of a network that can give it at all times, the minimu
 
 from dataclasses import dataclass
 
-from diffusion.process import mask_schedule
+from diffusion.process import Process, mask_schedule
 from diffusion.schedules import masked_weight
 from experiments.time_weights.time_weight import TimeWeight
 
@@ -26,7 +26,9 @@ class Tempered(TimeWeight):
             raise ValueError(f"Tempered.power = {self.power} is outside [0, 1]")
 
     def __call__(self, process, u):
-        return masked_weight(mask_schedule(process), process.time(u)) ** (self.power - 1)
+        schedule = mask_schedule(process)
+        assert isinstance(process, Process)  # `mask_schedule`
+        return masked_weight(schedule, process.time(u)) ** (self.power - 1)
 
     def check(self, process):
         mask_schedule(process)
