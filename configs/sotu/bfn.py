@@ -2,7 +2,7 @@
 
     python -m experiments.train --config configs/sotu/bfn.py --workdir runs/bfn
 
-On the embedded corpus, with the quickstart's model (and the time) and budget: about
+On the embedded corpus, with mdlm.py's model (and the time) and budget: about
 five minutes on two CPU cores. Bits per character by number of steps:
 `--set process.num_steps=25` in `evaluate`. Figures: docs/measurements.md.
 """

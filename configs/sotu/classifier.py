@@ -1,4 +1,4 @@
-"""A classifier of the quickstart's noisy text, which guides its samples to a period of addresses.
+"""A classifier of the noisy text of mdlm.py, which guides its samples to a period of addresses.
 
     python -m experiments.train --config configs/sotu/mdlm.py --workdir runs/a
     python -m experiments.train --config configs/sotu/classifier.py --workdir runs/classifier \\

@@ -3,7 +3,7 @@
     python -m experiments.train --config configs/sotu/d3pm_absorbing.py --workdir runs/d3pm_absorbing
 
 The reciprocal schedule is the mutual-information one of this kernel; lambda = 0.01 as published. On
-the embedded corpus, with the quickstart's model (and the time) and budget: about five minutes on two
+the embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two
 CPU cores. Figures of all methods side by side: docs/measurements.md.
 """
 

@@ -3,7 +3,7 @@
     python -m experiments.train --config configs/sotu/d3pm_gaussian.py --workdir runs/d3pm_gaussian
 
 The order of letters means nothing; the kernel is made for pixels, and here for comparison. On the
-embedded corpus, with the quickstart's model (and the time) and budget: about five minutes on two CPU
+embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU
 cores. Figures of all methods side by side: docs/measurements.md.
 """
 

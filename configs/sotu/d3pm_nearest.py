@@ -3,7 +3,7 @@
     python -m experiments.train --config configs/sotu/d3pm_nearest.py --workdir runs/d3pm_nearest
 
 Neighbours in what stands left and right of a letter in the training text. On the embedded corpus,
-with the quickstart's model (and the time) and budget: about five minutes on two CPU cores. Figures of
+with mdlm.py's model (and the time) and budget: about five minutes on two CPU cores. Figures of
 all methods side by side: docs/measurements.md.
 """
 

@@ -2,9 +2,9 @@
 
     python -m experiments.train --config configs/sotu/d3pm_uniform.py --workdir runs/d3pm_uniform
 
-No hybrid term: it hurts a leave-one-out head (`diffusion/d3pm.py`). On the embedded corpus, with the
-quickstart's model (and the time) and budget: about five minutes on two CPU cores. Figures of all
-methods side by side: docs/measurements.md.
+No hybrid term: it hurts a leave-one-out head (`diffusion/d3pm.py`). On the embedded corpus, with
+mdlm.py's model (and the time) and budget: about five minutes on two CPU cores. Figures of all methods
+side by side: docs/measurements.md.
 """
 
 from dataclasses import replace

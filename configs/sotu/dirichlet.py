@@ -2,7 +2,7 @@
 
     python -m experiments.train --config configs/sotu/dirichlet.py --workdir runs/dirichlet
 
-On the embedded corpus, with the quickstart's model (and the time) and budget: about
+On the embedded corpus, with mdlm.py's model (and the time) and budget: about
 five minutes on two CPU cores. Trained and watched by its
 cross-entropy, which is no bound; `evaluate` computes the bound by solving the ODE back to noise, which
 costs some hundred network calls a sequence: `evaluate --max-sequences 256`. `--set sampler=Ancestral`

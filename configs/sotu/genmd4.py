@@ -3,7 +3,7 @@
     python -m experiments.train --config configs/sotu/genmd4.py --workdir runs/genmd4
 
 Two noisy copies of each sequence a step, for the gradient of the schedule: twice the work. On the
-embedded corpus, with the quickstart's model (and the time) and budget: about five minutes on two CPU
+embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU
 cores. Figures of all methods side by side: docs/measurements.md.
 """
 

@@ -2,7 +2,7 @@
 
     python -m experiments.train --config configs/sotu/linear_flow.py --workdir runs/linear_flow
 
-On the embedded corpus, with the quickstart's model (and the time) and budget: about
+On the embedded corpus, with mdlm.py's model (and the time) and budget: about
 five minutes on two CPU cores. It has no likelihood bound
 (`diffusion/linear_flow.py` says why), only samples.
 """

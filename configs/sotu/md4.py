@@ -3,7 +3,7 @@
     python -m experiments.train --config configs/sotu/md4.py --workdir runs/md4
 
 The process is MDLM's; the schedule changes the variance of the loss and not the bound. On the
-embedded corpus, with the quickstart's model (and the time) and budget: about five minutes on two CPU
+embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU
 cores. Figures of all methods side by side: docs/measurements.md.
 """
 

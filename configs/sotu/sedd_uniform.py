@@ -2,7 +2,7 @@
 
     python -m experiments.train --config configs/sotu/sedd_uniform.py --workdir runs/sedd_uniform
 
-Sampled by Tweedie's formula, as published. On the embedded corpus, with the quickstart's model (and
+Sampled by Tweedie's formula, as published. On the embedded corpus, with mdlm.py's model (and
 the time) and budget: about five minutes on two CPU cores. Figures of all methods side by side:
 docs/measurements.md.
 """

@@ -4,7 +4,7 @@
 
 Rare letters are masked first. Continuous time; `--set process.num_steps=2048 --set
 process.posterior=published` is the paper's procedure, an estimate and no bound. On the embedded
-corpus, with the quickstart's model (and the time) and budget: about five minutes on two CPU cores.
+corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU cores.
 Figures of all methods side by side: docs/measurements.md.
 """
 

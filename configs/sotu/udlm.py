@@ -3,7 +3,7 @@
     python -m experiments.train --config configs/sotu/udlm.py --workdir runs/udlm
 
 The same process as `sedd_uniform`, with a distribution of x0 in place of a free score. On the embedded
-corpus, with the quickstart's model (and the time) and budget: about five minutes on two CPU cores.
+corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU cores.
 Figures of all methods side by side: docs/measurements.md.
 """
 
