@@ -86,22 +86,22 @@ def test_files_that_a_killed_process_left_incomplete_go(folder):
     assert [f.exists() for f in (whole, cut, empty)] == [True, False, False]
 
 
-def command(*words, cache, **more):
+def command(*words, cache):
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    env |= {"JAX_PLATFORMS": "cpu", "DDLM_CACHE": str(cache), **more}
+    env |= {"JAX_PLATFORMS": "cpu", "DDLM_CACHE": str(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     words = [sys.executable, "-m", *words]
     return subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_a_run_is_the_same_with_kept_programs_and_says_nothing_of_damaged_ones(tmp_path):
-    """Trained without, into, from, and beside damage of the cache: equal losses, bit for bit."""
+    """Trained without, into, and from a cache of which half is damaged: equal losses, bit for bit."""
     losses = []
     cache = tmp_path / "cache"
     overrides = [word for setting in SMALL for word in ("--set", setting)]
-    for number in range(4):
+    for number in range(3):
         run = tmp_path / str(number)
-        if number == 3:
-            for file in cache.glob("programs/*/*-cache"):
+        if number == 2:
+            for file in sorted(cache.glob("programs/*/*-cache"))[::2]:
                 file.write_bytes(file.read_bytes()[:50])
                 os.utime(file, (0, 0))  # as if it had been looked at already
         done = command(
@@ -116,4 +116,4 @@ def test_a_run_is_the_same_with_kept_programs_and_says_nothing_of_damaged_ones(t
             [line.get("train/loss_nats_per_token", line.get("validation/value")) for line in lines]
         )
         assert any(cache.glob("programs/*/*-cache")) == (number > 0)
-    assert losses[0] == losses[1] == losses[2] == losses[3]
+    assert losses[0] == losses[1] == losses[2]
