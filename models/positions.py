@@ -7,7 +7,7 @@ of logits (B, L, V) only one chunk is ever in memory.
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ def apply_where(
     order = jnp.argsort(~of_shards(where), axis=1, stable=True)
     inverse = jnp.argsort(order, axis=1)
     x = _chunks(_permuted(of_shards(x), order, inverse), chunk)
-    wanted, *given = (_chunks(_take(of_shards(a), order), chunk) for a in (where, *values))
+    wanted = _chunks(_take(of_shards(where), order), chunk, "constant")
+    given = [_chunks(_take(of_shards(a), order), chunk) for a in values]
     one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (x, *given)]
     converted, closed = jax.closure_convert(function, *one)
     out = cast(Array, _apply(converted, tuple(closed), x, wanted, tuple(given)))
@@ -96,10 +97,11 @@ _permuted.defvjp(
 )
 
 
-def _chunks(x: Array, size: int) -> Array:
-    """(C, S, size, ...) from x (S, N, ...), the last filled up with zeros."""
+def _chunks(x: Array, size: int, fill: Literal["edge", "constant"] = "edge") -> Array:
+    """(C, S, size, ...) from x (S, N, ...), the last filled up with the last position again, of which
+    losses are finite as t is not 0; or with zeros."""
     short = -x.shape[1] % size
-    x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
+    x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2), mode=fill)
     return jnp.moveaxis(x.reshape(len(x), -1, size, *x.shape[2:]), 1, 0)
 
 

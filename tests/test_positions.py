@@ -75,6 +75,22 @@ def test_losses_and_gradients_are_those_of_the_whole_head(name):
         np.testing.assert_allclose(a, b, atol=1e-6 * float(np.abs(b).max() + 1e-9), rtol=1e-5)
 
 
+def test_gradients_are_finite_where_all_is_masked_and_the_last_chunk_is_filled_up():
+    """576 positions in chunks of 256: what fills the last one up must not be at t = 0."""
+    model, params = network(MDLM(V))
+    x0 = jax.random.randint(jax.random.key(2), (B, L), 0, V)
+    z, t = jnp.full((B, L), V), jnp.full((B, 1), 0.7)
+
+    def gradients(chunked):
+        chosen = replace(model, chunked_head=chunked)
+        loss = lambda p: MDLM(V).loss_of(Network(chosen, p), x0, z, t).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    found, expected = jax.tree.leaves(gradients(None)), jax.tree.leaves(gradients(False))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * float(np.abs(b).max() + 1e-9))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 1.0])
 @pytest.mark.parametrize("rows", [1, B])
 def test_no_position_is_dropped_however_many_are_masked(share, rows):
