@@ -182,6 +182,7 @@ class Transformer(Backbone):
             mask = within if mask is None else within & mask[None]
         condition, x = ends.condition(t, label), constrain_batch(x)
 
+        @jax.jit
         def layer(x, params_and_keys):
             params, keys = params_and_keys
             x = bind(self._block, params)(x, positions, mask, condition, keys)[0]
