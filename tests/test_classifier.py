@@ -158,7 +158,8 @@ def test_a_classifier_leads_samples_of_a_run_without_labels_to_one(name, options
 
     for letters, label in LETTERS.items():
         assert share(letters, *options, "--label", label) > 0.9
-    assert 0.1 < share("ab") < 0.9
+    if "--exact" in options:
+        assert 0.1 < share("ab") < 0.9  # of the run alone
 
 
 WRONG = [

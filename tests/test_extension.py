@@ -1,5 +1,5 @@
-"""A new process, schedule, sampler, network, optimiser, learning rate and token weight, each in one file
-outside of the packages: trained, evaluated and sampled from by commands, named nowhere in the tree."""
+"""A process, schedule, sampler, network, optimiser, learning rate, time weight and token weight of one's
+own, each in one file outside of the packages: used by commands, named nowhere in the tree."""
 
 import json
 from pathlib import Path
@@ -36,15 +36,26 @@ def test_there_is_one_of_each_and_none_is_long():
     assert min(lengths, key=lengths.get) == "schedule"
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_part_of_ones_own_is_trained_evaluated_and_sampled(name, tmp_path, capsys):
-    config, workdir = ["--config", str(FILES[name])], ["--workdir", str(tmp_path / "run")]
-    train.main([*config, *workdir, *SHORT])
-    train.main([*config, *workdir, *SHORT, "--set", "train.num_steps=6"])
+def trained(name, tmp_path, capsys):
+    """The options of a run of the file that was trained and continued."""
+    run = ["--config", str(FILES[name]), "--workdir", str(tmp_path / "run")]
+    train.main([*run, *SHORT])
+    train.main([*run, *SHORT, "--set", "train.num_steps=6"])
     assert "continuing after step 4" in capsys.readouterr().out
-    record = evaluate.main([*config, *workdir, "--max-sequences", "8", "--num-times", "2"])
+    return run
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "optimizer", "time_weight", "token_weight"])
+def test_a_part_of_training_of_ones_own_is_used_by_commands(name, tmp_path, capsys):
+    trained(name, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", ["backbone", "process", "sampler", "schedule"])
+def test_a_part_of_ones_own_is_trained_evaluated_and_sampled(name, tmp_path, capsys):
+    run = trained(name, tmp_path, capsys)
+    record = evaluate.main([*run, "--max-sequences", "8", "--num-times", "2"])
     assert 0 < record["value"] < 10
-    sample.main([*config, *workdir, "--num", "2", "--out", str(tmp_path / "s.jsonl")])
+    sample.main([*run, "--num", "2", "--out", str(tmp_path / "s.jsonl")])
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and all(len(line["text"]) == 32 for line in lines)
 

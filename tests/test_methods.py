@@ -68,9 +68,8 @@ def teacher(text, tmp_path_factory):
 
 
 def train(name, workdir, text, *settings):
-    sets = [
-        w for s in [*SMALL, "data.length=16", f"data.path={text}", *settings] for w in ("--set", s)
-    ]
+    small = [*SMALL, "data.length=16", "evaluation.num_times=2", f"data.path={text}"]
+    sets = [word for s in [*small, *settings] for word in ("--set", s)]
     config = str(ROOT / "configs" / "sotu" / f"{name}.py")
     return cli.guarded("train", ["--config", config, "--workdir", str(workdir), *sets])
 
@@ -88,7 +87,7 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
     }.get(name, [])
     assert train(name, workdir, text, *settings) == 0, capsys.readouterr().err
     where = ["--workdir", str(workdir)]
-    evaluate = ["--split", "test", "--num-times", "2"]
+    evaluate = ["--split", "test"]
     evaluate += ["--max-sequences", "8"] if name == "dirichlet" else []  # whose bound is costly
     if name in NO_BOUND:
         assert cli.guarded("evaluate", [*where, *evaluate]) == 2
@@ -96,7 +95,7 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
     else:
         assert cli.guarded("evaluate", [*where, *evaluate]) == 0
         step = 0 if name == "edlm_autoregressive" else 2
-        (path,) = (workdir / "records").glob(f"test-{step}-evaluation.num_times=2*.json")
+        (path,) = (workdir / "records").glob(f"test-{step}*.json")
         record = json.loads(path.read_text())
         exact = name == "autoregressive"
         assert record["kind"] == ("exact" if exact else "bound") and 3 < record["value"] < 30

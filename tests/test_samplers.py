@@ -144,10 +144,10 @@ def test_distribution_of_every_other_process_approaches_the_data(name):
     process = complete(NEW[name], toy.vocab_size)
     distance = [
         np.abs(distribution_of(toy, process, Ancestral(T), rows=FEW) / FEW - toy.p).sum() / 2
-        for T in (1, 4, 60)
+        for T in (2, 60)
     ]
     noise = np.sqrt(toy.p / FEW).sum()
-    assert distance[0] > distance[1] > distance[2] and distance[2] < noise + 0.01
+    assert distance[0] > 2 * distance[1] and distance[1] < noise + 0.01
 
 
 @pytest.mark.parametrize("grid", ["uniform", "cosine"])
