@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.model import RowModel, at_positions
 from diffusion.numerics import gather_last
-from diffusion.process import Objective, Process, RowModel, at_positions, mask_schedule
+from diffusion.process import Objective, Process, mask_schedule
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
 

@@ -11,8 +11,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from diffusion.model import RowModel
 from diffusion.numerics import gather_last
-from diffusion.process import Kind, Likelihood, RowModel, Sequential, Traits
+from diffusion.process import Kind, Likelihood, Sequential, Traits
 
 
 @dataclass(frozen=True)

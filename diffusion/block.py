@@ -27,17 +27,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.mdlm import MDLM
-from diffusion.process import (
-    Composed,
-    JumpProcess,
-    Kind,
-    Likelihood,
-    Model,
-    PositionModel,
-    Process,
-    TimeIntegral,
-    Traits,
-)
+from diffusion.model import Model, PositionModel
+from diffusion.process import Composed, JumpProcess, Kind, Likelihood, Process, TimeIntegral, Traits
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,9 @@ from jax.scipy.special import digamma, gammaln
 
 from diffusion.dirichlet_coefficient import coefficient_over_x
 from diffusion.markov import Head
+from diffusion.model import Model
 from diffusion.numerics import gather_last, log_quotient
-from diffusion.process import FlowProcess, Kind, Likelihood, Model
+from diffusion.process import FlowProcess, Kind, Likelihood
 from diffusion.random import fold_in, log_exponential, log_gamma, signs, split
 from diffusion.simplex import EvidenceProcess, log_state
 

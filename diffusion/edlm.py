@@ -46,8 +46,9 @@ from jax import Array
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.mdlm import MDLM
+from diffusion.model import Model
 from diffusion.numerics import gather_last
-from diffusion.process import Composed, Kind, KnownTokens, Likelihood, Model, Process, Traits
+from diffusion.process import Composed, Kind, KnownTokens, Likelihood, Process, Traits
 from diffusion.random import categorical, split
 from diffusion.spaces import StateSpace
 

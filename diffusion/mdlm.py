@@ -25,8 +25,9 @@ from jax import Array
 
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
+from diffusion.model import at_positions
 from diffusion.numerics import gather_last, log_one_hot
-from diffusion.process import Kind, Traits, at_positions, check_num_steps
+from diffusion.process import Kind, Traits, check_num_steps
 from diffusion.random import categorical, categorical_by, uniforms
 from diffusion.schedules import Linear, Schedule, masked_weight, masked_weights
 

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.dirichlet import DirichletFlow
-from diffusion.process import Composed, Model, Traits
+from diffusion.model import Model
+from diffusion.process import Composed, Traits
 from diffusion.random import categorical, fold_in, split
 from diffusion.simplex import EvidenceProcess
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.process import JumpProcess, Model, Process
+from diffusion.model import Model
+from diffusion.process import JumpProcess, Process
 from diffusion.random import split
 from samplers.sampler import Compatibility, GridSampler, State
 

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.model import Model
 from diffusion.numerics import gather_last, log_softmax, tilt
-from diffusion.process import JumpProcess, Model
+from diffusion.process import JumpProcess
 from samplers.guidance import IMPOSSIBLE, check_interval, inside, mixed
 from samplers.posterior import GuidedStep
 

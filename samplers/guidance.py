@@ -32,8 +32,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.model import Model
 from diffusion.numerics import log_softmax, tilt
-from diffusion.process import Model, Objective, Sequential, denoising_process
+from diffusion.process import Objective, Sequential, denoising_process
 from diffusion.simplex import EvidenceProcess, SimplexProcess, project
 
 IMPOSSIBLE = -1e9  # in place of log 0, whose differences are not numbers

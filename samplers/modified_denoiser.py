@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from jax import Array
 
-from diffusion.process import Model, Process
+from diffusion.model import Model
+from diffusion.process import Process
 from samplers.logits_processor import LogitsProcessor
 
 

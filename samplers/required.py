@@ -13,7 +13,8 @@ from collections.abc import Sequence, Sized
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.process import Model, Process
+from diffusion.model import Model
+from diffusion.process import Process
 from diffusion.random import categorical, fold_in, split
 
 

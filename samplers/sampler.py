@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.model import Model
 from diffusion.numerics import gather_last
-from diffusion.process import Model, Objective, Process
+from diffusion.process import Objective, Process
 from diffusion.random import fold_in, split
 from samplers.logits_processor import LogitsProcessor
 from samplers.modified_denoiser import processed

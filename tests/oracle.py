@@ -51,7 +51,7 @@ TOYS = {"V3L3": (3, 3, 113), "V4L2": (4, 2, 114), "V5L2": (5, 2, 115)}
 
 @dataclass(frozen=True)
 class OneText:
-    """A function model(z, t) whose rows are a text each, as a `diffusion.process.RowModel`."""
+    """A function model(z, t) whose rows are a text each, as a `diffusion.model.RowModel`."""
 
     function: Callable
     segments: None = None

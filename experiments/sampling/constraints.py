@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.process import Composed, JumpProcess, Model, Sequential
+from diffusion.model import Model
+from diffusion.process import Composed, JumpProcess, Sequential
 from diffusion.simplex import EvidenceProcess
 from experiments.config import Experiment
 from experiments.errors import UserError

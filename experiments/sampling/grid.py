@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.process import Composed, FlowProcess, JumpProcess, Model, Objective, Process
+from diffusion.model import Model
+from diffusion.process import Composed, FlowProcess, JumpProcess, Objective, Process
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.text import prepare
 from experiments.devices.memory import check_program

@@ -1,0 +1,71 @@
+"""What a process and a sampler are given as a model: the network with its parameters bound.
+
+A process calls it and knows nothing else of the network; `models.backbone.Network` is ours.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Model = Callable[..., Array]
+"""model(z, t, **condition) -> out (B, L, V); parameters and dropout key are already bound.
+
+Some processes ask more of it (`models.backbone.Network`): context=x0 for block diffusion, `cache` and
+`decode` for samplers from left to right, `energy`, a second network, for residual energies. `log_p` of a
+`Sequential` and the any-order bounds ask for a `RowModel`."""
+
+
+class RowModel(Protocol):
+    """A model that knows what its rows hold: several texts, padding, or a text each."""
+
+    @property
+    def segments(self) -> Array | None:
+        """(B, L), equal for the positions of one text, 0 for padding; None where a row is one text."""
+        ...
+
+    def __call__(self, z: Array, t: Array, **condition: Array) -> Array:
+        """out (B, L, V), as of every `Model`."""
+        ...
+
+
+@runtime_checkable
+class PositionModel(Protocol):
+    """A model that need not compute what it says of every position."""
+
+    def at(
+        self,
+        function: Callable[..., Array],
+        where: Array | None,
+        x0: Array,
+        z: Array,
+        t: Array,
+    ) -> Array:
+        """`at_positions` of this model."""
+        ...
+
+    def given(self, **condition: Array) -> Model:
+        """The model with more of a condition."""
+        ...
+
+
+def at_positions(
+    model: Model,
+    function: Callable[..., Array],
+    where: Array | None,
+    x0: Array,
+    z: Array,
+    t: Array,
+) -> Array:
+    """function(out, x0, z, t), (B, L), of out = model(z, t), which of a position takes what is given of
+    it alone; 0 where `where` (B, L) is false, None for nowhere."""
+    if isinstance(model, PositionModel):
+        return model.at(function, where, x0, z, t)
+    value = function(model(z, t), x0, z, t)
+    return value if where is None else jnp.where(where, value, 0)
+
+
+LogitsFunction = Callable[[Array], Array]
+"""log_p0 (B, L, V) -> the same, changed: what a logits processor does at one step."""
