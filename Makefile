@@ -2,12 +2,13 @@
 # make test         install and run the test suite
 # make test-fast    the part of it that compiles little, for the inner loop
 # make lint         ruff, and pyright over the types (half a minute)
+# make docs         build the documentation site into build/site (a quarter of a minute)
 # make lock         write requirements.lock anew from setup.py
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast lint lock clean
+.PHONY: quickstart test test-fast lint docs lock clean
 
 .venv/ready: requirements.lock setup.py
 	@if command -v uv > /dev/null; then \
@@ -37,9 +38,15 @@ test-fast: .venv/ready
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
+# A warning is an error, and so is what a page would fetch from elsewhere.
+docs: .venv/ready
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@! grep -rlE --include='*.html' '<(script|link|img)[^>]* (src|href)="?(https?:)?//' build/site
+	@echo build/site/index.html
+
 lock: .venv/ready
 	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-	  --python-version 3.11 --extra test --extra build setup.py --output-file requirements.lock
+	  --python-version 3.11 --extra test --extra docs --extra build setup.py --output-file requirements.lock
 
 clean:
 	rm -rf .venv

@@ -35,6 +35,10 @@ setup(
     ],
     extras_require={
         "build": ["setuptools>=77"],  # builds this package without a second, unpinned download
+        "docs": [
+            "mkdocs-material>=9.8",  # the documentation site: pages, search, themes, all offline
+            "mkdocstrings[python]>=1.0",  # its API reference, made of docstrings
+        ],
         "mauve": ["mauve-text>=0.4.0"],  # MAUVE of experiments.quality
         "transformers": [  # a scorer of experiments.quality from a local folder
             "safetensors>=0.8",  # its weights

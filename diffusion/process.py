@@ -1,6 +1,7 @@
 """What a diffusion process is: the conventions of the whole project, and the interfaces.
 
 Conventions
+
 - t in [0, 1]: 0 is data, 1 is noise; the reverse step goes from t to s, s < t. A time has rank 2:
   (B, 1), or (B, L) where positions differ.
 - V data tokens 0..V-1. Absorbing processes have S = V + 1 states and the mask is id V, the last.

@@ -269,7 +269,7 @@ def _about(first: str) -> None:
         print("usage: ddlm COMMAND [--help] ...\n")
         for name, purpose in COMMANDS.items():
             print(f"  {name:<11} {purpose}")
-        print("\nOther programs, python -m experiments.NAME, and examples: docs/guide.md")
+        print("\nOther programs, python -m experiments.NAME, and examples: docs/guide/")
     else:
         message = f"no command {first}" if first else "a command is missing"
         raise UserError(f"{message}; one of {', '.join(COMMANDS)}; see ddlm --help")

@@ -103,6 +103,11 @@ class Steps(Amount):
 
 @dataclass(frozen=True)
 class Tokens(Amount):
+    """Reveals `num` tokens a call.
+
+    num: how many, at least 1.
+    """
+
     num: int = 1
 
     def __post_init__(self):
@@ -118,6 +123,11 @@ class Tokens(Amount):
 
 @dataclass(frozen=True)
 class Threshold(Amount):
+    """Reveals all tokens that are sure enough, and one at least (Fast-dLLM, arXiv 2505.22618).
+
+    probability: what sure enough is, above 0.
+    """
+
     probability: float = 0.9
 
     def __post_init__(self):
@@ -134,6 +144,12 @@ class Threshold(Amount):
 
 @dataclass(frozen=True)
 class EntropyBudget(Amount):
+    """Reveals as many as keep the sum less the largest of their entropies within the budget, and one at
+    least (EB-Sampler, arXiv 2505.24857).
+
+    nats: the budget.
+    """
+
     nats: float = 0.5
 
     def __post_init__(self):

@@ -127,8 +127,10 @@ def settings():
 def explained(cls):
     """The names that a class explains: "name: what it is" or "name, name: ..." in its docstring, or a
     string below the field."""
-    entries = re.findall(r"(\w+(?:, \w+)*):\s", vars(cls).get("__doc__") or "")
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    body = definition.body
+    written = ast.get_docstring(definition) or ""  # __doc__ may be the signature, by dataclass
+    entries = re.findall(r"(\w+(?:, \w+)*):\s", written)
     below = [
         field.target.id
         for field, text in pairwise(body)
@@ -189,8 +191,12 @@ def test_modules_that_are_named_exist(path):
 
 def anchors(page):
     """What a link may end in after #."""
-    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    text = page.read_text()
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    made_of_docstrings = re.findall(r"^::: (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}.union(
+        made_of_docstrings
+    )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

@@ -105,8 +105,8 @@ def test_stored_samplers_with_the_setting_of_a_cache_are_read(old, sampler):
 
 
 def test_the_loop_of_the_guide_runs_and_gives_the_samples_of_the_sampler(capsys):
-    guide = (Path(__file__).parent.parent / "docs/guide.md").read_text()
-    section = guide[guide.index("### Sampling by hand") :]
+    guide = (Path(__file__).parent.parent / "docs/guide/python.md").read_text()
+    section = guide[guide.index("## Sampling by hand") :]
     names = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
     table = jnp.asarray(names["table"])
