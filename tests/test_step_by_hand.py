@@ -1,8 +1,6 @@
 """Loops of one's own over `GridSampler.step`: the samples of `sample`, by any function as a network."""
 
-import re
 from dataclasses import is_dataclass, replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -102,17 +100,6 @@ def test_stored_samplers_with_the_setting_of_a_cache_are_read(old, sampler):
     """Which they had from `Ancestral`, and it was always off."""
     stored = encode(sampler) | {"_type": f"samplers.{old}", "cached": False}
     assert decode(stored) == sampler
-
-
-def test_the_loop_of_the_guide_runs_and_gives_the_samples_of_the_sampler(capsys):
-    guide = (Path(__file__).parent.parent / "docs/guide/python.md").read_text()
-    section = guide[guide.index("## Sampling by hand") :]
-    names = {}
-    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
-    table = jnp.asarray(names["table"])
-    model = lambda z, t: table[jnp.roll(z, 1, axis=1)]  # noqa: E731
-    expected = names["sampler"].sample(jax.random.key(0), names["process"], model, names["shape"])
-    np.testing.assert_array_equal(names["x0"], expected)
 
 
 def test_samplers_that_have_a_step_have_no_other_way_to_go_on():
