@@ -38,9 +38,9 @@ test-fast: .venv/ready
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
-# A warning is an error, and so is what a page would fetch from elsewhere.
+# A warning is an error (--quiet would drop it before it is counted), and so is what a page would fetch from elsewhere.
 docs: .venv/ready
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@! grep -rlE --include='*.html' '<(script|link|img)[^>]* (src|href)="?(https?:)?//' build/site
 	@echo build/site/index.html
 
