@@ -207,8 +207,8 @@ def test_links_lead_somewhere(path):
         assert target.exists() and (not anchor or anchor in anchors(target)), link
 
 
-def test_the_tree_of_the_readme_names_files_that_exist():
-    block = (ROOT / "README.md").read_text().partition("## The tree")[2].split("```")[1]
+def test_the_tree_of_the_architecture_names_files_that_exist():
+    block = (ROOT / "docs/architecture.md").read_text().partition("## The tree")[2].split("```")[1]
     there = {path.name for path in [*PAGES, *SOURCES, *ROOT.glob("*.py")]}
     assert set(re.findall(r"\w+\.(?:py|md)", block)) <= there
 
