@@ -72,7 +72,7 @@ from diffusion.schedules import (
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
-from experiments import runs
+from experiments import run as trained
 from experiments.config import Evaluation, Experiment, Mesh, Teacher, Train
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text
@@ -255,7 +255,7 @@ class Run:
     the last step), a nested dict of arrays; `step`, that of the checkpoint; `workdir`, the run
     directory."""
 
-    def __init__(self, run: runs.Run, workdir: str | Path, raw: bool = False):
+    def __init__(self, run: trained.Run, workdir: str | Path, raw: bool = False):
         self._run, self.workdir, self.raw = run, Path(workdir), raw
         self.experiment, self.params, self.step = run.experiment, run.params, run.step
 
@@ -359,7 +359,7 @@ def load(
     classes of your own, or an experiment of them. changes: settings as of --set. raw: the
     parameters of the last step, not their average. UserError where there is none."""
     defined = str(config) if isinstance(config, Path) else config
-    return Run(runs.load_run(str(workdir), step, changes, defined, not raw), workdir, raw)
+    return Run(trained.load_run(str(workdir), step, changes, defined, not raw), workdir, raw)
 
 
 def train(experiment: Experiment, workdir: str | Path, log: Callable[[str], None] = print) -> Run:

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     from experiments.data.tokenizers import count
     from experiments.files import check_new, write_atomically
     from experiments.progress import Progress
-    from experiments.runs import load_run
+    from experiments.run import load_run
 
     path = Path(args.file)
     out = Path(args.out or f"{path}.ddlm")

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     from experiments.errors import UserError
     from experiments.files import check_new, write_atomically
     from experiments.progress import Progress
-    from experiments.runs import load_run
+    from experiments.run import load_run
 
     path = Path(args.file)
     header, words = unpack(read_bytes(path), path)

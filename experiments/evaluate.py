@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.evaluation.bound import evaluate_run, of_other_text
     from experiments.evaluation.record_files import record_path, write_record
     from experiments.overrides import override
-    from experiments.runs import load_run
+    from experiments.run import load_run
 
     start(args.distributed)
     overrides = list(args.set)

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> dict:
     from pathlib import Path
 
     from experiments.errors import UserError
-    from experiments.runs import load_run
+    from experiments.run import load_run
     from experiments.sampling.grid import FILE, MOST_BINS, measure, table, write_grid
 
     if args.bins > MOST_BINS:

@@ -57,7 +57,7 @@ def _baselines(workdir: str, reading: Sequence[str]) -> list[tuple[str, float, f
     """(name, bits per character, standard error) of n-grams, on the same split, cut the same way."""
     from experiments.data.text import prepare
     from experiments.evaluation.ngram import ngram_estimate
-    from experiments.runs import load_run
+    from experiments.run import load_run
 
     run = load_run(workdir, overrides=reading[3::2], config=reading[1] if reading else None)
     data, vocab_size = run.experiment.data, run.experiment.process.num_tokens

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
     args = options.parse_args(arguments)
 
     from experiments.devices.distributed import start
-    from experiments.runs import load_run
+    from experiments.run import load_run
     from experiments.sampling.request import Request, prepare
 
     start(args.distributed)

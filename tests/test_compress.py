@@ -17,7 +17,7 @@ from experiments.compression import text as compressing
 from experiments.compression.archive import Header, pack, unpack
 from experiments.compression.coding import decode, encode, make_distributions
 from experiments.errors import UserError
-from experiments.runs import load_run
+from experiments.run import load_run
 
 TEXT = "the state of the union is what the people of the states have made of it and no other "
 LENGTH = 24

@@ -27,7 +27,7 @@ from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
 from experiments import cli
 from experiments.errors import UserError
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.sampling.grid import FILE, fitted_information, information
 from samplers.ancestral import Ancestral
 

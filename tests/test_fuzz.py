@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from experiments import cli
 from experiments.errors import UserError
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.studies.fuzzing import engine
 from experiments.studies.fuzzing import readers as all_readers
 from experiments.studies.fuzzing.engine import Reader, classify, run

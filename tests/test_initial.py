@@ -9,7 +9,7 @@ import pytest
 from test_methods import train
 
 from experiments import cli
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.training.checkpoints import Checkpoints
 
 

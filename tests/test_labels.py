@@ -20,7 +20,7 @@ from experiments.errors import UserError
 from experiments.evaluation.bound import sequences, spread
 from experiments.labels import label_number
 from experiments.overrides import override, resolve
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.training.checkpoints import Checkpoints
 from models.backbone import Network
 from models.transformer import Transformer

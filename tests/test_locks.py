@@ -23,7 +23,7 @@ from experiments.data.text import Text, prepare
 from experiments.devices.sharding import make_mesh
 from experiments.errors import UserError
 from experiments.locks import held
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.training import trainer
 from experiments.training.checkpoints import Checkpoints
 

@@ -14,7 +14,7 @@ from conftest import SMALL
 from diffusion.dirichlet import DirichletFlow
 from diffusion.one_step import OneStep
 from experiments import cli
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.training.checkpoints import Checkpoints
 from samplers.ode import ODE
 

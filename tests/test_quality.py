@@ -15,7 +15,7 @@ from test_methods import train
 from configs import smoke
 from experiments import cli
 from experiments.data.tokenizers import LETTERS
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.sample_metrics import occurrences, sample_quality
 from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
 from experiments.sample_metrics.record import overlaps, real_texts

@@ -10,7 +10,7 @@ import pytest
 from conftest import SMALL, on_devices
 
 from experiments import cli
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.sampling.trace import trace_record
 from experiments.sampling.trace_page import page
 from experiments.studies.measuring import sampler_error_toy

@@ -10,7 +10,7 @@ import jax
 from conftest import SMALL, on_devices
 
 from experiments.cli import guarded
-from experiments.runs import load_run
+from experiments.run import load_run
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/sotu/mdlm.py"

@@ -22,7 +22,7 @@ from experiments.evaluation.record_files import (
 )
 from experiments.evaluation.units import CHARACTERS, bits_per_character
 from experiments.labels import gives_labels
-from experiments.runs import restore_run
+from experiments.run import restore_run
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import read_metric
 from experiments.training.trainer import train

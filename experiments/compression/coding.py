@@ -26,7 +26,7 @@ import numpy as np
 from diffusion.process import Process, Sequential, denoising_process, mask_schedule
 from diffusion.schedules import time_of
 from experiments.errors import UserError
-from experiments.runs import Run
+from experiments.run import Run
 
 
 class Distributions(ABC):

@@ -26,7 +26,7 @@ from experiments.evaluation.units import Estimate
 from experiments.labels import check_labels, gives_labels
 from experiments.overrides import resolve
 from experiments.progress import Progress
-from experiments.runs import Run
+from experiments.run import Run
 
 
 def estimate(

@@ -15,7 +15,7 @@ from experiments.evaluation.estimators import (
     make_bound,
     times_per_sequence,
 )
-from experiments.runs import Run
+from experiments.run import Run
 
 
 @dataclass(frozen=True)

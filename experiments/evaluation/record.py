@@ -17,7 +17,7 @@ from experiments.data.tokenizers import COUNTED
 from experiments.evaluation.estimators import estimator_of, is_exact, kind_of, times_per_sequence
 from experiments.evaluation.units import Estimate, perplexity
 from experiments.labels import gives_labels
-from experiments.runs import Run
+from experiments.run import Run
 from experiments.serialization import encode
 
 

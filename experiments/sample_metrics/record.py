@@ -14,7 +14,7 @@ from experiments.data.text import Corpus, Text, prepare
 from experiments.data.tokenizers import OutsideAlphabet
 from experiments.errors import UserError
 from experiments.evaluation.units import perplexity
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.sample_metrics.mauve_score import load_mauve
 from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
 from experiments.sample_metrics.scorers import Scorer, load_scorer

@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.evaluation.bound import spread
 from experiments.evaluation.units import Estimate
 from experiments.overrides import leaves, named, override
-from experiments.runs import Run, load_run
+from experiments.run import Run, load_run
 from experiments.sample_metrics.scorers import autoregressive_run, run_log_p
 from experiments.sample_metrics.text_measures import entropy_bits, inner_words
 from experiments.sampling.samples import make_sample, with_steps

@@ -19,7 +19,7 @@ from experiments.config import Experiment
 from experiments.data.tokenizers import OutsideAlphabet, Tokenizer
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
-from experiments.runs import Run, load_run
+from experiments.run import Run, load_run
 
 
 class Scorer(ABC):

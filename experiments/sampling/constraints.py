@@ -14,7 +14,7 @@ from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.labels import label_number
 from experiments.overrides import differences
-from experiments.runs import Run
+from experiments.run import Run
 from experiments.sampling.known import encode
 from samplers import guidance
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors

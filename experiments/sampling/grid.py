@@ -36,7 +36,7 @@ from experiments.labels import check_labels
 from experiments.overrides import resolve
 from experiments.plain_json import parse
 from experiments.progress import Progress
-from experiments.runs import Run
+from experiments.run import Run
 from experiments.streams import complain
 from experiments.training.checkpoints import Checkpoints
 

@@ -9,7 +9,7 @@ from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.evaluation.record import precision
 from experiments.overrides import OverrideError, override
-from experiments.runs import Run, load_run
+from experiments.run import Run, load_run
 from experiments.sampling.constraints import SamplingConstraints, make_constraints
 from experiments.sampling.grid import fitted_information
 from experiments.sampling.known import banned, check_known, encode_known

@@ -17,7 +17,7 @@ from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.overrides import leaves, override
-from experiments.runs import Run
+from experiments.run import Run
 from experiments.sampling.constraints import UNCONSTRAINED, SamplingConstraints
 from models.layers import use_mesh
 from samplers.required import place

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> dict:
 
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
-    from experiments.runs import load_run
+    from experiments.run import load_run
     from experiments.studies.measuring.gradient_noise import measure
 
     run = load_run(args.workdir, args.step)

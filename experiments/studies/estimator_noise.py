@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.evaluation.estimators import check_bound, make_bound
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
-    from experiments.runs import load_run
+    from experiments.run import load_run
 
     run = load_run(args.workdir, overrides=args.set)
     check_bound(run.experiment)

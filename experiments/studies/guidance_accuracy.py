@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.evaluation.bound import sequences
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
-    from experiments.runs import load_run
+    from experiments.run import load_run
     from experiments.sampling.constraints import make_constraints
     from experiments.sampling.samples import sample_run
     from models.classifier import Classifier

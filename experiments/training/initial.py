@@ -9,7 +9,7 @@ import jax
 from diffusion.process import Composed, Sequential
 from experiments.config import Experiment
 from experiments.errors import UserError
-from experiments.runs import Run, load_run
+from experiments.run import Run, load_run
 from experiments.serialization import decode, read_stored
 
 

@@ -7,7 +7,7 @@ from diffusion.process import Composed
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.overrides import leaves
-from experiments.runs import load_run
+from experiments.run import load_run
 
 
 def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:

@@ -11,7 +11,7 @@ from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.locks import held
 from experiments.overrides import differences
-from experiments.runs import TOKENIZER
+from experiments.run import TOKENIZER
 from experiments.serialization import classes, decode, encode, read_stored
 
 LOCK = ".lock"

@@ -14,7 +14,7 @@ from experiments.config import Experiment, Train
 from experiments.data.text import Text
 from experiments.optimization.adamw import AdamW
 from experiments.optimization.warmup_constant import WarmupConstant
-from experiments.runs import load_run
+from experiments.run import load_run
 from experiments.studies.fuzzing.engine import Reader
 from experiments.studies.fuzzing.mutations import (
     TEXT,

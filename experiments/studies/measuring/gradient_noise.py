@@ -10,7 +10,7 @@ from experiments.config import Experiment
 from experiments.data.pipeline import training_batches
 from experiments.data.text import prepare
 from experiments.errors import UserError
-from experiments.runs import Run
+from experiments.run import Run
 
 
 def measure(
