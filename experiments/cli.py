@@ -5,36 +5,53 @@ huge pages, which makes training on CPU about a fifth faster (docs/measurements.
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
-from experiments.errors import Diverged, Stopped, UserError, shortened
+from experiments.docstring import first_line
+from experiments.errors import Failed, Stopped, UserError, shortened
 from experiments.files import check_apart, descriptor, why_unwritable
 from experiments.program_cache import keep_programs
 from experiments.streams import NAME, complain, flush, open_missing, standard_output
 from experiments.streams import log as log
 
-COMMANDS = {
-    "train": "a model from an experiment config, or continue a run",
-    "sample": "from a run's checkpoint",
-    "evaluate": "a run's likelihood bound on text",
-    "compare": "methods on one budget, or evaluation records",
-    "quality": "of samples, beside that of real text",
-    "compress": "a text by a run's model",
-    "decompress": "what compress wrote",
-    "prepare": "a published corpus, or documents of your own, as text files",
-    "plan": "a run on a slice of TPUs, compiled without one",
+GROUPS = {
+    "Make a model": ("prepare", "train", "plan"),
+    "Use it": ("sample", "compress", "decompress"),
+    "Measure it": ("evaluate", "quality", "compare"),
+    "Look around": ("configs", "runs"),
 }
+COMMANDS = [name for names in GROUPS.values() for name in names]
+_EXAMPLES = """
+Examples:
+  ddlm train --config configs/sotu/quickstart.py --workdir runs/a
+  ddlm sample --workdir runs/a --prompt "the state of"
+  ddlm evaluate --workdir runs/a --split test
+
+ddlm COMMAND --help lists the options of a command. docs/guide.md has more examples, and other
+programs, python -m experiments.NAME."""
+_WRITE_NOTHING = ("configs", "runs")
 _TUNABLE = "glibc.malloc.hugetlb"
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake as UserError, which is one line, instead of usage and exit."""
+    """Reports a mistake as UserError, which is one line, instead of usage and exit.
+
+    summary: the sentence that its help begins with.
+    """
+
+    summary = ""
+
+    def format_help(self) -> str:
+        """The help: what the command does, how it is called, its options, examples."""
+        return f"{self.summary}\n\n{super().format_help()}"
 
     def error(self, message: str) -> NoReturn:
         """Never returns: UserError with the message."""
@@ -61,13 +78,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(name: str, description: str | None) -> Parser:
-    """A parser for the command `name` with the options that several commands share left out."""
-    return Parser(
+    """A parser for the command `name` with the options that several commands share left out.
+    description: what its help says before the options, and, from a line "Examples:" on, after them."""
+    before, line, examples = (description or "").partition("\nExamples:\n")
+    summary, _, details = before.partition("\n")
+    made = Parser(
         prog=f"ddlm {name}" if name in COMMANDS else f"python -m experiments.{name}",
-        description=description,
+        description=details.strip("\n") or None,
+        epilog=f"examples:\n{examples.rstrip()}" if line else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    made.summary = summary
+    return made
 
 
 def add_set(options: argparse.ArgumentParser) -> None:
@@ -144,9 +167,14 @@ def _whole(text: str, least: int) -> int:
 def run(name: str) -> None:
     """Runs `experiments.<name>.main` on the command line and exits with its code."""
     open_missing()
+    _run(name, sys.argv[1:])
+
+
+def _run(name: str, arguments: list[str]) -> NoReturn:
     _use_huge_pages()
-    keep_programs()
-    _exit(guarded(name, sys.argv[1:]))
+    if name not in _WRITE_NOTHING:
+        keep_programs()
+    _exit(guarded(name, arguments))
 
 
 def guarded(name: str, arguments: list[str]) -> int:
@@ -195,7 +223,7 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
     match error:
         case UserError():
             return 2, f"error: {error}"
-        case Diverged():
+        case Failed():
             return 1, f"error: {error}"
         case Stopped():
             return 128 + error.signal, str(error)
@@ -238,7 +266,7 @@ def _joined():
     return module if module and module.several() else None
 
 
-def _exit(code: int) -> None:
+def _exit(code: int) -> NoReturn:
     flush()
     if code == 0:
         sys.exit()
@@ -253,9 +281,7 @@ def main() -> None:
     open_missing()
     first, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if first in COMMANDS:
-        _use_huge_pages()
-        keep_programs()
-        _exit(guarded(first, rest))
+        _run(first, rest)
     code = _bounded(lambda: _about(first), [])
     flush()
     sys.exit(code)
@@ -266,12 +292,16 @@ def _about(first: str) -> None:
     if first == "--version":
         print(f"ddlm {version('ddlm')}")
     elif first in ("-h", "--help"):
-        print("usage: ddlm COMMAND [--help] ...\n")
-        for name, purpose in COMMANDS.items():
-            print(f"  {name:<11} {purpose}")
-        print("\nOther programs, python -m experiments.NAME, and examples: docs/guide/")
+        print("usage: ddlm COMMAND [--help] ...")
+        for group, names in GROUPS.items():
+            print(f"\n{group}:")
+            for name in names:
+                print(f"  {name:<11} {first_line(Path(__file__).with_name(f'{name}.py'))}")
+        print(_EXAMPLES)
     else:
-        message = f"no command {first}" if first else "a command is missing"
+        near = difflib.get_close_matches(first, COMMANDS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        message = f"no command {first}{hint}" if first else "a command is missing"
         raise UserError(f"{message}; one of {', '.join(COMMANDS)}; see ddlm --help")
 
 

@@ -1,24 +1,26 @@
-"""Compare: ddlm compare --workdir runs/compare --config A.py --config B.py ...
+"""Compare methods on one budget, or evaluation records that exist.
 
-Trains every config on the same budget, evaluates each over a whole split, and prints the bounds as one
-sorted table, which is also written as Markdown, beside a plot. The configs may differ in process and
-sampler only; --set applies to all of them. Each run is a run directory in WORKDIR, and what is finished
-there is not done again.
+With --config, trains every config on the same budget, evaluates each over a whole split, and prints the
+bounds as one sorted table, which is also written as Markdown, beside a plot. The configs may differ in
+process and sampler only; --set applies to all of them. Each run is a run directory in WORKDIR, and what
+is finished there is not done again.
 
-ddlm compare RECORD [RECORD ...]
-
-Compares evaluation records that exist, files that `evaluate` wrote. Those of one protocol (unit, text,
+With RECORDs, files that `evaluate` wrote, compares those. Records of one protocol (unit, text,
 tokenizer, context, labels) are one sorted table, in which differences below two joint standard errors
 are ties; those of different protocols are not ranked, but listed with what differs. Published values
 stand beside a table if the records are of the published protocol. A record whose numbers are not finite
 or contradict each other is left out, with the reason.
+
+Examples:
+    ddlm compare --workdir runs/compare --config configs/sotu/mdlm.py --config configs/sotu/md4.py
+    ddlm compare runs/*/records/test-*.json
 """
 
 from experiments import cli
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the methods are trained and judged on one budget, or the records laid side by side."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("compare", __doc__)
     options.add_argument("records", nargs="*", metavar="RECORD", help="an evaluation record")
     options.add_argument("--workdir", help="gets a run directory for each config")
@@ -41,6 +43,12 @@ def main(arguments: list[str]) -> None:
         help="the image file (default: plot.png in WORKDIR, or here for records)",
     )
     cli.add_set(options)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the methods are trained and judged on one budget, or the records laid side by side."""
+    options = command_line()
     args = options.parse_intermixed_args(arguments)
     training = ("config", "workdir", "split", "num_times", "batch_size", "set")
     named = ["--" + name.replace("_", "-") for name in training if getattr(args, name)]

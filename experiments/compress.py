@@ -1,15 +1,19 @@
-"""Compress: ddlm compress --workdir runs/a FILE [--group 4] [--out FILE.ddlm]
+"""Compress a text by a run's model.
 
-Compresses a text with the predictions of a masked or autoregressive model
-(experiments/compression/coding.py). Prints the size of the file beside the code length that the model
-promises, and beside gzip, xz and zstd. `decompress` gives the text back, with the same checkpoint.
+Compresses with the predictions of a masked or autoregressive model (experiments/compression/coding.py).
+Prints the size of the file beside the code length that the model promises, and beside gzip, xz and zstd.
+`decompress` gives the text back, with the same checkpoint.
+
+Examples:
+    ddlm compress --workdir runs/a text.txt
+    ddlm compress --workdir runs/a text.txt --group 8 --out text.ddlm
 """
 
 from experiments import cli
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the compressed file is written, and its size printed beside that of others."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("compress", __doc__)
     options.add_argument("file", help="the text, in the alphabet of the run")
     options.add_argument("--workdir", required=True, help="the run directory")
@@ -27,7 +31,12 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--config", help="the file that defines your own process")
     options.add_argument("--out", type=cli.output, help="where to write (default: FILE.ddlm)")
     cli.add_force(options)
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the compressed file is written, and its size printed beside that of others."""
+    args = command_line().parse_args(arguments)
 
     from importlib.metadata import version
     from pathlib import Path

@@ -1,13 +1,17 @@
-"""Decompress: ddlm decompress --workdir runs/a FILE.ddlm [--out FILE]
+"""Give back the text that `compress` was given, byte for byte.
 
-The text that `compress` was given, byte for byte, with the checkpoint it was made with.
+Takes the run, the checkpoint and the version that it was compressed with.
+
+Examples:
+    ddlm decompress --workdir runs/a text.txt.ddlm
+    ddlm decompress --workdir runs/a text.ddlm --out text.txt
 """
 
 from experiments import cli
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the text that `compress` was given is written."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("decompress", __doc__)
     options.add_argument("file", help="what `compress` has written")
     options.add_argument("--workdir", required=True, help="the run it was made with")
@@ -16,7 +20,12 @@ def main(arguments: list[str]) -> None:
         "--out", type=cli.output, help="where to write (default: FILE without .ddlm)"
     )
     cli.add_force(options)
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the text that `compress` was given is written."""
+    args = command_line().parse_args(arguments)
 
     from pathlib import Path
 

@@ -27,8 +27,12 @@ def shortened(text: str) -> str:
     return text if len(text) <= _SHORT else f"{text[: _SHORT // 2 - 5]} ... {text[-_SHORT // 2 :]}"
 
 
-class Diverged(Exception):
-    """A loss or gradient that is not finite, or bad steps that rollbacks did not help; exit code 1."""
+class Failed(Exception):
+    """What was computed or checked is not as it should be; exit code 1."""
+
+
+class Diverged(Failed):
+    """A loss or gradient that is not finite, or bad steps that rollbacks did not help."""
 
 
 class Stopped(Exception):

@@ -1,8 +1,12 @@
-"""Evaluate: ddlm evaluate --workdir runs/a --split test [--num-times 8]
+"""Compute a run's likelihood bound, or its exact likelihood, on text.
 
 Streams the split and writes the evaluation record, by default to records/ in the run directory.
 Needs a checkpoint and the data, not the config file. --text takes other text than the run's, for
 instance what `ddlm prepare` made of WikiText-2 or PTB, and may be repeated: zero-shot evaluation.
+
+Examples:
+    ddlm evaluate --workdir runs/a --split test
+    ddlm evaluate --workdir runs/a --split test --text data/ptb --text data/wikitext2
 """
 
 from experiments import cli
@@ -11,8 +15,8 @@ from experiments.errors import UserError
 _SPLITS = ("data.splits=", "data.split_points=")  # with --text they are of that
 
 
-def main(arguments: list[str]) -> dict:
-    """The record of the evaluation, the first of those where several were asked for."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("evaluate", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
@@ -42,7 +46,12 @@ def main(arguments: list[str]) -> dict:
     options.add_argument("--out", type=cli.output, help="where to write the record")
     cli.add_set(options)
     cli.add_distributed(options)
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> dict:
+    """The record of the evaluation, the first of those where several were asked for."""
+    args = command_line().parse_args(arguments)
 
     from dataclasses import replace
     from pathlib import Path

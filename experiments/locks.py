@@ -22,6 +22,7 @@ from typing import IO
 from experiments.errors import UserError, shortened
 from experiments.plain_json import parse
 
+LOCK = ".lock"  # the file in a run's directory that its training holds
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _open = weakref.WeakSet()  # files, which a fork would go on to hold
 
@@ -52,6 +53,22 @@ def held(
         file.truncate()
         file.write(json.dumps(_me()).encode())
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds `path` now, as far as the file system tells; nothing is written."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        # Shared, so that two may look at once, and for a moment: a holder that begins just then fails.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -1,17 +1,21 @@
-"""Plan: ddlm plan --config CONFIG --topology v5e:16x16 [--set ...] [--out plan.json]
+"""Plan a run on a slice of TPUs, compiled on a machine without one.
 
-Compiles the training step and the sampler of a config for a slice of TPUs, on a machine without one,
-and prints what a chip will hold, compute and send, and the least time that this takes: the largest of
-compute at the stated peak, memory traffic and interconnect, each alone. Needs libtpu
-(pip install "ddlm[plan]"), no data and no accelerator. Where the program does not fit, settings are
-tried that take less memory. docs/pods.md has plans, and how to read one.
+Compiles the training step and the sampler of a config, and prints what a chip will hold, compute and
+send, and the least time that this takes: the largest of compute at the stated peak, memory traffic and
+interconnect, each alone. Needs libtpu (pip install "ddlm[plan]"), no data and no accelerator. Where the
+program does not fit, settings are tried that take less memory. docs/pods.md has plans, and how to read
+one.
+
+Examples:
+    ddlm plan --config configs/scale/mdlm_1b.py --topology v5e:16x16 --set mesh.fsdp=64
+    ddlm plan --config configs/scale/mdlm_8b.py --topology v5p:8x8x8 --out plan.json
 """
 
 from experiments import cli
 
 
-def main(arguments: list[str]) -> dict:
-    """What the run takes on the slice of TPUs, as it is printed."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("plan", __doc__)
     options.add_argument("--config", required=True, help="the config file")
     options.add_argument(
@@ -33,7 +37,12 @@ def main(arguments: list[str]) -> dict:
     )
     options.add_argument("--out", type=cli.output, help="where to write the plan as JSON")
     cli.add_set(options)
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> dict:
+    """What the run takes on the slice of TPUs, as it is printed."""
+    args = command_line().parse_args(arguments)
 
     import json
     import os

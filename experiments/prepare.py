@@ -1,10 +1,12 @@
-"""Prepare: ddlm prepare --dataset NAME [--source FILE_OR_FOLDER] --out DIR
+"""Make text files of a published corpus, or of documents of your own.
 
-Makes a folder of plain text of a published corpus, or of text of your own: DIR/train.txt, valid.txt and
-test.txt, and DIR/dataset.json with what they are made of. Train on it with --set data.path=DIR. What is
-published is checked against its checksums. After a kill, the same command goes on where it was.
+Makes a folder of plain text: DIR/train.txt, valid.txt and test.txt, and DIR/dataset.json with what they
+are made of. Train on it with --set data.path=DIR. What is published is checked against its checksums.
+After a kill, the same command goes on where it was.
 
-Datasets:
+Examples:
+    ddlm prepare --dataset ptb --out data/ptb
+    ddlm prepare --dataset documents --source FOLDER --out data/mine
 """
 
 from experiments import cli
@@ -13,10 +15,14 @@ from experiments.data.builders import DATASETS
 _LIST = "".join(f"  {name:<12} {what}\n" for name, (_, _, what) in DATASETS.items())
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the splits of the corpus are written as text files."""
-    options = cli.parser("prepare", f"{__doc__}{_LIST}")
-    options.add_argument("--dataset", required=True, metavar="NAME", help="one of those above")
+def command_line() -> cli.Parser:
+    """The options of the command."""
+    options = cli.parser(
+        "prepare", str(__doc__).replace("Examples:", f"Datasets:\n{_LIST}\nExamples:")
+    )
+    options.add_argument(
+        "--dataset", required=True, metavar="NAME", help="one of the datasets above"
+    )
     options.add_argument(
         "--source",
         help="the files as published, packed or not (default: downloaded to DIR/.downloads)",
@@ -25,7 +31,12 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--partial", action="store_true", help="take what is there of a corpus, such as test alone"
     )
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the splits of the corpus are written as text files."""
+    args = command_line().parse_args(arguments)
 
     from pathlib import Path
 

@@ -13,6 +13,8 @@ import time
 import warnings
 from pathlib import Path
 
+from experiments.files import why_unwritable
+
 LIMIT = 512 * 2**20  # bytes; what was not read for longest goes first
 _SETTINGS = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -31,14 +33,12 @@ def cache_folder() -> Path:
 def keep_programs() -> None:
     """Nothing; JAX, imported after this, keeps what it compiles. Not where DDLM_CACHE is empty, where
     the folder cannot be used, or where JAX_COMPILATION_CACHE_DIR says something already."""
-    if os.environ.get("DDLM_CACHE") == "" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if _chosen_otherwise():
         return
-    folder = cache_folder() / "programs" / _processor()
     try:
+        folder = program_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.stat()
-        others = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if about.st_uid != os.getuid() or others or not os.access(folder, os.W_OK):
+        if _fault(folder):
             return
         _clean(folder)
     except (OSError, RuntimeError):  # no home; a disk that is full, or cannot be written
@@ -49,6 +49,37 @@ def keep_programs() -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def program_folder() -> Path:
+    """Where the programs of this kind of processor are kept; RuntimeError for a user without a home."""
+    return cache_folder() / "programs" / _processor()
+
+
+def why_unusable() -> str:
+    """Why no programs are kept in `program_folder`, or "" where they are; nothing is made."""
+    folder = program_folder()
+    fault = _fault(folder) if folder.is_dir() else why_unwritable(str(folder))
+    return _chosen_otherwise() or fault or ""
+
+
+def _chosen_otherwise() -> str:
+    """What the user has said against it, "" for nothing."""
+    if os.environ.get("DDLM_CACHE") == "":
+        return "DDLM_CACHE is empty"
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return f"JAX_COMPILATION_CACHE_DIR is {os.environ['JAX_COMPILATION_CACHE_DIR']}"
+    return ""
+
+
+def _fault(folder: Path) -> str:
+    """Why the folder, which is there, cannot be used; "" where it can."""
+    about = folder.stat()
+    if about.st_uid != os.getuid():
+        return "it belongs to another user"
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others may write into it, and what is in it is run; chmod go-w {folder}"
+    return "" if os.access(folder, os.W_OK) else "it is write-protected"
 
 
 def _processor() -> str:

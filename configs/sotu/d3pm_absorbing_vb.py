@@ -3,6 +3,8 @@
     python -m experiments.train --config configs/sotu/d3pm_absorbing_vb.py --workdir runs/absorbing_vb
 
 Only for the comparison in docs/measurements.md.
+
+Measured: bound 3.586 +- 0.010 bits per character, on text8-first74M, 800 steps.
 """
 
 from dataclasses import replace

@@ -5,6 +5,8 @@
 The order of letters means nothing; the kernel is made for pixels, and here for comparison. On the
 embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU
 cores. Figures of all methods side by side: docs/measurements.md.
+
+Measured: bound 3.985 +- 0.062 bits per character, on text8-first74M, 800 steps.
 """
 
 from dataclasses import replace

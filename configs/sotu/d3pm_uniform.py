@@ -5,6 +5,8 @@
 No hybrid term: it hurts a leave-one-out head (`diffusion/d3pm.py`). On the embedded corpus, with
 mdlm.py's model (and the time) and budget: about five minutes on two CPU cores. Figures of all methods
 side by side: docs/measurements.md.
+
+Measured: bound 3.868 +- 0.013 bits per character, on text8-first74M, 800 steps.
 """
 
 from dataclasses import replace

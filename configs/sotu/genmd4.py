@@ -5,6 +5,8 @@
 Two noisy copies of each sequence a step, for the gradient of the schedule: twice the work. On the
 embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU
 cores. Figures of all methods side by side: docs/measurements.md.
+
+Measured: bound 3.407 +- 0.010 bits per character, on text8-first74M, 800 steps.
 """
 
 from dataclasses import replace

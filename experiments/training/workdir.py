@@ -9,12 +9,10 @@ from experiments.config import Experiment
 from experiments.devices.distributed import anywhere, is_first, wait_for_all
 from experiments.errors import UserError
 from experiments.files import write_atomically
-from experiments.locks import held
+from experiments.locks import LOCK, held
 from experiments.overrides import differences
 from experiments.run import TOKENIZER
 from experiments.serialization import classes, decode, encode, read_stored
-
-LOCK = ".lock"
 
 
 @contextmanager
