@@ -151,7 +151,7 @@ def test_where_no_step_is_good_reading_says_what_helps(copy, capsys):
 
 def test_a_checkpoint_from_before_health_was_saved_is_continued(tmp_path):
     e = experiment(*TINY)
-    like = trainer._like(e, make_mesh(e.mesh))
+    like = trainer.described_state(e, make_mesh(e.mesh))
     state = jax.tree.map(lambda x: jax.device_put(np.ones(x.shape, x.dtype), x.sharding), like)
     older = {name: part for name, part in state.items() if name != "health"}
     with Checkpoints(tmp_path) as checkpoints:

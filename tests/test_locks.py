@@ -273,7 +273,7 @@ def test_readers_take_the_newest_of_checkpoints_that_come_and_go(trained, tmp_pa
     workdir = tmp_path / "w"
     shutil.copytree(trained, workdir)
     e = serialization.decode(Checkpoints(workdir / "checkpoints").meta(4)["config"], "", Experiment)
-    like = trainer._like(e, make_mesh(e.mesh))
+    like = trainer.described_state(e, make_mesh(e.mesh))
     ends, steps = threading.Event(), []
 
     def writing():

@@ -97,7 +97,7 @@ def _train(
         roles = experiment.teacher_roles()
         frozen = jax.device_put(frozen, tree_shardings(mesh, frozen, roles))
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
-    like, check = _like(experiment, mesh), partial(_check_text, checkpoints, corpus)
+    like, check = described_state(experiment, mesh), partial(_check_text, checkpoints, corpus)
     shardings = jax.tree.map(lambda x: x.sharding, like)
     step_function = partial(make_step(experiment, mesh, shardings), frozen=frozen)
     evaluate = make_evaluate(experiment, corpus, mesh, frozen, signals)
@@ -292,7 +292,7 @@ def check_batch(config: Train, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def _like(experiment: Experiment, mesh) -> dict:
+def described_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict:
     """The state as it is to be placed, without its values."""
     abstract = jax.eval_shape(lambda: init_state(experiment))
     return jax.tree.map(
