@@ -6,6 +6,7 @@ a run of this config, training continues from the newest checkpoint.
 Examples:
     ddlm train --config configs/sotu/quickstart.py --workdir runs/a
     ddlm train --config configs/sotu/mdlm.py --workdir runs/b --set optimizer.schedule.peak_lr=1e-3
+    ddlm train --config configs/sotu/mdlm.py --dry-run
 """
 
 from experiments import cli
@@ -15,8 +16,12 @@ def command_line() -> cli.Parser:
     """The options of the command."""
     options = cli.parser("train", __doc__)
     options.add_argument("--config", required=True, help="a Python file that defines get_config()")
+    options.add_argument("--workdir", help="the run directory, new or to be continued")
     options.add_argument(
-        "--workdir", required=True, help="the run directory, new or to be continued"
+        "--dry-run",
+        action="store_true",
+        help="show settings, sizes, memory, the time of a step and the end, and write nothing; "
+        "--workdir may be left out",
     )
     cli.add_set(options)
     cli.add_distributed(options)
@@ -24,19 +29,25 @@ def command_line() -> cli.Parser:
 
 
 def main(arguments: list[str]) -> None:
-    """Nothing; the run is trained to its last step."""
-    args = command_line().parse_args(arguments)
+    """Nothing; the run is trained to its last step, or what it would be is printed."""
+    options = command_line()
+    args = options.parse_args(arguments)
+    if not (args.workdir or args.dry_run):
+        options.error("the following arguments are required: --workdir (or --dry-run)")
 
     from pathlib import Path
 
     from experiments.devices.distributed import start
     from experiments.overrides import load, reading_options
+    from experiments.training.dry_run import dry_run, report
     from experiments.training.trainer import train
 
-    start(args.distributed, stop_together=True)
-    experiment = load(args.config, args.set)
-    options = reading_options(experiment, args.config, args.set)
-    train(experiment, Path(args.workdir), cli.log, options)
+    start(args.distributed, stop_together=not args.dry_run)
+    experiment, workdir = load(args.config, args.set), args.workdir and Path(args.workdir)
+    if args.dry_run:
+        print(report(dry_run(experiment, workdir, cli.log), workdir))
+        return
+    train(experiment, workdir, cli.log, reading_options(experiment, args.config, args.set))
 
 
 if __name__ == "__main__":

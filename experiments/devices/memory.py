@@ -23,12 +23,14 @@ def check_program(
     mesh: jax.sharding.Mesh,
     setting: str,
     of_length: str = "data.length",
-) -> None:
-    """UserError, in all processes, where a program of `rows` sequences (what `setting` says) of `length`
-    positions (what `of_length` says) needs more memory than a device has. The program is compiled here;
-    jax keeps it for the call."""
+) -> int:
+    """The bytes that a program of `rows` sequences (what `setting` says) of `length` positions (what
+    `of_length` says) takes of a device, 0 where its compiler does not tell; UserError, in all processes,
+    where the device has less. The program is compiled here; jax keeps it for the call."""
+    needed = 0
     try:
         size = lowered.compile().memory_analysis()
+        needed = _needed(size) if size else 0
         message = size and _too_large(size, rows, length, batch_shards(mesh), setting, of_length)
     except jax.errors.JaxRuntimeError as error:
         if not any(word in str(error) for word in _TOO_LARGE):
@@ -39,12 +41,17 @@ def check_program(
         )
     if anywhere(bool(message)):
         raise UserError(message or f"the memory of another process is too small; lower {setting}")
+    return needed
+
+
+def _needed(size) -> int:
+    made = size.output_size_in_bytes - size.alias_size_in_bytes
+    return size.argument_size_in_bytes + made + size.temp_size_in_bytes
 
 
 def _too_large(size, rows: int, length: int, shards: int, setting: str, of_length: str) -> str:
     """What to say of a program of this size; "" where it fits."""
-    held, made = size.argument_size_in_bytes, size.output_size_in_bytes - size.alias_size_in_bytes
-    needed, available = held + made + size.temp_size_in_bytes, device_memory()
+    held, needed, available = size.argument_size_in_bytes, _needed(size), device_memory()
     if needed <= available:
         return ""
     # All but the state grows with the rows; the arguments hold tokens and segments of 4 bytes.

@@ -14,7 +14,7 @@ from experiments.serialization import decode, read_stored
 
 
 def load_initial(
-    experiment: Experiment, workdir: Path, log: Callable[[str], None]
+    experiment: Experiment, workdir: Path | None, log: Callable[[str], None]
 ) -> tuple[Experiment, dict | None]:
     """(the experiment with what its base fills in, parameters to begin with or None).
 
@@ -72,7 +72,9 @@ def _with_base(experiment: Experiment, base: Experiment, energy) -> Experiment:
     return replace(experiment, model=base.model, process=process, energy=energy)
 
 
-def _stored(workdir: Path) -> Experiment | None:
+def _stored(workdir: Path | None) -> Experiment | None:
+    if workdir is None:
+        return None
     path = workdir / "config.json"
     if not (path.is_file() and any(workdir.glob("checkpoints/*"))):
         return None

@@ -5,7 +5,8 @@ devices too, and gives what it would have given uninterrupted (bit for bit on th
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -68,9 +69,54 @@ def train(
         _train(experiment, workdir, log, reading, signals)
 
 
-def _train(
-    experiment: Experiment, workdir: Path, log: Log, reading: Sequence[str], signals: Signals
-) -> None:
+@dataclass(frozen=True)
+class Ready:
+    """What `set_up` makes. experiment: resolved; frozen: parameters of the teacher, or None; like: the
+    state, placed, without its values; step: (state, tokens, conditioning) -> (state, loss), jitted."""
+
+    experiment: Experiment
+    corpus: Corpus
+    mesh: jax.sharding.Mesh
+    frozen: dict | None
+    like: dict
+    step: partial
+    evaluate: Evaluate
+
+    @property
+    def shardings(self) -> Any:
+        """How the state is placed."""
+        return jax.tree.map(lambda x: x.sharding, self.like)
+
+    def initial(self, begin: dict | None) -> dict:
+        """The state before the first step, with the parameters of `begin` as far as it has them."""
+        teacher = self.experiment.teacher
+        init = jax.jit(partial(init_state, self.experiment), out_shardings=self.shardings)
+        return init(self.frozen if teacher and teacher.start_from else begin)
+
+    def batches(self, start: int, retry: int = 0) -> Iterator[tuple]:
+        """What `step` takes beside the state, from step `start` + 1 on."""
+        return _batches(self.experiment, self.corpus, self.mesh, start, retry)
+
+    def check_memory(self) -> int:
+        """The bytes that a step takes of a device, as far as its compiler tells, else 0. UserError where
+        it or the evaluations do not fit; both are compiled here."""
+        train, length = self.experiment.train, self.experiment.data.length
+        described = described_batch(self.experiment, self.mesh)
+        lowered = self.step.func.lower(self.like, *described, **self.step.keywords)
+        rows = train.batch_size // train.accumulation
+        setting = "train.batch_size / train.accumulation"
+        needed = check_program(lowered, rows, length, self.mesh, setting)
+        if train.eval_every <= train.num_steps:
+            self.evaluate.check(self.like["ema"])
+        return needed
+
+
+def set_up(
+    experiment: Experiment, workdir: Path | None, log: Log, signals: Signals
+) -> tuple[Ready, dict | None]:
+    """(all that training needs, the parameters of other runs that it begins with or None). Nothing is
+    written but the cache of prepared text. workdir: None for training that is only tried. UserError for
+    what the user can put right."""
     config = experiment.train
     with in_turn():
         corpus = prepare(experiment.data)
@@ -96,23 +142,31 @@ def _train(
     if frozen is not None:
         roles = experiment.teacher_roles()
         frozen = jax.device_put(frozen, tree_shardings(mesh, frozen, roles))
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
-    like, check = described_state(experiment, mesh), partial(_check_text, checkpoints, corpus)
+    like = described_state(experiment, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, like)
-    step_function = partial(make_step(experiment, mesh, shardings), frozen=frozen)
+    step = partial(make_step(experiment, mesh, shardings), frozen=frozen)
     evaluate = make_evaluate(experiment, corpus, mesh, frozen, signals)
-    check_workdir(workdir, experiment)
+    if workdir is not None:
+        check_workdir(workdir, experiment)
     log(_summary(experiment, corpus, like))
+    return Ready(experiment, corpus, mesh, frozen, like, step, evaluate), begin
+
+
+def _train(
+    experiment: Experiment, workdir: Path, log: Log, reading: Sequence[str], signals: Signals
+) -> None:
+    config = experiment.train
+    ready, begin = set_up(experiment, workdir, log, signals)
+    experiment, corpus, evaluate = ready.experiment, ready.corpus, ready.evaluate
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_last, config.keep_best)
+    check = partial(check_text, checkpoints, corpus)
     if max(first_says(checkpoints.steps()), default=0) < config.num_steps:
-        _check_memory(experiment, mesh, step_function, evaluate, like)
+        ready.check_memory()
     claim(workdir, experiment)
     with checkpoints:
-        begin = frozen if experiment.teacher and experiment.teacher.start_from else begin
-        state, start = newest_state(checkpoints, like, check, log) or (
-            jax.jit(partial(init_state, experiment), out_shardings=shardings)(begin),
-            0,
-        )
-        del begin
+        newest = newest_state(checkpoints, ready.like, check, log)
+        state, start = newest or (ready.initial(begin), 0)
+        del begin, newest
         log(f"continuing after step {start}" if start else "starting")
         if config.num_steps == 0 and checkpoints.latest() is None:
             checkpoints.save(0, state, _meta(experiment, corpus, 0))
@@ -130,16 +184,13 @@ def _train(
             save = partial(_save, experiment, corpus, evaluate, checkpoints, metrics, signals, log)
             again = start < config.num_steps
             while again:
-                again = _loop(
-                    experiment, state, start, step_function, save, metrics, corpus, mesh, signals,
-                    log,
-                )  # fmt: skip
+                again = _loop(ready, state, start, save, metrics, signals, log)
                 if again:
                     retry = again.due(config, checkpoints, log)
-                    newest = newest_state(checkpoints, like, check, log)
+                    newest = newest_state(checkpoints, ready.like, check, log)
                     assert newest is not None  # `due` has seen one
                     state, start = newest
-                    placed = jax.device_put(np.int32(retry), replicated(mesh))
+                    placed = jax.device_put(np.int32(retry), replicated(ready.mesh))
                     state["health"] = {**state["health"], "retry": placed}
                     metrics.rewind(start)
     log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir, reading)}")
@@ -152,15 +203,12 @@ def _next(experiment: Experiment, workdir: Path, reading: Sequence[str]) -> str:
     return shlex.join(["ddlm", then, "--workdir", str(workdir), *reading])
 
 
-def _loop(
-    experiment, state, start, step_function, save, metrics, corpus, mesh, signals, log
-) -> Rollback | None:
+def _loop(ready: Ready, state, start, save, metrics, signals, log) -> Rollback | None:
     """Trains from step `start` to the end: None, or the Rollback that is due."""
-    config = experiment.train
-    meter = Meter(experiment, start, log)
-    batches = _batches(experiment, corpus, mesh, start, int(state["health"]["retry"]))
-    size = config.batch_size // config.accumulation
-    cleared = jax.jit(zero_totals, out_shardings=replicated(mesh))
+    config = ready.experiment.train
+    meter = Meter(ready.experiment, start, log)
+    batches = ready.batches(start, int(state["health"]["retry"]))
+    cleared = jax.jit(zero_totals, out_shardings=replicated(ready.mesh))
     previous = waiting = None  # of the step before: its loss, and what is logged of it
 
     def read(step, totals, health):
@@ -173,11 +221,7 @@ def _loop(
         return Rollback(step, bad, int(health["retry"])) if bad >= config.rollback_after else None
 
     for step in range(start + 1, config.num_steps + 1):
-        microbatches = [next(batches) for _ in range(config.accumulation)]
-        batch = jax.tree.map(
-            lambda *rows: global_batch(mesh, np.stack(rows), axis=1, count=size), *microbatches
-        )
-        state, loss = step_function(state, *batch)
+        state, loss = ready.step(state, *next(batches))
         latest = step, loss
         signals.idle = False
         signals.agree()
@@ -230,10 +274,10 @@ def _save(
         )
 
 
-def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: int):
+def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: int) -> Iterator:
     config = experiment.train
     size = config.batch_size // config.accumulation
-    return training_batches(
+    rows_of = training_batches(
         corpus.sequences("train", experiment.data.length, experiment.data.rows),
         experiment.data.length,
         size,
@@ -242,6 +286,11 @@ def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: in
         start=start * config.accumulation,
         local_rows=rows_here(mesh, size),
     )
+    while True:
+        microbatches = [next(rows_of) for _ in range(config.accumulation)]
+        yield jax.tree.map(
+            lambda *rows: global_batch(mesh, np.stack(rows), axis=1, count=size), *microbatches
+        )
 
 
 def make_step(
@@ -268,20 +317,6 @@ def described_batch(
     return tokens, {"label": label} if experiment.data.labels else {}
 
 
-def _check_memory(
-    experiment: Experiment, mesh, step_function: partial, evaluate: Evaluate, like: dict
-) -> None:
-    """UserError where the step or the evaluations do not fit; both are compiled here."""
-    train, data = experiment.train, experiment.data
-    lowered = step_function.func.lower(
-        like, *described_batch(experiment, mesh), **step_function.keywords
-    )
-    rows, setting = train.batch_size // train.accumulation, "train.batch_size / train.accumulation"
-    check_program(lowered, rows, data.length, mesh, setting)
-    if train.eval_every <= train.num_steps:
-        evaluate.check(like["ema"])
-
-
 def check_batch(config: Train, mesh: jax.sharding.Mesh) -> None:
     """Nothing; UserError where a microbatch cannot be spread over the mesh."""
     microbatch, shards = config.batch_size // config.accumulation, batch_shards(mesh)
@@ -302,7 +337,8 @@ def described_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict:
     )
 
 
-def _check_text(checkpoints: Checkpoints, corpus: Corpus, meta: dict) -> None:
+def check_text(checkpoints: Checkpoints, corpus: Corpus, meta: dict) -> None:
+    """Nothing; UserError where the checkpoint with this meta was trained on other text."""
     data = meta.get("data")
     if not isinstance(data, dict) or data.get("train_sha256") != corpus.sha256["train"]:
         raise UserError(

@@ -8,8 +8,8 @@ from pathlib import Path
 from experiments.config import Experiment
 from experiments.devices.distributed import anywhere, is_first, wait_for_all
 from experiments.errors import UserError
-from experiments.files import write_atomically
-from experiments.locks import LOCK, held
+from experiments.files import why_unwritable, write_atomically
+from experiments.locks import LOCK, held, is_held
 from experiments.overrides import differences
 from experiments.run import TOKENIZER
 from experiments.serialization import classes, decode, encode, read_stored
@@ -33,6 +33,19 @@ def one_writer(workdir: Path, log: Callable[[str], None] = lambda line: None) ->
         if anywhere(failed is not None):
             raise failed or UserError(f"workdir {workdir}: the first process says why not")
         yield
+
+
+def check_writable(workdir: Path) -> None:
+    """Nothing; UserError where a training could not write into `workdir` now, as far as one sees without
+    making it."""
+    _check_directory(workdir)
+    if reason := why_unwritable(str(workdir / LOCK)):
+        raise UserError(f"workdir {workdir} cannot be written ({reason}); give another --workdir")
+    if is_held(workdir / LOCK):
+        raise UserError(
+            f"workdir {workdir} is in use by another process; let it end first, or give another "
+            "--workdir"
+        )
 
 
 def unwritable(workdir: Path, error: OSError) -> UserError:
