@@ -28,6 +28,7 @@ setup(
         "jsonschema>=4.26",  # what an evaluation record must hold
         "numpy>=2.0",  # token arrays on disk, memory-mapped
         "constriction>=0.5.0",  # the entropy coder of experiments.compress
+        "shtab>=1.13",  # the scripts of `ddlm completion`, made of the options that argparse has
         "zstandard>=0.25",  # what experiments.compress is compared with
         "tokenizers>=0.23",  # WordPiece and byte-level BPE, as their vocabularies were made
         "sentencepiece>=0.2.3",  # the vocabulary of the D3PM protocol of LM1B, trained or loaded

@@ -26,7 +26,7 @@ GROUPS = {
     "Make a model": ("prepare", "train", "plan"),
     "Use it": ("sample", "compress", "decompress"),
     "Measure it": ("evaluate", "quality", "compare"),
-    "Look around": ("configs", "runs", "doctor"),
+    "Look around": ("configs", "runs", "doctor", "completion"),
 }
 COMMANDS = [name for names in GROUPS.values() for name in names]
 _EXAMPLES = """
@@ -37,7 +37,7 @@ Examples:
 
 ddlm COMMAND --help lists the options of a command. docs/guide.md has more examples, and other
 programs, python -m experiments.NAME."""
-_WRITE_NOTHING = ("configs", "runs", "doctor")
+_WRITE_NOTHING = ("configs", "runs", "doctor", "completion")
 _TUNABLE = "glibc.malloc.hugetlb"
 
 
