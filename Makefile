@@ -29,7 +29,7 @@ test: .venv/ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What compiles no training and no big grid of programs.
-FAST := layout overrides schedules small_steps optimization reading splits vocabularies counts files streams \
+FAST := layout overview completion overrides schedules small_steps optimization reading splits vocabularies counts files streams \
   progress records trace_page
 
 test-fast: .venv/ready
