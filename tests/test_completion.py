@@ -52,6 +52,7 @@ def bash(tmp_path_factory):
         ("ddlm train --config ru", ["run.py", "runs"]),
         ("ddlm sample --workdir ru", ["runs"]),
         ("ddlm compress ru", ["run.py", "runs"]),
+        ("ddlm quality --train ru", ["run.py", "runs"]),
         ("ddlm evaluate --split va", ["validation"]),
         ("ddlm prepare --dataset ", list(DATASETS)),
         ("ddlm completion z", ["zsh"]),

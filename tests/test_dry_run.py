@@ -113,7 +113,7 @@ def test_the_report_counts_what_is_left():
     said = rows(report(run, None))
     assert said["workdir"] == "none given" and said["memory"] == "unknown, of 4.00 GB of a device"
     assert said["step"] == "0.5 s, 2.00 steps/s, 8,192 tokens/s"
-    assert said["time"] == "0m16s; 2 evaluations and 3 checkpoints come on top"
+    assert said["time"] == "0m16s; evaluations (2) and checkpoints (3) come on top"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d, if it begins now", said["end"])
     done = DryRun(experiment, 1234, 40, 0, 1, first=2.0, step=0.5)
     assert done.seconds == 0 and "end" not in rows(report(done, None))

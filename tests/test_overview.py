@@ -64,7 +64,7 @@ def test_configs_elsewhere_are_named_so_that_they_can_be_given(monkeypatch, tmp_
     "pattern, names",
     [
         ("UDLM.py", ["sotu/udlm", "text8/udlm"]),
-        ("sotu*flow match", ["sotu/dirichlet", "sotu/dirichlet_one_step", "sotu/linear_flow"]),
+        ("sotu*dirichlet flow", ["sotu/dirichlet", "sotu/dirichlet_one_step", "sotu/linear_flow"]),
     ],
 )
 def test_configs_are_chosen_by_path_and_description(pattern, names):

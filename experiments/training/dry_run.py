@@ -126,7 +126,7 @@ def report(run: DryRun, workdir: Path | None) -> str:
     ]  # fmt: skip
     if run.steps:
         end = datetime.now() + timedelta(seconds=run.seconds)
-        besides = f"{evaluations:,} evaluations and {saves:,} checkpoints come on top"
+        besides = f"evaluations ({evaluations:,}) and checkpoints ({saves:,}) come on top"
         rows += [
             ("time", f"{duration(run.seconds)}; {besides}"),
             ("end", f"{end.isoformat(' ', 'minutes')}, if it begins now"),
