@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,7 @@ from experiments.overview.configs import FOLDER
 from experiments.program_cache import LIMIT, cache_folder, program_folder, why_unusable
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_FAILS = "fails"
 _LEAST_DISK = 10**9  # bytes: some checkpoints of a small model and its prepared text
 _LEAST_MEMORY = 10**9
 _NVIDIA = Path("/proc/driver/nvidia/version")
@@ -39,23 +40,22 @@ def checks() -> Iterator[Check]:
     """Each check as soon as it is made; the last ones do not need the first to be good."""
     yield _system()
     yield _packages()
-    for name, check in {"devices": _devices, "train step": _train_step}.items():
-        try:
-            yield check(name)
-        except Exception as error:  # whatever it is, the report has to say so and go on
-            yield Check(name, "fails", f"{_line(error)}{_platforms()}")
+    yield (devices := _tried("devices", _devices))
+    if devices.found != _FAILS:
+        yield _tried("train step", _train_step)
     yield _programs()
     yield _allocator()
     yield from _disks()
 
 
-def _line(error: Exception) -> str:
-    return shortened(f"{type(error).__name__}: {error}").rstrip(": ")
-
-
-def _platforms() -> str:
-    asked = os.environ.get("JAX_PLATFORMS")
-    return f"; JAX_PLATFORMS={asked}: unset it, or install what it asks for" if asked else ""
+def _tried(name: str, check: Callable[[str], Check]) -> Check:
+    try:
+        return check(name)
+    except Exception as error:  # whatever it is, the report has to say so and go on
+        asked = os.environ.get("JAX_PLATFORMS")
+        hint = f"; JAX_PLATFORMS is {asked}: unset it, or install what it asks for" if asked else ""
+        what = shortened(f"{type(error).__name__}: {error}").rstrip(": ")
+        return Check(name, _FAILS, what + hint * (check is _devices))
 
 
 def _system() -> Check:
@@ -103,7 +103,7 @@ def _train_step(name: str) -> Check:
     from experiments.overrides import load, resolve
     from experiments.training.trainer import described_batch, described_state, make_step
 
-    kept = jax.config.jax_enable_compilation_cache
+    kept = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         changes = [
