@@ -35,7 +35,7 @@ Examples:
   ddlm sample --workdir runs/a --prompt "the state of"
   ddlm evaluate --workdir runs/a --split test
 
-ddlm COMMAND --help lists the options of a command. docs/guide.md has more examples, and other
+ddlm COMMAND --help lists the options of a command. docs/guide/ has more examples, and other
 programs, python -m experiments.NAME."""
 _WRITE_NOTHING = ("configs", "runs", "doctor", "completion")
 _TUNABLE = "glibc.malloc.hugetlb"
