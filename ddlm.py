@@ -324,14 +324,20 @@ class Run:
         """The curves of the training by their names, each (steps, values)."""
         return read_metrics(self.workdir)
 
-    def plot(self, path: str | Path | None = None, names: Sequence[str] = ()) -> "Figure":
-        """A figure of matplotlib with the curves of the training, all or those of the names; written to
-        `path` too if one is given. Needs pip install "ddlm[plot]"."""
-        from experiments.figure import draw_curves
+    def plot(
+        self, path: str | Path | None = None, names: Sequence[str] = (), theme: str = "light"
+    ) -> "Figure":
+        """A figure of matplotlib with what most look at of the training, or the curves of the names;
+        written to `path` too if one is given. theme: "light" or "dark". Needs pip install "ddlm[plot]".
+        """
+        from experiments.curves import Curve, draw_curves, main_curves, save
 
-        curves = self.metrics()
-        shown = {name: curves[name] for name in (names or _shown(curves))}
-        return draw_curves(shown, path)
+        metrics = self.metrics()
+        curves = {name: Curve(*metrics[name]) for name in names} or main_curves(metrics)
+        figure = draw_curves({self.workdir.name: curves}, theme)
+        if path is not None:
+            save(figure, Path(path))
+        return figure
 
 
 def _drawn(ready: Prepared, num: int, batch_size: int, size: int | None = None) -> Samples:
@@ -342,10 +348,6 @@ def _drawn(ready: Prepared, num: int, batch_size: int, size: int | None = None) 
     decode = ready.run.experiment.data.tokenizer.decode
     calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])
     return Samples([decode(row) for row in tokens], tokens, calls)
-
-
-def _shown(curves: dict) -> list[str]:
-    return [name for name in curves if not name.startswith("perf/") and name != "train/tokens"]
 
 
 def load(

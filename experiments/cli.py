@@ -25,7 +25,7 @@ from experiments.streams import log as log
 GROUPS = {
     "Make a model": ("prepare", "train", "plan"),
     "Use it": ("sample", "compress", "decompress"),
-    "Measure it": ("evaluate", "quality", "compare"),
+    "Measure it": ("evaluate", "quality", "compare", "plot"),
     "Look around": ("configs", "runs", "doctor", "completion"),
 }
 COMMANDS = [name for names in GROUPS.values() for name in names]

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
 
@@ -27,17 +27,29 @@ _WIDTH = 36  # characters of a line of a name
 LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 
 
-def check_figure(path: Path) -> None:
-    """Nothing; UserError where no figure could be drawn, or not in the format of `path`."""
+def check_figure(path: Path | None = None, option: str = "--plot") -> None:
+    """Nothing; UserError where no figure could be drawn, or not in the format of `path`, which the
+    option names."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError as error:
         raise UserError('the plot needs matplotlib; pip install "ddlm[plot]"') from error
     formats = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix[1:].lower() not in formats:
+    if path and path.suffix[1:].lower() not in formats:
         raise UserError(
-            f"--plot {path}: the file must end in one of .{', .'.join(sorted(formats))}"
+            f"{option} {path}: the file must end in one of .{', .'.join(sorted(formats))}"
         )
+
+
+def image(figure: Figure, suffix: str) -> bytes:
+    """The figure in the format of `suffix` (".png"), the same at any date."""
+    import matplotlib
+
+    content, form = io.BytesIO(), suffix[1:].lower()
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with matplotlib.rc_context({"svg.hashsalt": "ddlm"}):
+        figure.savefig(content, format=form, dpi=150, metadata=dated.get(form))
+    return content.getvalue()
 
 
 def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
@@ -60,9 +72,9 @@ def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
         _end(right, number, result, style)
     for axes in left:
         axes.set(xlabel="step", ylabel="validation bound (bits per character)")
-        axes.set_ylim(_limits([values for _, values in curves]))
+        axes.set_ylim(limits([values for _, values in curves]))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _legend(figure, axes, names)
+        draw_legend(figure, [axes], names)
     right.set(xlabel="bits per character, with 2 standard errors")
     right.set_yticks(range(len(results)), names, fontsize=9, parse_math=False)  # a $ is a $
     right.set_ylim(len(results) - 0.5, -0.5)
@@ -73,17 +85,22 @@ def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     lines = [textwrap.fill(part, 130 if evaluated else 80) for part in title.split("; ")]
     figure.suptitle("\n".join(lines), fontsize=9, parse_math=False)
-    image = io.BytesIO()
-    figure.savefig(image, format=suffix[1:].lower(), dpi=150)
-    return image.getvalue()
+    return image(figure, suffix)
 
 
-def _legend(figure, axes, names: Sequence[str]) -> None:
-    """Draws the legend of the axes below them, in as many columns as the figure is wide enough for."""
+def draw_legend(figure: Figure, panels: Sequence[Any], names: Sequence[str]) -> None:
+    """Nothing; the legend of the axes is below them, in as many columns as the figure is wide enough
+    for; what is in several of them is in it once. names: those in the legend, of all that are drawn."""
     longest = max(len(line) for name in names for line in name.split("\n"))
     columns = max(1, min(4, 120 // (longest + 9)))
+    handles = dict(
+        pair
+        for axes in panels
+        for pair in zip(*axes.get_legend_handles_labels()[::-1], strict=True)
+    )
     legend = figure.legend(
-        *axes.get_legend_handles_labels(),
+        handles.values(),
+        handles,
         loc="outside lower center",
         ncols=columns,
         fontsize=9,
@@ -139,34 +156,7 @@ def draw_lines(
         legend = axes.legend(frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    image = io.BytesIO()
-    figure.savefig(image, format=suffix[1:].lower(), dpi=150)
-    return image.getvalue()
-
-
-def draw_curves(
-    curves: Mapping[str, tuple[Numbers, Numbers]],
-    path: str | Path | None = None,
-) -> Figure:
-    """The figure of matplotlib of curves by name, each (steps, values), one panel a name; written to the
-    image file `path` too if one is given."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if path is not None:
-        check_figure(Path(path))
-    figure = Figure(figsize=(7, 2.2 * max(1, len(curves))), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(max(1, len(curves)), sharex=True, squeeze=False)[:, 0]
-    for axes, (name, (steps, values)) in zip(panels, curves.items(), strict=False):
-        axes.plot(steps, values, color=COLOURS[0], marker="." if len(steps) < 50 else "")
-        axes.set_title(name, loc="left", fontsize=9)
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("step")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return image(figure, suffix)
 
 
 def _columns(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
@@ -174,7 +164,7 @@ def _columns(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]
     return [step for step, _ in finite], [value for _, value in finite]
 
 
-def _limits(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+def limits(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
     """(bottom, top), or None for all that there is.
 
     The median curve is seen from its start and every curve by half; what is much higher, as the start

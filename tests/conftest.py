@@ -123,6 +123,16 @@ def _forget_programs():
         trim(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _without_pictures():
+    """Trainings draw no curves at their end, as without matplotlib: a second each."""
+    from experiments import curves
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(curves, "find_spec", lambda name: None)
+        yield
+
+
 @pytest.fixture
 def optimized():
     """Programs compiled in this test are optimized."""

@@ -56,8 +56,8 @@ class OneText:
     function: Callable
     segments: None = None
 
-    def __call__(self, z, t):
-        return self.function(z, t)
+    def __call__(self, z, t, **condition):
+        return self.function(z, t, **condition)
 
 
 class Toy:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from conftest import SMALL
 
 import ddlm
-from experiments import evaluate, sample
+from experiments import curves, evaluate, sample
 from experiments.overrides import load, override
 from experiments.sampling.request import Request
 
@@ -24,7 +25,9 @@ STEPS = ("train.num_steps=6", "train.eval_every=3", "data.length=32", "evaluatio
 def trained(tmp_path_factory):
     experiment = override(load(str(ROOT / "configs/sotu/mdlm.py")), [*SMALL, *STEPS])
     said, workdir = [], tmp_path_factory.mktemp("api") / "run"
-    return ddlm.train(experiment, workdir, said.append), said
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(curves, "find_spec", find_spec)
+        return ddlm.train(experiment, workdir, said.append), said
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +133,19 @@ def test_curves_of_the_training(run, tmp_path):
     assert steps.tolist() == [1, 2, 3, 4, 5, 6] and np.isfinite(values).all()
     figure = run.plot(tmp_path / "curves.png", ["train/loss_nats_per_token"])
     assert len(figure.axes) == 1 and (tmp_path / "curves.png").stat().st_size > 1000
-    assert len(run.plot().axes) > 3
+    titles = [axes.get_title(loc="left") for axes in run.plot(theme="dark").axes]
+    assert len(titles) == 6 and "validation bound (bits per char)" in titles
+
+
+def test_the_end_of_a_training_draws_its_curves_and_its_evaluations_say_where_the_nats_are(trained):
+    run, said = trained
+    assert (run.workdir / "curves.svg").read_text().count('<g id="axes_') == 6
+    assert not any("curves" in line for line in said)
+    metrics = run.metrics()
+    for kind in ("eval_at_times/", "eval_at_positions/"):
+        parts = [values for name, (_, values) in metrics.items() if name.startswith(kind)]
+        assert len(parts) == 10
+        np.testing.assert_allclose(sum(parts), metrics["eval/bound_nats_per_token"][1], rtol=1e-5)
 
 
 def test_mistakes_are_errors_that_say_what_to_do(run, tmp_path):

@@ -20,11 +20,21 @@ from experiments.comparison import methods
 from experiments.comparison.methods import Result, table
 from experiments.errors import Stopped
 from experiments.evaluation import bound
+from experiments.evaluation.breakdown import Nats
 from experiments.evaluation.record_files import read_record
 from experiments.figure import draw, short_names
 
 ROOT = Path(__file__).parent.parent
 ONES = np.ones((64, 2))  # sequences of a batch, times
+
+
+def of(terms):
+    """What a bound gives of a batch, all of it at one position."""
+    return Nats(
+        terms, {name: values.mean(1, keepdims=True) for name, values in terms.items()}, None
+    )
+
+
 SMOKE = str(ROOT / "configs" / "smoke.py")
 OTHER = """
 from dataclasses import dataclass, replace
@@ -142,7 +152,7 @@ def test_a_diverged_run_is_evaluated_to_one_line(done, tmp_path, nats, code, mon
     monkeypatch.setattr(
         bound,
         "make_bound",
-        lambda *_: lambda *_: {"prior": 0 * ONES, "diffusion": 32 * nats * ONES},
+        lambda *_: lambda *_: of({"prior": 0 * ONES, "diffusion": 32 * nats * ONES}),
     )
     out = tmp_path / "r.json"
     arguments = ["--workdir", str(done.workdir / "smoke"), "--split", "test", "--raw"]
@@ -164,7 +174,8 @@ def test_a_method_whose_bound_is_not_finite_has_diverged_in_the_table(done, tmp_
     shutil.copytree(done.workdir, tmp_path / "w")
     (tmp_path / "w" / "other" / "records" / "test-4.json").unlink()
     monkeypatch.setattr(bound, "check_estimate", lambda *_, **__: None)
-    monkeypatch.setattr(bound, "make_bound", lambda *_: lambda *_: {"diffusion": math.inf * ONES})
+    infinite = of({"diffusion": math.inf * ONES})
+    monkeypatch.setattr(bound, "make_bound", lambda *_: lambda *_: infinite)
     assert compare(tmp_path / "w", done.configs[1:], *done.data, "--num-times", 1) == 0
     rows = cells((tmp_path / "w" / "table.md").read_text())[1:]
     assert [row[0:3:2] for row in rows] == [

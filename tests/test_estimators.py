@@ -86,7 +86,7 @@ def test_estimators_have_one_mean_and_the_default_the_least_noise():
     x0 = jnp.repeat(x0[:4], 64, axis=0)  # four sequences, each 64 times
     found = {}
     for name in ("times", "low_discrepancy", "quadrature", "any_order"):
-        terms = make_bound(experiment(name), 4, 0, mesh)(params, x0, 0)
+        terms = make_bound(experiment(name), 4, 0, mesh)(params, x0, 0).terms
         nats = np.asarray(sum(terms.values()), np.float64).mean(1).reshape(4, 64)
         found[name] = nats.mean(), nats.std(1).mean()
     for name, (mean, noise) in found.items():
@@ -101,7 +101,7 @@ def test_quadrature_weighs_its_nodes(monkeypatch):
     x0 = jax.random.randint(jax.random.key(3), (32, 12), 0, 27)
 
     def nats():
-        return np.asarray(sum(make_bound(base, 3, 0, mesh)(params, x0, 0).values()))
+        return np.asarray(sum(make_bound(base, 3, 0, mesh)(params, x0, 0).terms.values()))
 
     weighted, places = nats(), estimators._places
     monkeypatch.setattr(

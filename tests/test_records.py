@@ -122,6 +122,14 @@ def test_a_number_that_the_others_contradict_is_not_believed(name, factor, tmp_p
         ({"value": 0.1}, "the field value is 0.1, but others give 1.4"),
         ({"nats_per_token": 1e308}, "the field nats_per_token is 1e+308, but others give 0.970406"),
         ({"terms_nats_per_token": {}}, "the field nats_per_token is 0.970406, but others give 0"),
+        (
+            {"nats_per_token_at_times": {"prior": [0.1] * 10}},
+            "nats_per_token_at_times.prior is 1, but others give 0.242602",
+        ),
+        (
+            {"nats_per_token_at_positions": {"none": [0.1]}},
+            "nats_per_token_at_positions.none is 0.1, but others give unknown",
+        ),
         ({"perplexity_per_token": None}, "perplexity_per_token is unknown, but others give 2.639"),
         ({"confidence_interval_95": [1.38, 2.0]}, "confidence_interval_95 is 2, but"),
         ({"kind": "exact"}, "kind is exact, but the estimator is mean over 2"),

@@ -1,6 +1,5 @@
 """The figure of a comparison of records: a panel for each protocol, with its published values below."""
 
-import io
 import itertools
 import math
 import textwrap
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from experiments.comparison.published import Match
 from experiments.comparison.record_groups import Group, quantities
 from experiments.comparison.record_table import title
-from experiments.figure import COLOURS, short_names
+from experiments.figure import COLOURS, image, short_names
 
 
 def draw_records(groups: Sequence[Group], matches: Sequence[Match], suffix: str) -> bytes:
@@ -27,9 +26,7 @@ def draw_records(groups: Sequence[Group], matches: Sequence[Match], suffix: str)
         _panel(axes, group, match, rows)
         heading = textwrap.fill(f"{number}. {title(group)}", 60)  # labels may leave half the width
         axes.set_title(heading, fontsize=9, loc="left", parse_math=False)
-    image = io.BytesIO()
-    figure.savefig(image, format=suffix[1:].lower(), dpi=150)
-    return image.getvalue()
+    return image(figure, suffix)
 
 
 def _names(group: Group, match: Match) -> list[str]:

@@ -4,6 +4,7 @@ All its numbers but one follow from the nats of a token, their standard error an
 
     value = nats_per_token * tokens / count of the unit / log 2      (a unit is "bits per character")
     nats_per_word = nats_per_token * tokens / words,   perplexity = exp(nats),   nats = sum of the terms
+    each term = sum over its times = sum over its positions
 
 and the standard error of exp(nats) is exp(nats) times that of the nats. A record in which one of them is
 otherwise was edited or damaged, and nobody knows which of its numbers is right.
@@ -53,6 +54,10 @@ def _related(record: dict, count: int) -> Iterator[tuple[str, float | None, floa
     terms, bits = record["terms_nats_per_token"].values(), tokens / math.log(2) / count
     total = sum(terms)
     yield "nats_per_token", nats, total, _VALUE * sum(map(abs, terms))
+    for name in ("nats_per_token_at_times", "nats_per_token_at_positions"):
+        for term, parts in record.get(name, {}).items():
+            near = _VALUE * sum(map(abs, parts))
+            yield f"{name}.{term}", sum(parts), record["terms_nats_per_token"].get(term), near
     value, spread = nats * bits, _times(error, bits)
     yield "value", record["value"], value, _VALUE * abs(value)
     yield "standard_error", record["standard_error"], spread, _ERROR * (spread or 0)

@@ -20,6 +20,7 @@ from experiments.devices.distributed import agree, in_turn
 from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch
 from experiments.errors import Diverged, UserError
+from experiments.evaluation.breakdown import Breakdown, at_times
 from experiments.evaluation.estimators import check_bound, make_bound, times_per_sequence
 from experiments.evaluation.record import make_record, per_word
 from experiments.evaluation.units import Estimate
@@ -40,8 +41,8 @@ def estimate(
     frozen: dict | None = None,
     labels: np.ndarray | None = None,
     not_text: int | None = None,
-) -> tuple[Estimate, dict[str, float]]:
-    """The estimate over all of the text, which has so many characters, and its terms in nats per token.
+) -> tuple[Estimate, Breakdown]:
+    """The estimate over all of the text, which has so many characters, and where its nats are.
     frozen: the teacher's parameters where `bound` asks for them; labels: those of the sequences (N,),
     which are then given; not_text: as in Estimate.
 
@@ -51,7 +52,8 @@ def estimate(
     length = experiment.data.length
     batch = _batch(experiment, text, mesh)
     terms: dict[str, list] = {}
-    sizes, first = [], 0
+    positions: dict[str, np.ndarray] = {}
+    sizes, times, first = [], [], 0
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
     for tokens, inputs, count in evaluation_batches(text, length, batch, labels):
         counted = inputs.get("segments", tokens + 1) > 0
@@ -59,8 +61,12 @@ def estimate(
             lambda array: global_batch(mesh, array, axis=0), (tokens, inputs)
         )
         values = bound(params, rows, first, frozen, conditioning)
-        for name, value in values.items():
+        for name, value in values.terms.items():
             terms.setdefault(name, []).append(np.asarray(value, np.float64)[:count])
+            parts = np.asarray(values.by_position[name], np.float64)[:count].sum(0)
+            positions[name] = positions.get(name, 0) + parts
+        if values.times is not None:
+            times.append(np.asarray(values.times)[:count])
         sizes += counted.sum(1)[:count].tolist()
         first += count
         if progress:
@@ -68,8 +74,15 @@ def estimate(
     stacked = {name: np.concatenate(value) for name, value in terms.items()}
     sizes = np.array(sizes)
     result = Estimate(sum(stacked.values(), np.zeros(())), sizes, characters, not_text)
-    per_token = {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()}
-    return result, per_token
+    return result, Breakdown(
+        {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()},
+        _per_token(at_times(stacked, times), sizes),
+        _per_token(positions, sizes),
+    )
+
+
+def _per_token(parts: dict[str, np.ndarray], sizes: np.ndarray) -> dict[str, list[float]]:
+    return {name: (part / sizes.sum()).tolist() for name, part in parts.items()}
 
 
 def _batch(experiment: Experiment, text: np.ndarray | Rows, mesh) -> int:
@@ -222,11 +235,11 @@ def evaluate_run(
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
     check_estimate(experiment, bound, run.params, text, run.mesh, labels=labels)
     start = time.perf_counter()
-    result, terms = estimate(
+    result, breakdown = estimate(
         experiment, bound, run.params, text, run.mesh, counts.characters, Progress(log),
         labels=labels, not_text=counts.not_text,
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    _check_finite(run, result, terms)
-    record = make_record(run, corpus, split, result, terms, seed=seed, ema=ema, seconds=seconds)
+    _check_finite(run, result, breakdown.terms)
+    record = make_record(run, corpus, split, result, breakdown, seed=seed, ema=ema, seconds=seconds)
     return record | per_word(result, counts.words) | {"sequences_in_split": in_split}

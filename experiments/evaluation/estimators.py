@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.any_order import AnyOrder, RandomOrders
-from diffusion.process import Likelihood, Objective, mask_schedule
+from diffusion.process import Likelihood, Objective, Process, TimeIntegral, mask_schedule
 from experiments.config import Experiment
 from experiments.devices.sharding import replicated
 from experiments.errors import UserError
+from experiments.evaluation.breakdown import Nats, in_parts
 from experiments.training.train_step import without_padding
 from models.layers import use_mesh
 
@@ -22,14 +23,15 @@ def make_bound(
     mesh: jax.sharding.Mesh,
     quantity: Literal["bound", "loss"] = "bound",
 ) -> jax.stages.Wrapped:
-    """bound(params, x0 (B, L), first, frozen, conditioning) -> {term: (B, K)}, nats summed over
-    positions without padding; jitted. With quantity "loss" the loss is the only term. conditioning: what
-    the network is given of the rows, as `experiments.data.pipeline` has it.
+    """bound(params, x0 (B, L), first, frozen, conditioning) -> `Nats`, of positions without padding;
+    jitted. With quantity "loss" the loss is the only term. conditioning: what the network is given of
+    the rows, as `experiments.data.pipeline` has it.
 
     Sequence number first + row and time sample k decide all randomness.
     """
 
     chosen = estimator(experiment) if quantity == "bound" else "low_discrepancy"
+    length = experiment.data.length
 
     @use_mesh(mesh)
     def bound(params, x0, first, frozen=None, conditioning=None):
@@ -48,13 +50,18 @@ def make_bound(
                 terms = {"loss": process.loss(keys_k, network, x0, u)}
             else:
                 terms = bounded.bound_terms(keys_k, network, x0, u)
-            return {
-                name: weights[k] * without_padding(term, conditioning).sum(1)
-                for name, term in terms.items()
-            }
+            terms = {name: without_padding(term, conditioning) for name, term in terms.items()}
+            return jax.tree.map(lambda a: weights[k] * a, (
+                {name: term.sum(1) for name, term in terms.items()},
+                {name: in_parts(term, length) for name, term in terms.items()},
+            ))  # fmt: skip
 
-        terms = jax.lax.map(at, jnp.arange(num_times))
-        return {name: term.T for name, term in terms.items()}
+        terms, parts = jax.lax.map(at, jnp.arange(num_times))
+        return Nats(
+            {name: term.T for name, term in terms.items()},
+            {name: part.mean(0) for name, part in parts.items()},
+            _times(process, chosen, quantity, places.T),
+        )
 
     return jax.jit(bound, out_shardings=replicated(mesh))
 
@@ -104,6 +111,15 @@ def _places(chosen: str, count: int, keys, seed: int, numbers) -> tuple[jax.Arra
     else:
         offset = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-6, maxval=1 - 1e-6))(keys)
     return (jnp.arange(count)[:, None] + offset[None]) / count, jnp.ones(count)
+
+
+def _times(process: Objective, chosen: str, quantity: str, places: jax.Array) -> jax.Array | None:
+    """The times (B, K) of u (B, K): of tokens that are revealed one by one the share that is masked;
+    None where u is no time of all positions, as in blocks, each of which has its own."""
+    if chosen == "any_order":
+        return 1 - places
+    of_times = Process if quantity == "loss" else TimeIntegral
+    return places if chosen != "orders" and isinstance(process, of_times) else None
 
 
 def is_exact(process: Objective) -> bool:

@@ -14,6 +14,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.protocols import protocol_of
 from experiments.data.text import Text
 from experiments.data.tokenizers import COUNTED
+from experiments.evaluation.breakdown import Breakdown
 from experiments.evaluation.estimators import estimator_of, is_exact, kind_of, times_per_sequence
 from experiments.evaluation.units import Estimate, perplexity
 from experiments.labels import gives_labels
@@ -80,7 +81,7 @@ def make_record(
     corpus: Corpus,
     split: str,
     result: Estimate,
-    terms: dict[str, float],
+    breakdown: Breakdown,
     *,
     seed: int,
     ema: bool,
@@ -109,7 +110,9 @@ def make_record(
         "nats_per_token_standard_error": _known(se),
         "perplexity_per_token": per_token,
         "perplexity_per_token_standard_error": per_token_error,
-        "terms_nats_per_token": terms,
+        "terms_nats_per_token": breakdown.terms,
+        "nats_per_token_at_times": breakdown.at_times,
+        "nats_per_token_at_positions": breakdown.at_positions,
         "labels": "given" if gives_labels(experiment) else "none",
         "estimator": estimator_of(experiment),
         "num_times": times,

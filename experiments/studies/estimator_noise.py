@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> dict:
             for repeat in range(args.repeats):
                 nats, tokens, first = 0.0, 0, repeat * 1_000_003
                 for x, known, count in evaluation_batches(text, data.length, size, labels):
-                    terms = bound(run.params, x, first, None, known)
+                    terms = bound(run.params, x, first, None, known).terms
                     nats += sum(
                         np.asarray(t, np.float64)[:count].mean(1).sum() for t in terms.values()
                     )

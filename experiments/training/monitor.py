@@ -45,20 +45,21 @@ def make_evaluate(
     )
 
     def evaluate(params):
-        result, _ = estimate(
+        result, breakdown = estimate(
             experiment, bound, params, text, mesh, counts.characters, signals.check, frozen, labels,
             counts.not_text,
         )  # fmt: skip
         if quantity == "loss":
             error = result.standard_error()
             loss = result.nats_per_token
-            return {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
+            values = {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
+            return values | breakdown.metrics()
         name = f"eval/bound_{result.unit.replace('character', 'char').replace(' ', '_')}"
         return {
             name: result.bits,
             f"{name}_se": result.to_bits(result.standard_error()),
             "eval/bound_nats_per_token": result.nats_per_token,
-        }
+        } | breakdown.metrics()
 
     def check(params):
         check_estimate(experiment, bound, params, text, mesh, frozen, labels)

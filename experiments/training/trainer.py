@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from diffusion.process import Likelihood
 from experiments.config import Experiment, Train
+from experiments.curves import write_curves
 from experiments.data.corpus import Corpus
 from experiments.data.pipeline import training_batches
 from experiments.data.text import prepare
@@ -193,6 +194,8 @@ def _train(
                     placed = jax.device_put(np.int32(retry), replicated(ready.mesh))
                     state["health"] = {**state["health"], "retry": placed}
                     metrics.rewind(start)
+    if is_first():
+        write_curves(workdir, log)
     log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir, reading)}")
 
 

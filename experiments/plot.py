@@ -1,0 +1,40 @@
+"""Plot: ddlm plot runs/a [runs/b ...] [--out curves.svg] [--theme dark]
+
+Draws what a training measured over its steps, several runs in one picture: loss, validation bound with
+two standard errors, gradient norm, tokens per second, and of the last evaluation the nats of a token at
+each time and position. A training that ends writes curves.svg into its run directory by itself.
+"""
+
+from experiments import cli
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the picture is written."""
+    options = cli.parser("plot", __doc__)
+    options.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
+    options.add_argument(
+        "--out",
+        type=cli.output,
+        help="an image file, .svg or .png (default: curves.svg, in the run directory of one run, else "
+        "here)",
+    )
+    options.add_argument(
+        "--theme", choices=("light", "dark"), default="light", help="(default light)"
+    )
+    args = options.parse_args(arguments)
+
+    from pathlib import Path
+
+    from experiments.curves import draw_curves, read_curves, save
+    from experiments.figure import check_figure
+
+    runs = [Path(run) for run in dict.fromkeys(args.runs)]
+    out = Path(args.out) if args.out else (runs[0] if len(runs) == 1 else Path()) / "curves.svg"
+    check_figure(out, "--out")
+    curves = {str(run): read_curves(run) for run in runs}
+    save(draw_curves(curves, args.theme), out)
+    print(f"plot: {out}")
+
+
+if __name__ == "__main__":
+    cli.run("plot")
