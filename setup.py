@@ -15,7 +15,7 @@ setup(
         "experiments.data": ["corpora/*"],
         "experiments.data.builders": ["checksums.tsv"],
         "experiments.evaluation": ["record_schema.json"],
-        "experiments.sampling": ["trace_page.html"],
+        "experiments.sampling": ["*.html"],
     },
     install_requires=[
         "jax>=0.10.2",  # arrays, compilation, sharding

@@ -24,7 +24,7 @@ from experiments.streams import log as log
 
 GROUPS = {
     "Make a model": ("prepare", "train", "plan"),
-    "Use it": ("sample", "compress", "decompress"),
+    "Use it": ("sample", "trace", "compress", "decompress"),
     "Measure it": ("evaluate", "quality", "compare", "plot"),
     "Look around": ("configs", "runs", "doctor", "completion"),
 }

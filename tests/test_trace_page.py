@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import html
 import json
 import operator
 import re
@@ -9,7 +10,8 @@ import re
 import numpy as np
 import pytest
 
-from experiments.sampling.trace_page import page
+from experiments import cli
+from experiments.sampling.trace_page import page, pages
 
 HOSTILE = ["</script>", "<!--", "<script>", "]]>", "\u2028\u2029", "\"'\\", "&lt;&", "\x00\x1b\x7f"]
 HOSTILE += ["@RECORD@", "\n", " ", "", "\ud800", "é漢😀", "\u202e", "${x}`", "\\u003c"]
@@ -48,10 +50,10 @@ def record(symbols, length, steps, samples, mask=True, seed=0):
 SMALL = record(HOSTILE, length=60, steps=5, samples=2)
 
 
-def held(html):
+def held(page):
     """What a browser finds in the element: it ends at the first end tag, and nothing is unescaped."""
     text = re.search(
-        r'<script type="application/json" id="record">(.*?)</script', html, re.S | re.I
+        r'<script type="application/json" id="record">(.*?)</script', page, re.S | re.I
     )
     return json.loads(text[1])
 
@@ -80,15 +82,39 @@ def test_the_page_holds_the_record_whatever_its_text(mask):
 
 
 def test_text_opens_no_tag_and_no_encoding_matters():
-    html, plain = page(SMALL), page(record(["a"], length=2, steps=1, samples=1) | {"title": ""})
-    assert html.isascii()
-    assert html.count("<") == plain.count("<")
+    text, plain = page(SMALL), page(record(["a"], length=2, steps=1, samples=1) | {"title": ""})
+    assert text.isascii()
+    assert text.count("<") == plain.count("<")
 
 
-def test_the_page_loads_nothing():
-    html = page(SMALL)
-    assert not re.search(r"https?://|\b(src|href|srcset)\s*=|@import|url\(|fetch\(", html, re.I)
-    assert "default-src 'none'" in html
+@pytest.mark.parametrize("text", [page(SMALL), pages([page(SMALL)] * 2)])
+def test_the_page_loads_nothing(text):
+    assert not re.search(r"https?://|\b(src|href|srcset)\s*=|@import|url\(|fetch\(", text, re.I)
+    assert "default-src 'none'" in text
+
+
+def test_the_page_begins_with_the_finished_text_by_the_step_that_brought_each_token():
+    text = page(SMALL)
+    script = text.rpartition("<script>")[2]
+    assert "go(0, Infinity)" in script and 'show("when")' in script
+    assert re.search(r"\.when \.t\.came \{[^}]*var\(--at\)", text)
+
+
+def test_pages_side_by_side_are_whole_and_no_text_ends_them(tmp_path, capsys):
+    alone = [page(SMALL), page(record(["a", "<b"], 3, 2, 1))]
+    both = pages(alone)
+    assert both.isascii() and both.count("<iframe") == 2
+    assert [html.unescape(t) for t in re.findall(r'srcdoc="([^"]*)"', both)] == alone
+    paths = [tmp_path / name for name in ("a.html", "b.html", "c.html")]
+    for path, text in zip(paths, alone, strict=False):
+        path.write_text(text)
+    assert cli.guarded("trace", [str(paths[2]), *map(str, paths[:2])]) == 0
+    assert paths[2].read_text() == both
+    assert cli.guarded("trace", [str(paths[1]), *map(str, paths[:2])]) == 2  # over a trace
+    assert "are the same file" in capsys.readouterr().err
+    assert cli.guarded("trace", [str(tmp_path / "d"), __file__]) == 2
+    assert "is no trace; give a page that" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
 
 
 def test_the_page_is_a_function_of_the_record_and_arrays_are_lists():

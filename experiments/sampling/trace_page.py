@@ -1,4 +1,5 @@
-"""page(record): an HTML page that plays how samples were denoised, and loads nothing.
+"""page(record): an HTML page that plays how samples were denoised, and loads nothing; pages(traces):
+several of them side by side.
 
     record = {
       "title": str,
@@ -20,6 +21,7 @@ and 255 for unknown, in base64: 1.4 bytes for a token of a frame where few token
 """
 
 import base64
+import html
 import itertools
 import json
 from collections.abc import Sequence
@@ -28,6 +30,7 @@ from importlib import resources
 import numpy as np
 
 UNKNOWN = 255
+RECORD = '<script type="application/json" id="record">'  # what a page has and no other file
 
 
 def page(record: dict) -> str:
@@ -55,10 +58,22 @@ def page(record: dict) -> str:
     }
     # JSON in a script element ends at the first "</script", and "<!--" changes how the rest is read.
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    template = (
-        resources.files("experiments.sampling").joinpath("trace_page.html").read_text("utf-8")
-    )
-    return template.replace("@RECORD@", text)
+    return _template("trace_page").replace("@RECORD@", text)
+
+
+def pages(traces: Sequence[str]) -> str:
+    """The page, in ASCII, with such pages side by side, which play together."""
+    frames = [f'<iframe srcdoc="{html.escape(trace)}"></iframe>' for trace in traces]
+    return _template("trace_pages").replace("@PAGES@", "\n".join(frames))
+
+
+def is_page(text: str) -> bool:
+    """Whether the text is a page as `page` makes it."""
+    return text.startswith("<!DOCTYPE html>") and RECORD in text
+
+
+def _template(name: str) -> str:
+    return resources.files("experiments.sampling").joinpath(f"{name}.html").read_text("utf-8")
 
 
 def _pack(sample: dict, size: int, mask: int | None, known: np.ndarray) -> tuple[dict, np.ndarray]:
