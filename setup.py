@@ -33,6 +33,7 @@ setup(
         "tokenizers>=0.23",  # WordPiece and byte-level BPE, as their vocabularies were made
         "sentencepiece>=0.2.3",  # the vocabulary of the D3PM protocol of LM1B, trained or loaded
         "tensorboardX>=2.6.5",  # TensorBoard event files without TensorFlow
+        "rich>=14",  # bars of progress, and samples that play in the terminal
     ],
     extras_require={
         "build": ["setuptools>=77"],  # builds this package without a second, unpinned download

@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> None:
     rows = min(args.batch_size, max(1, -(-len(tokens) // length)))
     distributions = make_distributions(run, rows, args.group, args.seed)
     fingerprint = first_distribution(distributions)
-    words, promised = encode(distributions, tokens, Progress(cli.log))
+    with Progress(cli.log) as progress:
+        words, promised = encode(distributions, tokens, progress)
     header = Header(
         version("ddlm"), jax.__version__, jax.devices()[0].device_kind, run.fingerprint, run.step,
         len(tokens), rows, args.group, args.seed, fingerprint, sha256(content),

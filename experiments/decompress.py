@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> None:
     if first_distribution(distributions) != header.first_distribution:
         raise UserError(f"{path}: {elsewhere}")
     try:
-        tokens = decode(distributions, words, header.tokens, Progress(cli.log))
+        with Progress(cli.log) as progress:
+            tokens = decode(distributions, words, header.tokens, progress)
     except MemoryError as error:
         raise UserError(
             f"{path}: its {header.tokens:,} tokens do not fit into this machine's memory"

@@ -17,6 +17,8 @@ Examples:
 import dataclasses
 
 from experiments import cli
+from experiments.errors import UserError
+from experiments.streams import on_terminal
 
 
 def command_line() -> cli.Parser:
@@ -42,6 +44,9 @@ def command_line() -> cli.Parser:
     cli.add_force(options)
     options.add_argument(
         "--trace", type=cli.output, help="an .html file that plays how the samples came about"
+    )
+    options.add_argument(
+        "--watch", action="store_true", help="play in the terminal how the samples came about"
     )
     known = options.add_argument_group("known text")
     known.add_argument("--prompt", type=cli.text, help="text that every sample begins with")
@@ -112,6 +117,11 @@ def command_line() -> cli.Parser:
 def main(arguments: list[str]) -> None:
     """Nothing; the samples are printed or written."""
     args = command_line().parse_args(arguments)
+    if args.watch and not on_terminal():
+        raise UserError(
+            "--watch plays in a terminal, which standard output is not; leave it out, or take --trace "
+            "PAGE.html"
+        )
 
     from experiments.devices.distributed import start
     from experiments.run import load_run
@@ -135,18 +145,19 @@ def _draw(prepared, args) -> None:
     from experiments.sampling.samples_writer import SamplesWriter
     from experiments.sampling.trace import trace_record
     from experiments.sampling.trace_page import page
+    from experiments.sampling.watch import watch
 
-    tracing, traced = args.trace is not None, []
+    tracing, traced, lines = args.trace is not None or args.watch, [], []
     run, out = prepared.run, args.out if is_first() else None
     tokenizer = run.experiment.data.tokenizer
-    with SamplesWriter(out, prepared.description, args.force) as writer:
+    told = Progress(cli.log if args.out or args.exact else None, "samples")
+    with SamplesWriter(out, prepared.description, args.force) as writer, told as progress:
         (held,) = first_says([writer.start])
         if held:
             more = f"; continuing to {args.num:,}" if held < args.num else ""
             cli.log(f"{args.out}: {held:,} samples are there{more}")
         start = 0 if tracing else held  # frames are kept nowhere
         size = min(args.batch_size, max(1, args.num - start))
-        progress = Progress(cli.log, "samples") if args.out else None
         for number, sampled, fixed in sample_run(
             run,
             args.num,
@@ -162,13 +173,18 @@ def _draw(prepared, args) -> None:
                 continue
             text = tokenizer.decode(sampled.x0)
             writer.write(number, text, int(sampled.calls))
-            if not args.out:
-                print(f"[{number}] {text}", flush=True)
+            lines.append(f"[{number}] {text}")
+            if not args.out and not args.watch:
+                print(lines[-1], flush=True)
             if tracing:
                 traced.append((number, sampled, fixed))
     if tracing and is_first():
-        write_atomically(args.trace, page(trace_record(run.experiment, args.workdir, traced)))
-        print(f"trace: {args.trace}, to be opened in a browser")
+        record = trace_record(run.experiment, args.workdir, traced)
+        if args.watch:
+            watch(record, lines)
+        if args.trace:
+            write_atomically(args.trace, page(record))
+            print(f"trace: {args.trace}, to be opened in a browser")
     if args.out:
         print(f"samples: {args.out}")
 

@@ -69,6 +69,13 @@ def log(line: str) -> None:
         cast(Any, sys.stdout).lost = True
 
 
+def on_terminal() -> bool:
+    """Whether standard output is a terminal on which more than lines can be drawn."""
+    with suppress(ValueError, AttributeError, OSError):  # closed, none
+        return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return False
+
+
 def complain(line: str) -> None:
     """Nothing; the line is on standard error, if that can be written."""
     with suppress(OSError, ValueError, AttributeError):  # full, closed, none

@@ -11,13 +11,14 @@ from conftest import SMALL
 from test_guidance import Labelled
 from test_labels import LETTERS, write
 
+import ddlm
 from diffusion.autoregressive import Autoregressive
 from diffusion.genmd4 import GenMD4
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.udlm import UDLM
-from experiments import cli
+from experiments import cli, progress
 from models.classifier import Classifier
 
 MODEL = Classifier(
@@ -160,6 +161,21 @@ def test_a_classifier_leads_samples_of_a_run_without_labels_to_one(name, options
         assert share(letters, *options, "--label", label) > 0.9
     if "--exact" in options:
         assert 0.1 < share("ab") < 0.9  # of the run alone
+
+
+def test_exact_guidance_says_how_far_it_is_within_a_batch_and_changes_nothing_by_it(
+    runs, capsys, monkeypatch
+):
+    options = {"classifier": runs["classifier"], "label": "rome", "steps": 3}
+    quiet = ddlm.load(runs["mdlm"]).sample(2, exact=True, **options)
+    monkeypatch.setattr(progress, "_OFTEN", -1)
+    words = [w for name, value in options.items() for w in (f"--{name}", str(value))]
+    line = ["--workdir", runs["mdlm"], "--exact", "--num", "2", *words]
+    capsys.readouterr()
+    assert cli.guarded("sample", line) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in said[:3]] == [f"{n} of 2 samples" for n in (0, 1, 1)]
+    assert said[3:5] == [f"[{n}] {text}" for n, text in enumerate(quiet)]
 
 
 WRONG = [

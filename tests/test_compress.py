@@ -110,6 +110,16 @@ def test_the_file_is_as_long_as_the_model_promises(which, group, runs, command, 
     assert len(sizes) == 6 and all("bits per character" in line for line in rows)
 
 
+def test_one_batch_of_sequences_says_how_far_it_is_in_between(runs):
+    tokens, said = np.zeros(4 * LENGTH, np.int64), []
+    encode(
+        make_distributions(load_run(runs["mdlm"]), 4, LENGTH // 4, 0),
+        tokens,
+        lambda *n: said.append(n),
+    )
+    assert said == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_an_autoregressive_code_has_the_length_of_the_exact_likelihood(runs):
     run = load_run(runs["autoregressive"])
     tokens = np.random.default_rng(0).integers(0, 27, 30 * LENGTH)

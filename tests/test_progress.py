@@ -1,12 +1,19 @@
 """What is said of time: what is left, without the compilation, and the speed of finished steps."""
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+from contextlib import contextmanager, redirect_stdout
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from configs.smoke import get_config
-from experiments import progress
+from experiments import progress, streams
 from experiments.progress import Progress, duration
 from experiments.training import meter
 from experiments.training.meter import Meter
@@ -55,6 +62,43 @@ def test_work_of_one_part_has_no_time_left(clock):
 
 def test_durations():
     assert [duration(s) for s in (0, 59.6, 725, 7500)] == ["0m00s", "1m00s", "12m05s", "2h05m"]
+
+
+@contextmanager
+def terminal(name="xterm"):
+    """Standard output is a terminal of that name; gives a list that holds what was written at the end."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    written = []
+    with pytest.MonkeyPatch.context() as patched, open(slave, "w") as stream:
+        patched.setenv("TERM", name)
+        with redirect_stdout(stream):
+            yield written
+        print("end", file=stream, flush=True)
+        while not b"".join(written).endswith(b"end\r\n"):
+            written.append(os.read(master, 1 << 16))
+        written[:] = [b"".join(written).decode()]
+    os.close(master)
+
+
+@pytest.mark.parametrize("log", [streams.log, None])
+def test_on_a_terminal_a_bar_says_how_far_and_goes_also_where_the_work_is_interrupted(log):
+    with terminal() as written, pytest.raises(KeyboardInterrupt), Progress(log, "rows") as told:
+        told(32, 320)
+        told._bar.refresh()
+        raise KeyboardInterrupt
+    assert re.search(r"rows.*32/320", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written[0]))
+    assert "\x1b[?25h" in written[0]  # the cursor is there again
+
+
+def test_what_is_logged_elsewhere_stays_lines_and_so_does_a_dumb_terminal(clock):
+    said = []
+    for name, log in (("xterm", said.append), ("dumb", streams.log), ("dumb", None)):
+        with terminal(name) as written, Progress(log, "rows") as told:
+            clock.now += 50
+            told(7, 9)
+        assert written == ["7 of 9 rows\r\nend\r\n" if log is streams.log else "end\r\n"]
+    assert said == ["7 of 9 rows"]
 
 
 def speeds(clock, reads):

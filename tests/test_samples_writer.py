@@ -88,11 +88,18 @@ def test_nothing_is_drawn_that_is_there(whole, sample, tmp_path, monkeypatch):
     sample("--num", 7, "--out", tmp_path / "whole")
 
 
-def test_a_trace_shows_the_samples_that_were_there_too(whole, sample, tmp_path):
-    out, trace = tmp_path / "s", tmp_path / "t.html"
+def test_a_trace_shows_the_samples_that_were_there_too_and_so_does_a_play(
+    whole, sample, tmp_path, monkeypatch
+):
+    out, trace, played = tmp_path / "s", tmp_path / "t.html", []
     out.write_bytes(b"".join(whole[:3]))
-    sample("--num", 7, "--out", out, "--trace", trace)
+    monkeypatch.setattr("experiments.sample.on_terminal", lambda: True)
+    monkeypatch.setattr("experiments.sampling.watch.watch", lambda *given: played.append(given))
+    sample("--num", 7, "--out", out, "--trace", trace, "--watch")
     assert out.read_bytes() == b"".join(whole) and trace.read_text().count('"number":') == 7
+    ((record, texts),) = played
+    assert [len(one["tokens"]) for one in record["samples"]] == [3] * 7  # of two steps
+    assert texts == [f"[{n}] {json.loads(line)['text']}" for n, line in enumerate(whole)]
 
 
 OTHER = [

@@ -169,7 +169,8 @@ def visit_all(
             if real.any():
                 tokens[real] = visit((start + at)[real], distributions.distribution(number)[real])
             distributions.tell(number, tokens, real)
-        progress(min(first + distributions.rows, sequences), sequences)
+            done = distributions.rows * (number + 1) // distributions.calls
+            progress(min(first + done, sequences), sequences)
 
 
 def encode(

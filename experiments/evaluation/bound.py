@@ -235,10 +235,11 @@ def evaluate_run(
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
     check_estimate(experiment, bound, run.params, text, run.mesh, labels=labels)
     start = time.perf_counter()
-    result, breakdown = estimate(
-        experiment, bound, run.params, text, run.mesh, counts.characters, Progress(log),
-        labels=labels, not_text=counts.not_text,
-    )  # fmt: skip
+    with Progress(log) as progress:
+        result, breakdown = estimate(
+            experiment, bound, run.params, text, run.mesh, counts.characters, progress,
+            labels=labels, not_text=counts.not_text,
+        )  # fmt: skip
     seconds = time.perf_counter() - start
     _check_finite(run, result, breakdown.terms)
     record = make_record(run, corpus, split, result, breakdown, seed=seed, ema=ema, seconds=seconds)

@@ -14,6 +14,7 @@ from experiments.data.text import Corpus, Text, prepare
 from experiments.data.tokenizers import OutsideAlphabet
 from experiments.errors import UserError
 from experiments.evaluation.units import perplexity
+from experiments.progress import Progress
 from experiments.run import load_run
 from experiments.sample_metrics.mauve_score import load_mauve
 from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
@@ -26,6 +27,7 @@ from experiments.sample_metrics.text_measures import (
 )
 from experiments.sampling.samples_file import common, network_calls, read_samples
 
+Log = Callable[[str], None]
 ORDERS = (1, 2, 3)  # of the n-grams of entropy and of distinct-n
 SAMPLES, REAL = "samples", "real text"
 
@@ -63,13 +65,13 @@ def measure(
     corpus = prepare(experiment.data)
     groups = {SAMPLES: texts, REAL: real_texts(corpus, "validation", texts)}
     training, source = _training_text(training_text, experiment, corpus, log)
-    rows = {name: _of_texts(row) | _scored(scorer, row) for name, row in groups.items()}
+    rows = {name: _of_texts(row) | _scored(scorer, row, log) for name, row in groups.items()}
     log(f"scored by {scorer_path}; reading {source['characters']:,} characters of training text")
     for name, overlap in zip(rows, overlaps(list(groups.values()), training, ngram), strict=True):
         rows[name] |= overlap
     if mauve:
-        points = {name: scorer.features(row) for name, row in groups.items()}
-        other = scorer.features(real_texts(corpus, "test", texts))
+        points = {name: _points(scorer, row, log) for name, row in groups.items()}
+        other = _points(scorer, real_texts(corpus, "test", texts), log)
         rows[SAMPLES]["mauve"] = mauve(points[REAL], points[SAMPLES])
         rows[REAL]["mauve"] = mauve(points[REAL], other)
     rows[SAMPLES]["network_calls"] = network_calls(samples)
@@ -118,12 +120,10 @@ def _training_text(
     tokenizer = corpus.tokenizer
 
     def pieces():  # where tokens are bytes, a character that the end of a piece cuts is not recognised
-        last = time.perf_counter()
-        for start in range(0, len(tokens), CHUNK):
-            yield tokenizer.decode(tokens[start : start + CHUNK])
-            if time.perf_counter() - last > 5:
-                last = time.perf_counter()
-                log(f"{start + CHUNK:,} of {len(tokens):,} tokens of training text")
+        with Progress(log, "tokens of training text") as progress:
+            for start in range(0, len(tokens), CHUNK):
+                yield tokenizer.decode(tokens[start : start + CHUNK])
+                progress(min(start + CHUNK, len(tokens)), len(tokens))
 
     characters = sum(
         tokenizer.count_characters(tokens[k : k + CHUNK]) for k in range(0, len(tokens), CHUNK)
@@ -171,8 +171,14 @@ def _of_texts(texts: Sequence[str]) -> dict:
     }
 
 
-def _scored(scorer: Scorer, texts: Sequence[str]) -> dict:
-    result = scorer.score(texts)
+def _points(scorer: Scorer, texts: Sequence[str], log: Log) -> np.ndarray:
+    with Progress(log, "pieces of text for MAUVE") as progress:
+        return scorer.features(texts, progress)
+
+
+def _scored(scorer: Scorer, texts: Sequence[str], log: Log) -> dict:
+    with Progress(log, "pieces of text scored") as progress:
+        result = scorer.score(texts, progress)
     error = result.standard_error()
     per_token, per_token_error = perplexity(result.nats_per_token, error)
     return {

@@ -21,6 +21,12 @@ from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
 from experiments.run import Run, load_run
 
+Told = Callable[[int, int], None]
+
+
+def untold(done: int, total: int) -> None:
+    """Nothing."""
+
 
 class Scorer(ABC):
     """A causal language model that judges text."""
@@ -40,12 +46,13 @@ class Scorer(ABC):
         """The tokens of a text, int; UserError naming `where` for one outside its alphabet."""
 
     @abstractmethod
-    def score(self, texts: Sequence[str]) -> Estimate:
-        """The nats of each text, its tokens and the characters of all, as far as they are scored."""
+    def score(self, texts: Sequence[str], progress: Told = untold) -> Estimate:
+        """The nats of each text, its tokens and the characters of all, as far as they are scored;
+        progress(pieces done, pieces) is called in between."""
 
     @abstractmethod
-    def features(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, D): each text as a point, from the hidden states of its last piece."""
+    def features(self, texts: Sequence[str], progress: Told = untold) -> np.ndarray:
+        """(N, D): each text as a point, from the hidden states of its last piece; progress as above."""
 
 
 def load_scorer(path: str) -> Scorer:
@@ -90,7 +97,11 @@ def as_written(tokenizer: Tokenizer, text: str, where: str) -> np.ndarray:
 
 
 def in_pieces(
-    rows: Sequence[np.ndarray], room: int, batch: int, call: Callable[[np.ndarray], Any]
+    rows: Sequence[np.ndarray],
+    room: int,
+    batch: int,
+    call: Callable[[np.ndarray], Any],
+    progress: Told,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(row, tokens in the piece, call's result for it) of every piece of at most `room` tokens. call
     takes int32 (batch, width), padded with zeros after the tokens, of one width for all."""
@@ -105,6 +116,7 @@ def in_pieces(
             padded[r, : len(piece)] = piece
         for (i, piece), result in zip(group, np.asarray(call(padded)), strict=False):
             yield i, len(piece), result
+        progress(min(first + batch, len(pieces)), len(pieces))
 
 
 def run_log_p(run: Run) -> Callable[[np.ndarray], np.ndarray]:
@@ -145,20 +157,20 @@ class RunScorer(Scorer):
     def tokens(self, text, where):
         return as_written(self.experiment.data.tokenizer, text, where)
 
-    def _pieces(self, rows, call):
+    def _pieces(self, rows, call, progress):
         experiment = self.experiment
         batch = min(experiment.evaluation.batch_size, len(rows))
-        return in_pieces(rows, experiment.data.length, batch, call)
+        return in_pieces(rows, experiment.data.length, batch, call, progress)
 
-    def score(self, texts):
+    def score(self, texts, progress=untold):
         rows = [self.tokens(text, "text") for text in texts]
         nats = np.zeros(len(rows))
-        for i, size, log_p in self._pieces(rows, run_log_p(self.run)):
+        for i, size, log_p in self._pieces(rows, run_log_p(self.run), progress):
             nats[i] -= log_p[:size].sum(dtype=np.float64)
         sizes = np.array([len(row) for row in rows])
         return Estimate(nats[:, None], sizes, sum(map(len, texts)))
 
-    def features(self, texts):
+    def features(self, texts, progress=untold):
         experiment, params = self.experiment, self.run.params
         start, model = _sequential(self.run).start, experiment.model
 
@@ -172,6 +184,8 @@ class RunScorer(Scorer):
 
         rows = [self.tokens(text, "text") for text in texts]
         points = {}
-        for i, size, states in self._pieces(rows, lambda z: features(params, jnp.asarray(z))):
+        for i, size, states in self._pieces(
+            rows, lambda z: features(params, jnp.asarray(z)), progress
+        ):
             points[i] = states[:size].astype(np.float32).mean(0)
         return np.stack([points[i] for i in range(len(rows))])

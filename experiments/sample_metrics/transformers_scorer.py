@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.evaluation.units import Estimate
-from experiments.sample_metrics.scorers import Scorer, in_pieces
+from experiments.sample_metrics.scorers import Scorer, in_pieces, untold
 
 _TOKENS = 4096  # in one call, padding included
 _ROUNDING = 1e-5  # of the greatest logit; a causal model changes by nothing at all
@@ -111,7 +111,7 @@ class FolderScorer(Scorer):
             )
         return np.array(ids, np.int64)
 
-    def _pieces(self, rows, read):
+    def _pieces(self, rows, read, progress):
         """As `in_pieces`, of read(the model's output, tokens with the start) of a batch."""
         width = min(self._room, max(map(len, rows))) + len(self._start)
 
@@ -121,9 +121,9 @@ class FolderScorer(Scorer):
             with self.torch.no_grad():
                 return read(self.model(z, output_hidden_states=True), z).numpy()
 
-        return in_pieces(rows, self._room, max(1, _TOKENS // width), call)
+        return in_pieces(rows, self._room, max(1, _TOKENS // width), call, progress)
 
-    def score(self, texts):
+    def score(self, texts, progress=untold):
         rows = [self.tokens(text, "text") for text in texts]
         unscored, characters = 0 if self._start else 1, sum(map(len, texts))
         nats, sizes = np.zeros(len(rows)), np.zeros(len(rows), int)
@@ -132,7 +132,7 @@ class FolderScorer(Scorer):
             distribution = self.torch.log_softmax(out.logits[:, :-1], -1)
             return distribution.gather(-1, z[:, 1:, None])[..., 0]
 
-        for i, size, values in self._pieces(rows, log_p):
+        for i, size, values in self._pieces(rows, log_p, progress):
             nats[i] -= values[: size - unscored].sum(dtype=np.float64)
             sizes[i] += size - unscored
         if unscored:
@@ -143,9 +143,9 @@ class FolderScorer(Scorer):
             raise UserError(f"--scorer {self.path}: the texts are too short to be scored")
         return Estimate(nats[:, None], sizes, characters)
 
-    def features(self, texts):
+    def features(self, texts, progress=untold):
         rows, points = [self.tokens(text, "text") for text in texts], {}
-        states = self._pieces(rows, lambda out, z: out.hidden_states[-1])
+        states = self._pieces(rows, lambda out, z: out.hidden_states[-1], progress)
         for i, size, state in states:
             points[i] = state[size - 1 + len(self._start)]
         return np.stack([points[i] for i in range(len(rows))])

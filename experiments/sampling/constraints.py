@@ -1,9 +1,10 @@
 """Constraints on samples besides known tokens, and the network that is steered towards them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,9 +38,16 @@ class SamplingConstraints:
     classifier: Run | None = None
     exact: bool = False
 
-    def network(self, experiment: Experiment, params: dict, guide: dict | None) -> Model:
+    def network(
+        self,
+        experiment: Experiment,
+        params: dict,
+        guide: dict | None,
+        tell: Callable[[], None] | None = None,
+    ) -> Model:
         """The network of the experiment, steered towards the constraints; guide: the parameters of the
-        classifier. For a sampler that `guides_steps` the distribution of a step is what is changed."""
+        classifier. For a sampler that `guides_steps` the distribution of a step is what is changed.
+        tell: called at each step of `exact`, which is slow."""
         if self.label is None:
             return experiment.network(params)
         process = experiment.bind(params)
@@ -51,6 +59,7 @@ class SamplingConstraints:
             if isinstance(process, EvidenceProcess):
                 return guidance.classifier(process, free, log_p_label, self.strength, interval)
             assert isinstance(process, JumpProcess)  # `NoisyClassifier` is of these two
+            free = _telling(free, tell) if self.exact and tell else free
             return ByClassifier(
                 process, free, log_p_label, self.strength, self.exact, interval=interval
             )
@@ -67,6 +76,16 @@ class SamplingConstraints:
             assert isinstance(process, JumpProcess)  # `Posterior.requires`
             return MixedPosteriors(process, *two, interval=self.interval)
         return guidance.classifier_free(process, *two, interval=self.interval)
+
+
+def _telling(network: Model, tell: Callable[[], None]) -> Model:
+    """The network, which calls `tell` whenever it is called. Its program is stored nowhere."""
+
+    def model(z, t):
+        jax.debug.callback(tell)
+        return network(z, t)
+
+    return model
 
 
 UNCONSTRAINED = SamplingConstraints()

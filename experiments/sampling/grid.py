@@ -161,19 +161,19 @@ def _rows(run: Run, bins: int, seed: int, tokens, labels, places, log):
     compiled = jax.jit(program, out_shardings=replicated(mesh))
     shards = batch_shards(mesh)
     batch = -(-min(experiment.evaluation.batch_size, len(places)) // shards) * shards
-    first, progress = 0, Progress(log)
-    for *rows, count in evaluation_batches(tokens, experiment.data.length, batch, labels):
-        place = np.resize(places[first : first + count], batch)[:, None]
-        rows = jax.tree.map(lambda a: global_batch(mesh, a, axis=0), [*rows, place])
-        x0, conditioning, place = rows
-        if not first:
-            lowered = compiled.lower(run.params, x0, first, place, conditioning)
-            check_program(lowered, batch, x0.shape[1], mesh, "evaluation.batch_size")
-        yield np.asarray(compiled(run.params, x0, first, place, conditioning), np.float64)[
-            :, :count
-        ]
-        first += count
-        progress(first, len(places))
+    first = 0
+    with Progress(log) as progress:
+        for *rows, count in evaluation_batches(tokens, experiment.data.length, batch, labels):
+            place = np.resize(places[first : first + count], batch)[:, None]
+            rows = jax.tree.map(lambda a: global_batch(mesh, a, axis=0), [*rows, place])
+            x0, conditioning, place = rows
+            if not first:
+                lowered = compiled.lower(run.params, x0, first, place, conditioning)
+                check_program(lowered, batch, x0.shape[1], mesh, "evaluation.batch_size")
+            nats = compiled(run.params, x0, first, place, conditioning)
+            yield np.asarray(nats, np.float64)[:, :count]
+            first += count
+            progress(first, len(places))
 
 
 def table(record: dict) -> str:

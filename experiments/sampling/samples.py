@@ -55,16 +55,19 @@ def make_sample(
     mesh: jax.sharding.Mesh,
     constraints: SamplingConstraints = UNCONSTRAINED,
     trace: bool = False,
+    tell: Callable[[], None] | None = None,
 ) -> jax.stages.Wrapped:
     """sample(params, seed, numbers (B,), known (L,), guide) -> (`Sampled`, known (B, L) with required
-    words in their places), one compiled program; guide: the parameters of the classifier, or None."""
+    words in their places), one compiled program; guide: the parameters of the classifier, or None. tell:
+    as of `SamplingConstraints.network`."""
 
     @use_mesh(mesh)
     def run(params, seed, numbers, known, guide=None):
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         shape = (len(numbers), len(known))
         known = jnp.broadcast_to(known, shape)
-        process, network = experiment.bind(params), constraints.network(experiment, params, guide)
+        process = experiment.bind(params)
+        network = constraints.network(experiment, params, guide, tell)
         if constraints.words:
             known = place(
                 fold_in(keys, 1), denoising_process(process), network, known, constraints.words
@@ -87,23 +90,33 @@ def sample_run(
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Sampled, np.ndarray]]:
     """(number, `Sampled`, known tokens (L,) with required words), of samples start to num - 1.
-    progress(samples drawn, num) is called after each batch."""
+    progress(samples drawn, num) is called after each batch, and after each step of a slow one, as if it
+    drew its samples one after another."""
     if trace and not run.experiment.sampler.keeps_frames:
         raise UserError(
-            f"--trace: sampler {type(run.experiment.sampler).__name__} keeps no frames; use one that "
-            "works on the whole sequence, such as Ancestral or FirstHitting"
+            f"sampler {type(run.experiment.sampler).__name__} keeps no frames for --trace and --watch; "
+            "use one that works on the whole sequence, such as Ancestral or FirstHitting"
         )
     if start >= num:
         return  # nothing is left to draw, so nothing is compiled
     shards = batch_shards(run.mesh)
     batch = -(-batch_size // shards) * shards
-    compiled = make_sample(run.experiment, run.mesh, constraints, trace)
+    first = calls = 0
+
+    def tell():
+        nonlocal calls
+        calls += 1
+        most = run.experiment.sampler.calls(run.experiment.process, len(known)) + 1
+        progress(first + min(batch, num - first) * min(calls, most - 1) // most, num)
+
+    compiled = make_sample(run.experiment, run.mesh, constraints, trace, progress and tell)
     guide = constraints.classifier and constraints.classifier.params
     split = NamedSharding(run.mesh, P(BATCH))
     numbers = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
     lowered = compiled.lower(run.params, seed, numbers, known, guide)
     check_program(lowered, batch, len(known), run.mesh, "--batch-size", "--length")
     for first in range(start, num, batch):
+        calls = 0
         numbers = global_batch(run.mesh, np.arange(first, first + batch, dtype=np.int32), axis=0)
         sampled, fixed = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
         for i in range(min(batch, num - first)):
