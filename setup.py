@@ -48,7 +48,7 @@ setup(
             "transformers>=5.0",  # its architecture and tokenizer
         ],
         "plan": ["libtpu>=0.0.42"],  # the TPU compiler of experiments.plan; that of the same jax
-        "plot": ["matplotlib>=3.10"],  # the figure of experiments.compare
+        "plot": ["matplotlib>=3.10"],  # the curves of a training, the figure of experiments.compare
         "test": [
             "hypothesis>=6.170",  # the cases of experiments.studies.fuzz
             "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test

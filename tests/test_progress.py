@@ -66,7 +66,7 @@ def test_durations():
 
 @contextmanager
 def terminal(name="xterm"):
-    """Standard output is a terminal of that name; gives a list that holds what was written at the end."""
+    """Standard output is a terminal of that name; gives a list that holds what was written there."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     written = []

@@ -11,8 +11,14 @@ from rich.live import Live
 from rich.text import Text
 
 _SECONDS = 6  # of a sample, but no frame stays longer than a fifth
-MASK, STYLES = "·", {"masked": "dim", "revealed": "bold black on bright_cyan", "given": "italic"}
-STYLES |= {"changed": "bold black on bright_yellow", "same": ""}
+MASK = "·"
+STYLES = {
+    "masked": "dim",
+    "revealed": "reverse",
+    "changed": "reverse yellow",
+    "given": "italic",
+    "same": "",
+}
 
 
 def watch(record: dict, texts: Sequence[str], console: Console | None = None) -> None:
