@@ -15,8 +15,8 @@ from experiments import cli
 
 # What stands behind an option or in the place of an argument, by its name in all commands.
 FILES = ("config", "file", "out", "plot", "records", "samples", "scorer", "source", "table", "text")
-FILES += ("trace", "train")
-FOLDERS = ("classifier", "folder", "workdir")
+FILES += ("page", "trace", "traces", "train")
+FOLDERS = ("classifier", "folder", "runs", "workdir")
 WORDS = {"grid": ("uniform", "cosine", "fitted"), "split": ("train", "validation", "test")}
 _SHELLS = ("bash", "zsh", "fish")
 

@@ -1,15 +1,19 @@
-"""Plot: ddlm plot runs/a [runs/b ...] [--out curves.svg] [--theme dark]
+"""Draw what trainings measured over their steps, several runs in one picture.
 
-Draws what a training measured over its steps, several runs in one picture: loss, validation bound with
-two standard errors, gradient norm, tokens per second, and of the last evaluation the nats of a token at
-each time and position. A training that ends writes curves.svg into its run directory by itself.
+Loss, validation bound with two standard errors, gradient norm, tokens per second, and of the last
+evaluation the nats of a token at each time and position. A training that ends writes curves.svg into its
+run directory by itself.
+
+Examples:
+    ddlm plot runs/a
+    ddlm plot runs/a runs/b --out both.svg --theme dark
 """
 
 from experiments import cli
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the picture is written."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("plot", __doc__)
     options.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     options.add_argument(
@@ -21,7 +25,12 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--theme", choices=("light", "dark"), default="light", help="(default light)"
     )
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the picture is written."""
+    args = command_line().parse_args(arguments)
 
     from pathlib import Path
 

@@ -1,21 +1,31 @@
-"""Trace: ddlm trace BOTH.html A.html B.html ...
+"""Put traces of samples side by side on one page, on a phone below each other.
 
-Puts traces that `ddlm sample --trace` wrote side by side on one page, on a phone below each other: of
-several samplers, runs or settings. They play together, each from its noise to its text.
+They are pages that `ddlm sample --trace` wrote, of several samplers, runs or settings. They play
+together, each from its noise to its text.
+
+Examples:
+    ddlm sample --workdir runs/a --trace ancestral.html
+    ddlm sample --workdir runs/a --sampler FirstHitting --trace hitting.html
+    ddlm trace both.html ancestral.html hitting.html
 """
 
 from experiments import cli
 from experiments.errors import UserError
 
 
-def main(arguments: list[str]) -> None:
-    """Nothing; the page is written."""
+def command_line() -> cli.Parser:
+    """The options of the command."""
     options = cli.parser("trace", __doc__)
     options.add_argument("page", type=cli.output, metavar="PAGE", help="the .html file to write")
     options.add_argument(
         "traces", nargs="+", metavar="TRACE", help="what ddlm sample --trace wrote"
     )
-    args = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the page is written."""
+    args = command_line().parse_args(arguments)
 
     from pathlib import Path
 

@@ -24,7 +24,7 @@ from experiments.config import Experiment
 from experiments.devices.sharding import make_mesh
 from experiments.errors import UserError
 from experiments.overrides import leaves, load, named, override, resolve
-from experiments.runs import Run
+from experiments.run import Run
 from experiments.sampling import request
 from samplers.ancestral import Ancestral
 from samplers.sampler import Sampler

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> str:
     args = options.parse_args(arguments)
 
     from experiments.files import write_atomically
-    from experiments.runs import load_run
+    from experiments.run import load_run
     from experiments.sampling.request import Request, prepare
     from experiments.sampling.samples import sample_run
     from experiments.sampling.trace import trace_record
