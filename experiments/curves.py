@@ -130,7 +130,7 @@ def draw_curves(runs: Mapping[str, Curves], theme: str = "light") -> Figure:
         for axes in panels[len(titles) :]:
             axes.remove()
         if len(runs) > 1:
-            draw_legend(figure, panels[: len(titles)], list(runs))
+            draw_legend(figure, list(panels[: len(titles)]), list(runs))
         else:
             figure.suptitle(*runs, fontsize=10, parse_math=False)
     return figure

@@ -4,8 +4,6 @@ They are pages that `ddlm sample --trace` wrote, of several samplers, runs or se
 together, each from its noise to its text.
 
 Examples:
-    ddlm sample --workdir runs/a --trace ancestral.html
-    ddlm sample --workdir runs/a --sampler FirstHitting --trace hitting.html
     ddlm trace both.html ancestral.html hitting.html
 """
 

@@ -182,23 +182,23 @@ class Transformer(Backbone):
             mask = within if mask is None else within & mask[None]
         condition, x = ends.condition(t, label), constrain_batch(x)
 
-        @jax.jit
         def layer(x, params_and_keys):
             params, keys = params_and_keys
             x = bind(self._block, params)(x, positions, mask, condition, keys)[0]
             return constrain_batch(x)
 
+        step = jax.jit(layer)  # traced once for all layers
         if self.remat:
-            layer = jax.checkpoint(layer)
+            step = jax.checkpoint(step)
         keys = None
         if dropout_keys is not None and self.dropout > 0:
             split = jax.vmap(lambda key: jax.random.split(key, (self.num_layers, 2)), out_axes=1)
             keys = split(dropout_keys)  # (N, B, 2)
         if self.scan:
-            x, _ = jax.lax.scan(lambda x, xs: (layer(x, xs), None), x, (params["layers"], keys))
+            x, _ = jax.lax.scan(lambda x, xs: (step(x, xs), None), x, (params["layers"], keys))
         else:
             for n in range(self.num_layers):
-                x = layer(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
+                x = step(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
         x = ends.normed(x, len(positions), condition)
         return x.reshape(rows, len(positions), -1)[:, :length]
 

@@ -44,7 +44,7 @@ def bash(tmp_path_factory):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("ddlm tr", ["train"]),
+        ("ddlm tr", ["trace", "train"]),
         ("ddlm ", cli.COMMANDS),
         ("ddlm train --dr", ["--dry-run"]),
         ("ddlm sample --workdir runs --num 3 --guid", ["--guidance", "--guidance-interval"]),

@@ -105,6 +105,7 @@ def sample_run(
 
     def tell():
         nonlocal calls
+        assert progress is not None  # without it nobody is told
         calls += 1
         most = run.experiment.sampler.calls(run.experiment.process, len(known)) + 1
         progress(first + min(batch, num - first) * min(calls, most - 1) // most, num)

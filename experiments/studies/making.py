@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> str:
     options.add_argument("--prompt", default="", help="what the text begins with")
     args = options.parse_args(arguments)
 
+    from diffusion.process import denoising_process
     from experiments.files import write_atomically
     from experiments.run import load_run
     from experiments.sampling.request import Request, prepare
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> str:
 
     request = Request(steps=args.steps, seed=args.seed, prompt=args.prompt)
     ready = prepare(load_run(args.workdir), request, args.workdir)
-    if ready.run.experiment.process.space.mask is None:
+    if denoising_process(ready.run.experiment.process).space.mask is None:
         raise UserError(
             f"--workdir {args.workdir}: its process has no mask, which this picture shows"
         )
