@@ -79,9 +79,10 @@ def main_curves(metrics: Metrics) -> Curves:
         ("perf/tokens_per_s", "tokens per second"),
     ):
         if name in metrics:
-            error = metrics.get(f"{name}_se")
-            falls = not name.startswith("perf/")
-            found[title] = Curve(*metrics[name], error and 2 * error[1], falls=falls)
+            steps, values = metrics[name]
+            known = dict(zip(*metrics.get(f"{name}_se", ((), ())), strict=True))
+            error = np.array([2 * known.get(step, np.nan) for step in steps]) if known else None
+            found[title] = Curve(steps, values, error, falls=not name.startswith("perf/"))
     for kind, (title, xlabel) in _AXES.items():
         last = [
             values[-1] for name, (_, values) in metrics.items() if name.startswith(f"eval_{kind}/")

@@ -3,6 +3,7 @@
 import ast
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,25 @@ def test_panels_are_the_measures_with_the_errors_and_the_last_evaluation(tmp_pat
     np.testing.assert_array_equal(drawn["tokens per second"].get_ydata(), np.arange(1, 11) * 100.0)
     assert figure.axes[1].containers[0].has_yerr and not figure.legends
     assert figure.get_facecolor()[:3] != (1, 1, 1)
+
+
+def test_an_error_that_is_not_known_has_no_bar_and_a_start_far_above_others_is_cut_off():
+    steps = np.arange(1.0, 9)
+    loss = np.array([50.0, 3, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4])
+    curves = main_curves(
+        {
+            "train/loss_nats_per_token": (steps, loss),
+            "eval/loss_nats_per_token": (np.array([4.0, 8]), np.array([3.0, 2])),
+            "eval/loss_nats_per_token_se": (np.array([8.0]), np.array([0.1])),
+            "perf/tokens_per_s": (steps, loss),
+        }
+    )
+    error = curves["validation loss (nats per token)"].error
+    assert np.isnan(error[0]) and error[1] == 0.2
+    low = {name: replace(curve, y=curve.y.clip(0, 3)) for name, curve in curves.items()}
+    figure = draw_curves({"a": curves, "b": low, "c": low})
+    tops = [axes.get_ylim()[1] for axes in figure.axes]
+    assert tops[0] < 4 < 50 < tops[2]  # the speed is not
 
 
 def test_runs_lie_over_each_other_with_one_legend_and_their_own_colours(tmp_path):
