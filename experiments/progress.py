@@ -40,6 +40,15 @@ class Progress:
         elif self._log:
             self._tell(self._log, done, total)
 
+    def say(self, line: str) -> None:
+        """Nothing; the line is printed as it is, above the bar: rich would break it between words."""
+        if self._bar:
+            self._bar.console.print(
+                line, soft_wrap=True, markup=False, highlight=False, emoji=False
+            )
+        else:
+            print(line, flush=True)
+
     def _tell(self, log: Callable[[str], None], done: int, total: int) -> None:
         now = time.perf_counter()
         self._first = self._first or (done, now)

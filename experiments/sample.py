@@ -175,7 +175,7 @@ def _draw(prepared, args) -> None:
             writer.write(number, text, int(sampled.calls))
             lines.append(f"[{number}] {text}")
             if not args.out and not args.watch:
-                print(lines[-1], flush=True)
+                progress.say(lines[-1])
             if tracing:
                 traced.append((number, sampled, fixed))
     if tracing and is_first():

@@ -91,6 +91,13 @@ def test_on_a_terminal_a_bar_says_how_far_and_goes_also_where_the_work_is_interr
     assert "\x1b[?25h" in written[0]  # the cursor is there again
 
 
+def test_what_is_said_beside_a_bar_is_as_it_is():
+    line = "[0] " + "words [bold] :smile: " * 20
+    with terminal() as written, Progress(None, "rows") as told:
+        told.say(line)
+    assert f"{line}\r\n" in written[0]
+
+
 def test_what_is_logged_elsewhere_stays_lines_and_so_does_a_dumb_terminal(clock):
     said = []
     for name, log in (("xterm", said.append), ("dumb", streams.log), ("dumb", None)):
