@@ -6,6 +6,7 @@ parameter, whether they run under `lax.scan` or unrolled, so a checkpoint fits b
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import jax
@@ -167,13 +168,12 @@ class Transformer(Backbone):
         """What the output head reads, (B, L, D), from the arguments of `apply`; added: (B*L, D), put on
         top of the embeddings."""
         ends = bind(self._ends, params["ends"])
-        rows, length = z.shape[:2]
-        positions, mask = np.arange(length), self._mask(length)
+        (rows, length), copies, mask = z.shape[:2], 1, self._mask(z.shape[1])
         x = ends.embed(z)
         if added is not None:
             x = x + added.astype(x.dtype)
         if context is not None:
-            positions, mask = np.tile(positions, 2), self._context_mask(length)
+            copies, mask = 2, self._context_mask(length)
             x = _beside(x, ends.embed(context), rows)
             t = jnp.broadcast_to(t, (rows, length))
             t = jnp.concatenate([t, jnp.zeros_like(t)], axis=1)
@@ -183,24 +183,21 @@ class Transformer(Backbone):
         condition, x = ends.condition(t, label), constrain_batch(x)
 
         def layer(x, params_and_keys):
-            params, keys = params_and_keys
-            x = bind(self._block, params)(x, positions, mask, condition, keys)[0]
-            return constrain_batch(x)
+            return _layer(self, length, copies, x, *params_and_keys, mask, condition)
 
-        step = jax.jit(layer)  # traced once for all layers
         if self.remat:
-            step = jax.checkpoint(step)
+            layer = jax.checkpoint(layer)
         keys = None
         if dropout_keys is not None and self.dropout > 0:
             split = jax.vmap(lambda key: jax.random.split(key, (self.num_layers, 2)), out_axes=1)
             keys = split(dropout_keys)  # (N, B, 2)
         if self.scan:
-            x, _ = jax.lax.scan(lambda x, xs: (step(x, xs), None), x, (params["layers"], keys))
+            x, _ = jax.lax.scan(lambda x, xs: (layer(x, xs), None), x, (params["layers"], keys))
         else:
             for n in range(self.num_layers):
-                x = step(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
-        x = ends.normed(x, len(positions), condition)
-        return x.reshape(rows, len(positions), -1)[:, :length]
+                x = layer(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
+        x = ends.normed(x, copies * length, condition)
+        return x.reshape(rows, copies * length, -1)[:, :length]
 
     def cache(self, rows: int, length: int) -> list[Cache]:
         """What `decode` fills: room for keys and values of `length` positions, per layer."""
@@ -283,3 +280,20 @@ def _beside(a: Array, b: Array, rows: int) -> Array:
     """(B*2L, D): each row's positions of `a` and then those of `b`, both (B*L, D)."""
     a, b = (x.reshape(rows, -1, x.shape[-1]) for x in (a, b))
     return jnp.concatenate([a, b], axis=1).reshape(-1, a.shape[-1])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))  # traced once for all layers
+def _layer(
+    network: Transformer,
+    length: int,
+    copies: int,
+    x: Array,
+    params: dict,
+    keys: Array | None,
+    mask: Array | None,
+    condition: Array | None,
+) -> Array:
+    """x after a layer: of rows of so many positions, `copies` times beside each other."""
+    positions = np.tile(np.arange(length), copies)
+    block = bind(network._block, params)
+    return constrain_batch(block(x, positions, mask, condition, keys)[0])

@@ -10,7 +10,7 @@ import pytest
 from models.backbone import num_parameters
 from models.classifier import Classifier
 from models.layers import near_biases, rotary
-from models.transformer import Transformer
+from models.transformer import Transformer, _layer
 
 SMALL = Transformer(
     vocab_size=7,
@@ -98,6 +98,16 @@ def test_scan_remat_and_attention_forms_agree(variant):
         got = value_and_grad(replace(model, **changed))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+def test_a_layer_is_compiled_once_for_all_calls_outside_of_a_compiled_program():
+    model = replace(SMALL, width=24)  # of no other test
+    params, (z, t) = params_of(model), tokens(model)
+    before = _layer._cache_size()
+    first = model.apply(params, z, t)
+    assert _layer._cache_size() == before + 1
+    np.testing.assert_array_equal(model.apply(params, z, t), first)
+    assert _layer._cache_size() == before + 1
 
 
 def test_dropout_is_the_same_scanned_or_not_and_acts_in_training_only():
