@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 def keep_programs() -> None:
     """Nothing; JAX, imported after this, keeps what it compiles. Not where DDLM_CACHE is empty, where
     the folder cannot be used, or where JAX_COMPILATION_CACHE_DIR says something already."""
-    if _chosen_otherwise():
+    if chosen_otherwise():
         return
     try:
         folder = program_folder()
@@ -57,14 +57,13 @@ def program_folder() -> Path:
 
 
 def why_unusable() -> str:
-    """Why no programs are kept in `program_folder`, or "" where they are; nothing is made."""
+    """Why no programs can be kept in `program_folder`, or "" where they can; nothing is made."""
     folder = program_folder()
-    fault = _fault(folder) if folder.is_dir() else why_unwritable(str(folder))
-    return _chosen_otherwise() or fault or ""
+    return (_fault(folder) if folder.is_dir() else why_unwritable(str(folder))) or ""
 
 
-def _chosen_otherwise() -> str:
-    """What the user has said against it, "" for nothing."""
+def chosen_otherwise() -> str:
+    """What the user has said against the cache of programs, "" for nothing."""
     if os.environ.get("DDLM_CACHE") == "":
         return "DDLM_CACHE is empty"
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:

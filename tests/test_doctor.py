@@ -113,6 +113,24 @@ def test_the_cache_of_programs_says_why_it_is_not_used(monkeypatch, tmp_path):
     assert check.wrong.startswith("others may write into it")
 
 
+def test_a_cache_that_the_user_turned_off_is_not_looked_at(monkeypatch):
+    def no_home():
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("DDLM_CACHE", "")
+    monkeypatch.setattr(doctor, "program_folder", no_home)
+    monkeypatch.setattr(doctor, "why_unusable", no_home)
+    assert doctor._programs().found == "not used, since DDLM_CACHE is empty"
+
+
+def test_a_folder_in_the_working_folder_is_not_wrong_whatever_its_name(monkeypatch, tmp_path):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDLM_CACHE", str(tmp_path))
+    assert [check.wrong for check in doctor._disks()] == ["", ""]
+
+
 @pytest.mark.parametrize(
     "pages, library, asked, used",
     [

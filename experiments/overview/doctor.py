@@ -16,7 +16,13 @@ from pathlib import Path
 from experiments.errors import shortened
 from experiments.files import why_unwritable
 from experiments.overview.configs import FOLDER
-from experiments.program_cache import LIMIT, cache_folder, program_folder, why_unusable
+from experiments.program_cache import (
+    LIMIT,
+    cache_folder,
+    chosen_otherwise,
+    program_folder,
+    why_unusable,
+)
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FAILS = "fails"
@@ -145,14 +151,14 @@ def _stepped(name: str, compiling: float, running: float, loss: float) -> Check:
 def _programs() -> Check:
     name = "program cache"
     try:
+        if why := chosen_otherwise():
+            return Check(name, f"not used, since {why}")
         folder, why = program_folder(), why_unusable()
         size = sum(p.stat().st_size for p in folder.parent.glob("*/*-cache"))
     except (OSError, RuntimeError) as error:  # no home; a folder that cannot be read
         return Check(name, "not used", f"{shortened(str(error))}; set DDLM_CACHE to a folder")
     if not why:
         return Check(name, f"{folder}, {size / 2**20:,.0f} of {LIMIT / 2**20:,.0f} MiB")
-    if why.startswith(("DDLM_CACHE", "JAX_")):
-        return Check(name, f"not used, since {why}")
     return Check(name, f"not used: {folder}", f"{why}; or set DDLM_CACHE to another folder")
 
 
@@ -186,7 +192,7 @@ def _disks() -> Iterator[Check]:
         except (OSError, RuntimeError) as error:
             yield Check(name, "cannot be read", shortened(str(error)))
             continue
-        wrong = why_unwritable(str(folder / "a")) or ""
+        wrong = why_unwritable(str(folder / ".ddlm-doctor")) or ""
         if free < _LEAST_DISK:
             wrong = "less than 1 GB is free; make space, or work in another folder"
         yield Check(name, f"{folder}, {free / 1e9:,.1f} GB free", wrong)
