@@ -32,8 +32,10 @@ def main(arguments: list[str]) -> None:
     """Nothing; the run is trained to its last step, or what it would be is printed."""
     options = command_line()
     args = options.parse_args(arguments)
-    if not (args.workdir or args.dry_run):
+    if args.workdir is None and not args.dry_run:
         options.error("the following arguments are required: --workdir (or --dry-run)")
+    if args.workdir == "":
+        options.error("--workdir is empty; give the name of a directory")
 
     from pathlib import Path
 

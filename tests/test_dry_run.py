@@ -102,6 +102,10 @@ def test_a_workdir_that_cannot_be_made_or_is_in_use_is_rejected(run, tmp_path, c
 def test_only_a_dry_run_goes_without_a_workdir(capsys):
     assert train() == 2
     assert "required: --workdir (or --dry-run)" in capsys.readouterr().err
+    for dry in ([], ["--dry-run"]):
+        assert train("--workdir", "", *dry) == 2
+        error = capsys.readouterr().err
+        assert "--workdir is empty; give the name" in error and error.count("\n") == 1
 
 
 def test_the_report_counts_what_is_left():
