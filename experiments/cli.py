@@ -37,7 +37,7 @@ Examples:
 
 ddlm COMMAND --help lists the options of a command. docs/guide/ has more examples, and other
 programs, python -m experiments.NAME."""
-_WRITE_NOTHING = ("configs", "runs", "doctor", "completion")
+_COMPILE_NOTHING = ("configs", "runs", "doctor", "completion", "plot", "trace")
 _TUNABLE = "glibc.malloc.hugetlb"
 
 
@@ -172,7 +172,7 @@ def run(name: str) -> None:
 
 def _run(name: str, arguments: list[str]) -> NoReturn:
     _use_huge_pages()
-    if name not in _WRITE_NOTHING:
+    if name not in _COMPILE_NOTHING:
         keep_programs()
     _exit(guarded(name, arguments))
 

@@ -48,6 +48,18 @@ def test_the_help_of_all_has_every_command_once_with_its_sentence(capsys):
         importlib.import_module(f"experiments.{words[0]}").command_line().parse_args(words[1:])
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_programs_are_kept_of_commands_that_compile_alone(name, monkeypatch):
+    kept = []
+    monkeypatch.setattr(cli, "_use_huge_pages", lambda: None)
+    monkeypatch.setattr(cli, "keep_programs", lambda: kept.append(name))
+    monkeypatch.setattr(cli, "guarded", lambda *_: 0)
+    with pytest.raises(SystemExit):
+        cli._run(name, [])
+    compiling = ("train", "plan", "sample", "compress", "decompress", "evaluate", "quality")
+    assert bool(kept) == (name in (*compiling, "prepare", "compare"))
+
+
 def test_configs_are_all_there_with_the_first_line_of_their_docstring(monkeypatch):
     monkeypatch.chdir(ROOT)
     found = {str(config.path): config.what for config in configs()}
