@@ -81,6 +81,7 @@ def _bar(what: str):
         console=Console(file=sys.stdout),
         refresh_per_second=4,
         transient=True,
+        redirect_stderr=sys.stderr.isatty(),  # a file gets what is written to it
     )
     bar.add_task(what, total=None)
     bar.start()

@@ -5,8 +5,9 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,6 +97,14 @@ def test_what_is_said_beside_a_bar_is_as_it_is():
     with terminal() as written, Progress(None, "rows") as told:
         told.say(line)
     assert f"{line}\r\n" in written[0]
+
+
+def test_what_goes_to_standard_error_that_is_a_file_stays_there_beside_a_bar(tmp_path):
+    path = tmp_path / "errors"
+    with path.open("w") as file, redirect_stderr(file), terminal() as written:
+        with Progress(None, "rows"):
+            print("a warning", file=sys.stderr)
+    assert path.read_text() == "a warning\n" and "a warning" not in written[0]
 
 
 def test_what_is_logged_elsewhere_stays_lines_and_so_does_a_dumb_terminal(clock):
