@@ -50,6 +50,17 @@ def test_the_play_is_one_frame_a_step_and_leaves_the_text(monkeypatch, capsys):
     assert len(slept) == 600 and math.isclose(sum(slept), 6)
 
 
+def test_of_a_frame_that_is_too_high_the_end_is_seen(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(watching.time, "sleep", lambda seconds: None)
+    console = Console(file=screen, force_terminal=True, width=40, height=4, color_system=None)
+    tokens = [[0, 3, 0, 3, 0, 3, 0, 3, 1]] * 2
+    sample = {"number": 0, "times": [1.0, 0.0], "tokens": tokens}
+    watch(RECORD | {"given": [False] * 9, "samples": [sample]}, ["x"], console)
+    assert "step 1 of 1" in screen.getvalue() and "b\n" in screen.getvalue()
+    assert "a\na\na" not in screen.getvalue() and "\u2026" not in screen.getvalue()
+
+
 def test_what_is_no_terminal_is_one_line_before_any_work(capsys):
     assert cli.guarded("sample", ["--workdir", "nowhere", "--watch"]) == 2
     assert capsys.readouterr().err == (

@@ -32,7 +32,8 @@ def watch(record: dict, texts: Sequence[str], console: Console | None = None) ->
                     part for line in frame.split("\n") for part in _folded(line, console.width)
                 ]
                 where = f"step {number} of {len(times) - 1}, t = {times[number]:.2f}"
-                live.update(Text("\n").join([*lines, Text(where, style="dim")]), refresh=True)
+                lines = [*lines, Text(where, style="dim")][-max(1, console.height - 1) :]
+                live.update(Text("\n").join(lines), refresh=True)
                 time.sleep(min(0.2, _SECONDS / len(times)))
         print(text, flush=True)
 
