@@ -101,9 +101,8 @@ def test_what_is_said_beside_a_bar_is_as_it_is():
 
 def test_what_goes_to_standard_error_that_is_a_file_stays_there_beside_a_bar(tmp_path):
     path = tmp_path / "errors"
-    with path.open("w") as file, redirect_stderr(file), terminal() as written:
-        with Progress(None, "rows"):
-            print("a warning", file=sys.stderr)
+    with path.open("w") as file, redirect_stderr(file), terminal() as written, Progress(None):
+        print("a warning", file=sys.stderr)
     assert path.read_text() == "a warning\n" and "a warning" not in written[0]
 
 
