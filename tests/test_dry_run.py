@@ -10,9 +10,11 @@ import pytest
 from conftest import SMALL
 
 from experiments import cli
+from experiments.errors import UserError
 from experiments.locks import LOCK, held
 from experiments.overrides import load
 from experiments.training import dry_run as module
+from experiments.training import workdir as workdir_module
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.dry_run import DryRun, report
 
@@ -122,6 +124,23 @@ def test_the_report_counts_what_is_left():
     done = DryRun(experiment, 1234, 40, 0, 1, first=2.0, step=0.5)
     assert done.seconds == 0 and "end" not in rows(report(done, None))
     assert rows(report(done, None))["steps left"] == "none: nothing would be trained"
+
+
+def test_the_first_process_says_how_many_steps_are_timed_and_why_none_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "first_says", lambda numbers: [7])
+    steps = []
+    ready = SimpleNamespace(
+        step=lambda state, batch: (state, steps.append(batch)),
+        batches=lambda start: iter([((),)] * 99),
+    )
+    module._timed(ready, {}, began=0.0)
+    assert len(steps) == 2 + 7
+    monkeypatch.setattr(workdir_module, "is_first", lambda: False)
+    (tmp_path / "file").write_text("")
+    workdir_module.check_writable(tmp_path / "file")  # the others do not look
+    monkeypatch.setattr(workdir_module, "anywhere", lambda what: True)
+    with pytest.raises(UserError, match="the first process says why not"):
+        workdir_module.check_writable(tmp_path)
 
 
 def test_steps_are_timed_after_the_first_and_for_some_seconds(monkeypatch):

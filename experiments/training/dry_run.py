@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from experiments.config import Experiment
+from experiments.devices.distributed import first_says
 from experiments.devices.memory import device_memory
 from experiments.errors import shortened
 from experiments.overrides import kinds, leaves
@@ -97,7 +98,7 @@ def _timed(ready: Ready, state: dict, began: float) -> tuple[float, float]:
     state, _ = steps(state, 1)
     first = time.perf_counter() - began
     state, one = steps(state, 1)
-    count = int(min(max(_FEWEST, _SECONDS / one), _MOST))
+    (count,) = first_says([int(min(max(_FEWEST, _SECONDS / one), _MOST))])  # each has its own clock
     return first, steps(state, count)[1] / count
 
 

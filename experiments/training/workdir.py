@@ -30,14 +30,29 @@ def one_writer(workdir: Path, log: Callable[[str], None] = lambda line: None) ->
                 failed = error
             except OSError as error:
                 failed = unwritable(workdir, error)
-        if anywhere(failed is not None):
-            raise failed or UserError(f"workdir {workdir}: the first process says why not")
+        _fail_together(workdir, failed)
         yield
 
 
+def _fail_together(workdir: Path, failed: UserError | None) -> None:
+    """Nothing; an error in every process where one of them has failed."""
+    if anywhere(failed is not None):
+        raise failed or UserError(f"workdir {workdir}: the first process says why not")
+
+
 def check_writable(workdir: Path) -> None:
-    """Nothing; UserError where a training could not write into `workdir` now, as far as one sees without
-    making it."""
+    """Nothing; UserError, in all processes, where a training could not write into `workdir` now, as far
+    as the first of them sees without making it."""
+    failed = None
+    if is_first():
+        try:
+            _check_writable(workdir)
+        except UserError as error:
+            failed = error
+    _fail_together(workdir, failed)
+
+
+def _check_writable(workdir: Path) -> None:
     _check_directory(workdir)
     if reason := why_unwritable(str(workdir / LOCK)):
         raise UserError(f"workdir {workdir} cannot be written ({reason}); give another --workdir")
