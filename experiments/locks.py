@@ -12,6 +12,7 @@ import shlex
 import socket
 import stat
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,7 @@ from experiments.plain_json import parse
 
 LOCK = ".lock"  # the file in a run's directory that its training holds
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_LOOK = 0.1  # seconds
 _open = weakref.WeakSet()  # files, which a fork would go on to hold
 
 
@@ -62,7 +64,7 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        # Shared, so that two may look at once, and for a moment: a holder that begins just then fails.
+        # Shared, so that two may look at once, and for a moment, which a holder that begins waits.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return isinstance(error, BlockingIOError)
@@ -85,7 +87,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _lock(file: IO[bytes], path: Path, what: str, advice: str, log, wait: bool) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _try(file)
     except BlockingIOError:
         line = f"{what} is in use by another process{_holder(file)}"
         if not wait:
@@ -96,6 +98,19 @@ def _lock(file: IO[bytes], path: Path, what: str, advice: str, log, wait: bool) 
         if error.errno not in _NO_LOCKS:
             raise
         log(f"{path}: no locks on this file system; see to it that no other process writes there")
+
+
+def _try(file: IO[bytes]) -> None:
+    """Nothing; the lock is ours. BlockingIOError where another holds it for longer than one that only
+    looks (`is_held`)."""
+    end = time.monotonic() + _LOOK
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_LOOK / 10)
 
 
 def _is_still(file: IO[bytes], path: Path) -> bool:

@@ -83,6 +83,16 @@ def test_one_process_holds_it_and_says_who_it_is_until_it_is_killed(tmp_path):
     assert not path.parent.exists() or listing(path.parent) == []
 
 
+def test_one_that_only_looks_does_not_keep_a_holder_out(tmp_path):
+    path = tmp_path / ".lock"
+    path.touch()
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.03, fcntl.flock, [looking, fcntl.LOCK_UN]).start()
+        with held(path, "it"):
+            assert path.exists()
+
+
 def test_it_goes_at_the_end_and_so_do_folders_that_were_made_for_it(tmp_path):
     with held(tmp_path / "a" / "b" / ".lock", "it"):
         assert listing(tmp_path / "a" / "b") == [".lock"]
