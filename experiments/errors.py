@@ -17,7 +17,13 @@ class UserError(Exception):
         message = f"{about}: " * bool(about) + what + f"; {advice}" * bool(advice)
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST - 1000]} ... {message[-990:]}"
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text with escapes of Python for what does not print, such as line breaks and control sequences
+    of terminals."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shortened(text: str) -> str:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from experiments import cli
+from experiments.errors import printable
 
 
 def command_line() -> cli.Parser:
@@ -45,13 +46,13 @@ def main(arguments: list[str]) -> None:
         print("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
     for run in found:
         for fault in run.faults:
-            print(f"damaged: {fault}")
+            print(f"damaged: {printable(fault)}")
 
 
 def _row(run) -> tuple[str, ...]:
     best = run.best if run.best != run.newest else None
     moved = datetime.fromtimestamp(run.moved).isoformat(" ", "minutes")
-    return (
+    cells = (
         str(run.workdir),
         run.state,
         str(run.step) if run.planned is None else f"{run.step}/{run.planned}",
@@ -59,6 +60,7 @@ def _row(run) -> tuple[str, ...]:
         *("" if measured is None else str(measured) for measured in (run.newest, best, run.record)),
         moved,
     )
+    return tuple(map(printable, cells))
 
 
 if __name__ == "__main__":

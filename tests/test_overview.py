@@ -179,6 +179,28 @@ def test_the_run_that_moved_last_is_at_the_end_at_any_depth(tmp_path):
         ("config.json", b"[]", "config.json cannot be read (it is of another form"),
         ("metrics.jsonl", "".join([*LINES, "{oops\n"]).encode(), "metrics.jsonl: 1 of its lines"),
         (
+            "config.json",
+            b'{"train": {"num_steps": 1e999}}',
+            "train.num_steps is Infinity, no finite",
+        ),
+        (
+            "metrics.jsonl",
+            "".join([*LINES, '{"step": 20, "a": ' + "[" * 10**5 + "]" * 10**5 + "}\n"]).encode(),
+            "metrics.jsonl: 1 of its lines",
+        ),
+        (
+            "metrics.jsonl",
+            "".join([*LINES, '{"step": ' + "9" * 5000 + "}\n"]).encode(),
+            "metrics.jsonl: 1 of its lines",
+        ),
+        (
+            "metrics.jsonl",
+            "".join(
+                [*LINES, '{"step": 30, "train/loss_nats_per_token": 1' + "0" * 400 + "}\n"]
+            ).encode(),
+            "metrics.jsonl: 1 of its lines",
+        ),
+        (
             "metrics.jsonl",
             LINES[0].encode() + b"\xff" + LINES[1].encode(),
             "metrics.jsonl: 1 of its",
@@ -201,6 +223,15 @@ def test_what_is_damaged_is_a_line_and_the_rest_is_read(name, content, said, tmp
     assert said in fault and str(bad) in fault
     assert re.search(r"good +finished +20/20 +2.250 +3.500 \+- 0.250 bits/char \(step 20\)", out)
     assert re.search(r"bad +(stopped +20 |finished +20/20 )", out)
+
+
+def test_no_name_or_unit_controls_the_terminal(tmp_path, capsys):
+    bad = make_run(tmp_path / "\x1b[2J\nb", LINES, record=RECORD | {"unit": "\x1b[31m\n"})
+    (bad / "config.json").write_text("{")
+    assert cli.guarded("runs", [str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.count("\n") == 3
+    assert r"\x1b[2J\nb" in out and r"3.000 +- 0.125 \x1b[31m\n (test-20)" in out
 
 
 def test_a_last_line_on_its_way_is_no_damage(tmp_path):

@@ -1,7 +1,6 @@
 """The runs in a folder and how far they are, read from their files alone: neither jax nor a checkpoint
 is loaded, and what is damaged is said and left out."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ def _saved(checkpoints: Path) -> int:
 
 
 def _planned(content: bytes) -> int:
-    return int(parse(content)["train"]["num_steps"])
+    return int(parse(content, finite=True)["train"]["num_steps"])
 
 
 def _record(content: bytes, path: Path) -> Measured:
@@ -171,7 +170,7 @@ def _read_metrics(content: bytes) -> tuple[int, float | None, list[Measured], in
 
 def _values(line: bytes) -> dict | None:
     try:
-        values = json.loads(line)
+        values = parse(line)  # a bound may be infinite
     except ValueError:
         return None
     return values if isinstance(values, dict) and type(values.get("step")) is int else None
