@@ -145,7 +145,6 @@ def _draw(prepared, args) -> None:
     from experiments.sampling.samples_writer import SamplesWriter
     from experiments.sampling.trace import trace_record
     from experiments.sampling.trace_page import page
-    from experiments.sampling.watch import watch
 
     tracing, traced, lines = args.trace is not None or args.watch, [], []
     run, out = prepared.run, args.out if is_first() else None
@@ -173,18 +172,22 @@ def _draw(prepared, args) -> None:
                 continue
             text = tokenizer.decode(sampled.x0)
             writer.write(number, text, int(sampled.calls))
-            lines.append(f"[{number}] {text}")
-            if not args.out and not args.watch:
-                progress.say(lines[-1])
+            line = f"[{number}] {text}"
+            if args.watch:
+                lines.append(line)
+            elif not args.out:
+                progress.say(line)
             if tracing:
                 traced.append((number, sampled, fixed))
     if tracing and is_first():
         record = trace_record(run.experiment, args.workdir, traced)
-        if args.watch:
-            watch(record, lines)
         if args.trace:
             write_atomically(args.trace, page(record))
             print(f"trace: {args.trace}, to be opened in a browser")
+        if args.watch:  # last: who has seen enough ends it
+            from experiments.sampling.watch import watch
+
+            watch(record, lines)
     if args.out:
         print(f"samples: {args.out}")
 

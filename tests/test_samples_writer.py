@@ -89,13 +89,19 @@ def test_nothing_is_drawn_that_is_there(whole, sample, tmp_path, monkeypatch):
 
 
 def test_a_trace_shows_the_samples_that_were_there_too_and_so_does_a_play(
-    whole, sample, tmp_path, monkeypatch
+    whole, run, tmp_path, monkeypatch
 ):
     out, trace, played = tmp_path / "s", tmp_path / "t.html", []
     out.write_bytes(b"".join(whole[:3]))
     monkeypatch.setattr("experiments.sample.on_terminal", lambda: True)
-    monkeypatch.setattr("experiments.sampling.watch.watch", lambda *given: played.append(given))
-    sample("--num", 7, "--out", out, "--trace", trace, "--watch")
+
+    def interrupted(*given):
+        played.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.sampling.watch.watch", interrupted)
+    words = ["--num", 7, "--steps", 2, "--out", out, "--trace", trace, "--watch"]
+    assert cli.guarded("sample", ["--workdir", run, *map(str, words)]) == 130
     assert out.read_bytes() == b"".join(whole) and trace.read_text().count('"number":') == 7
     ((record, texts),) = played
     assert [len(one["tokens"]) for one in record["samples"]] == [3] * 7  # of two steps
