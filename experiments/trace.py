@@ -28,14 +28,17 @@ def main(arguments: list[str]) -> None:
     from pathlib import Path
 
     from experiments.files import write_atomically
-    from experiments.sampling.trace_page import is_page, pages
+    from experiments.sampling.trace_page import pages, rendered_anew
 
     traces = []
     for path in args.traces:
         text = Path(path).read_bytes().decode("ascii", "replace")
-        if not is_page(text):
-            raise UserError(f"{path} is no trace; give a page that ddlm sample --trace wrote")
-        traces.append(text)
+        try:
+            traces.append(rendered_anew(text))
+        except ValueError as error:
+            raise UserError(
+                f"{path} is no trace; give a page that ddlm sample --trace wrote"
+            ) from error
     write_atomically(args.page, pages(traces))
     print(f"traces: {args.page}, to be opened in a browser")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.sampling.trace_page import page, pages
+from experiments.sampling.trace_page import page, pages, rendered_anew
 
 HOSTILE = ["</script>", "<!--", "<script>", "]]>", "\u2028\u2029", "\"'\\", "&lt;&", "\x00\x1b\x7f"]
 HOSTILE += ["@RECORD@", "\n", " ", "", "\ud800", "é漢😀", "\u202e", "${x}`", "\\u003c"]
@@ -115,6 +115,17 @@ def test_pages_side_by_side_are_whole_and_no_text_ends_them(tmp_path, capsys):
     assert cli.guarded("trace", [str(tmp_path / "d"), __file__]) == 2
     assert "is no trace; give a page that" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+def test_of_a_trace_the_record_alone_is_taken(tmp_path, capsys):
+    added = page(SMALL).replace("</body>", "<script>other()</script></body>")
+    assert "other()" in added and rendered_anew(added) == page(SMALL)
+    tag = '<!DOCTYPE html><script type="application/json" id="record">'
+    for number, text in enumerate(("[1]", "{", '{"a": NaN}', "[" * 10**5 + "]" * 10**5)):
+        path = tmp_path / f"{number}.html"
+        path.write_text(f"{tag}{text}</script>")
+        assert cli.guarded("trace", [str(tmp_path / "out"), str(path)]) == 2
+        assert "is no trace; give a page that" in capsys.readouterr().err
 
 
 def test_the_page_is_a_function_of_the_record_and_arrays_are_lists():

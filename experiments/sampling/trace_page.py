@@ -30,7 +30,7 @@ from importlib import resources
 import numpy as np
 
 UNKNOWN = 255
-RECORD = '<script type="application/json" id="record">'  # what a page has and no other file
+_RECORD = '<script type="application/json" id="record">'  # what a page has and no other file
 
 
 def page(record: dict) -> str:
@@ -56,6 +56,23 @@ def page(record: dict) -> str:
         "given": known.astype(int).tolist(),
         "samples": samples,
     }
+    return _rendered(content)
+
+
+def rendered_anew(text: str) -> str:
+    """The page, in ASCII, of the record alone that another one holds, whatever else is in its text, such
+    as scripts of others. ValueError where it is none."""
+    start, _, rest = text.partition(_RECORD)
+    try:
+        content = json.loads(rest.partition("</script>")[0])
+        if not start.startswith("<!DOCTYPE html>") or not isinstance(content, dict):
+            raise ValueError("it holds no record")
+        return _rendered(content)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _rendered(content: dict) -> str:
     # JSON in a script element ends at the first "</script", and "<!--" changes how the rest is read.
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return _template("trace_page").replace("@RECORD@", text)
@@ -65,11 +82,6 @@ def pages(traces: Sequence[str]) -> str:
     """The page, in ASCII, with such pages side by side, which play together."""
     frames = [f'<iframe srcdoc="{html.escape(trace)}"></iframe>' for trace in traces]
     return _template("trace_pages").replace("@PAGES@", "\n".join(frames))
-
-
-def is_page(text: str) -> bool:
-    """Whether the text is a page as `page` makes it."""
-    return text.startswith("<!DOCTYPE html>") and RECORD in text
 
 
 def _template(name: str) -> str:
