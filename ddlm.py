@@ -329,14 +329,18 @@ class Run:
     ) -> "Figure":
         """A figure of matplotlib with what most look at of the training, or the curves of the names;
         written to `path` too if one is given. theme: "light" or "dark". Needs pip install "ddlm[plot]".
+        UserError where nothing is measured yet, and for a path or theme that cannot be.
         """
         from experiments.curves import Curve, draw_curves, main_curves, save
+        from experiments.figure import check_figure
 
+        path = None if path is None else Path(path)
+        check_figure(path, "path")
         metrics = self.metrics()
         curves = {name: Curve(*metrics[name]) for name in names} or main_curves(metrics)
         figure = draw_curves({self.workdir.name: curves}, theme)
         if path is not None:
-            save(figure, Path(path))
+            save(figure, path)
         return figure
 
 

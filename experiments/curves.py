@@ -101,14 +101,18 @@ def _title(name: str) -> str:
 
 def draw_curves(runs: Mapping[str, Curves], theme: str = "light") -> Figure:
     """The figure of matplotlib of runs by their names: a panel for each curve, in which all runs are
-    that have it; theme: one of THEMES."""
+    that have it; theme: one of THEMES. UserError where there is no curve, or no such theme."""
     check_figure()
+    if theme not in THEMES:
+        raise UserError(f"no theme {theme!r}; one of {', '.join(THEMES)}")
+    if not any(runs.values()):
+        raise UserError(f"{', '.join(runs)}: nothing is measured yet; train on")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     paper, ink, grid, colours = THEMES[theme]
-    runs = dict(zip(short_names(list(runs)), runs.values(), strict=True))
+    labels = dict(zip(runs, short_names(list(runs)), strict=True))
     fullest = sorted(runs.values(), key=len, reverse=True)
     titles = list(dict.fromkeys(title for curves in fullest for title in curves))
     columns = min(2, len(titles))
@@ -120,36 +124,34 @@ def draw_curves(runs: Mapping[str, Curves], theme: str = "light") -> Figure:
         figure = Figure(figsize=(5 * columns, 2.6 * rows + 0.4), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        handles = {}
         for axes, title in zip(panels, titles, strict=False):
-            _panel(
-                axes,
-                title,
-                {n: c[title] for n, c in runs.items() if title in c},
-                list(runs),
-                colours,
-            )
+            curves = {n: c[title] for n, c in runs.items() if title in c}
+            handles |= _panel(axes, title, curves, list(runs), colours)
         for axes in panels[len(titles) :]:
             axes.remove()
         if len(runs) > 1:
-            draw_legend(figure, list(panels[: len(titles)]), list(runs))
+            drawn = [name for name in runs if name in handles]
+            draw_legend(figure, [handles[n] for n in drawn], [labels[n] for n in drawn])
         else:
-            figure.suptitle(*runs, fontsize=10, parse_math=False)
+            figure.suptitle(*labels.values(), fontsize=10, parse_math=False)
     return figure
 
 
-def _panel(axes, title: str, curves: Curves, runs: Sequence[str], colours: Sequence[str]) -> None:
-    """Draws the curves of the runs that have them, each in the colour and line of its run."""
+def _panel(axes, title: str, curves: Curves, runs: Sequence[str], colours: Sequence[str]) -> dict:
+    """What is drawn, by the runs that have the curve, each in the colour and line of its run."""
+    drawn = {}
     for name, curve in curves.items():
         number = runs.index(name)
         line, marker = LINES[number // len(colours) % len(LINES)]
-        style = {"color": colours[number % len(colours)], "linestyle": line, "label": name}
+        style = {"color": colours[number % len(colours)], "linestyle": line}
         few = len(curve.x) < 50
-        axes.errorbar(
+        drawn[name] = axes.errorbar(
             curve.x, curve.y, yerr=curve.error, marker=marker if few else "", markersize=3,
             linewidth=1.2, capsize=2 if few else 0, **style,
         )  # fmt: skip
     (xlabel,) = {curve.xlabel for curve in curves.values()}
-    axes.set_title(title, loc="left", fontsize=9)
+    axes.set_title(title, loc="left", fontsize=9, parse_math=False)
     axes.set_xlabel(xlabel, fontsize=8)
     axes.tick_params(labelsize=8)
     if xlabel == "step":
@@ -160,6 +162,7 @@ def _panel(axes, title: str, curves: Curves, runs: Sequence[str], colours: Seque
     axes.grid(linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    return drawn
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -64,17 +64,18 @@ def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
     figure = Figure(figsize=(11 if evaluated else 7, height), layout="constrained")
     FigureCanvasAgg(figure)
     *left, right = figure.subplots(1, 1 + evaluated, squeeze=False)[0]
-    for number, (result, curve, name) in enumerate(zip(results, curves, names, strict=True)):
+    handles = []
+    for number, (result, curve) in enumerate(zip(results, curves, strict=True)):
         line, marker = LINES[number // len(COLOURS) % len(LINES)]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": marker, "markersize": 4}
         for axes in left:
-            axes.plot(*curve, linestyle=line, label=name, **style)
+            handles += axes.plot(*curve, linestyle=line, **style)
         _end(right, number, result, style)
     for axes in left:
         axes.set(xlabel="step", ylabel="validation bound (bits per character)")
         axes.set_ylim(limits([values for _, values in curves]))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        draw_legend(figure, [axes], names)
+        draw_legend(figure, handles, names)
     right.set(xlabel="bits per character, with 2 standard errors")
     right.set_yticks(range(len(results)), names, fontsize=9, parse_math=False)  # a $ is a $
     right.set_ylim(len(results) - 0.5, -0.5)
@@ -88,26 +89,21 @@ def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
     return image(figure, suffix)
 
 
-def draw_legend(figure: Figure, panels: Sequence[Any], names: Sequence[str]) -> None:
-    """Nothing; the legend of the axes is below them, in as many columns as the figure is wide enough
-    for; what is in several of them is in it once. names: those in the legend, of all that are drawn."""
+def draw_legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Nothing; the legend is below all axes, in as many columns as the figure is wide enough for.
+    handles: what is drawn, and has the names, whatever these are."""
     longest = max(len(line) for name in names for line in name.split("\n"))
     columns = max(1, min(4, 120 // (longest + 9)))
-    handles = dict(
-        pair
-        for axes in panels
-        for pair in zip(*axes.get_legend_handles_labels()[::-1], strict=True)
-    )
     legend = figure.legend(
-        handles.values(),
         handles,
+        ["name"] * len(names),  # matplotlib drops what begins with _
         loc="outside lower center",
         ncols=columns,
         fontsize=9,
         handlelength=4,
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)
 
 
 def short_names(names: Sequence[str]) -> list[str]:

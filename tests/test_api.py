@@ -135,6 +135,8 @@ def test_curves_of_the_training(run, tmp_path):
     assert len(figure.axes) == 1 and (tmp_path / "curves.png").stat().st_size > 1000
     titles = [axes.get_title(loc="left") for axes in run.plot(theme="dark").axes]
     assert len(titles) == 6 and "validation bound (bits per char)" in titles
+    with pytest.raises(ddlm.UserError, match=r"path .*the file must end in one of"):
+        run.plot(tmp_path / "curves.txt")
 
 
 def test_the_end_of_a_training_draws_its_curves_and_its_evaluations_say_where_the_nats_are(trained):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from experiments import cli, curves
-from experiments.curves import draw_curves, main_curves, read_curves, write_curves
+from experiments.curves import Curve, draw_curves, main_curves, read_curves, write_curves
+from experiments.errors import UserError
 from experiments.figure import COLOURS
 from experiments.training.metrics import read_metrics
 
@@ -83,6 +85,32 @@ def test_runs_lie_over_each_other_with_one_legend_and_their_own_colours(tmp_path
     }
     assert set(colours["training loss (nats per token)"]) == set(COLOURS[:2])
     assert set(colours["nats per token at time t"]) == {COLOURS[1]}  # of the second run alone
+
+
+def test_no_run_is_lost_whatever_its_name_and_a_dollar_is_a_dollar():
+    curve = {"$x^2$": Curve(np.arange(2.0), np.arange(2.0))}
+    middle = [f"{'a' * 80}{k}{'z' * 80}" for k in "12"]  # of which the middle is left out
+    figure = draw_curves(dict.fromkeys(["_a", "b", *middle], curve))
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[:2] == ["_a", "b"] and len(texts) == 4 and texts[2] == texts[3]
+    assert len(figure.axes[0].containers) == 4
+    colours = [handle[0].get_color() for handle in figure.axes[0].containers]
+    assert colours == list(COLOURS[:4])
+    (title,) = [t for t in figure.findobj(Text) if t.get_text() == "$x^2$"]
+    assert not title.get_parse_math()
+
+
+@pytest.mark.parametrize(
+    "runs, theme, said",
+    [
+        ({"a": {}}, "light", "a: nothing is measured yet; train on"),
+        ({"a": {}}, "blue", "no theme 'blue'; one of light, dark"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(runs, theme, said):
+    with pytest.raises(UserError, match=said):
+        draw_curves(runs, theme)
 
 
 def test_the_command_writes_the_picture_where_it_is_looked_for(tmp_path, capsys, monkeypatch):
