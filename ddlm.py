@@ -328,7 +328,7 @@ class Run:
         self, path: str | Path | None = None, names: Sequence[str] = (), theme: str = "light"
     ) -> "Figure":
         """A figure of matplotlib with what most look at of the training, or the curves of the names;
-        written to `path` too if one is given. theme: "light" or "dark". Needs pip install "ddlm[plot]".
+        written to `path` too if one is given. theme: "light" or "dark". Needs pip install -e ".[plot]".
         UserError where nothing is measured yet, and for a path or theme that cannot be.
         """
         from experiments.curves import Curve, draw_curves, main_curves, save

@@ -33,7 +33,7 @@ def check_figure(path: Path | None = None, option: str = "--plot") -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError as error:
-        raise UserError('the plot needs matplotlib; pip install "ddlm[plot]"') from error
+        raise UserError('no matplotlib; in the repository: pip install -e ".[plot]"') from error
     formats = FigureCanvasAgg.get_supported_filetypes()
     if path and path.suffix[1:].lower() not in formats:
         raise UserError(

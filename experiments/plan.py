@@ -2,7 +2,7 @@
 
 Compiles the training step and the sampler of a config, and prints what a chip will hold, compute and
 send, and the least time that this takes: the largest of compute at the stated peak, memory traffic and
-interconnect, each alone. Needs libtpu (pip install "ddlm[plan]"), no data and no accelerator. Where the
+interconnect, each alone. Needs libtpu (pip install -e ".[plan]"), no data and no accelerator. Where the
 program does not fit, settings are tried that take less memory. docs/pods.md has plans, and how to read
 one.
 

@@ -27,7 +27,7 @@ def command_line() -> cli.Parser:
         "--scorer",
         required=True,
         help="the run of an autoregressive model, or a local folder of a causal language model in the "
-        'format of the transformers library (pip install "ddlm[transformers]")',
+        'format of the transformers library (pip install -e ".[transformers]")',
     )
     options.add_argument(
         "--workdir",
@@ -40,7 +40,7 @@ def command_line() -> cli.Parser:
         "--ngram", type=cli.positive, default=4, help="words of an n-gram for novelty (default 4)"
     )
     options.add_argument(
-        "--mauve", action="store_true", help='MAUVE by the scorer (pip install "ddlm[mauve]")'
+        "--mauve", action="store_true", help='MAUVE by the scorer (pip install -e ".[mauve]")'
     )
     options.add_argument(
         "--out", type=cli.output, help="where to write the record (default: SAMPLES.quality.json)"

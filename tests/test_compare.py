@@ -297,7 +297,7 @@ def test_a_workdir_that_does_not_fit_is_left_alone(
 def test_without_matplotlib_the_extra_is_named(done, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert compare(tmp_path / "w", done.configs, *done.data) == 2
-    assert 'pip install "ddlm[plot]"' in one_line(capsys)
+    assert 'pip install -e ".[plot]"' in one_line(capsys)
     assert not (tmp_path / "w").exists()
 
 

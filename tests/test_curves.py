@@ -144,7 +144,7 @@ def test_mistakes_are_one_line(arguments, said, tmp_path, capsys, monkeypatch):
 def test_without_matplotlib_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert cli.guarded("plot", [str(run(tmp_path / "a"))]) == 2
-    assert 'pip install "ddlm[plot]"' in capsys.readouterr().err
+    assert 'pip install -e ".[plot]"' in capsys.readouterr().err
 
 
 def test_a_picture_that_fails_does_not_fail_the_training(tmp_path, monkeypatch):

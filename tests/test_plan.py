@@ -233,7 +233,7 @@ def test_a_batch_that_does_not_divide_is_rejected():
 def test_without_libtpu_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr(compiled, "find_spec", lambda name: None)
     assert cli.guarded("plan", ["--config", "configs/smoke.py", "--topology", "v5e:2x2"]) == 2
-    assert 'pip install "ddlm[plan]"' in capsys.readouterr().err
+    assert 'pip install -e ".[plan]"' in capsys.readouterr().err
 
 
 TORUS = """

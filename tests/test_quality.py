@@ -266,12 +266,12 @@ def test_mauve_is_given_a_point_for_each_text(files, tmp_path, monkeypatch):
         ('{"text": "a"}', ["--scorer", "{files}/mdlm"], "holds process MDLM; a scorer is"),
         ('{"text": "a"}', ["--scorer", "{files}"], "neither the directory of a run nor the folder"),
         ('{"text": "a"}', ["--scorer", "{files}/pickled"], "weights in pickle files are not read"),
-        ('{"text": "a"}', ["--scorer", "{files}/folder"], 'pip install "ddlm[transformers]"'),
+        ('{"text": "a"}', ["--scorer", "{files}/folder"], 'pip install -e ".[transformers]"'),
         ('{"text": "a"}', ["--train", "nowhere"], "--train nowhere does not exist"),
         ('{"text": "a"}', ["--train", "README.md"], "--train: README.md: character"),
         ('{"text": "' + 999 * "a" + '"}', [], "the longest sample 999 characters"),
         ('{"text": "a"}', ["--mauve"], "--mauve: 1 samples are fewer than 20"),
-        (20 * '{"text": "a"}\n', ["--mauve"], 'pip install "ddlm[mauve]"'),
+        (20 * '{"text": "a"}\n', ["--mauve"], 'pip install -e ".[mauve]"'),
     ],
 )
 def test_mistakes_end_with_one_line_and_code_2(

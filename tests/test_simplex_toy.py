@@ -137,5 +137,5 @@ def test_a_file_in_the_place_of_the_folder_is_found_before_training(tmp_path, ca
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert toy(tmp_path / "out") == 2
-    assert 'pip install "ddlm[plot]"' in capsys.readouterr().err
+    assert 'pip install -e ".[plot]"' in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

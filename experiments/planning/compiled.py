@@ -74,7 +74,7 @@ def tpu_devices(topology: str) -> list:
     """The devices of a slice; UserError where libtpu is missing or does not know it."""
     if find_spec("libtpu") is None:
         raise UserError(
-            'plan compiles with libtpu, which is not installed: pip install "ddlm[plan]"'
+            'plan needs libtpu, which is not installed; in the repository: pip install -e ".[plan]"'
         )
     from jax.experimental import topologies
 

@@ -26,6 +26,6 @@ def load_mauve(num: int) -> Callable[[np.ndarray, np.ndarray], float]:
         from mauve import compute_mauve  # pyright: ignore[reportMissingImports]  # of an extra
     except ImportError as error:
         raise UserError(
-            '--mauve needs the mauve-text package: pip install "ddlm[mauve]"'
+            '--mauve needs mauve-text; in the repository: pip install -e ".[mauve]"'
         ) from error
     return lambda p, q: float(compute_mauve(p_features=p, q_features=q, verbose=False).mauve)

@@ -30,7 +30,7 @@ def load_folder(path: str) -> "FolderScorer":
         import transformers  # pyright: ignore[reportMissingImports]  # of an extra
     except ImportError as error:
         raise UserError(
-            f'--scorer {path} needs the transformers library: pip install "ddlm[transformers]"'
+            f'--scorer {path} needs transformers; in the repository: pip install -e ".[transformers]"'
         ) from error
     local = {"local_files_only": True, "trust_remote_code": False}
     transformers.logging.set_verbosity_error()

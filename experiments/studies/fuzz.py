@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     from experiments.errors import UserError
 
     if find_spec("hypothesis") is None:
-        raise UserError('hypothesis is not installed; pip install "ddlm[test]"')
+        raise UserError('hypothesis is not installed; in the repository: pip install -e ".[test]"')
 
     from experiments.comparison.record_table import markdown
     from experiments.studies.fuzzing.engine import run
