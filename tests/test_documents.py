@@ -37,7 +37,7 @@ RUNS = {"AR_RUN": "configs/sotu/autoregressive.py"}
 FILES = {"C": "configs/smoke.py", "CONFIG": "configs/smoke.py"}
 LABELS = ("NAME", "OTHER")
 # Programs that are not ours; any other is a mistake.
-OTHERS = ("gzip", "kubectl", "mkdir", "sbatch", "sh", "wait")
+OTHERS = ("cmp", "gzip", "kubectl", "mkdir", "sbatch", "sh", "wait")
 OURS = ("ddlm", "python", "make", "pip")
 
 
