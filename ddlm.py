@@ -11,8 +11,10 @@
 
     text = ddlm.Text("my.txt", ddlm.Characters(), length=128)
     model = ddlm.Transformer(num_layers=4, width=128, num_heads=4)
-    train = ddlm.Train(num_steps=600, batch_size=32, eval_every=200, checkpoint_every=200)
-    run = ddlm.train(ddlm.Experiment(ddlm.MDLM(), model, text, train=train), "runs/mine")
+    rate = ddlm.Muon(ddlm.LinearDecay(peak_lr=7e-3, warmup_steps=50, decay_steps=600))
+    train = ddlm.Train(num_steps=600, batch_size=16, eval_every=200, checkpoint_every=200)
+    experiment = ddlm.Experiment(ddlm.MDLM(), model, text, optimizer=rate, train=train)
+    run = ddlm.train(experiment, "runs/python")
 
 Everything that an experiment is made of is here under its own name, so that a config file may import
 this module alone (the learning rate `Linear` as LinearDecay, beside the noise schedule `Linear`). The

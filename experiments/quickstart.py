@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         "--template 'we ____ the people of ____'\n"
         f"  .venv/bin/ddlm train --config {args.config} --workdir runs/longer "
         f"--set train.num_steps=20000 --set optimizer.schedule.decay_steps=20000\n"
-        f"  .venv/bin/ddlm train --config {args.config} --workdir runs/mine "
+        f"  .venv/bin/ddlm train --config {args.config} --workdir runs/own-text "
         f"--set data.path=FILE --set data.tokenizer.normalize=True"
     )
 

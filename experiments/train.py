@@ -45,11 +45,12 @@ def main(arguments: list[str]) -> None:
     from experiments.training.trainer import train
 
     start(args.distributed, stop_together=not args.dry_run)
-    experiment, workdir = load(args.config, args.set), args.workdir and Path(args.workdir)
+    experiment = load(args.config, args.set)
     if args.dry_run:
+        workdir = args.workdir and Path(args.workdir)
         print(report(dry_run(experiment, workdir, cli.log), workdir))
         return
-    train(experiment, workdir, cli.log, reading_options(experiment, args.config, args.set))
+    train(experiment, Path(args.workdir), cli.log, reading_options(experiment, args.config, args.set))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def _devices(name: str) -> Check:
         wrong = "less than 1 GB of memory is little even for the smallest models"
     unused = _NVIDIA.exists() and not os.environ.get("JAX_PLATFORMS")
     if devices[0].platform == "cpu" and unused:
-        wrong = "there is an NVIDIA GPU that jax does not use; pip install 'jax[cuda13]'"
+        wrong = "there is an NVIDIA GPU that jax does not use; pip install 'jax[cuda12]'"
     return Check(name, found, wrong)
 
 
