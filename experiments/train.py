@@ -46,11 +46,11 @@ def main(arguments: list[str]) -> None:
 
     start(args.distributed, stop_together=not args.dry_run)
     experiment = load(args.config, args.set)
-    if args.dry_run:
-        workdir = args.workdir and Path(args.workdir)
+    workdir = None if args.workdir is None else Path(args.workdir)
+    if args.dry_run or workdir is None:
         print(report(dry_run(experiment, workdir, cli.log), workdir))
-        return
-    train(experiment, Path(args.workdir), cli.log, reading_options(experiment, args.config, args.set))
+    else:
+        train(experiment, workdir, cli.log, reading_options(experiment, args.config, args.set))
 
 
 if __name__ == "__main__":
