@@ -202,6 +202,7 @@ def test_embeddings_of_one_token_are_numbers():
 def test_text_without_characters_has_bits_per_byte(content, characters, not_text, tmp_path, capsys):
     (tmp_path / "text").write_bytes(content if isinstance(content, bytes) else content.encode())
     settings = [*SMALL, f"data.path={tmp_path / 'text'}", "data.length=8", "data.tokenizer=Bytes"]
+    settings += ["train.eval_every=2"]
     sets = [word for s in settings for word in ("--set", s)]
     where = ["--workdir", str(tmp_path / "w")]
     assert cli.guarded("train", ["--config", "configs/sotu/mdlm.py", *where, *sets]) == 0

@@ -193,9 +193,8 @@ def test_bad_steps_in_a_row_roll_back_to_another_order_and_resume_stays_exact(tm
     lines = run(tmp_path / "a")
     (line,) = [x for x in lines if "back to step" in x]
     assert "in steps 10 to 1" in line and "back to step 8" in line and "rollback 1 of 3" in line
-    assert {
-        m["train/rollbacks"] for m in metrics(tmp_path / "a") if m["step"] > 8 and len(m) > 4
-    } == {1}
+    later = [m for m in metrics(tmp_path / "a") if m["step"] > 8 and "train/tokens" in m]
+    assert {m["train/rollbacks"] for m in later} == {1}
     again = run(tmp_path / "b", "train.num_steps=12")
     assert len([x for x in again if "back to step" in x]) == 1
     retry = digest({"health": {"retry": jnp.int32(1)}})
