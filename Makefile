@@ -1,4 +1,4 @@
-# make quickstart   install, train, bound and sample a small model (about five minutes on two cores)
+# make quickstart   install, train, bound and sample a small model (about six minutes on two cores)
 # make test         install and run the test suite
 # make test-fast    the part of it that compiles little, for the inner loop
 # make lint         ruff, and pyright over the types (half a minute)
