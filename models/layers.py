@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from models.attention import AttentionBackend, attend
 from models.roles import Matrix, Table
+from models.time_inputs import TimeInput
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
@@ -104,13 +105,18 @@ def linear(
     )
 
 
+Norm = Literal["rms", "layer", "layer_bias"]
+
+
 def normalisation(
-    kind: Literal["rms", "layer"], width: int, dtype: DTypeLike, rngs: nnx.Rngs
+    kind: Norm, width: int, dtype: DTypeLike, rngs: nnx.Rngs, eps: float | None = None
 ) -> nnx.RMSNorm | nnx.LayerNorm:
-    """RMSNorm, or LayerNorm without a bias, with a scale per channel."""
+    """RMSNorm, or LayerNorm without or with a bias, with a scale per channel. eps: what is added to the
+    variance; None takes 1e-6 of the first and 1e-5 of the others."""
     if kind == "rms":
-        return nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
-    return nnx.LayerNorm(width, epsilon=1e-5, use_bias=False, dtype=dtype, rngs=rngs)
+        return nnx.RMSNorm(width, epsilon=eps or 1e-6, dtype=dtype, rngs=rngs)
+    bias = kind == "layer_bias"
+    return nnx.LayerNorm(width, epsilon=eps or 1e-5, use_bias=bias, dtype=dtype, rngs=rngs)
 
 
 def rotary(x: Array, positions: Array | np.ndarray, base: float = 10_000.0) -> Array:
@@ -147,21 +153,28 @@ def near_biases(width: int, num_heads: int, base: float, causal: bool) -> Array:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with rotary positions on activations (B*L, D)."""
+    """Multi-head self-attention on activations (B*L, D), with rotary positions unless learned ones are
+    in the activations. Each head of keys and values serves as many neighbouring heads of queries."""
 
     def __init__(self, config: "Transformer", dtype: DTypeLike, out_scale: float, rngs: nnx.Rngs):
-        width, self.num_heads = config.width, config.num_heads
-        self.rotary_base, bias = config.rotary_base, config.attention_bias
+        width, head, bias = config.width, config.channels, config.attention_bias
+        self.num_heads, self.key_heads = config.num_heads, config.key_heads
+        self.rotary_base = None if config.learned_positions else config.rotary_base
         self.backend: AttentionBackend = config.attention
-        self.qkv = linear(width, 3 * width, dtype, rngs, Matrix(), bias=bias != "none")
+        queries, keys = self.num_heads * head, self.key_heads * head
+        self.qkv = linear(width, queries + 2 * keys, dtype, rngs, Matrix(), bias=bias != "none")
         if bias == "near" and self.qkv.bias is not None:
             self.qkv.bias[...] = near_biases(
-                width, self.num_heads, self.rotary_base, config.block_length == 1
+                width, self.num_heads, config.rotary_base, config.block_length == 1
             )
-        self.out = linear(width, width, dtype, rngs, Matrix(closing=True), out_scale)
-        head, qk_norm = width // self.num_heads, config.qk_norm
-        self.q_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
-        self.k_norm = nnx.RMSNorm(head, dtype=dtype, rngs=rngs) if qk_norm else None
+        self.out = linear(
+            queries, width, dtype, rngs, Matrix(closing=True), out_scale, config.attention_out_bias
+        )
+        norms = [
+            normalisation("rms", head, dtype, rngs, config.norm_eps) if config.qk_norm else None
+            for _ in range(2)
+        ]
+        self.q_norm, self.k_norm = norms
 
     def __call__(
         self,
@@ -170,18 +183,24 @@ class Attention(nnx.Module):
         mask: Array | None,
         cache: Cache | None = None,
     ) -> tuple[Array, Cache | None]:
-        """(mixed, cache), from x of the L positions (L,). cache: keys and values (B, H, N, C) of the
+        """(mixed, cache), from x of the L positions (L,). cache: keys and values (B, K, N, C) of the
         first N positions, into which those of `positions`, consecutive, are written before attending."""
         heads = rearrange(
-            self.qkv(x), "(b l) (n h c) -> n b h l c", l=len(positions), n=3, h=self.num_heads
+            self.qkv(x),
+            "(b l) (h c) -> b h l c",
+            l=len(positions),
+            h=self.num_heads + 2 * self.key_heads,
         )
-        q, k, v = heads
+        q, k, v = jnp.split(heads, (self.num_heads, self.num_heads + self.key_heads), axis=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = (rotary(x, positions, self.rotary_base) for x in (q, k))
+        if self.rotary_base is not None:
+            q, k = (rotary(x, positions, self.rotary_base) for x in (q, k))
         if cache is not None:
             write, at = jax.lax.dynamic_update_slice, (0, 0, positions[0], 0)
             k, v = cache = write(cache[0], k, at), write(cache[1], v, at)
+        if self.key_heads < self.num_heads:
+            k, v = (jnp.repeat(x, self.num_heads // self.key_heads, axis=1) for x in (k, v))
         mixed = attend(q, k, v, mask, self.backend, BATCH)
         return self.out(rearrange(mixed, "b h l c -> (b l) (h c)")), cache
 
@@ -214,18 +233,19 @@ class MLP(nnx.Module):
 
 
 class TimeEmbedding(nnx.Module):
-    """t (B, 1) or (B, L) -> (B, 1 or L, C): sinusoids of 1000 t through a two-layer network."""
+    """t (B, 1) or (B, L) -> (B, 1 or L, C): sinusoids of the network's time input through two layers."""
 
     FREQUENCIES = 128
 
-    def __init__(self, width: int, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, width: int, time_input: TimeInput, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.time_input = time_input
         self.up = linear(2 * self.FREQUENCIES, width, dtype, rngs, OUTER, bias=True)
         self.out = linear(width, width, dtype, rngs, LAST, bias=True)
 
     def __call__(self, t: Array) -> Array:
         """The embedding (B, 1 or L, C) of times t, (B, 1) or (B, L)."""
         span = jnp.arange(self.FREQUENCIES, dtype=jnp.float32) / self.FREQUENCIES
-        angles = 1000 * t.astype(jnp.float32)[..., None] * (10_000.0**-span)[None, None]
+        angles = self.time_input(t.astype(jnp.float32))[..., None] * (10_000.0**-span)[None, None]
         features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return jax.nn.silu(self.out(jax.nn.silu(self.up(features))))
 
@@ -245,13 +265,14 @@ class Block(nnx.Module):
     def __init__(self, config: "Transformer", dtype: DTypeLike, rngs: nnx.Rngs):
         width, out_scale = config.width, (2 * config.num_layers) ** -0.5
         self.rate = config.dropout
-        self.norm_attention = normalisation(config.norm, width, dtype, rngs)
+        norm, eps = config.norm, config.norm_eps
+        self.norm_attention = normalisation(norm, width, dtype, rngs, eps)
         self.attention = Attention(config, dtype, out_scale, rngs)
-        self.norm_mlp = normalisation(config.norm, width, dtype, rngs)
+        self.norm_mlp = normalisation(norm, width, dtype, rngs, eps)
         self.mlp = MLP(width, config.hidden, config.mlp, config.mlp_bias, dtype, out_scale, rngs)
         self.modulation = (
             linear(config.condition_width, 6 * width, dtype, rngs, Matrix(), scale=0, bias=True)
-            if config.time_conditioning
+            if config.modulated
             else None
         )
 
@@ -318,12 +339,17 @@ class EmbedAndHead(nnx.Module):
         init = nnx.initializers.normal(1.0 if not config.tied else config.width**-0.5)
         table = init(rngs.params(), (V + 1, config.width), jnp.float32)
         self.embedding = nnx.Param(table, role=Table())
-        self.norm = normalisation(config.norm, config.width, dtype, rngs)
+        self.norm = normalisation(config.norm, config.width, dtype, rngs, config.norm_eps)
         self.head = (
-            None if config.tied else linear(config.width, V, dtype, rngs, LAST, scale=0, bias=True)
+            None
+            if config.tied
+            else linear(config.width, V, dtype, rngs, LAST, scale=0, bias=config.head_bias)
         )
+        self.timed, self.label_activation = config.time_conditioning, config.label_activation
         self.time = (
-            TimeEmbedding(config.condition_width, dtype, rngs) if config.time_conditioning else None
+            TimeEmbedding(config.condition_width, config.time_input, dtype, rngs)
+            if config.modulated
+            else None
         )
         self.labels = (
             nnx.Embed(
@@ -339,10 +365,19 @@ class EmbedAndHead(nnx.Module):
         )
         self.modulation = (
             linear(config.condition_width, 2 * config.width, dtype, rngs, OUTER, scale=0, bias=True)
-            if config.time_conditioning
+            if config.modulated
             else None
         )
-
+        self.positions = (
+            nnx.Param(
+                nnx.initializers.normal(0.02)(
+                    rngs.params(), (config.learned_positions, config.width), jnp.float32
+                ),
+                role=Table(),
+            )
+            if config.learned_positions
+            else None
+        )
         self.vector_width = config.vector_width
         self.vectors = (
             linear(config.vector_width, config.width, dtype, rngs, OUTER)
@@ -354,11 +389,14 @@ class EmbedAndHead(nnx.Module):
         """(B, 1 or L, C) from t and labels (B,); the number of labels, or None, means: no label."""
         if self.time is None:
             return None
-        condition = self.time(t)
-        if self.labels is not None:
+        condition = self.time(t if self.timed else jnp.zeros_like(t[:, :1]))
+        silu = self.label_activation == "silu"
+        if self.labels is not None and not (silu and label is None):
             if label is None:
                 label = jnp.full(1, self.labels.num_embeddings - 1)
-            condition = condition + self.labels(label)[:, None].astype(self.dtype)
+            added = self.labels(label)[:, None]
+            added = jax.nn.silu(added) if silu else added
+            condition = condition + added.astype(self.dtype)
         return constrain_batch(condition)
 
     def embed(self, z: Array) -> Array:
@@ -381,6 +419,19 @@ class EmbedAndHead(nnx.Module):
             )
         table = table[: z.shape[-1]].astype(self.dtype)
         return rearrange(z, "b l v -> (b l) v").astype(self.dtype) @ table
+
+    def placed(self, x: Array, positions: Array | np.ndarray) -> Array:
+        """x (B*L, D) with the learned positions (L,) or (B, L) added, of a network that has some."""
+        if self.positions is None:
+            return x
+        table, length = self.positions[...], positions.shape[-1]
+        if length > len(table):
+            raise ValueError(
+                f"{length} positions, and the network has learned {len(table)} "
+                "(model.learned_positions); take a smaller length"
+            )
+        rows = x.reshape(-1, length, x.shape[-1]) + table[positions].astype(x.dtype)
+        return rows.reshape(x.shape)
 
     def normed(self, x: Array, length: int, condition: Array | None) -> Array:
         """What the head reads, (B*L, D) from (B*L, D)."""

@@ -18,7 +18,8 @@ from jax import Array
 from models.attention import AttentionBackend
 from models.backbone import Backbone
 from models.functional import bind, init, roles
-from models.layers import Block, Cache, EmbedAndHead, constrain_batch
+from models.layers import Block, Cache, EmbedAndHead, Norm, constrain_batch
+from models.time_inputs import Thousandfold, TimeInput
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,29 @@ class Transformer(Backbone):
     """Settings; `init` makes parameters, `apply` is the forward pass.
 
     vocab_size: V; None takes the data's. num_layers, width, num_heads: N, D and H; D is a multiple of 2
-    H. mlp: the activation of the feed-forward layers, "gelu" or "swiglu". mlp_ratio: their hidden width
-    over D; SwiGLU takes two thirds of it, for as many parameters. mlp_bias: whether they have biases.
-    norm: "rms" or "layer", which with mlp_bias is the form of the published MDLM, SEDD and BD3-LM
-    networks. tied: whether the embedding is the output head too. qk_norm: whether each head's queries
-    and keys are normalised. rotary_base: the slowest of the angles turns by about 1 / rotary_base a
-    position (arXiv 2104.09864); smaller ones tell near positions apart with more of the channels.
+    H. num_key_heads: heads of keys and values, each for as many neighbouring heads of queries; None
+    takes H. head_width: C, the channels of a head; None takes D / H. mlp: the activation of the
+    feed-forward layers, "gelu" or "swiglu". mlp_ratio: their hidden width over D; SwiGLU takes two
+    thirds of it, for as many parameters. mlp_width: their hidden width itself, where it is given.
+    mlp_bias: whether they have biases. norm: "rms", "layer" or "layer_bias"; "layer" with mlp_bias is
+    the form of the published MDLM, SEDD and BD3-LM networks. norm_eps: what is added to variances; None
+    takes 1e-6 of "rms" and 1e-5 of the others. tied: whether the embedding is the output head too.
+    head_bias: whether a head of its own has a bias. qk_norm: whether each head's queries and keys are
+    normalised. rotary_base: the slowest of the angles turns by about 1 / rotary_base a position (arXiv
+    2104.09864); smaller ones tell near positions apart with more of the channels. learned_positions: so
+    many positions with a vector of their own each, as in GPT-2, instead of rotary ones.
     attention_bias: whether queries, keys and values have biases, which begin at 0 ("zero") or so that
     each head looks at a neighbour of its own ("near"), which characters are learned much faster from.
-    dropout: the probability of an activation to be dropped, in training.
+    attention_out_bias: whether what attention puts out has one. shifted: whether what is put out at a
+    position speaks of the next one, as in networks that were autoregressive once (Dream); the first then
+    speaks of itself too. dropout: the probability of an activation to be dropped, in training.
 
     time_conditioning: whether every layer is modulated by the time. condition_width: of the vector that
-    time and label enter as. num_labels: how many labels a sequence may have, which enter beside the time
-    (hence time_conditioning); None for a network that is given none.
+    time and label enter as. time_input: the number whose sinusoids stand for the time.
+    constant_condition: whether layers are modulated though no time is given, as at input 0, like the
+    published MDLM. num_labels: how many labels a sequence may have, which enter beside the time (hence
+    time_conditioning); None for a network that is given none. label_activation: what a label's vector
+    goes through; with "silu", as in the published UDLM, nothing is added where no label is given.
 
     block_length: None lets every position see every other; 1 is causal; n lets position i see j where j
     // n <= i // n. vector_width: D of states that are vectors, which a linear layer reads; None takes
@@ -60,17 +71,28 @@ class Transformer(Backbone):
     num_layers: int = 12
     width: int = 768
     num_heads: int = 12
+    num_key_heads: int | None = None
+    head_width: int | None = None
     mlp: Literal["gelu", "swiglu"] = "gelu"
     mlp_ratio: float = 4.0
+    mlp_width: int | None = None
     mlp_bias: bool = False
-    norm: Literal["rms", "layer"] = "rms"
+    norm: Norm = "rms"
+    norm_eps: float | None = None
     tied: bool = False
+    head_bias: bool = True
     qk_norm: bool = False
     rotary_base: float = 10_000.0
+    learned_positions: int | None = None
     attention_bias: Literal["none", "zero", "near"] = "none"
+    attention_out_bias: bool = False
+    shifted: bool = False
     time_conditioning: bool = False
     condition_width: int = 128
+    time_input: TimeInput = Thousandfold()
+    constant_condition: bool = False
     num_labels: int | None = None
+    label_activation: Literal["none", "silu"] = "none"
     dropout: float = 0.0
     block_length: int | None = None
     vector_width: int | None = None
@@ -81,27 +103,73 @@ class Transformer(Backbone):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
-        for name in ("num_layers", "width", "num_heads", "condition_width"):
+        sizes = ("num_layers", "width", "num_heads", "condition_width")
+        optional = ("num_key_heads", "head_width", "mlp_width", "learned_positions", "block_length")
+        optional += ("num_labels",)
+        for name in sizes + tuple(name for name in optional if getattr(self, name) is not None):
             if getattr(self, name) < 1:
-                raise ValueError(f"Transformer.{name} = {getattr(self, name)} must be at least 1")
-        if self.num_labels is not None and self.num_labels < 1:
-            raise ValueError(
-                f"Transformer.num_labels = {self.num_labels} must be at least 1, or None"
-            )
+                also = ", or None" if name in optional else ""
+                value = getattr(self, name)
+                raise ValueError(f"Transformer.{name} = {value} must be at least 1{also}")
         if self.given_labels is not None and not self.time_conditioning:
             raise ValueError(
                 f"Transformer.num_labels = {self.num_labels} asks for time_conditioning=True, by whose "
                 "layers labels enter; or set it to None"
             )
-        if self.width % (2 * self.num_heads):
+        if self.time_conditioning and self.constant_condition:
+            raise ValueError(
+                "Transformer.constant_condition = True is for a network that is given no time; set it, "
+                "or time_conditioning, to False"
+            )
+        self._check_heads()
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"Transformer.dropout = {self.dropout} is outside [0, 1)")
+        if self.norm_eps is not None and self.norm_eps <= 0:
+            raise ValueError(f"Transformer.norm_eps = {self.norm_eps} must be above 0, or None")
+        if self.shifted and self.block_length is not None:
+            raise ValueError(
+                "Transformer.shifted = True is for networks that see all positions; leave "
+                "block_length out"
+            )
+
+    def _check_heads(self) -> None:
+        if self.head_width is None and self.width % (2 * self.num_heads):
             raise ValueError(
                 f"Transformer.width = {self.width} must be a multiple of 2 x num_heads = "
                 f"{2 * self.num_heads}, since rotary positions turn pairs of a head's channels"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"Transformer.dropout = {self.dropout} is outside [0, 1)")
-        if self.block_length is not None and self.block_length < 1:
-            raise ValueError(f"Transformer.block_length = {self.block_length} must be at least 1")
+        if self.channels % 2:
+            raise ValueError(
+                f"Transformer.head_width = {self.head_width} must be even, since rotary positions turn "
+                "pairs of a head's channels"
+            )
+        if self.num_heads % self.key_heads:
+            raise ValueError(
+                f"Transformer.num_key_heads = {self.num_key_heads} must divide num_heads = "
+                f"{self.num_heads}"
+            )
+        if self.attention_bias == "near" and (
+            self.channels * self.key_heads != self.width or self.learned_positions
+        ):
+            raise ValueError(
+                'Transformer.attention_bias = "near" is for rotary positions and heads of width / '
+                'num_heads with keys of their own; take "zero"'
+            )
+
+    @property
+    def channels(self) -> int:
+        """C, those of a head."""
+        return self.head_width or self.width // self.num_heads
+
+    @property
+    def key_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.num_key_heads or self.num_heads
+
+    @property
+    def modulated(self) -> bool:
+        """Whether layers are modulated, by the time or by what stands for none."""
+        return self.time_conditioning or self.constant_condition
 
     @property
     def given_labels(self) -> int | None:
@@ -111,6 +179,8 @@ class Transformer(Backbone):
     @property
     def hidden(self) -> int:
         """Width of the MLP; for SwiGLU two thirds of it, which keeps the number of parameters."""
+        if self.mlp_width is not None:
+            return self.mlp_width
         hidden = self.width * self.mlp_ratio
         return round(hidden * 2 / 3 / 8) * 8 if self.mlp == "swiglu" else round(hidden)
 
@@ -169,12 +239,13 @@ class Transformer(Backbone):
         top of the embeddings."""
         ends = bind(self._ends, params["ends"])
         (rows, length), copies, mask = z.shape[:2], 1, self._mask(z.shape[1])
-        x = ends.embed(z)
+        places = np.arange(length) if segments is None else _within(segments)
+        x = ends.placed(ends.embed(z), places)
         if added is not None:
             x = x + added.astype(x.dtype)
         if context is not None:
             copies, mask = 2, self._context_mask(length)
-            x = _beside(x, ends.embed(context), rows)
+            x = _beside(x, ends.placed(ends.embed(context), places), rows)
             t = jnp.broadcast_to(t, (rows, length))
             t = jnp.concatenate([t, jnp.zeros_like(t)], axis=1)
         if segments is not None:
@@ -197,11 +268,12 @@ class Transformer(Backbone):
             for n in range(self.num_layers):
                 x = layer(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
         x = ends.normed(x, copies * length, condition)
-        return x.reshape(rows, copies * length, -1)[:, :length]
+        x = x.reshape(rows, copies * length, -1)[:, :length]
+        return _shifted(x, segments) if self.shifted else x
 
     def cache(self, rows: int, length: int) -> list[Cache]:
         """What `decode` fills: room for keys and values of `length` positions, per layer."""
-        shape = (rows, self.num_heads, length, self.width // self.num_heads)
+        shape = (rows, self.key_heads, length, self.channels)
         zeros = jnp.zeros(shape, self._dtype)
         return [(zeros, zeros)] * self.num_layers
 
@@ -227,7 +299,7 @@ class Transformer(Backbone):
         last = start + count - 1
         seen = keys <= last if span is None else (keys <= last) & (keys > last - span)
         mask = jnp.broadcast_to(seen, (count, room))
-        condition, x, new = ends.condition(t, label), ends.embed(z), []
+        condition, x, new = ends.condition(t, label), ends.placed(ends.embed(z), positions), []
         for n in range(self.num_layers):
             block = bind(self._block, jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"]))
             x, filled = block(x, positions, mask, condition, cache=cache[n])
@@ -246,7 +318,8 @@ class Transformer(Backbone):
         if self.vocab_size is None:
             return None
         mlp = (3 if self.mlp == "swiglu" else 2) * self.width * self.hidden
-        layer = 4 * self.width**2 + mlp + 2 * length * self.width
+        queries, keys = self.num_heads * self.channels, self.key_heads * self.channels
+        layer = 2 * self.width * (queries + keys) + mlp + 2 * length * queries
         return 2 * (self.num_layers * layer + self.width * self.vocab_size)
 
     def _mask(self, length: int) -> Array | None:
@@ -274,6 +347,19 @@ class Transformer(Backbone):
 
     def _ends(self, rngs: nnx.Rngs) -> EmbedAndHead:
         return EmbedAndHead(self, self._dtype, rngs)
+
+
+def _within(segments: Array) -> Array:
+    """(B, L): how many positions stand before each in its own segment."""
+    place = jnp.arange(segments.shape[1])[None]
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+
+
+def _shifted(x: Array, segments: Array | None) -> Array:
+    """x (B, L, D), each position in the place of the next; the first of a text stays beside that."""
+    before = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+    return before if segments is None else jnp.where((_within(segments) == 0)[..., None], x, before)
 
 
 def _beside(a: Array, b: Array, rows: int) -> Array:
