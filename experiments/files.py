@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -30,13 +30,19 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     a directory that cannot. Other names of the file (hard links) keep the old content.
     """
     content = content.encode() if isinstance(content, str) else content
+    stream_atomically(path, lambda file: file.write(content))
+
+
+def stream_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Nothing; `path` holds what `write` writes into the file that it is called with, as
+    `write_atomically` has it. It is called again where the directory cannot be written."""
     with writing(path):
         file = open_stream(path)
         if file is None:
-            _replace(Path(os.path.realpath(path)), content)
+            _replace(Path(os.path.realpath(path)), write)
             return
         with file:
-            file.write(content)
+            write(file)
 
 
 @contextmanager
@@ -118,8 +124,9 @@ def check_apart(written: Iterable[tuple[str, str]], read: Iterable[tuple[str, st
         seen[place] = option
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Nothing; the regular file `path`, no link, holds `content`, or is as it was with an OSError."""
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Nothing; the regular file `path`, no link, holds what `write` writes, or is as it was with an
+    error."""
     before = path.stat() if path.exists() else None
     if before and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected")
@@ -129,7 +136,7 @@ def _replace(path: Path, content: bytes) -> None:
         with open(temporary, "xb") as file:
             if before:
                 _make_like(file.fileno(), before)
-            _write_through(file, content)
+            _write_through(file, write)
         temporary.replace(path)
     except BaseException as error:
         with suppress(OSError):
@@ -138,7 +145,7 @@ def _replace(path: Path, content: bytes) -> None:
         if before is None or not stays:
             raise
         with open(path, "r+b") as file:
-            _write_through(file, content)
+            _write_through(file, write)
 
 
 def _make_like(number: int, before: os.stat_result) -> None:
@@ -148,8 +155,8 @@ def _make_like(number: int, before: os.stat_result) -> None:
     os.fchmod(number, stat.S_IMODE(before.st_mode))
 
 
-def _write_through(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+def _write_through(file: BinaryIO, write: Callable[[BinaryIO], object]) -> None:
+    write(file)
     file.truncate()
     file.flush()
     os.fsync(file.fileno())
