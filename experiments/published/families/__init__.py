@@ -1,0 +1,1 @@
+"""The families of published checkpoints, a file for each architecture."""

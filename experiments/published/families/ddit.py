@@ -1,0 +1,290 @@
+"""The transformer of SEDD, which MDLM, BD3-LM, Duo, UDLM, RADD and the autoregressive model of MDLM's
+code share: LayerNorm, biases in the feed-forward layers alone, rotary positions, and, but for the last
+two, layers modulated by a time input (DiT), which some always set to 0.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from diffusion.autoregressive import Autoregressive
+from diffusion.block import BlockDiffusion
+from diffusion.kernels import Uniform
+from diffusion.mdlm import MDLM
+from diffusion.process import Objective
+from diffusion.schedules import Geometric, Linear, Schedule
+from diffusion.sedd import SEDD
+from diffusion.udlm import UDLM
+from experiments.errors import UserError
+from experiments.published.family import Architecture, Family, Options, Sizes, without
+from experiments.published.parts import (
+    Extended,
+    FirstOutputs,
+    Part,
+    Same,
+    Shape,
+    Transposed,
+    linear,
+    norm,
+    stacked,
+)
+from models.time_inputs import GeometricNoise, LogLinearNoise, TimeInput
+from models.transformer import Transformer
+from samplers.ancestral import Ancestral
+from samplers.autoregressive import LeftToRight
+from samplers.blocks import BlockByBlock
+from samplers.first_hitting import FirstHitting
+from samplers.sampler import Sampler
+from samplers.tweedie import Tweedie
+
+_EPS = 1e-3  # of the log-linear schedules of all of them
+
+
+@dataclass(frozen=True)
+class DDiT(Family):
+    """A network of this form whose last token is the mask, or that has none.
+
+    name, config_type: of the family, and what its config.json calls `model_type`. masks: whether the
+    last token is a mask, whose output means nothing. conditioned, biased: whether layers are modulated,
+    and norms have biases, by which families are told apart. time_input: what the network is told of the
+    time, None for one that is always told 0. make: the process and sampler.
+    """
+
+    name: str
+    config_type: str | None
+    make: Callable[["Sizes", Options], tuple[Objective, Sampler]]
+    masks: bool = True
+    conditioned: bool = True
+    biased: bool = False
+    causal: bool = False
+    time_input: TimeInput | None = None
+    prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
+    buffers: ClassVar[str] = (
+        r"^rotary_emb\.|^sampling_eps_m(in|ax)$|^(noise|metrics|softplus|neg_infinity)|torchmetrics"
+    )
+
+    def matches(self, keys: Collection[str], config: Mapping) -> bool:
+        if "vocab_embed.embedding" not in keys or "rotary_emb.cos_cached" in keys:
+            return False
+        form = "sigma_map.mlp.0.weight" in keys, "blocks.0.norm1.bias" in keys
+        if form != (self.conditioned, self.biased):
+            return False
+        kind = config.get("model_type")
+        kind = "sedd" if "graph" in config else kind.lower() if isinstance(kind, str) else None
+        return not self.conditioned or self.config_type == kind
+
+    def read(self, shapes: Mapping[str, Shape], config: Mapping, options: Options) -> Architecture:
+        sizes = Sizes(self.name, shapes, {**config, **_nested(config)})
+        rows, width = sizes.of("vocab_embed.embedding")
+        count = sizes.count(r"blocks\.(\d+)\.")
+        hidden = sizes.of("blocks.0.mlp.0.weight")[0]
+        heads = _heads(sizes, width)
+        sizes.agree(
+            vocab_size=rows, tokens=rows - self.masks, hidden_dim=width, hidden_size=width,
+            n_blocks=count, n_heads=heads,
+        )  # fmt: skip
+        condition = None
+        if self.conditioned:
+            condition = sizes.of("sigma_map.mlp.2.weight")[0]
+            sizes.agree(cond_dim=condition)
+        classes = shapes.get("cond_map.embedding_table.weight", (None,))[0]
+        if classes is not None:
+            sizes.agree(cfg_num_classes=classes - 1)
+        process, sampler = self.make(sizes, options)
+        tokens = rows - self.masks
+        # A text of the autoregressive model begins with <|endoftext|>, the token before the mask.
+        start = None
+        if self.causal:
+            start = tokens - 1 if options.start is None else options.start
+            sizes.notes.append(f"a text begins with token {start} (--start-token)")
+        timed = self._time_input(sizes)
+        model = Transformer(
+            vocab_size=tokens,
+            num_layers=count,
+            width=width,
+            num_heads=heads,
+            mlp_width=hidden,
+            mlp_bias=True,
+            norm="layer_bias" if self.biased else "layer",
+            time_conditioning=timed is not None,
+            constant_condition=self.conditioned and timed is None,
+            condition_width=condition or 128,
+            num_labels=None if classes is None else classes - 1,
+            label_activation="silu" if classes is not None else "none",
+            block_length=process.traits.attention_block,
+        )
+        if timed is not None:
+            model = replace(model, time_input=timed)
+        layout = _layout(model, self._embedding(tokens, start), self.masks)
+        length = options.length or int(
+            sizes.given("model_length", 0) or sizes.given("length", 0) or 1024
+        )
+        return Architecture(
+            model, process, sampler, length, layout, notes=tuple(sizes.notes)
+        )
+
+    def _embedding(self, tokens: int, start: int | None) -> Part:
+        key = "vocab_embed.embedding"
+        if self.causal:
+            return Extended(key, start, count=tokens)
+        return Same(key) if self.masks else Extended(key)
+
+    def _time_input(self, sizes: Sizes) -> TimeInput | None:
+        if isinstance(self.time_input, LogLinearNoise) and _geometric(sizes):
+            return GeometricNoise(*_ends(sizes))
+        return self.time_input
+
+
+def _nested(config: Mapping) -> dict:
+    """The settings of the network in a config.json that is a whole training config (SEDD, RADD)."""
+    inner = config.get("model")
+    return dict(inner) if isinstance(inner, dict) else {}
+
+
+def _heads(sizes: Sizes, width: int) -> int:
+    """The number of heads, which the rotary buffer tells, or config.json."""
+    buffer = sizes.shapes.get("rotary_emb.inv_freq")
+    heads = sizes.given("n_heads", 0) if buffer is None else width // (2 * buffer[0])
+    if not heads:
+        raise UserError(
+            "neither a tensor rotary_emb.inv_freq nor config.json (n_heads) tells the number of heads; "
+            "put a config.json beside the file"
+        )
+    sizes.divided(width, 2 * int(heads), "the width of a head")
+    return int(heads)
+
+
+def _layout(model: Transformer, embedding: Part, masks: bool) -> dict:
+    biased = model.norm == "layer_bias"
+
+    def layer(i: int) -> dict:
+        block = f"blocks.{i}"
+        return {
+            "norm_attention": norm(f"{block}.norm1", biased),
+            "attention": {
+                "qkv": linear(f"{block}.attn_qkv"),
+                "out": linear(f"{block}.attn_out"),
+            },
+            "norm_mlp": norm(f"{block}.norm2", biased),
+            "mlp": {
+                "up": linear(f"{block}.mlp.0", bias=True),
+                "down": linear(f"{block}.mlp.2", bias=True),
+            },
+        } | ({"modulation": linear(f"{block}.adaLN_modulation", True)} if model.modulated else {})
+
+    V, out = model.vocab_size, "output_layer.linear"
+    assert V is not None
+    ends: dict = {
+        "embedding": embedding,
+        "norm": norm("output_layer.norm_final", biased),
+        "head": {
+            "kernel": FirstOutputs(f"{out}.weight", V) if masks else Transposed(f"{out}.weight"),
+            "bias": FirstOutputs(f"{out}.bias", V) if masks else Same(f"{out}.bias"),
+        },
+    }
+    if model.modulated:
+        ends["time"] = {
+            "up": linear("sigma_map.mlp.0", True),
+            "out": linear("sigma_map.mlp.2", True),
+        }
+        ends["modulation"] = linear("output_layer.adaLN_modulation", True)
+    if model.num_labels is not None:
+        ends["labels"] = {"embedding": Same("cond_map.embedding_table.weight")}
+    return {"ends": ends, "layers": stacked(model.num_layers, layer)}
+
+
+def _geometric(sizes: Sizes) -> bool:
+    noise = sizes.config.get("noise")
+    return isinstance(noise, dict) and noise.get("type") == "geometric"
+
+
+def _ends(sizes: Sizes) -> tuple[float, float]:
+    noise = Sizes(sizes.family, {}, sizes.config["noise"])
+    return float(noise.given("sigma_min", 1e-4)), float(noise.given("sigma_max", 20.0))
+
+
+def _schedule(sizes: Sizes) -> Schedule:
+    return Geometric(*_ends(sizes)) if _geometric(sizes) else Linear(_EPS)
+
+
+def _mdlm(sizes: Sizes, options: Options):
+    return MDLM(), FirstHitting(steps=1000)
+
+
+def _radd(sizes: Sizes, options: Options):
+    return MDLM(), FirstHitting()
+
+
+def _bd3lm(sizes: Sizes, options: Options):
+    size = int(options.block_size or sizes.given("block_size", 0))
+    if size < 1:
+        raise UserError("config.json does not tell block_size; give --block-size")
+    sizes.agree(block_size=size)
+    process = BlockDiffusion(MDLM(), block_length=size)
+    return process, BlockByBlock(Ancestral(steps=size))
+
+
+def _sedd(sizes: Sizes, options: Options):
+    graph = sizes.config.get("graph")
+    kind = graph.get("type") if isinstance(graph, dict) else None
+    scaled = sizes.config.get("scale_by_sigma")
+    if kind not in ("absorb", None):
+        raise UserError(f"config.json: graph.type = {kind!r} is neither absorb nor uniform")
+    if kind is None:
+        sizes.notes.append("no config.json tells the graph: absorb, with scale_by_sigma")
+        scaled = True
+    return SEDD(schedule=_schedule(sizes), scaled=bool(scaled)), Tweedie(steps=1024)
+
+
+def _sedd_uniform(sizes: Sizes, options: Options):
+    if sizes.config.get("scale_by_sigma"):
+        raise UserError(
+            "config.json: model.scale_by_sigma = True is for graph.type = absorb alone; correct it"
+        )
+    return SEDD(kernel=Uniform(), schedule=_schedule(sizes)), Tweedie(steps=1024)
+
+
+def _duo(sizes: Sizes, options: Options):
+    # Its last token is [PAD], a state of the uniform prior that text does not have.
+    pad = sizes.of("vocab_embed.embedding")[0] - 1
+    sizes.notes.append(f"token {pad} is [PAD], which is never drawn")
+    return UDLM(schedule=Linear(_EPS)), Ancestral(steps=1000, logits_processor=without(pad))
+
+
+def _udlm(sizes: Sizes, options: Options):
+    return UDLM(schedule=Linear(_EPS)), Ancestral(steps=1000)
+
+
+def _ar(sizes: Sizes, options: Options):
+    return Autoregressive(), LeftToRight()
+
+
+@dataclass(frozen=True)
+class Sedd(DDiT):
+    """SEDD's two graphs: the absorbing one has a mask, the uniform one none."""
+
+    graph: str = "absorb"
+
+    def matches(self, keys: Collection[str], config: Mapping) -> bool:
+        graph = config.get("graph")
+        uniform = isinstance(graph, dict) and graph.get("type") == "uniform"
+        return super().matches(keys, config) and uniform == (self.graph == "uniform")
+
+
+FAMILIES: tuple[Family, ...] = (
+    DDiT("mdlm", "mdlm", _mdlm),
+    Sedd("sedd", "sedd", _sedd, time_input=LogLinearNoise(_EPS)),
+    Sedd(
+        "sedd-uniform",
+        "sedd",
+        _sedd_uniform,
+        masks=False,
+        time_input=LogLinearNoise(_EPS),
+        graph="uniform",
+    ),
+    DDiT("bd3lm", "bd3lm", _bd3lm),
+    DDiT("duo", "duo", _duo, masks=False, time_input=LogLinearNoise(_EPS)),
+    DDiT("udlm", "udlm", _udlm, masks=False, time_input=LogLinearNoise(_EPS)),
+    DDiT("radd", None, _radd, conditioned=False, biased=True),
+    DDiT("ar", None, _ar, conditioned=False, causal=True),
+)

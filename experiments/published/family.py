@@ -1,0 +1,168 @@
+"""A family of published checkpoints: how its files are known, and what they are to this project."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from diffusion.process import Objective
+from experiments.errors import UserError
+from experiments.published.parts import Shape, flat
+from models.backbone import Backbone
+from samplers.logits_processor import LogitsProcessor
+from samplers.sampler import Sampler
+
+EVERYWHERE = ("_orig_mod.", "module.")  # prefixes that a compiled or wrapped network leaves
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a file may not tell and the user may. mask: the number of the mask token; start: of the token
+    that a text begins with; length: tokens of a sequence; block_size: of block diffusion."""
+
+    mask: int | None = None
+    start: int | None = None
+    length: int | None = None
+    block_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the files of one checkpoint are to this project.
+
+    model, process, sampler, length: settings of the run. layout: a nested dict of `parts.Part` like the
+    parameters. fresh: top-level paths of arrays that the files lack and that begin as `init` draws them.
+    notes: what was taken from the family's table or from an option, in sentences.
+    """
+
+    model: Backbone
+    process: Objective
+    sampler: Sampler
+    length: int
+    layout: dict
+    fresh: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Family(ABC):
+    """How the checkpoints of one family are known and read. An implementation is a frozen dataclass."""
+
+    name: str
+    prefixes: ClassVar[tuple[str, ...]] = ()
+    """What keys may begin with, taken off one after another."""
+    buffers: ClassVar[str] = r"$^"
+    """A pattern of keys that hold nothing trained."""
+
+    @abstractmethod
+    def matches(self, keys: Collection[str], config: Mapping) -> bool:
+        """Whether these keys, less their prefixes, and this config.json are of the family."""
+
+    @abstractmethod
+    def read(self, shapes: Mapping[str, Shape], config: Mapping, options: Options) -> Architecture:
+        """What the checkpoint is, from the shapes of its tensors; UserError where it is not of the
+        family, or config.json says otherwise."""
+
+    def stripped(self, keys: Collection[str]) -> dict[str, str]:
+        """The keys of the file by themselves without prefixes; UserError where two become one."""
+        known = (*EVERYWHERE, *self.prefixes)
+        names: dict[str, str] = {}
+        for key in keys:
+            name = key
+            while prefix := next((p for p in known if name.startswith(p)), None):
+                name = name[len(prefix) :]
+            if name in names:
+                raise UserError(
+                    f"tensors {names[name]} and {key} are both {name}; take out one of them"
+                )
+            names[name] = key
+        return names
+
+    def is_buffer(self, key: str) -> bool:
+        """Whether the tensor holds nothing trained."""
+        return re.search(self.buffers, key) is not None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the tensors of a checkpoint say, to be compared with what its config.json says."""
+
+    family: str
+    shapes: Mapping[str, Shape]
+    config: Mapping
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, key: str) -> Shape:
+        """The shape of a tensor that the family needs; UserError where there is none."""
+        if key not in self.shapes:
+            raise UserError(
+                f"no tensor {key}, which checkpoints of the family {self.family} have; choose another "
+                "with --family (ddlm import --list)"
+            )
+        return self.shapes[key]
+
+    def count(self, pattern: str) -> int:
+        """How many layers there are, by a pattern whose group is their number; UserError for gaps."""
+        numbers = {int(m[1]) for key in self.shapes if (m := re.match(pattern, key))}
+        if numbers != set(range(len(numbers))) or not numbers:
+            raise UserError(
+                f"the layers of the file are {sorted(numbers) or 'missing'}, not 0, 1, 2 ... as in "
+                f"checkpoints of the family {self.family}; choose another with --family"
+            )
+        return len(numbers)
+
+    def agree(self, **sizes: int) -> None:
+        """Nothing; UserError where config.json gives another number for one of these keys."""
+        for key, size in sizes.items():
+            said = self.config.get(key)
+            if said is not None and said != size:
+                raise UserError(
+                    f"config.json says {key} = {said}, and the tensors say {size}; give the config.json "
+                    "that belongs to the file"
+                )
+
+    def given(self, key: str, default: int | float) -> int | float:
+        """A number of config.json; UserError where it is none."""
+        value = self.config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"config.json: {key} = {value!r} is not a number; correct it")
+        return value
+
+    def divided(self, whole: int, part: int, what: str) -> int:
+        """whole / part; UserError where that is no whole number."""
+        if part < 1 or whole % part:
+            raise UserError(f"{what}: {whole} is no multiple of {part}; the file is damaged")
+        return whole // part
+
+
+def check_layout(architecture: Architecture, shapes: Mapping[str, Shape], forms: dict) -> None:
+    """Nothing; UserError where tensors are missing or do not have the shapes that the network needs.
+    forms: the parameters of the network, with shapes."""
+    needed = [key for _, part in flat(architecture.layout) for key in part.keys]
+    if missing := sorted(set(needed) - set(shapes)):
+        raise UserError(
+            f"tensors are missing: {some(missing)}; give the whole checkpoint, or another --family"
+        )
+    for path, part in flat(architecture.layout):
+        where = forms
+        for name in path:
+            where = where[name]
+        try:
+            shape = part.shape(shapes)
+        except (ValueError, IndexError) as error:
+            raise UserError(f"tensor {part.keys[0]}: {error}") from error
+        if shape != where.shape:
+            raise UserError(
+                f"tensor {part.keys[0]} has the shape {shapes[part.keys[0]]}, which makes {shape} where "
+                f"the network has {where.shape}; the file, or its config.json, is of another model"
+            )
+
+
+def some(names: list[str]) -> str:
+    """At most four of the names, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def without(*tokens: int) -> LogitsProcessor:
+    """A logits processor that never draws these tokens."""
+    return LogitsProcessor(banned=tuple(tokens))

@@ -1,0 +1,158 @@
+"""A published checkpoint as files have it: what family it is of, what it is here, its parameters."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.errors import UserError
+from experiments.plain_json import parse
+from experiments.published.families import ddit, gated, gpt2
+from experiments.published.family import Architecture, Family, Options, check_layout, some
+from experiments.published.parts import Part, flat
+from experiments.tensor_files import StoredTensor, read_tensors
+
+FAMILIES: tuple[Family, ...] = (*ddit.FAMILIES, *gated.FAMILIES, *gpt2.FAMILIES)
+_MOST_JSON = 10_000_000  # bytes of a config.json
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is open. paths: its files. prefixes: what the keys of `tensors` are in the file.
+    averaged: whether the average that the file keeps was taken instead of the parameters. unknown: keys
+    that the family does not know."""
+
+    paths: tuple[Path, ...]
+    family: Family
+    architecture: Architecture
+    tensors: dict[str, StoredTensor]
+    names: dict[str, str]
+    averaged: bool
+    unknown: tuple[str, ...]
+
+    def load(self, part: Part) -> np.ndarray:
+        """An array of the network, as the file has it."""
+        return part.load(self._read)
+
+    def params(self) -> dict:
+        """All parameters, a nested dict of float32 arrays; those that the file lacks are left out."""
+        params: dict = {}
+        for path, part in flat(self.architecture.layout):
+            where = params
+            for name in path[:-1]:
+                where = where.setdefault(name, {})
+            where[path[-1]] = np.asarray(self.load(part), np.float32)
+        return params
+
+    def rest(self) -> dict[str, np.ndarray]:
+        """What the network has no place for, by the keys of the file, so that an export has it again."""
+        parts = [part for _, part in flat(self.architecture.layout)]
+        rest = {key: value for part in parts for key, value in part.rest(self._read).items()}
+        placed = {key for part in parts for key in part.keys}
+        rest |= {key: self._read(key) for key in self.tensors if key not in placed}
+        return {self.names[key]: value for key, value in rest.items()}
+
+    def _read(self, key: str) -> np.ndarray:
+        return self.tensors[key].read()
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """The digest of each file, by its name."""
+        digests = {}
+        for path in self.paths:
+            with open(path, "rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
+
+
+def open_checkpoint(
+    source: Path, family: str | None = None, options: Options | None = None
+) -> Checkpoint:
+    """The checkpoint in a folder or a file, of the family that it is of, or of the one given. Nothing of
+    the parameters is read yet. UserError where it is damaged, of no known family, or not what its
+    config.json says."""
+    files = read_tensors(source)
+    config = _config(source)
+    chosen = _family(files.tensors, config, family, source)
+    try:
+        names = chosen.stripped(files.tensors)
+        tensors = {key: files.tensors[name] for key, name in names.items()}
+        shapes = {key: tensor.shape for key, tensor in tensors.items()}
+        architecture = _read(chosen, shapes, config, options or Options())
+        forms = jax.eval_shape(architecture.model.init, jax.random.key(0))
+        check_layout(architecture, shapes, forms)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    placed = {key for _, part in flat(architecture.layout) for key in part.keys}
+    if files.average is not None:
+        tensors |= _averaged(files.average, [key for key in tensors if key in placed], tensors, source)
+    unknown = tuple(names[k] for k in tensors if k not in placed and not chosen.is_buffer(k))
+    return Checkpoint(
+        files.paths, chosen, architecture, tensors, names, files.average is not None, unknown
+    )
+
+
+def _read(family: Family, shapes, config: Mapping, options: Options) -> Architecture:
+    try:
+        return family.read(shapes, config, options)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
+        # A tensor of another rank, or sizes that make no network.
+        raise UserError(
+            f"its tensors and config.json make no network of the family {family.name} ({error}); give "
+            "the config.json that belongs to the file, or another --family"
+        ) from error
+
+
+def _config(source: Path) -> dict:
+    """The config.json of a folder, or beside a file; {} where there is none."""
+    path = (source if source.is_dir() else source.parent) / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError(f"it has more than {_MOST_JSON:,} bytes")
+        config = parse(path.read_bytes(), finite=True)
+        if not isinstance(config, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); correct or remove it") from error
+    return config
+
+
+def _family(tensors: Mapping, config: Mapping, name: str | None, source: Path) -> Family:
+    if name is not None:
+        for family in FAMILIES:
+            if family.name == name:
+                return family
+        known = ", ".join(family.name for family in FAMILIES)
+        raise UserError(f"--family {name} is not known; choose one of {known}")
+    fitting = [family for family in FAMILIES if family.matches(family.stripped(tensors), config)]
+    if len(fitting) == 1:
+        return fitting[0]
+    kind = config.get("model_type")
+    said = f"config.json with model_type {kind!r}" if kind else "what config.json says"
+    said = said if config else "no config.json beside them"
+    raise UserError(
+        f"{source}: its tensors ({some(list(tensors))}) and {said} are of no known family; give "
+        "--family (ddlm import --list)"
+    )
+
+
+def _averaged(average, keys: list[str], tensors: Mapping, source: Path) -> dict[str, StoredTensor]:
+    """The tensors of the average by their keys: it is a list in the order of the parameters."""
+    if len(average) != len(keys):
+        raise UserError(
+            f"{source}: its average has {len(average)} tensors, and the network {len(keys)}; export the "
+            "averaged parameters where it was trained"
+        )
+    for key, tensor in zip(keys, average, strict=True):
+        if tensor.shape != tensors[key].shape:
+            raise UserError(
+                f"{source}: its average has {tensor.shape} where {key} has {tensors[key].shape}; export "
+                "the averaged parameters where it was trained"
+            )
+    return dict(zip(keys, average, strict=True))

@@ -1,0 +1,271 @@
+"""How an array of a network is held in a published file: small pieces, each in both directions.
+
+A layout is a nested dict like the parameters of a network, with a `Part` in the place of each array.
+Matrices of torch are (outputs, inputs), ours (inputs, outputs). What a part reads of a file and has no
+place for in the array is its `rest`; a run keeps that, so that its export is what was imported.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Shape = tuple[int, ...]
+Get = Callable[[str], np.ndarray]
+
+
+class Part(ABC):
+    """How one array is held. Keys are those of the file without its prefix."""
+
+    @property
+    @abstractmethod
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of the file that the array is made of."""
+
+    @abstractmethod
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        """The shape of the array, from those of the tensors; ValueError where they do not fit
+        together."""
+
+    @abstractmethod
+    def load(self, get: Get) -> np.ndarray:
+        """The array, from the tensors by their keys."""
+
+    @abstractmethod
+    def save(self, array: np.ndarray, rest: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The tensors by their keys, from the array and what `rest` gave."""
+
+    def rest(self, get: Get) -> dict[str, np.ndarray]:
+        """What the array has no place for, by key."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Same(Part):
+    """The tensor itself."""
+
+    key: str
+
+    @property
+    def keys(self):
+        return (self.key,)
+
+    def shape(self, shapes):
+        return shapes[self.key]
+
+    def load(self, get):
+        return get(self.key)
+
+    def save(self, array, rest):
+        return {self.key: array}
+
+
+@dataclass(frozen=True)
+class Transposed(Same):
+    """A matrix (outputs, inputs), as torch has it."""
+
+    def shape(self, shapes):
+        rows, columns = shapes[self.key]
+        return columns, rows
+
+    def load(self, get):
+        return get(self.key).T
+
+    def save(self, array, rest):
+        return {self.key: array.T}
+
+
+@dataclass(frozen=True)
+class FirstOutputs(Same):
+    """The first `count` outputs of a matrix (outputs, inputs), or of a bias (outputs,): the head of a
+    network whose last outputs, those of the mask, mean nothing."""
+
+    count: int
+
+    def shape(self, shapes):
+        outputs, *inputs = shapes[self.key]
+        if outputs < self.count:
+            raise ValueError(f"{self.key} has {outputs} outputs, not {self.count} or more")
+        return (*inputs, self.count)
+
+    def load(self, get):
+        return get(self.key)[: self.count].T
+
+    def rest(self, get):
+        return {self.key: get(self.key)[self.count :]}
+
+    def save(self, array, rest):
+        more = rest.get(self.key, np.zeros((1, *array.shape[:-1]), array.dtype))
+        return {self.key: np.concatenate([array.T, more.astype(array.dtype)])}
+
+
+@dataclass(frozen=True)
+class Extended(Same):
+    """A table (rows, D) of which the first `count` rows stay, and then a copy of row `row`: the mask, or
+    the start token, of our networks comes last. Numbers of tokens stay what they are in the file, whose
+    own row of the mask is one that no text uses.
+
+    count: None takes all. row: None puts zeros there. returns: whether the last row, which may have been
+    trained, goes back to the other, as that of a mask does; that of a token of the text stays its own.
+    """
+
+    row: int | None = None
+    count: int | None = None
+    returns: bool = False
+
+    def shape(self, shapes):
+        rows, width = shapes[self.key]
+        if self.row is not None and not 0 <= self.row < rows:
+            raise ValueError(f"{self.key} has {rows} rows, none of which is {self.row}")
+        return (self.count or rows) + 1, width
+
+    def load(self, get):
+        table = get(self.key)
+        last = np.zeros_like(table[:1]) if self.row is None else table[self.row : self.row + 1]
+        return np.concatenate([table[: self.count], last])
+
+    def rest(self, get):
+        return {self.key: get(self.key)[self.count :]} if self.count else {}
+
+    def save(self, array, rest):
+        table = array[:-1]
+        if self.key in rest:
+            table = np.concatenate([table, rest[self.key].astype(array.dtype)])
+        if self.returns:
+            table = table.copy()
+            table[self.row] = array[-1]
+        return {self.key: table}
+
+
+@dataclass(frozen=True)
+class Beside(Part):
+    """Several arrays beside each other along the last axis, such as queries, keys and values."""
+
+    parts: tuple[Part, ...]
+    sizes: tuple[int, ...]
+    """How much of the last axis each takes."""
+
+    @property
+    def keys(self):
+        return tuple(key for part in self.parts for key in part.keys)
+
+    def shape(self, shapes):
+        each = [part.shape(shapes) for part in self.parts]
+        if any(shape[:-1] != each[0][:-1] for shape in each):
+            raise ValueError(f"{', '.join(self.keys)}: {each} do not go beside each other")
+        for shape, size, part in zip(each, self.sizes, self.parts, strict=True):
+            if shape[-1] != size:
+                raise ValueError(f"{part.keys[0]} has {shape[-1]} outputs, not {size}")
+        return (*each[0][:-1], sum(self.sizes))
+
+    def load(self, get):
+        return np.concatenate([part.load(get) for part in self.parts], axis=-1)
+
+    def rest(self, get):
+        return {key: value for part in self.parts for key, value in part.rest(get).items()}
+
+    def save(self, array, rest):
+        ends = np.cumsum(self.sizes)[:-1]
+        pieces = zip(self.parts, np.split(array, ends, axis=-1), strict=True)
+        return {k: v for part, piece in pieces for k, v in part.save(piece, rest).items()}
+
+
+@dataclass(frozen=True)
+class Stacked(Part):
+    """An array of each layer, (N, ...)."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def keys(self):
+        return tuple(key for part in self.parts for key in part.keys)
+
+    def shape(self, shapes):
+        each = [part.shape(shapes) for part in self.parts]
+        for part, shape in zip(self.parts, each, strict=True):
+            if shape != each[0]:
+                raise ValueError(
+                    f"{part.keys[0]} has {shapes[part.keys[0]]}, and {self.keys[0]} "
+                    f"{shapes[self.keys[0]]}"
+                )
+        return (len(each), *each[0])
+
+    def load(self, get):
+        first = self.parts[0].load(get)
+        stack = np.empty((len(self.parts), *first.shape), first.dtype)
+        for number, part in enumerate(self.parts):
+            stack[number] = part.load(get)
+        return stack
+
+    def rest(self, get):
+        return {key: value for part in self.parts for key, value in part.rest(get).items()}
+
+    def save(self, array, rest):
+        pieces = zip(self.parts, array, strict=True)
+        return {k: v for part, piece in pieces for k, v in part.save(piece, rest).items()}
+
+
+@dataclass(frozen=True)
+class Grouped(Same):
+    """A matrix of queries, keys and values, (outputs, inputs), whose outputs come group by group: the
+    queries of `queries` heads, then a head of keys and one of values (lit-gpt)."""
+
+    groups: int
+    queries: int
+    """Heads of queries in a group."""
+
+    def shape(self, shapes):
+        outputs, inputs = shapes[self.key]
+        if outputs % (self.groups * (self.queries + 2)):
+            raise ValueError(
+                f"{self.key} has {outputs} outputs, which are not {self.groups} groups of "
+                f"{self.queries + 2} heads"
+            )
+        return inputs, outputs
+
+    def load(self, get):
+        tensor = get(self.key)
+        heads = tensor.reshape(self.groups, self.queries + 2, -1, tensor.shape[-1])
+        parts = heads[:, : self.queries], heads[:, self.queries : -1], heads[:, -1:]
+        return np.concatenate([part.reshape(-1, tensor.shape[-1]) for part in parts]).T
+
+    def save(self, array, rest):
+        width = array.shape[0]
+        head = array.shape[1] // (self.groups * (self.queries + 2))
+        ends = np.array([self.queries, self.queries + 1]) * self.groups * head
+        parts = [part.reshape(self.groups, -1, head, width) for part in np.split(array.T, ends)]
+        return {self.key: np.concatenate(parts, axis=1).reshape(-1, width)}
+
+
+def flat(layout: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Part]]:
+    """(path, part) of each array of a layout, in its order."""
+    for name, value in layout.items():
+        if isinstance(value, dict):
+            yield from flat(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def stacked(count: int, make: Callable[[int], dict]) -> dict:
+    """The layout of `count` layers, each array stacked, from that of layer i, make(i)."""
+    layers = [dict(flat(make(i))) for i in range(count)]
+    layout: dict = {}
+    for path in layers[0]:
+        where = layout
+        for name in path[:-1]:
+            where = where.setdefault(name, {})
+        where[path[-1]] = Stacked(tuple(layer[path] for layer in layers))
+    return layout
+
+
+def linear(name: str, bias: bool = False) -> dict:
+    """The layout of a dense layer of torch: its kernel, and its bias."""
+    return {"kernel": Transposed(f"{name}.weight")} | (
+        {"bias": Same(f"{name}.bias")} if bias else {}
+    )
+
+
+def norm(name: str, bias: bool = False) -> dict:
+    """The layout of a normalisation: its scale, and its bias."""
+    return {"scale": Same(f"{name}.weight")} | ({"bias": Same(f"{name}.bias")} if bias else {})
