@@ -47,6 +47,7 @@ setup(
             "torch>=2.9",  # its network
             "transformers>=5.0",  # its architecture and tokenizer
         ],
+        "hub": ["huggingface-hub>=0.34"],  # published checkpoints by their names
         "plan": ["libtpu>=0.0.42"],  # the TPU compiler of experiments.plan; that of the same jax
         "plot": ["matplotlib>=3.10"],  # the curves of a training, the figure of experiments.compare
         "test": [

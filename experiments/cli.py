@@ -23,7 +23,7 @@ from experiments.streams import NAME, complain, flush, open_missing, standard_ou
 from experiments.streams import log as log
 
 GROUPS = {
-    "Make a model": ("prepare", "train", "plan"),
+    "Make a model": ("prepare", "train", "import", "plan"),
     "Use it": ("sample", "trace", "compress", "decompress"),
     "Measure it": ("evaluate", "quality", "compare", "plot"),
     "Look around": ("configs", "runs", "doctor", "completion"),

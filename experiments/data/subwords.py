@@ -22,7 +22,8 @@ class Subwords(SubwordTokenizer):
 
     path: a vocab.txt (WordPiece, lower case as bert-base-uncased), a folder with encoder.json and
     vocab.bpe (byte-level BPE, GPT-2), a tokenizer.json, or a .model of SentencePiece. sha256: of what
-    was read, filled in and stored with the run; "" takes any file. vocab_size: V, filled in likewise.
+    was read, filled in and stored with the run; "" takes any file. vocab_size: V; None takes the number
+    of the file's tokens, and a larger one is of a network that has more, which text never uses.
     """
 
     path: str = field(default="", compare=False)
@@ -33,7 +34,13 @@ class Subwords(SubwordTokenizer):
     def read(self):
         """The same, with its digest and size; UserError where the file is missing, broken or another."""
         _, sha256 = _content(self.path, self.sha256)
-        return replace(self, sha256=sha256, vocab_size=_coder(self.path, sha256).size)
+        size = _coder(self.path, sha256).size
+        if self.vocab_size is not None and size > self.vocab_size:
+            raise UserError(
+                f"data.tokenizer.path {self.path} has {size} tokens, more than the vocab_size = "
+                f"{self.vocab_size} of the network; give the tokenizer that belongs to it"
+            )
+        return replace(self, sha256=sha256, vocab_size=self.vocab_size or size)
 
     @property
     def _loaded(self) -> Coder:

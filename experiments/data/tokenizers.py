@@ -214,6 +214,44 @@ class Bytes(Tokenizer):
         return _count_bytes(tokens)[2]
 
 
+@dataclass(frozen=True)
+class Numbers(Tokenizer):
+    """One token per number of a text such as "12 5 7": for a network whose tokenizer is not at hand.
+
+    vocab_size: V; numbers are below it.
+    """
+
+    vocab_size: int = 256
+    separator = "\n"
+
+    def __post_init__(self):
+        if not 1 <= self.vocab_size < 2**31:
+            raise ValueError(f"Numbers.vocab_size = {self.vocab_size} must be at least 1")
+
+    def encode(self, chunks, where):
+        rest, dtype = "", np.uint16 if self.vocab_size <= 65536 else np.uint32
+        for text in (*chunks, " "):  # a number may be cut between two chunks
+            *words, rest = re.split(r"\s+", rest + text)
+            if wrong := [w for w in (*words, rest[:-10]) if w and not self._is_token(w)]:
+                raise OutsideAlphabet(
+                    f"{where}: {wrong[0][:20]!r} is no number below {self.vocab_size}",
+                    "this run has no tokenizer of its own; import it with --tokenizer to read text",
+                )
+            yield np.array([word for word in words if word], dtype)
+
+    def _is_token(self, word: str) -> bool:
+        return re.fullmatch("[0-9]{1,10}", word) is not None and int(word) < self.vocab_size
+
+    def decode(self, tokens):
+        return " ".join(str(int(token)) for token in tokens)
+
+    def count_characters(self, tokens):
+        return len(self.decode(tokens))
+
+    def count_words(self, tokens):
+        return len(tokens)
+
+
 def count(text: str) -> tuple[int, int]:
     """(characters, words) of a text as `normalized` gives it; bytes that are no UTF-8 are none."""
     return len(text) if text.isascii() else len(_NOT_TEXT.sub("", text)), len(text.split())

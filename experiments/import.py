@@ -1,0 +1,86 @@
+"""Make a run of a published checkpoint.
+
+SOURCE is a folder with the weights (model.safetensors, shards, or one file of torch) and their
+config.json, one such file, or a name of the Hugging Face hub. The run is an ordinary one: evaluate,
+sample, quality, compress and train --set init_from=RUN take it. --list says which families are known.
+Nothing of the files is executed.
+
+Examples:
+    ddlm import --list
+    ddlm import downloads/mdlm-owt --tokenizer downloads/gpt2 --workdir runs/mdlm-owt
+    ddlm import kuleshov-group/mdlm-owt --tokenizer downloads/gpt2 --workdir runs/mdlm-owt
+    ddlm import mdlm.ckpt --family mdlm --tokenizer downloads/gpt2 --workdir runs/mdlm
+"""
+
+from experiments import cli
+from experiments.errors import UserError
+
+
+def command_line() -> cli.Parser:
+    """The options of the command."""
+    options = cli.parser("import", __doc__)
+    options.add_argument("source", nargs="?", metavar="SOURCE", help="the checkpoint")
+    options.add_argument("--workdir", help="the run directory to make")
+    options.add_argument("--list", action="store_true", help="list the families that are known")
+    options.add_argument("--family", help="what the checkpoint is, where its files do not tell")
+    options.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="the files of its tokenizer (default: those beside it); without, texts are numbers",
+    )
+    options.add_argument(
+        "--mask-token", metavar="TOKEN", help="the mask, a number or a name of the tokenizer"
+    )
+    options.add_argument(
+        "--start-token", type=cli.natural, metavar="N", help="what a text begins with, a number"
+    )
+    options.add_argument(
+        "--block-size", type=cli.positive, metavar="N", help="tokens of a block (block diffusion)"
+    )
+    options.add_argument(
+        "--length", type=cli.positive, metavar="N", help="tokens of a sequence (default: its own)"
+    )
+    options.add_argument(
+        "--revision", help="of a name of the hub: a commit, branch or tag (default: main)"
+    )
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; the run is made, or the list printed."""
+    args = command_line().parse_args(arguments)
+    if args.list:
+        from experiments.published.catalogue import table
+
+        print(table())
+        return
+    if args.source is None or args.workdir is None:
+        raise UserError("import takes SOURCE and --workdir, or --list; see ddlm import --help")
+
+    from pathlib import Path
+
+    from experiments.published.family import Options
+    from experiments.published.hub import fetch
+    from experiments.published.importing import import_run
+
+    source, revision = Path(args.source).expanduser(), None
+    if not source.exists():
+        source, revision = fetch(args.source, args.revision, cli.log)
+    options = Options(
+        start=args.start_token, length=args.length, block_size=args.block_size
+    )
+    import_run(
+        source,
+        Path(args.workdir).expanduser(),
+        args.family,
+        args.tokenizer,
+        args.mask_token,
+        options,
+        revision,
+        cli.log,
+    )
+    cli.log(f"imported to {args.workdir}; for instance: ddlm sample --workdir {args.workdir}")
+
+
+if __name__ == "__main__":
+    cli.run("import")

@@ -1,0 +1,201 @@
+"""A published checkpoint becomes an ordinary run: config, parameters, tokenizer, and where it is from."""
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Experiment
+from experiments.data.subwords import Subwords
+from experiments.data.text import Text
+from experiments.data.tokenizers import Numbers, Tokenizer
+from experiments.data.vocabularies import find_files
+from experiments.errors import UserError
+from experiments.files import write_atomically
+from experiments.overrides import resolve
+from experiments.published.catalogue import release_of
+from experiments.published.family import Options, some
+from experiments.published.opening import Checkpoint, open_checkpoint
+from experiments.serialization import encode
+from experiments.tensor_files import StoredTensor, write_safetensors
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.workdir import claim
+
+SOURCE = "source.json"  # of a run that was imported: where its parameters are from
+REST = "source.safetensors"  # and what its files held that the network has no place for
+Log = Callable[[str], None]
+
+
+def import_run(
+    source: Path,
+    workdir: Path,
+    family: str | None = None,
+    tokenizer: str | None = None,
+    mask_token: str | None = None,
+    options: Options | None = None,
+    revision: str | None = None,
+    log: Log = print,
+) -> Experiment:
+    """The experiment of the run that is now in `workdir`, which must not be there before.
+
+    source: a folder or a file. tokenizer: its files; None looks for them in the folder. mask_token: a
+    number, or a name of the tokenizer. revision: of a hub, to be noted. UserError where something is
+    wrong; nothing is written then.
+    """
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"workdir {workdir} is there already; give another --workdir, or remove it")
+    options = options or Options()
+    folder = source if source.is_dir() else source.parent
+    files = _tokenizer_files(folder, tokenizer)
+    if mask_token is not None:
+        options = replace(options, mask=_number(mask_token, files))
+    checkpoint = open_checkpoint(source, family, options)
+    experiment = _experiment(checkpoint, files)
+    _describe(checkpoint, experiment, log)
+    temporary = workdir.with_name(f".{workdir.name[:40]}.{secrets.token_hex(4)}")
+    try:
+        _write(checkpoint, experiment, temporary, folder, revision)
+        if workdir.exists():
+            workdir.rmdir()
+        temporary.rename(workdir)
+    except OSError as error:
+        raise UserError(
+            f"workdir {workdir} cannot be written ({error.strerror or error}); make room there, or give "
+            "another --workdir"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return experiment
+
+
+def _tokenizer_files(folder: Path, given: str | None) -> str | None:
+    """The path of the tokenizer: the one given, or that beside the checkpoint, of which a tokenizer.json
+    tells more than the vocabulary beside it."""
+    if given is not None:
+        return given
+    whole = folder / "tokenizer.json"
+    if whole.is_file():
+        return str(whole)
+    return str(folder) if all(file.is_file() for file in find_files(folder)) else None
+
+
+def _number(token: str, files: str | None) -> int:
+    if re.fullmatch("[0-9]{1,9}", token):
+        return int(token)
+    if files is None:
+        raise UserError(f"--mask-token {token!r} is a name; give a number, or --tokenizer with it")
+    return Subwords(files).read().number(token)
+
+
+def _experiment(checkpoint: Checkpoint, files: str | None) -> Experiment:
+    architecture = checkpoint.architecture
+    size = architecture.model.vocab_size
+    assert size is not None  # the tensors tell
+    tokenizer: Tokenizer = Numbers(size) if files is None else Subwords(files, vocab_size=size)
+    labels = tuple(str(n) for n in range(architecture.model.num_labels or 0))
+    data = Text(tokenizer=tokenizer.read(), length=architecture.length, label_names=labels)
+    experiment = Experiment(
+        process=architecture.process,
+        model=architecture.model,
+        data=data,
+        sampler=architecture.sampler,
+    )
+    return resolve(experiment, data.tokenizer)
+
+
+def _describe(checkpoint: Checkpoint, experiment: Experiment, log: Log) -> None:
+    forms = jax.eval_shape(experiment.model.init, jax.random.key(0))
+    size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(forms))
+    log(
+        f"{checkpoint.family.name}: {size:,} parameters, {experiment.model.vocab_size:,} tokens, length "
+        f"{experiment.data.length}"
+    )
+    for note in checkpoint.architecture.notes:
+        log(f"note: {note}")
+    if checkpoint.averaged:
+        log("note: the file's average (EMA) of the parameters is taken")
+    if checkpoint.unknown:
+        log(
+            f"warning: tensors that the family does not know are left out: "
+            f"{some(list(checkpoint.unknown))}"
+        )
+    if isinstance(experiment.data.tokenizer, Numbers):
+        log("note: no tokenizer is given (--tokenizer), so texts are numbers of tokens")
+
+
+def _write(
+    checkpoint: Checkpoint,
+    experiment: Experiment,
+    workdir: Path,
+    folder: Path,
+    revision: str | None,
+) -> None:
+    workdir.mkdir(parents=True)
+    claim(workdir, experiment)
+    params = jax.tree.map(jnp.asarray, _complete(experiment, checkpoint.params()))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(0, {"ema": params}, {"config": encode(experiment)})
+    rest = {
+        name: StoredTensor(array.shape, array.dtype, lambda array=array: array)
+        for name, array in checkpoint.rest().items()
+    }
+    write_safetensors(workdir / REST, rest)
+    write_atomically(workdir / SOURCE, json.dumps(_source(checkpoint, folder, revision), indent=1))
+
+
+def _complete(experiment: Experiment, params: dict) -> dict:
+    """The parameters, with those that the files lack as `init` draws them."""
+
+    def filled(given: dict, drawn: dict) -> dict:
+        return {
+            name: filled(given.get(name, {}), value)
+            if isinstance(value, dict)
+            else given.get(name, value)
+            for name, value in drawn.items()
+        }
+
+    forms = jax.eval_shape(experiment.model.init, jax.random.key(0))
+    if jax.tree.structure(forms) == jax.tree.structure(params):
+        return params
+    return filled(params, experiment.model.init(jax.random.key(0)))
+
+
+def _source(checkpoint: Checkpoint, folder: Path, revision: str | None) -> dict:
+    """What a run says of where it is from. prefixes: what stood before the keys in the file, by which
+    an export has them again."""
+    release = release_of(checkpoint.family.name)
+    return {
+        "family": checkpoint.family.name,
+        "files": checkpoint.sha256,
+        "revision": revision,
+        "licence": _licence(folder),
+        "averaged": checkpoint.averaged,
+        "notes": list(checkpoint.architecture.notes),
+        "unknown": list(checkpoint.unknown),
+        "keys": checkpoint.names,
+        "dtypes": {
+            checkpoint.names[key]: str(tensor.dtype) for key, tensor in checkpoint.tensors.items()
+        },
+        "published": None
+        if release is None
+        else {"number": release.number, "differs": release.differs},
+    }
+
+
+def _licence(folder: Path) -> str | None:
+    """What the card in the folder says of its licence, as it says it; None where it says nothing."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    with open(card, "rb") as file:
+        head = file.read(100_000).decode("utf-8", "replace")
+    matter = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
+    said = re.search(r"^license:\s*(\S.*?)\s*$", matter[1], re.MULTILINE) if matter else None
+    return said[1][:200] if said else None
