@@ -24,7 +24,7 @@ from experiments.streams import log as log
 
 GROUPS = {
     "Make a model": ("prepare", "train", "import", "plan"),
-    "Use it": ("sample", "trace", "compress", "decompress"),
+    "Use it": ("sample", "trace", "compress", "decompress", "export"),
     "Measure it": ("evaluate", "quality", "compare", "plot"),
     "Look around": ("configs", "runs", "doctor", "completion"),
 }

@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.evaluation.bound import evaluate_run, of_other_text
     from experiments.evaluation.record_files import record_path, write_record
     from experiments.overrides import override
+    from experiments.published.source import published_line
     from experiments.run import load_run
 
     start(args.distributed)
@@ -111,6 +112,8 @@ def main(arguments: list[str]) -> dict:
         out = Path(args.out or record_path(args.workdir, records[-1]["split"], run.step, changes))
         if is_first():
             print(write_record(out, records[-1]))
+    if is_first() and (line := published_line(Path(args.workdir))):
+        print(line)
     return records[0]
 
 

@@ -41,6 +41,11 @@ def command_line() -> cli.Parser:
         "--length", type=cli.positive, metavar="N", help="tokens of a sequence (default: its own)"
     )
     options.add_argument(
+        "--raw",
+        action="store_true",
+        help="parameters of the last step where the file has an EMA too",
+    )
+    options.add_argument(
         "--revision", help="of a name of the hub: a commit, branch or tag (default: main)"
     )
     return options
@@ -66,9 +71,7 @@ def main(arguments: list[str]) -> None:
     source, revision = Path(args.source).expanduser(), None
     if not source.exists():
         source, revision = fetch(args.source, args.revision, cli.log)
-    options = Options(
-        start=args.start_token, length=args.length, block_size=args.block_size
-    )
+    options = Options(start=args.start_token, length=args.length, block_size=args.block_size)
     import_run(
         source,
         Path(args.workdir).expanduser(),
@@ -77,7 +80,8 @@ def main(arguments: list[str]) -> None:
         args.mask_token,
         options,
         revision,
-        cli.log,
+        average=not args.raw,
+        log=cli.log,
     )
     cli.log(f"imported to {args.workdir}; for instance: ddlm sample --workdir {args.workdir}")
 

@@ -430,7 +430,8 @@ class EmbedAndHead(nnx.Module):
                 f"{length} positions, and the network has learned {len(table)} "
                 "(model.learned_positions); take a smaller length"
             )
-        rows = x.reshape(-1, length, x.shape[-1]) + table[positions].astype(x.dtype)
+        places = table[jnp.atleast_2d(positions)].astype(x.dtype)
+        rows = x.reshape(-1, length, x.shape[-1]) + places
         return rows.reshape(x.shape)
 
     def normed(self, x: Array, length: int, condition: Array | None) -> Array:

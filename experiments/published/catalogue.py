@@ -35,7 +35,7 @@ RELEASES = (
         ("louaaron/sedd-small", "louaaron/sedd-medium"),
         "169,627,218 and 424,477,010 parameters",
         "gpt2",
-        "zero-shot perplexity (SEDD paper): WikiText-2 at most 41.84, WikiText-103 at most 40.62 (small)",
+        "zero-shot perplexity (SEDD paper, small): WikiText-2 at most 41.84, WikiText-103 40.62",
         "the bound here has the boundary terms at t = 0 and 1, which theirs leaves out",
     ),
     Release(
@@ -48,8 +48,7 @@ RELEASES = (
     ),
     Release(
         "bd3lm",
-        tuple(f"kuleshov-group/bd3lm-owt-block_size{n}" for n in (4, 8, 16))
-        + ("kuleshov-group/bd3lm-owt-block_size1024-pretrain",),
+        tuple(f"kuleshov-group/bd3lm-owt-block_size{n}" for n in ("4", "8", "16", "1024-pretrain")),
         "about 170 million parameters",
         "gpt2",
         f"perplexity at most 20.73, 21.68, 22.27 for blocks of 4, 8, 16 ({_OWT}, no EOS inside)",
@@ -85,7 +84,7 @@ RELEASES = (
         "162,246,482 parameters",
         "gpt2",
         f"perplexity 17.54 ({_OWT}, in the BD3-LM paper)",
-        "theirs predicts all but the first token of a row; here the first counts too, after <|endoftext|>",
+        "theirs leaves out the first token of a row; here it counts, after <|endoftext|>",
     ),
     Release(
         "llada",

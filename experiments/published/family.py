@@ -4,9 +4,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from jax import Array
 
 from diffusion.process import Objective
+from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.published.parts import Shape, flat
 from models.backbone import Backbone
@@ -31,18 +34,38 @@ class Options:
 class Architecture:
     """What the files of one checkpoint are to this project.
 
-    model, process, sampler, length: settings of the run. layout: a nested dict of `parts.Part` like the
-    parameters. fresh: top-level paths of arrays that the files lack and that begin as `init` draws them.
-    notes: what was taken from the family's table or from an option, in sentences.
+    model, process, sampler, length: settings of the run. options: with what the family or config.json
+    told filled in. repeated: keys of tensors that are stored a second time, and the keys that they
+    repeat. fresh: names of arrays that the files lack and that begin as `init` draws them. notes: what
+    was taken from the family's table or from an option, in sentences. experiment: the whole config,
+    where config.json has it.
     """
 
     model: Backbone
     process: Objective
     sampler: Sampler
     length: int
-    layout: dict
+    options: Options
+    repeated: tuple[tuple[str, str], ...] = ()
     fresh: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    experiment: Experiment | None = None
+
+    @property
+    def network(self) -> "Backbone | Whole":
+        """What the files hold the parameters of: the model, or all that an experiment trains."""
+        return self.model if self.experiment is None else Whole(self.experiment)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All networks of an experiment, and the parameters of its process, as one."""
+
+    experiment: Experiment
+
+    def init(self, key: Array) -> dict:
+        """All that is trained."""
+        return self.experiment.init_params(key)
 
 
 class Family(ABC):
@@ -62,6 +85,20 @@ class Family(ABC):
     def read(self, shapes: Mapping[str, Shape], config: Mapping, options: Options) -> Architecture:
         """What the checkpoint is, from the shapes of its tensors; UserError where it is not of the
         family, or config.json says otherwise."""
+
+    @abstractmethod
+    def layout(self, model: Any, options: Options) -> dict:
+        """A nested dict of `parts.Part` like the parameters of a network that `read` made: how a file
+        holds them."""
+
+    @abstractmethod
+    def config(self, experiment: Experiment, model: Any, options: Options) -> dict:
+        """A config.json from which `read` makes a run with such a network; what it does not hold, an
+        export finds by reading it again."""
+
+    def written(self, key: str) -> str:
+        """The key as the family's own files write it, with its prefix."""
+        return key
 
     def stripped(self, keys: Collection[str]) -> dict[str, str]:
         """The keys of the file by themselves without prefixes; UserError where two become one."""
@@ -135,16 +172,16 @@ class Sizes:
         return whole // part
 
 
-def check_layout(architecture: Architecture, shapes: Mapping[str, Shape], forms: dict) -> None:
+def check_layout(layout: dict, shapes: Mapping[str, Shape], forms: dict) -> None:
     """Nothing; UserError where tensors are missing or do not have the shapes that the network needs.
     forms: the parameters of the network, with shapes."""
-    needed = [key for _, part in flat(architecture.layout) for key in part.keys]
+    needed = [key for _, part in flat(layout) for key in part.keys]
     if missing := sorted(set(needed) - set(shapes)):
         raise UserError(
             f"tensors are missing: {some(missing)}; give the whole checkpoint, or another --family"
         )
-    for path, part in flat(architecture.layout):
-        where = forms
+    for path, part in flat(layout):
+        where: Any = forms
         for name in path:
             where = where[name]
         try:

@@ -7,14 +7,24 @@ from pathlib import Path
 from experiments.errors import UserError, shortened
 
 # Weights that execute nothing, settings, cards, and the files of tokenizers.
-PATTERNS = ("*.safetensors", "*.json", "README.md", "vocab.txt", "merges.txt", "vocab.bpe", "*.model")
+PATTERNS = (
+    "*.safetensors",
+    "*.json",
+    "README.md",
+    "vocab.txt",
+    "merges.txt",
+    "vocab.bpe",
+    "*.model",
+)
 
 
 def fetch(name: str, revision: str | None, log: Callable[[str], None]) -> tuple[Path, str]:
     """(the folder of a checkpoint that the hub knows by its name, the commit that it is of). UserError
     where `name` is none, or cannot be had."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
-        raise UserError(f"{name} does not exist; give a folder, a file, or a name such as org/model")
+        raise UserError(
+            f"{name} does not exist; give a folder, a file, or a name such as org/model"
+        )
     try:
         import huggingface_hub
     except ImportError as error:

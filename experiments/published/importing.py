@@ -1,11 +1,11 @@
-"""A published checkpoint becomes an ordinary run: config, parameters, tokenizer, and where it is from."""
+"""A published checkpoint becomes an ordinary run: config, parameters, tokenizer, where it is from."""
 
 import json
 import re
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -23,13 +23,13 @@ from experiments.overrides import resolve
 from experiments.published.catalogue import release_of
 from experiments.published.family import Options, some
 from experiments.published.opening import Checkpoint, open_checkpoint
+from experiments.published.source import SOURCE, SourceRecord
 from experiments.serialization import encode
 from experiments.tensor_files import StoredTensor, write_safetensors
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.workdir import claim
 
-SOURCE = "source.json"  # of a run that was imported: where its parameters are from
-REST = "source.safetensors"  # and what its files held that the network has no place for
+REST = "source.safetensors"  # of a run: what its files held that the network has no place for
 Log = Callable[[str], None]
 
 
@@ -41,13 +41,14 @@ def import_run(
     mask_token: str | None = None,
     options: Options | None = None,
     revision: str | None = None,
+    average: bool = True,
     log: Log = print,
 ) -> Experiment:
     """The experiment of the run that is now in `workdir`, which must not be there before.
 
     source: a folder or a file. tokenizer: its files; None looks for them in the folder. mask_token: a
-    number, or a name of the tokenizer. revision: of a hub, to be noted. UserError where something is
-    wrong; nothing is written then.
+    number, or a name of the tokenizer. revision: of a hub, to be noted. average: as of
+    `open_checkpoint`. UserError where something is wrong; nothing is written then.
     """
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"workdir {workdir} is there already; give another --workdir, or remove it")
@@ -56,7 +57,7 @@ def import_run(
     files = _tokenizer_files(folder, tokenizer)
     if mask_token is not None:
         options = replace(options, mask=_number(mask_token, files))
-    checkpoint = open_checkpoint(source, family, options)
+    checkpoint = open_checkpoint(source, family, options, average)
     experiment = _experiment(checkpoint, files)
     _describe(checkpoint, experiment, log)
     temporary = workdir.with_name(f".{workdir.name[:40]}.{secrets.token_hex(4)}")
@@ -98,6 +99,8 @@ def _experiment(checkpoint: Checkpoint, files: str | None) -> Experiment:
     architecture = checkpoint.architecture
     size = architecture.model.vocab_size
     assert size is not None  # the tensors tell
+    if architecture.experiment is not None:
+        return _own(architecture.experiment, files)
     tokenizer: Tokenizer = Numbers(size) if files is None else Subwords(files, vocab_size=size)
     labels = tuple(str(n) for n in range(architecture.model.num_labels or 0))
     data = Text(tokenizer=tokenizer.read(), length=architecture.length, label_names=labels)
@@ -110,8 +113,18 @@ def _experiment(checkpoint: Checkpoint, files: str | None) -> Experiment:
     return resolve(experiment, data.tokenizer)
 
 
+def _own(experiment: Experiment, files: str | None) -> Experiment:
+    """An experiment of our own layout, reading its tokenizer from the files, where it has some."""
+    tokenizer = experiment.data.tokenizer
+    if tokenizer.sha256:
+        if files is None:
+            raise UserError("the tokenizer is missing beside the checkpoint; give --tokenizer")
+        tokenizer = tokenizer.moved(Path(files)).read()
+    return replace(experiment, data=replace(experiment.data, tokenizer=tokenizer))
+
+
 def _describe(checkpoint: Checkpoint, experiment: Experiment, log: Log) -> None:
-    forms = jax.eval_shape(experiment.model.init, jax.random.key(0))
+    forms = jax.eval_shape(experiment.init_params, jax.random.key(0))
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(forms))
     log(
         f"{checkpoint.family.name}: {size:,} parameters, {experiment.model.vocab_size:,} tokens, length "
@@ -147,7 +160,8 @@ def _write(
         for name, array in checkpoint.rest().items()
     }
     write_safetensors(workdir / REST, rest)
-    write_atomically(workdir / SOURCE, json.dumps(_source(checkpoint, folder, revision), indent=1))
+    source = asdict(_source(checkpoint, folder, revision))
+    write_atomically(workdir / SOURCE, json.dumps(source, indent=1) + "\n")
 
 
 def _complete(experiment: Experiment, params: dict) -> dict:
@@ -161,32 +175,28 @@ def _complete(experiment: Experiment, params: dict) -> dict:
             for name, value in drawn.items()
         }
 
-    forms = jax.eval_shape(experiment.model.init, jax.random.key(0))
+    forms = jax.eval_shape(experiment.init_params, jax.random.key(0))
     if jax.tree.structure(forms) == jax.tree.structure(params):
         return params
-    return filled(params, experiment.model.init(jax.random.key(0)))
+    return filled(params, experiment.init_params(jax.random.key(0)))
 
 
-def _source(checkpoint: Checkpoint, folder: Path, revision: str | None) -> dict:
-    """What a run says of where it is from. prefixes: what stood before the keys in the file, by which
-    an export has them again."""
+def _source(checkpoint: Checkpoint, folder: Path, revision: str | None) -> SourceRecord:
     release = release_of(checkpoint.family.name)
-    return {
-        "family": checkpoint.family.name,
-        "files": checkpoint.sha256,
-        "revision": revision,
-        "licence": _licence(folder),
-        "averaged": checkpoint.averaged,
-        "notes": list(checkpoint.architecture.notes),
-        "unknown": list(checkpoint.unknown),
-        "keys": checkpoint.names,
-        "dtypes": {
-            checkpoint.names[key]: str(tensor.dtype) for key, tensor in checkpoint.tensors.items()
-        },
-        "published": None
-        if release is None
-        else {"number": release.number, "differs": release.differs},
-    }
+    return SourceRecord(
+        family=checkpoint.family.name,
+        files=checkpoint.sha256,
+        revision=revision,
+        licence=_licence(folder),
+        averaged=checkpoint.averaged,
+        notes=list(checkpoint.architecture.notes),
+        unknown=list(checkpoint.unknown),
+        published=release and {"number": release.number, "differs": release.differs},
+        options=asdict(checkpoint.architecture.options),
+        config=checkpoint.config,
+        keys=checkpoint.names,
+        dtypes={key: str(tensor.dtype) for key, tensor in checkpoint.tensors.items()},
+    )
 
 
 def _licence(folder: Path) -> str | None:

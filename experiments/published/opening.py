@@ -11,24 +11,27 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.plain_json import parse
-from experiments.published.families import ddit, gated, gpt2
+from experiments.published.families import ddit, gated, gpt2, own
 from experiments.published.family import Architecture, Family, Options, check_layout, some
 from experiments.published.parts import Part, flat
 from experiments.tensor_files import StoredTensor, read_tensors
 
-FAMILIES: tuple[Family, ...] = (*ddit.FAMILIES, *gated.FAMILIES, *gpt2.FAMILIES)
+FAMILIES: tuple[Family, ...] = (*ddit.FAMILIES, *gated.FAMILIES, *gpt2.FAMILIES, own.OWN)
 _MOST_JSON = 10_000_000  # bytes of a config.json
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is open. paths: its files. prefixes: what the keys of `tensors` are in the file.
-    averaged: whether the average that the file keeps was taken instead of the parameters. unknown: keys
-    that the family does not know."""
+    """A checkpoint that is open. paths: its files. config: its config.json. layout: how its tensors hold
+    the parameters. names: what the keys of `tensors` are in the file, with their prefixes. averaged:
+    whether the average that the file keeps was taken instead of the parameters. unknown: keys that the
+    family does not know."""
 
     paths: tuple[Path, ...]
     family: Family
+    config: dict
     architecture: Architecture
+    layout: dict
     tensors: dict[str, StoredTensor]
     names: dict[str, str]
     averaged: bool
@@ -41,7 +44,7 @@ class Checkpoint:
     def params(self) -> dict:
         """All parameters, a nested dict of float32 arrays; those that the file lacks are left out."""
         params: dict = {}
-        for path, part in flat(self.architecture.layout):
+        for path, part in flat(self.layout):
             where = params
             for name in path[:-1]:
                 where = where.setdefault(name, {})
@@ -50,7 +53,7 @@ class Checkpoint:
 
     def rest(self) -> dict[str, np.ndarray]:
         """What the network has no place for, by the keys of the file, so that an export has it again."""
-        parts = [part for _, part in flat(self.architecture.layout)]
+        parts = [part for _, part in flat(self.layout)]
         rest = {key: value for part in parts for key, value in part.rest(self._read).items()}
         placed = {key for part in parts for key in part.keys}
         rest |= {key: self._read(key) for key in self.tensors if key not in placed}
@@ -70,11 +73,15 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: Path, family: str | None = None, options: Options | None = None
+    source: Path,
+    family: str | None = None,
+    options: Options | None = None,
+    average: bool = True,
 ) -> Checkpoint:
     """The checkpoint in a folder or a file, of the family that it is of, or of the one given. Nothing of
-    the parameters is read yet. UserError where it is damaged, of no known family, or not what its
-    config.json says."""
+    the parameters is read yet. average: whether that of the parameters is taken where the file keeps one
+    (EMA), of which published numbers are. UserError where it is damaged, of no known family, or not what
+    its config.json says."""
     files = read_tensors(source)
     config = _config(source)
     chosen = _family(files.tensors, config, family, source)
@@ -83,17 +90,31 @@ def open_checkpoint(
         tensors = {key: files.tensors[name] for key, name in names.items()}
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
         architecture = _read(chosen, shapes, config, options or Options())
-        forms = jax.eval_shape(architecture.model.init, jax.random.key(0))
-        check_layout(architecture, shapes, forms)
+        layout = chosen.layout(architecture.network, architecture.options)
+        forms = jax.eval_shape(architecture.network.init, jax.random.key(0))
+        check_layout(layout, shapes, forms)
+        _check_repeated(architecture.repeated, tensors)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    placed = {key for _, part in flat(architecture.layout) for key in part.keys}
-    if files.average is not None:
-        tensors |= _averaged(files.average, [key for key in tensors if key in placed], tensors, source)
-    unknown = tuple(names[k] for k in tensors if k not in placed and not chosen.is_buffer(k))
+    placed = {key for _, part in flat(layout) for key in part.keys}
+    averaged = average and files.average is not None
+    if averaged:
+        tensors |= _averaged(
+            files.average, [key for key in tensors if key in placed], tensors, source
+        )
+    known = placed | {key for key, _ in architecture.repeated}
+    unknown = tuple(names[k] for k in tensors if k not in known and not chosen.is_buffer(k))
     return Checkpoint(
-        files.paths, chosen, architecture, tensors, names, files.average is not None, unknown
+        files.paths, chosen, config, architecture, layout, tensors, names, averaged, unknown
     )
+
+
+def _check_repeated(repeated, tensors: Mapping[str, StoredTensor]) -> None:
+    for key, of in repeated:
+        if key in tensors and not np.array_equal(tensors[key].read(), tensors[of].read()):
+            raise UserError(
+                f"tensors {key} and {of} differ, and config.json says that they are one; correct it"
+            )
 
 
 def _read(family: Family, shapes, config: Mapping, options: Options) -> Architecture:
@@ -125,11 +146,7 @@ def _config(source: Path) -> dict:
 
 def _family(tensors: Mapping, config: Mapping, name: str | None, source: Path) -> Family:
     if name is not None:
-        for family in FAMILIES:
-            if family.name == name:
-                return family
-        known = ", ".join(family.name for family in FAMILIES)
-        raise UserError(f"--family {name} is not known; choose one of {known}")
+        return family_of_name(name)
     fitting = [family for family in FAMILIES if family.matches(family.stripped(tensors), config)]
     if len(fitting) == 1:
         return fitting[0]
@@ -140,6 +157,15 @@ def _family(tensors: Mapping, config: Mapping, name: str | None, source: Path) -
         f"{source}: its tensors ({some(list(tensors))}) and {said} are of no known family; give "
         "--family (ddlm import --list)"
     )
+
+
+def family_of_name(name: str) -> Family:
+    """The family; UserError where there is none of the name."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    known = ", ".join(family.name for family in FAMILIES)
+    raise UserError(f"--family {name} is not known; choose one of {known}")
 
 
 def _averaged(average, keys: list[str], tensors: Mapping, source: Path) -> dict[str, StoredTensor]:

@@ -130,8 +130,9 @@ class Extended(Same):
 
     def save(self, array, rest):
         table = array[:-1]
-        if self.key in rest:
-            table = np.concatenate([table, rest[self.key].astype(array.dtype)])
+        if self.count:
+            more = rest.get(self.key, np.zeros_like(table[:1]))
+            table = np.concatenate([table, more.astype(array.dtype)])
         if self.returns:
             table = table.copy()
             table[self.row] = array[-1]

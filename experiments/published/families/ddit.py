@@ -15,12 +15,12 @@ from diffusion.process import Objective
 from diffusion.schedules import Geometric, Linear, Schedule
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
+from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.published.family import Architecture, Family, Options, Sizes, without
 from experiments.published.parts import (
     Extended,
     FirstOutputs,
-    Part,
     Same,
     Shape,
     Transposed,
@@ -115,19 +115,106 @@ class DDiT(Family):
         )
         if timed is not None:
             model = replace(model, time_input=timed)
-        layout = _layout(model, self._embedding(tokens, start), self.masks)
         length = options.length or int(
             sizes.given("model_length", 0) or sizes.given("length", 0) or 1024
         )
-        return Architecture(
-            model, process, sampler, length, layout, notes=tuple(sizes.notes)
-        )
+        options = replace(options, start=start, block_size=process.traits.attention_block)
+        return Architecture(model, process, sampler, length, options, notes=tuple(sizes.notes))
 
-    def _embedding(self, tokens: int, start: int | None) -> Part:
-        key = "vocab_embed.embedding"
+    def layout(self, model: Transformer, options: Options) -> dict:
+        V, biased = model.vocab_size, self.biased
+        assert V is not None  # of a network that is made
+
+        def layer(i: int) -> dict:
+            block = f"blocks.{i}"
+            return {
+                "norm_attention": norm(f"{block}.norm1", biased),
+                "attention": {
+                    "qkv": linear(f"{block}.attn_qkv"),
+                    "out": linear(f"{block}.attn_out"),
+                },
+                "norm_mlp": norm(f"{block}.norm2", biased),
+                "mlp": {
+                    "up": linear(f"{block}.mlp.0", bias=True),
+                    "down": linear(f"{block}.mlp.2", bias=True),
+                },
+            } | (
+                {"modulation": linear(f"{block}.adaLN_modulation", True)}
+                if self.conditioned
+                else {}
+            )
+
+        table, out = "vocab_embed.embedding", "output_layer.linear"
+        embedding = Same(table) if self.masks else Extended(table)
         if self.causal:
-            return Extended(key, start, count=tokens)
-        return Same(key) if self.masks else Extended(key)
+            embedding = Extended(table, options.start, count=V)
+        ends: dict = {
+            "embedding": embedding,
+            "norm": norm("output_layer.norm_final", biased),
+            "head": {
+                "kernel": FirstOutputs(f"{out}.weight", V)
+                if self.masks
+                else Transposed(f"{out}.weight"),
+                "bias": FirstOutputs(f"{out}.bias", V) if self.masks else Same(f"{out}.bias"),
+            },
+        }
+        if self.conditioned:
+            ends["time"] = {
+                "up": linear("sigma_map.mlp.0", True),
+                "out": linear("sigma_map.mlp.2", True),
+            }
+            ends["modulation"] = linear("output_layer.adaLN_modulation", True)
+        if model.num_labels is not None:
+            ends["labels"] = {"embedding": Same("cond_map.embedding_table.weight")}
+        return {"ends": ends, "layers": stacked(model.num_layers, layer)}
+
+    def written(self, key: str) -> str:
+        return key if self.config_type in ("sedd", None) and not self.causal else f"backbone.{key}"
+
+    def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
+        V = (model.vocab_size or 0) + self.masks
+        if self.config_type in ("sedd", None) and not self.causal:
+            return self._hydra_config(experiment, model)
+        config = {
+            "model_type": self.config_type or "bd3lm",
+            "vocab_size": V,
+            "model_length": experiment.data.length,
+            "hidden_dim": model.width,
+            "cond_dim": model.condition_width,
+            "n_blocks": model.num_layers,
+            "n_heads": model.num_heads,
+            "dropout": model.dropout,
+            "time_conditioning": model.time_conditioning,
+            "causal": self.causal,
+        }
+        if options.block_size is not None:
+            config |= {"block_size": options.block_size, "adaln": self.conditioned}
+        if model.num_labels is not None:
+            config |= {"cfg": True, "cfg_num_classes": model.num_labels}
+        return config
+
+    def _hydra_config(self, experiment: Experiment, model: Transformer) -> dict:
+        """That of SEDD and RADD, which is the config of a training."""
+        network = {
+            "hidden_size": model.width,
+            "cond_dim": model.condition_width,
+            "length": experiment.data.length,
+            "n_blocks": model.num_layers,
+            "n_heads": model.num_heads,
+            "dropout": model.dropout,
+        }
+        config = {"tokens": model.vocab_size, "model": network, "noise": {"type": "loglinear"}}
+        process = experiment.process
+        if isinstance(process, SEDD):
+            network["scale_by_sigma"] = process.scaled
+            config["graph"] = {"type": "absorb" if self.masks else "uniform"}
+            if isinstance(process.schedule, Geometric):
+                ends = {
+                    "sigma_min": process.schedule.sigma_min,
+                    "sigma_max": process.schedule.sigma_max,
+                }
+                config["noise"] = {"type": "geometric"} | ends
+        return config
 
     def _time_input(self, sizes: Sizes) -> TimeInput | None:
         if isinstance(self.time_input, LogLinearNoise) and _geometric(sizes):
@@ -152,45 +239,6 @@ def _heads(sizes: Sizes, width: int) -> int:
         )
     sizes.divided(width, 2 * int(heads), "the width of a head")
     return int(heads)
-
-
-def _layout(model: Transformer, embedding: Part, masks: bool) -> dict:
-    biased = model.norm == "layer_bias"
-
-    def layer(i: int) -> dict:
-        block = f"blocks.{i}"
-        return {
-            "norm_attention": norm(f"{block}.norm1", biased),
-            "attention": {
-                "qkv": linear(f"{block}.attn_qkv"),
-                "out": linear(f"{block}.attn_out"),
-            },
-            "norm_mlp": norm(f"{block}.norm2", biased),
-            "mlp": {
-                "up": linear(f"{block}.mlp.0", bias=True),
-                "down": linear(f"{block}.mlp.2", bias=True),
-            },
-        } | ({"modulation": linear(f"{block}.adaLN_modulation", True)} if model.modulated else {})
-
-    V, out = model.vocab_size, "output_layer.linear"
-    assert V is not None
-    ends: dict = {
-        "embedding": embedding,
-        "norm": norm("output_layer.norm_final", biased),
-        "head": {
-            "kernel": FirstOutputs(f"{out}.weight", V) if masks else Transposed(f"{out}.weight"),
-            "bias": FirstOutputs(f"{out}.bias", V) if masks else Same(f"{out}.bias"),
-        },
-    }
-    if model.modulated:
-        ends["time"] = {
-            "up": linear("sigma_map.mlp.0", True),
-            "out": linear("sigma_map.mlp.2", True),
-        }
-        ends["modulation"] = linear("output_layer.adaLN_modulation", True)
-    if model.num_labels is not None:
-        ends["labels"] = {"embedding": Same("cond_map.embedding_table.weight")}
-    return {"ends": ends, "layers": stacked(model.num_layers, layer)}
 
 
 def _geometric(sizes: Sizes) -> bool:

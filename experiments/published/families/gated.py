@@ -6,13 +6,14 @@ mask, which comes last, begins as a copy of the file's row for it.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.block import BlockDiffusion
 from diffusion.mdlm import MDLM
 from diffusion.process import Objective
+from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.published.family import Architecture, Family, Options, Sizes, without
 from experiments.published.parts import (
@@ -55,7 +56,13 @@ def _mask(options: Options, config: Mapping, sizes: Sizes) -> int:
     return mask
 
 
-def _gated(names: tuple[str, str, str], sizes: tuple[int, ...], bias: bool) -> dict:
+def _heads(model: Transformer) -> tuple[int, int, int]:
+    """The widths of queries, keys and values."""
+    keys = model.key_heads * model.channels
+    return model.num_heads * model.channels, keys, keys
+
+
+def _gated(names: tuple[str, ...], sizes: tuple[int, ...], bias: bool) -> dict:
     """The layout of matrices of (outputs, inputs) that are one here, side by side."""
 
     def beside(kind: str, part: type) -> Part:
@@ -103,13 +110,20 @@ class LLaDA(Family):
             block_length=process.traits.attention_block,
         )  # fmt: skip
 
+        length = options.length or int(sizes.given("max_sequence_length", 4096))
+        options = replace(options, mask=mask)
+        return Architecture(model, process, sampler, length, options, notes=tuple(sizes.notes))
+
+    def layout(self, model: Transformer, options: Options) -> dict:
+        hidden, split = model.hidden, _heads(model)
+
         def layer(i: int) -> dict:
-            block = f"{at}.{i}"
+            block = f"transformer.blocks.{i}"
             qkv = (f"{block}.q_proj", f"{block}.k_proj", f"{block}.v_proj")
             return {
                 "norm_attention": norm(f"{block}.attn_norm"),
                 "attention": {
-                    "qkv": _gated(qkv, (queries, keys, keys), bias=False),
+                    "qkv": _gated(qkv, split, bias=False),
                     "out": linear(f"{block}.attn_out"),
                 },
                 "norm_mlp": norm(f"{block}.ff_norm"),
@@ -120,12 +134,36 @@ class LLaDA(Family):
             }
 
         ends = {
-            "embedding": Extended("transformer.wte.weight", mask, returns=True),
+            "embedding": Extended("transformer.wte.weight", options.mask, returns=True),
             "norm": norm("transformer.ln_f"),
-        } | ({} if tied else {"head": linear("transformer.ff_out")})
-        layout = {"ends": ends, "layers": stacked(count, layer)}
-        length = options.length or int(sizes.given("max_sequence_length", 4096))
-        return Architecture(model, process, sampler, length, layout, notes=tuple(sizes.notes))
+        } | ({} if model.tied else {"head": linear("transformer.ff_out")})
+        return {"ends": ends, "layers": stacked(model.num_layers, layer)}
+
+    def written(self, key: str) -> str:
+        return f"model.{key}"
+
+    def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
+        return {
+            "model_type": "llada",
+            "architectures": ["LLaDAModelLM"],
+            "block_type": "llama",
+            "activation_type": "silu",
+            "layer_norm_type": "rms",
+            "rope": True,
+            "include_bias": False,
+            "vocab_size": model.vocab_size,
+            "embedding_size": model.vocab_size,
+            "d_model": model.width,
+            "n_layers": model.num_layers,
+            "n_heads": model.num_heads,
+            "n_kv_heads": model.key_heads,
+            "mlp_hidden_size": model.hidden,
+            "rms_norm_eps": model.norm_eps,
+            "rope_theta": model.rotary_base,
+            "weight_tying": model.tied,
+            "mask_token_id": options.mask,
+            "max_sequence_length": experiment.data.length,
+        }
 
 
 @dataclass(frozen=True)
@@ -168,7 +206,7 @@ class Qwen(Family):
         )  # fmt: skip
         if config.get("rope_scaling") or config.get("use_sliding_window"):
             raise UserError("config.json: rope_scaling and use_sliding_window are unsupported")
-        process, sampler, last = self._process(sizes, config, options)
+        process, sampler, options = self._process(sizes, config, options)
         model = Transformer(
             vocab_size=rows, num_layers=count, width=width, num_heads=heads,
             num_key_heads=sizes.divided(keys, head, "heads of keys"), head_width=head,
@@ -179,6 +217,16 @@ class Qwen(Family):
             block_length=process.traits.attention_block,
         )  # fmt: skip
 
+        length = options.length or min(int(sizes.given("max_position_embeddings", 2048)), 2048)
+        repeated = (("lm_head.weight", "embed_tokens.weight"),) if tied else ()
+        return Architecture(
+            model, process, sampler, length, options, repeated, notes=tuple(sizes.notes)
+        )
+
+    def layout(self, model: Transformer, options: Options) -> dict:
+        hidden, split = model.hidden, _heads(model)
+        bias, normed = model.attention_bias == "zero", model.qk_norm
+
         def layer(i: int) -> dict:
             block, attention = f"layers.{i}", f"layers.{i}.self_attn"
             qkv = tuple(f"{attention}.{x}_proj" for x in "qkv")
@@ -188,7 +236,7 @@ class Qwen(Family):
                 "norm_attention": norm(f"{block}.input_layernorm"),
                 "attention": norms
                 | {
-                    "qkv": _gated(qkv, (queries, keys, keys), bias),
+                    "qkv": _gated(qkv, split, bias),
                     "out": linear(f"{attention}.o_proj"),
                 },
                 "norm_mlp": norm(f"{block}.post_attention_layernorm"),
@@ -198,23 +246,47 @@ class Qwen(Family):
                 },
             }
 
-        ends = {"embedding": last, "norm": norm("norm")}
-        ends |= {} if tied else {"head": linear("lm_head")}
-        layout = {"ends": ends, "layers": stacked(count, layer)}
-        length = options.length or min(int(sizes.given("max_position_embeddings", 2048)), 2048)
-        return Architecture(model, process, sampler, length, layout, notes=tuple(sizes.notes))
+        table = "embed_tokens.weight"
+        ends = {
+            "embedding": Extended(table, options.mask, returns=True)
+            if self.diffuses
+            else Extended(table, options.start),
+            "norm": norm("norm"),
+        }
+        ends |= {} if model.tied else {"head": linear("lm_head")}
+        return {"ends": ends, "layers": stacked(model.num_layers, layer)}
+
+    def written(self, key: str) -> str:
+        return key if key.startswith("lm_head.") else f"model.{key}"
+
+    def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
+        kind = self.types[0]
+        return {
+            "model_type": "Dream" if kind == "dream" else kind,
+            "vocab_size": model.vocab_size,
+            "hidden_size": model.width,
+            "num_hidden_layers": model.num_layers,
+            "num_attention_heads": model.num_heads,
+            "num_key_value_heads": model.key_heads,
+            "head_dim": model.channels,
+            "intermediate_size": model.hidden,
+            "hidden_act": "silu",
+            "rms_norm_eps": model.norm_eps,
+            "rope_theta": model.rotary_base,
+            "tie_word_embeddings": model.tied,
+            "max_position_embeddings": experiment.data.length,
+        } | ({"mask_token_id": options.mask} if self.diffuses else {"bos_token_id": options.start})
 
     def _process(self, sizes: Sizes, config: Mapping, options: Options):
-        """(process, sampler, how the table of embeddings is held)."""
-        key = "embed_tokens.weight"
+        """(process, sampler, the options with the mask or the start token)."""
         if self.diffuses:
             mask = _mask(options, config, sizes)
-            return *_masked(mask, options), Extended(key, mask, returns=True)
+            return *_masked(mask, options), replace(options, mask=mask)
         start = options.start
         if start is None:
             start = int(sizes.given("bos_token_id", sizes.given("eos_token_id", 0)))
         sizes.notes.append(f"a text begins with token {start} (--start-token)")
-        return Autoregressive(), LeftToRight(), Extended(key, start)
+        return Autoregressive(), LeftToRight(), replace(options, start=start)
 
 
 @dataclass(frozen=True)
@@ -235,7 +307,7 @@ class SMDM(Family):
         hidden = sizes.of(f"{at}.0.mlp.swiglu.w1.weight")[0]
         heads = int(sizes.given("n_head", 0))
         groups = int(sizes.given("n_query_groups", heads))
-        queries = sizes.divided(heads, groups, "config.json: n_head and n_query_groups")
+        sizes.divided(heads, groups, "config.json: n_head and n_query_groups")
         head = sizes.divided(
             sizes.of(f"{at}.0.attn.attn.weight")[0], heads + 2 * groups, "n_query_groups"
         )
@@ -252,15 +324,19 @@ class SMDM(Family):
             head_bias=False, norm_eps=float(sizes.given("norm_eps", 1e-5)),
         )  # fmt: skip
 
+        length = options.length or int(sizes.given("block_size", 2048))
+        return Architecture(model, process, sampler, length, options, notes=tuple(sizes.notes))
+
+    def layout(self, model: Transformer, options: Options) -> dict:
+        groups, hidden = model.key_heads, model.hidden
+
         def layer(i: int) -> dict:
-            block = f"{at}.{i}"
+            block = f"transformer.h.{i}"
             gated = (f"{block}.mlp.swiglu.w1", f"{block}.mlp.swiglu.w2")
+            qkv = Grouped(f"{block}.attn.attn.weight", groups, model.num_heads // groups)
             return {
                 "norm_attention": norm(f"{block}.norm_1"),
-                "attention": {
-                    "qkv": {"kernel": Grouped(f"{block}.attn.attn.weight", groups, queries)},
-                    "out": linear(f"{block}.attn.proj"),
-                },
+                "attention": {"qkv": {"kernel": qkv}, "out": linear(f"{block}.attn.proj")},
                 "norm_mlp": norm(f"{block}.norm_2"),
                 "mlp": {
                     "up": _gated(gated, (hidden, hidden), False),
@@ -273,9 +349,21 @@ class SMDM(Family):
             "norm": norm("transformer.ln_f"),
             "head": linear("lm_head"),
         }
-        layout = {"ends": ends, "layers": stacked(count, layer)}
-        length = options.length or int(sizes.given("block_size", 2048))
-        return Architecture(model, process, sampler, length, layout, notes=tuple(sizes.notes))
+        return {"ends": ends, "layers": stacked(model.num_layers, layer)}
+
+    def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
+        return {
+            "name": "Diff_LLaMA",
+            "n_layer": model.num_layers,
+            "n_head": model.num_heads,
+            "n_query_groups": model.key_heads,
+            "n_embd": model.width,
+            "intermediate_size": model.hidden,
+            "norm_eps": model.norm_eps,
+            "padded_vocab_size": model.vocab_size,
+            "vocab_size": model.vocab_size,
+            "block_size": experiment.data.length,
+        }
 
 
 FAMILIES: tuple[Family, ...] = (

@@ -1,10 +1,11 @@
 """GPT-2: learned positions, LayerNorm and biases everywhere, the head tied to the embedding."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from diffusion.autoregressive import Autoregressive
+from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.published.family import Architecture, Family, Options, Sizes
 from experiments.published.parts import Extended, Same, Shape, norm, stacked
@@ -23,7 +24,7 @@ class GPT2(Family):
 
     name: str = "gpt2"
     prefixes: ClassVar[tuple[str, ...]] = ("transformer.",)
-    buffers: ClassVar[str] = r"\.attn\.(masked_)?bias$|^lm_head\.weight$"  # a mask; the table again
+    buffers: ClassVar[str] = r"\.attn\.(masked_)?bias$"  # the causal mask
 
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
         return "h.0.attn.c_attn.weight" in keys
@@ -37,7 +38,9 @@ class GPT2(Family):
         heads = int(sizes.given("n_head", 0))
         sizes.agree(vocab_size=rows, n_embd=width, n_layer=count, n_positions=positions)
         if config.get("activation_function", "gelu_new") != "gelu_new":
-            raise UserError("config.json: activation_function is not gelu_new, which is unsupported")
+            raise UserError(
+                "config.json: activation_function is not gelu_new, which is unsupported"
+            )
         start = options.start
         if start is None:
             start = int(sizes.given("bos_token_id", sizes.given("eos_token_id", rows - 1)))
@@ -50,6 +53,18 @@ class GPT2(Family):
             attention_out_bias=True, learned_positions=positions, block_length=1,
         )  # fmt: skip
 
+        options = replace(options, start=start)
+        return Architecture(
+            model,
+            Autoregressive(),
+            LeftToRight(),
+            options.length or positions,
+            options,
+            repeated=(("lm_head.weight", "wte.weight"),),
+            notes=tuple(sizes.notes),
+        )
+
+    def layout(self, model: Transformer, options: Options) -> dict:
         def layer(i: int) -> dict:
             block = f"h.{i}"
             return {
@@ -66,15 +81,29 @@ class GPT2(Family):
             }
 
         ends = {
-            "embedding": Extended("wte.weight", start),
+            "embedding": Extended("wte.weight", options.start),
             "positions": Same("wpe.weight"),
             "norm": norm("ln_f", bias=True),
         }
-        layout = {"ends": ends, "layers": stacked(count, layer)}
-        length = options.length or positions
-        return Architecture(
-            model, Autoregressive(), LeftToRight(), length, layout, notes=tuple(sizes.notes)
-        )
+        return {"ends": ends, "layers": stacked(model.num_layers, layer)}
+
+    def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
+        return {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "activation_function": "gelu_new",
+            "vocab_size": model.vocab_size,
+            "n_embd": model.width,
+            "n_layer": model.num_layers,
+            "n_head": model.num_heads,
+            "n_inner": model.mlp_width,
+            "n_positions": model.learned_positions,
+            "n_ctx": model.learned_positions,
+            "layer_norm_epsilon": model.norm_eps,
+            "bos_token_id": options.start,
+            "eos_token_id": options.start,
+            "tie_word_embeddings": True,
+        }
 
 
 FAMILIES: tuple[Family, ...] = (GPT2(),)
