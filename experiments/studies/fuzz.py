@@ -2,9 +2,9 @@
 
 Gives every reader of files and settings damaged and hostile cases, each of which it has to read or to
 reject in one line: stored configs, overrides, records, samples, text and archives, prepared tokens,
-tables, tokenizers, compressed text and checkpoints. It prints how many were accepted and rejected, and
-the shortest case of each failure: any other exception, a wait, too much memory, a program that was
-started or unpickled, a file written outside of the folder (fuzzing/engine.py). A config
+tables, tokenizers, published tensors, compressed text and checkpoints. It prints how many were accepted
+and rejected, and the shortest case of each failure: any other exception, a wait, too much memory, a
+program that was started or unpickled, a file written outside of the folder (fuzzing/engine.py). A config
 file that is given with --config is Python and is run as such; that is not tested.
 """
 

@@ -11,6 +11,8 @@ import pickletools
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.tensor_files.stored import Unsupported
+
 LONGEST = 64 << 20  # bytes of a program
 MOST_INSTRUCTIONS = 10_000_000
 
@@ -62,17 +64,19 @@ def described(program: bytes) -> Any:
     """What the program would leave: containers, numbers, text, `Named`, `Call` and `Persistent`.
     ValueError where it is damaged, too long, or uses what torch does not write."""
     if len(program) > LONGEST:
-        raise ValueError(f"its pickle has {len(program):,} bytes; {LONGEST:,} are supported")
+        raise Unsupported(f"its pickle has {len(program):,} bytes; {LONGEST:,} are supported")
     machine = _Machine()
     try:
         for count, (code, argument, _) in enumerate(pickletools.genops(program)):
             if count == MOST_INSTRUCTIONS:
-                raise ValueError(f"more than {MOST_INSTRUCTIONS:,} instructions")
+                raise Unsupported(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
             machine.follow(code.name, argument)
         return machine.stack.pop()
+    except Unsupported:
+        raise
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         what = "it takes what is not there" if isinstance(error, LookupError) else error
-        raise ValueError(f"its pickle is damaged or unsupported: {what}") from None
+        raise ValueError(f"its pickle is damaged: {what}") from None
 
 
 class _Machine:
@@ -123,7 +127,7 @@ class _Machine:
             items = self._taken(2) if name == "SETITEM" else self._marked()
             _update(stack[-1], items)
         else:
-            raise ValueError(f"its instruction {name} is none that torch writes")
+            raise Unsupported(f"its pickle has the instruction {name}, which torch does not write")
 
     def _taken(self, count: int) -> list[Any]:
         """The upper things of the stack, which are taken from it."""

@@ -4,13 +4,17 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.tensor_files.safetensors import LONGEST_HEADER, read_json, read_safetensors
-from experiments.tensor_files.stored import DAMAGED, StoredTensor, TensorFiles
+from experiments.tensor_files.stored import DAMAGED, StoredTensor, TensorFiles, Unsupported
 from experiments.tensor_files.torch_files import read_torch
 
 _SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 _INDEX = ".safetensors.index.json"
 _PLAID = ("model.pt", "noise_schedule.pt", "gamma_bounds.pt", "embedding_matrix.pt")
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+_CONVERT = (
+    "convert it where torch is installed: torch.load(FILE, weights_only=True), then "
+    "safetensors.torch.save_file with its tensors"
+)
 _KINDS = f"supported are safetensors and zip files of torch ({', '.join(_SUFFIXES)})"
 
 
@@ -65,8 +69,7 @@ def _read(path: Path) -> TensorFiles:
     if first.startswith(_LEGACY):
         raise UserError(
             f"{path}: is in the legacy format of torch (before 1.6), which is unsupported",
-            "convert it where torch is installed: torch.load(FILE, weights_only=True), then "
-            "safetensors.torch.save_file",
+            _CONVERT,
         )
     try:
         if first.startswith(b"PK\3\4"):
@@ -76,7 +79,8 @@ def _read(path: Path) -> TensorFiles:
         if first[8:9] == b"{":
             return TensorFiles(read_safetensors(path), None, (path,))
     except ValueError as error:
-        raise UserError(f"{path}: {error}", DAMAGED) from error
+        advice = _CONVERT if isinstance(error, Unsupported) else DAMAGED
+        raise UserError(f"{path}: {error}", advice) from error
     raise UserError(f"{path}: {_unknown(first)}", _KINDS)
 
 

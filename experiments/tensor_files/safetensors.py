@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.errors import UserError, shortened
 from experiments.files import stream_atomically
-from experiments.tensor_files.stored import Region, StoredTensor, checked_shape, load
+from experiments.tensor_files.stored import Region, StoredTensor, Unsupported, checked_shape, load
 
 LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 _METADATA = "__metadata__"
@@ -57,7 +57,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         try:
             tensors[name], span = _tensor(entry, data)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+            raise type(error)(f"{name}: {error}") from None
         spans.append((*span, name))
     _check_spans(sorted(spans), data.size)
     return tensors
@@ -100,11 +100,11 @@ def _tensor(entry: Any, data: Region) -> tuple[StoredTensor, tuple[int, int]]:
     """The tensor of an entry of the header, and its first byte and the one behind its last."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError("its entry in the header is not {dtype, shape, data_offsets}")
-    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-    if dtype is None:
-        raise ValueError(
-            f"its dtype {entry['dtype']!r} is unsupported; possible: {', '.join(_DTYPES)}"
-        )
+    name = entry["dtype"]
+    if not isinstance(name, str) or name not in _DTYPES:
+        name = name if isinstance(name, str) else "that is no text"
+        raise Unsupported(f"its dtype {name} is unsupported; possible: {', '.join(_DTYPES)}")
+    dtype = _DTYPES[name]
     offsets = entry["data_offsets"]
     if not isinstance(offsets, list) or [type(offset) for offset in offsets] != [int, int]:
         raise ValueError("its data_offsets are not two numbers")

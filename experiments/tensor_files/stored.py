@@ -14,6 +14,10 @@ _MOST_AXES = 64  # as many as numpy has
 _MOST_BYTES = 1 << 62
 
 
+class Unsupported(ValueError):
+    """A file may be whole, and is not of those that are read here."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor that is not read yet, in a file or made on demand.

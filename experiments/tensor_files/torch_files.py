@@ -19,7 +19,14 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.tensor_files.pickle_program import LONGEST, Call, Named, Persistent, described
-from experiments.tensor_files.stored import DAMAGED, Region, StoredTensor, checked_shape, load
+from experiments.tensor_files.stored import (
+    DAMAGED,
+    Region,
+    StoredTensor,
+    Unsupported,
+    checked_shape,
+    load,
+)
 
 _DTYPES = {
     "torch DoubleStorage": np.dtype("<f8"),
@@ -41,13 +48,17 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True)
 class _Entry(Region):
-    """A member of the archive, uncompressed. crc: the check sum of its bytes."""
+    """A member of the archive, uncompressed. crc: the check sum of its bytes, compared once."""
 
     crc: int
 
     def map(self) -> np.ndarray:
         if not self._intact:
-            raise UserError(f"{self.path}: the check sum of a tensor is wrong", DAMAGED)
+            raise UserError(
+                f"{self.path}: is damaged: a check sum is wrong, or it was written without "
+                "(torch.serialization.set_crc32_options)",
+                DAMAGED,
+            )
         return super().map()
 
     @cached_property
@@ -72,10 +83,10 @@ def read_torch(path: Path) -> tuple[dict[str, StoredTensor], tuple[StoredTensor,
         )
     order = entries.get(f"{root}/byteorder")
     if order and bytes(order.map()[:16]) != b"little":
-        raise ValueError("its numbers are not little-endian")
+        raise Unsupported("its numbers are not little-endian")
     program = entries[f"{root}/data.pkl"]
     if program.size > LONGEST:
-        raise ValueError(f"its pickle has {program.size:,} bytes; {LONGEST:,} are supported")
+        raise Unsupported(f"its pickle has {program.size:,} bytes; {LONGEST:,} are supported")
     content = described(bytes(program.map()))
     storages = {name.removeprefix(f"{root}/data/"): entry for name, entry in entries.items()}
     tensors, average = _state_dict(content, storages), _average(content, storages)
@@ -91,7 +102,7 @@ def _entries(path: Path) -> dict[str, _Entry]:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             entries = {_name(member): _entry(path, file, member) for member in members}
-            spans = sorted((m.header_offset, entries[m.orig_filename]) for m in members)
+            regions = [(m.header_offset, entries[m.orig_filename]) for m in members]
             last = archive.start_dir
     except (
         zipfile.BadZipFile,
@@ -103,8 +114,8 @@ def _entries(path: Path) -> dict[str, _Entry]:
         raise ValueError(f"its archive is damaged ({error})") from None
     if len(entries) < len(members):
         raise ValueError("two members of its archive have the same name")
-    ends = [(begin, entry.start + entry.size) for begin, entry in spans]
-    if any(end > begin for (_, end), (begin, _) in pairwise([*ends, (last, last)])):
+    spans = sorted((begin, region.start + region.size) for begin, region in regions)
+    if any(end > begin for (_, end), (begin, _) in pairwise([*spans, (last, last)])):
         raise ValueError("members of its archive overlap")
     return entries
 
@@ -120,7 +131,7 @@ def _entry(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> _Entry:
     """Where the content of a member stands."""
     stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
     if not stored or member.flag_bits & 1:
-        raise ValueError(f"{member.orig_filename} in its archive is compressed or encrypted")
+        raise Unsupported(f"{member.orig_filename} in its archive is compressed or encrypted")
     file.seek(member.header_offset)
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\3\4":
@@ -131,14 +142,14 @@ def _entry(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> _Entry:
 
 def _state_dict(content: Any, storages: dict[str, _Entry]) -> dict[str, StoredTensor]:
     if not isinstance(content, dict):
-        raise ValueError(f"it holds {_kind(content)}, no state dict")
+        raise Unsupported(f"it holds {_kind(content)} instead of a state dict")
     inner = [name for name in ("state_dict", "model") if isinstance(content.get(name), dict)]
     if len(inner) > 1:
-        raise ValueError("it holds two state dicts, state_dict and model")
+        raise Unsupported("it holds two state dicts, state_dict and model")
     tensors = {}
     for name, value in (content[inner[0]] if inner else content).items():
         if not isinstance(name, str):
-            raise ValueError("one of the names in its state dict is no text")
+            raise Unsupported("one of the names in its state dict is no text")
         if not name.endswith("_extra_state"):  # by its name no tensor, but settings of a module
             tensors[name] = _tensor(name, value, storages)
     if not tensors:
@@ -152,7 +163,7 @@ def _average(content: Any, storages: dict[str, _Entry]) -> tuple[StoredTensor, .
         return None  # the latter is a tensor of that name in a plain state dict
     values = average.get("shadow_params") if isinstance(average, dict) else None
     if not isinstance(values, list):
-        raise ValueError("its average (ema) has no list shadow_params")
+        raise Unsupported("its average (ema) has no list shadow_params")
     return tuple(_tensor(f"shadow_params {i}", v, storages) for i, v in enumerate(values))
 
 
@@ -160,7 +171,7 @@ def _tensor(name: str, value: Any, storages: dict[str, _Entry]) -> StoredTensor:
     try:
         return _rebuilt(value, storages)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
 
 
 def _rebuilt(value: Any, storages: dict[str, _Entry]) -> StoredTensor:
@@ -168,7 +179,7 @@ def _rebuilt(value: Any, storages: dict[str, _Entry]) -> StoredTensor:
     while isinstance(value, Call) and value.name in _PARAMETERS and value.arguments:
         value = value.arguments[0]
     if not isinstance(value, Call) or value.name != _TENSOR or len(value.arguments) < 4:
-        raise ValueError(f"it is {_kind(value)}, no tensor")
+        raise Unsupported(f"it is {_kind(value)} instead of a tensor")
     storage, offset, shape, strides = value.arguments[:4]
     dtype, entry = _storage(storage, storages)
     shape = checked_shape(shape)
@@ -182,7 +193,7 @@ def _rebuilt(value: Any, storages: dict[str, _Entry]) -> StoredTensor:
     last = 0
     for stride, size in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n > 1):
         if stride <= last:
-            raise ValueError(f"its elements overlap: shape {shape}, strides {strides}")
+            raise Unsupported(f"its elements overlap: shape {shape}, strides {strides}")
         last += (size - 1) * stride
     if offset + last >= numel:
         raise ValueError(
@@ -203,7 +214,7 @@ def _storage(value: Any, storages: dict[str, _Entry]) -> tuple[np.dtype, _Entry]
     _, kind, key, _, numel = name
     dtype = _DTYPES.get(kind.name) if isinstance(kind, Named) else None
     if dtype is None:
-        raise ValueError(f"its storage is {_kind(kind)}, which is unsupported")
+        raise Unsupported(f"its storage is {_kind(kind)}, which is unsupported")
     entry = storages.get(key) if isinstance(key, str) else None
     if entry is None:
         raise ValueError("its storage is not in the archive")
@@ -214,6 +225,6 @@ def _storage(value: Any, storages: dict[str, _Entry]) -> tuple[np.dtype, _Entry]
 
 def _kind(value: Any) -> str:
     """What a thing of a pickle is, for a message."""
-    if isinstance(value, Named | Call) and isinstance(value.name, str):
-        return f"made by {value.name}".replace(" ", ".").replace("made.by.", "made by ")[:200]
-    return f"of the type {type(value).__name__}"
+    if isinstance(value, Named | Call) and value.name:
+        return value.name.replace(" ", ".")[:200]
+    return f"a value of type {type(value).__name__}"

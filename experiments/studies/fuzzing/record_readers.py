@@ -146,9 +146,9 @@ def readers(folder: Path) -> list[Reader]:
     (folder / "figure").mkdir()
     _comparison(dumped(RECORD), folder / "figure")  # matplotlib keeps what it finds out at first
     return [
-        Reader("evaluation records", 800, json_text(RECORD), _record),
+        Reader("evaluation records", 700, json_text(RECORD), _record),
         Reader("compare, with its figure", 60, json_text(RECORD), _comparison),
-        Reader("samples", 800, _lines([_SAMPLE, _SAMPLE | {"seed": 1}]), _samples),
+        Reader("samples", 700, _lines([_SAMPLE, _SAMPLE | {"seed": 1}]), _samples),
         Reader("samples, continued", 400, _kept(), _continued),
         Reader("metrics", 440, _lines(_METRICS), _metrics),
         Reader("sampling grids", 400, json_text(_GRID), _grid),

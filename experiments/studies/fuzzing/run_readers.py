@@ -119,4 +119,4 @@ def _unpack(content: bytes, folder: Path) -> None:
 
 def readers(folder: Path) -> list[Reader]:
     """The readers of this file, each with its cases; folder: where they may write."""
-    return [Reader("compressed text", 700, _archives(), _unpack), *_checkpoints(folder)]
+    return [Reader("compressed text", 600, _archives(), _unpack), *_checkpoints(folder)]
