@@ -26,6 +26,7 @@ setup(
         "einops>=0.8.2",  # the reshapes of attention, readable
         "grain>=0.2.18",  # the input pipeline: deterministic, position checkpointable
         "jsonschema>=4.26",  # what an evaluation record must hold
+        "ml_dtypes>=0.5",  # bfloat16 of published tensors, as jax has it
         "numpy>=2.0",  # token arrays on disk, memory-mapped
         "constriction>=0.5.0",  # the entropy coder of experiments.compress
         "shtab>=1.13",  # the scripts of `ddlm completion`, made of the options that argparse has

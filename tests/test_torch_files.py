@@ -138,11 +138,17 @@ def view(**changes):
         ({"state_dict": {"w": GOOD}, "model": {"w": GOOD}}, "two state dicts"),
         ({"state_dict": {"w": GOOD}, "ema": {"w": GOOD}}, "no list shadow_params"),
         ({"state_dict": {"w": GOOD}, "ema": {"shadow_params": [1]}}, "shadow_params 0: it is a value"),
-        ({f"w{i}": GOOD for i in range(500)}, "its tensors would have 48,000 bytes"),
     ],
 )  # fmt: skip
 def test_what_is_no_tensor_in_its_storage_is_rejected(content, says, rejects):
     assert rejects(content).startswith(says) or says in rejects(content).partition(";")[0]
+
+
+def test_one_storage_under_many_names_is_limited_by_the_size_of_the_file(rejects, written):
+    storages, tied = {"k": bytes(40_000)}, tensor("k", 10_000, (100, 100), (100, 1))
+    assert len(read_tensors(written({"a": tied, "b": tied}, storages)).tensors) == 2
+    says = rejects({f"w{i}": tied for i in range(60)}, storages)
+    assert says.startswith("its tensors would have 2,400,000 bytes")
 
 
 HARM = (

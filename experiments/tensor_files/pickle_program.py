@@ -14,7 +14,7 @@ from typing import Any
 from experiments.tensor_files.stored import Unsupported
 
 LONGEST = 64 << 20  # bytes of a program
-MOST_INSTRUCTIONS = 10_000_000
+MOST_INSTRUCTIONS = 5_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
