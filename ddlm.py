@@ -78,7 +78,7 @@ from experiments import run as trained
 from experiments.config import Evaluation, Experiment, Mesh, Teacher, Train
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text
-from experiments.data.tokenizers import Bytes, Characters, Letters27
+from experiments.data.tokenizers import Bytes, Characters, Letters27, Numbers
 from experiments.errors import Diverged, Stopped, UserError
 from experiments.evaluation.bound import evaluate_run, of_other_text
 from experiments.evaluation.of_text import LogLikelihood, log_likelihood, tokens_of
@@ -103,6 +103,7 @@ from models import roles
 from models.backbone import Backbone, Network
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
+from models.time_inputs import GeometricNoise, LogLinearNoise, Plain, Thousandfold, TimeInput
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.autoregressive import LeftToRight
@@ -165,6 +166,7 @@ __all__ = [
     "Gaussian",
     "GenMD4",
     "Geometric",
+    "GeometricNoise",
     "GridSampler",
     "JumpProcess",
     "LearningRate",
@@ -176,6 +178,7 @@ __all__ = [
     "LinearDecay",
     "LinearFlow",
     "LogLikelihood",
+    "LogLinearNoise",
     "LogitsProcessor",
     "MDLMCosine",
     "MarkovProcess",
@@ -188,10 +191,12 @@ __all__ = [
     "NearestNeighbour",
     "Network",
     "NoisyClassifier",
+    "Numbers",
     "Objective",
     "OneStep",
     "Optimizer",
     "PathPlanning",
+    "Plain",
     "Polynomial",
     "Posterior",
     "PowerAccuracy",
@@ -218,7 +223,9 @@ __all__ = [
     "Teacher",
     "Tempered",
     "Text",
+    "Thousandfold",
     "Threshold",
+    "TimeInput",
     "TimeIntegral",
     "TimeWeight",
     "TimedSampler",
@@ -236,6 +243,7 @@ __all__ = [
     "WarmupConstant",
     "WarmupCosine",
     "WarmupStableDecay",
+    "import_checkpoint",
     "load",
     "override",
     "roles",
@@ -326,6 +334,14 @@ class Run:
         """The curves of the training by their names, each (steps, values)."""
         return read_metrics(self.workdir)
 
+    def export(self, folder: str | Path, family: str | None = None) -> str:
+        """The name of the layout in which the run now is in the folder, which must not be there before,
+        as safetensors and config.json: that of a published family (`ddlm import --list`), by default
+        the one it was imported from or is of, or our own, "ddlm"."""
+        from experiments.published.exporting import export_run
+
+        return export_run(self._run, self.workdir, Path(folder), family)
+
     def plot(
         self, path: str | Path | None = None, names: Sequence[str] = (), theme: str = "light"
     ) -> "Figure":
@@ -368,6 +384,25 @@ def load(
     parameters of the last step, not their average. UserError where there is none."""
     defined = str(config) if isinstance(config, Path) else config
     return Run(trained.load_run(str(workdir), step, changes, defined, not raw), workdir, raw)
+
+
+def import_checkpoint(
+    source: str | Path,
+    workdir: str | Path,
+    family: str | None = None,
+    tokenizer: str | Path | None = None,
+    mask_token: str | None = None,
+    log: Callable[[str], None] = print,
+) -> Run:
+    """The run that is made of a published checkpoint, a folder or a file, in the run directory, which
+    must not be there before. family: where its files do not tell (`ddlm import --list`). tokenizer: its
+    files, by default those beside it. mask_token: its number or name, where config.json does not tell.
+    log gets what was assumed. Nothing of the files is executed."""
+    from experiments.published.importing import import_run
+
+    files = None if tokenizer is None else str(tokenizer)
+    import_run(Path(source), Path(workdir), family, files, mask_token, log=log)
+    return load(workdir)
 
 
 def train(experiment: Experiment, workdir: str | Path, log: Callable[[str], None] = print) -> Run:
