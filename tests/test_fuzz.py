@@ -109,6 +109,7 @@ def test_without_hypothesis_one_line_says_so(monkeypatch, capsys):
         lambda record: record | {"metric": "a"},
         lambda record: record | {"metric": float("nan")},
         lambda record: {k: v for k, v in record.items() if k != "arrays"},
+        lambda record: {k: v for k, v in record.items() if k != "metric"},
     ],
 )
 def test_checkpoint_record_of_another_form_is_rejected(change, trained, tmp_path, rejected):

@@ -65,7 +65,9 @@ def rewrite_record(folder: Path, record: dict) -> None:
 def _is_record(record):
     """Whether it has the form of what `make_record` gives, of which a right hash is no proof."""
     kinds = {"meta": dict, "metric": (float, int, type(None)), "arrays": dict}
-    return all(isinstance(record.get(name), kind) for name, kind in kinds.items()) and all(
+    if not all(name in record and isinstance(record[name], kind) for name, kind in kinds.items()):
+        return False
+    return all(
         isinstance(array, list)
         and [type(part) for part in array] == [str, list, str]
         and all(type(size) is int and size >= 0 for size in array[1])
