@@ -128,6 +128,7 @@ def view(**changes):
         (view(numel=2**62), "w: its storage has 96 bytes"),
         (view(key="1"), "w: its storage is not in the archive"),
         (view(key="../data.pkl"), "w: its storage is not in the archive"),
+        (view(key=["0"]), "w: its storage is not in the archive"),
         (view(kind="ComplexFloatStorage"), "w: its storage is torch.ComplexFloatStorage"),
         ({"w": called(b"ctorch._utils\n_rebuild_sparse_tensor\n", 1)}, "w: it is torch._utils"),
         ({"w": GOOD, "n": 3}, "n: it is a value of type int"),

@@ -37,7 +37,7 @@ def called(function: bytes, *arguments: Any) -> Program:
 
 
 def tensor(
-    key: str, numel: int, shape: Any, strides: Any, offset: Any = 0, kind: str = "FloatStorage"
+    key: Any, numel: int, shape: Any, strides: Any, offset: Any = 0, kind: str = "FloatStorage"
 ) -> Program:
     """A tensor in the storage `key`."""
     kind = Program(f"ctorch\n{kind}\n".encode())
