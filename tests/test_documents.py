@@ -245,7 +245,7 @@ def test_settings_that_pages_name_exist():
     known |= {name for cls in classes for name in dir(cls) if not name.startswith("_")}  # methods
     for path in PAGES:
         for dotted in re.findall(
-            rf"`((?:{parts})(?:\.(?!txt)[a-z_]+)+)(?:=[^`]*)?`", path.read_text()
+            rf"`((?:{parts})(?:\.(?!txt|safetensors)[a-z_]+)+)(?:=[^`]*)?`", path.read_text()
         ):
             assert dotted.split(".")[-1] in known, f"{path.name}: {dotted}"
 

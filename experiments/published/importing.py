@@ -139,7 +139,7 @@ def _describe(checkpoint: Checkpoint, experiment: Experiment, log: Log) -> None:
             f"warning: tensors that the family does not know are left out: "
             f"{some(list(checkpoint.unknown))}"
         )
-    if isinstance(experiment.data.tokenizer, Numbers):
+    if checkpoint.architecture.experiment is None and not experiment.data.tokenizer.sha256:
         log("note: no tokenizer is given (--tokenizer), so texts are numbers of tokens")
 
 

@@ -45,11 +45,13 @@ def _choose(folder: Path) -> tuple[Path, ...]:
     shards = {name for index in indices for name in _weight_map(index).values()}
     found = [p for p in files if p.suffix in _SUFFIXES and p.name not in shards]
     plaid = tuple(folder / name for name in _PLAID)
-    choices = [(path,) for path in indices]
-    if set(plaid) <= set(found):
-        choices.append(plaid)
-        found = [path for path in found if path not in plaid]
-    choices += [(path,) for path in found]
+    choices: list[tuple[Path, ...]] = [(path,) for path in indices]
+    choices += [(path,) for path in found if path.suffix == ".safetensors"]
+    if not choices:  # the same in older files often lies beside them
+        if set(plaid) <= set(found):
+            choices.append(plaid)
+            found = [path for path in found if path not in plaid]
+        choices += [(path,) for path in found]
     if not choices:
         raise UserError(f"{folder}: holds no checkpoint", f"{_KINDS}, and {'*' + _INDEX}")
     if len(choices) > 1:

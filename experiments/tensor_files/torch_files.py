@@ -65,7 +65,7 @@ class _Entry(Region):
     def _intact(self) -> bool:
         data, crc = super().map(), 0
         for start in range(0, self.size, _CHUNK):
-            crc = zlib.crc32(data[start : start + _CHUNK], crc)
+            crc = zlib.crc32(data[start : start + _CHUNK].data, crc)
         return crc == self.crc
 
 

@@ -5,7 +5,7 @@ two, layers modulated by a time input (DiT), which some always set to 0.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.block import BlockDiffusion
@@ -204,16 +204,12 @@ class DDiT(Family):
             "dropout": model.dropout,
         }
         config = {"tokens": model.vocab_size, "model": network, "noise": {"type": "loglinear"}}
-        process = experiment.process
-        if isinstance(process, SEDD):
+        if self.config_type == "sedd":
+            process: Any = experiment.process
             network["scale_by_sigma"] = process.scaled
             config["graph"] = {"type": "absorb" if self.masks else "uniform"}
-            if isinstance(process.schedule, Geometric):
-                ends = {
-                    "sigma_min": process.schedule.sigma_min,
-                    "sigma_max": process.schedule.sigma_max,
-                }
-                config["noise"] = {"type": "geometric"} | ends
+            ends = {k: v for k, v in vars(process.schedule).items() if k.startswith("sigma_")}
+            config["noise"] = {"type": "geometric", **ends} if ends else config["noise"]
         return config
 
     def _time_input(self, sizes: Sizes) -> TimeInput | None:

@@ -40,8 +40,8 @@ def tensor(
     key: Any, numel: int, shape: Any, strides: Any, offset: Any = 0, kind: str = "FloatStorage"
 ) -> Program:
     """A tensor in the storage `key`."""
-    kind = Program(f"ctorch\n{kind}\n".encode())
-    storage = Program(packed(("storage", kind, key, "cpu", numel)) + b"Q")
+    made_of = Program(f"ctorch\n{kind}\n".encode())
+    storage = Program(packed(("storage", made_of, key, "cpu", numel)) + b"Q")
     return called(_REBUILD, storage, offset, shape, strides, False, called(ORDERED))
 
 
