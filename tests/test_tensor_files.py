@@ -292,8 +292,14 @@ def test_a_folder_holds_one_checkpoint(tmp_path, rejected):
     write_safetensors(tmp_path / "odd_name.safetensors", {"a": np.zeros(2)})
     (tmp_path / "config.json").write_text("{}")
     assert list(read_tensors(tmp_path).tensors) == ["a"]
-    (tmp_path / "last.ckpt").write_bytes(b"")
-    assert "last.ckpt, odd_name.safetensors" in rejected(read_tensors, tmp_path)
+    (tmp_path / "last.ckpt").write_bytes(b"")  # the same in an older form, as in many a folder
+    assert list(read_tensors(tmp_path).tensors) == ["a"]
+    write_safetensors(tmp_path / "other.safetensors", {"a": np.zeros(2)})
+    assert "odd_name.safetensors, other.safetensors" in rejected(read_tensors, tmp_path)
+    for name in ("odd_name.safetensors", "other.safetensors"):
+        (tmp_path / name).unlink()
+    (tmp_path / "first.ckpt").write_bytes(b"")
+    assert "first.ckpt, last.ckpt" in rejected(read_tensors, tmp_path)
     assert "no such file" in rejected(read_tensors, tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     assert "no regular file" in rejected(read_tensors, tmp_path / "pipe")
