@@ -10,7 +10,6 @@ import pkgutil
 import runpy
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from experiments.data.statistics import STATISTICS, TABLES, read_table
 from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
 from experiments.labels import fill_labels
+from experiments.overview.configs import config_file, configs
 from experiments.serialization import (
     annotations,
     coerce,
@@ -41,14 +41,15 @@ RESUMABLE = (
 
 def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
     """The experiment of a config file, with `--set` overrides ("train.num_steps=200") applied."""
-    if not Path(path).is_file():
-        near = difflib.get_close_matches(
-            path, [str(p) for p in Path().glob("configs/**/*.py")], 3, 0.5
+    file = config_file(path)
+    if file is None:
+        near = difflib.get_close_matches(path, [str(config.path) for config in configs()], 3, 0.5)
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else "ddlm configs lists those there are"
         )
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; see the folder configs/"
-        raise UserError(f"config file {path} does not exist{hint}")
+        raise UserError(f"config file {path} does not exist; {hint}")
     try:
-        names = runpy.run_path(path)
+        names = runpy.run_path(str(file))
         get_config = names.get("get_config")
         experiment = get_config() if get_config else None
     except Exception as error:  # whatever the user's Python raises is the user's to put right

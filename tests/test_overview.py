@@ -14,6 +14,7 @@ import pytest
 from experiments import cli
 from experiments.errors import UserError
 from experiments.locks import LOCK, held
+from experiments.overrides import load
 from experiments.overview.configs import configs
 from experiments.overview.runs import Measured, read_run, run_folders, runs
 
@@ -67,9 +68,15 @@ def test_configs_are_all_there_with_the_first_line_of_their_docstring(monkeypatc
     assert found == {str(p): p.read_text().split('"""')[1].splitlines()[0] for p in files}
 
 
-def test_configs_elsewhere_are_named_so_that_they_can_be_given(monkeypatch, tmp_path):
+def test_the_name_of_a_config_can_be_given_from_anywhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert [c.path for c in configs("quickstart.py")] == [ROOT / "configs/sotu/quickstart.py"]
+    name = Path("configs/sotu/quickstart.py")
+    assert [c.path for c in configs("quickstart.py")] == [name]
+    assert type(load(str(name)).process).__name__ == "MDLM"
+    name.parent.mkdir(parents=True)
+    name.write_text("from configs.sotu.udlm import get_config\n")
+    assert type(load(str(name)).process).__name__ == "UDLM"
+    assert [c.path for c in configs("quickstart.py")] == [ROOT / name]
 
 
 @pytest.mark.parametrize(

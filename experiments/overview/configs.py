@@ -22,19 +22,26 @@ class ConfigFile:
     measured: str
 
 
+def config_file(name: str) -> Path | None:
+    """The file that `--config NAME` means: the one at that path, else that of this package, which may be
+    installed far from here; None where there is neither."""
+    return next((p for p in (Path(name), FOLDER.parent / name) if p.is_file()), None)
+
+
 def configs(pattern: str = "") -> list[ConfigFile]:
     """The experiment files whose path or description has `pattern`, in the order of their paths; `*` and
     `?` stand for any characters, and upper case is as lower. UserError where there is none."""
-    here = Path.cwd()
     found = []
     for path in sorted(FOLDER.rglob("*.py")):
         if path.name == "__init__.py":
             continue
         what, measured = _described(path)
-        named = f"{path.relative_to(FOLDER.parent)} {what}"
-        if fnmatch(named.lower(), f"*{pattern.lower()}*"):
-            shown = path.relative_to(here) if path.is_relative_to(here) else path
-            found.append(ConfigFile(shown, what, measured))
+        name = path.relative_to(FOLDER.parent)
+        if fnmatch(f"{name} {what}".lower(), f"*{pattern.lower()}*"):
+            meant = config_file(str(name))
+            found.append(
+                ConfigFile(name if meant and meant.samefile(path) else path, what, measured)
+            )
     if not found:
         raise UserError(
             f"no config has {pattern!r} in its path or description; ddlm configs lists all of them"
