@@ -37,7 +37,7 @@ RUNS = {"AR_RUN": "configs/sotu/autoregressive.py"}
 FILES = {"C": "configs/smoke.py", "CONFIG": "configs/smoke.py"}
 LABELS = ("NAME", "OTHER")
 # Programs that are not ours; any other is a mistake.
-OTHERS = ("cmp", "gzip", "kubectl", "mkdir", "sbatch", "sh", "wait")
+OTHERS = ("cmp", "docker", "gzip", "id", "kubectl", "mkdir", "sbatch", "sh", "uvx", "wait")
 OURS = ("ddlm", "python", "make", "pip")
 
 
@@ -112,6 +112,8 @@ def parse(monkeypatch):
 def command(call):
     """(name, arguments) of one of our commands; None of what is none, whose words are checked here."""
     program, *words = call
+    if program == "uvx" or [program, *words[:1]] == ["docker", "run"]:
+        program, *words = words[words.index("ddlm") :]
     if program == "ddlm":
         assert words[0] in cli.COMMANDS, words
         return words[0], words[1:]
@@ -225,6 +227,8 @@ def test_commands_are_understood_with_every_setting(path, tell):
         ("ddlm sample --workdir RUN --sampler LeftToRight", "left to right"),
         ("python -m experiments.studies.few_steps --workdir R --scorer S --sampler X", "X"),
         ("python -m experiments.mesh_table", "mesh_table"),
+        ("uvx --from . ddlm trian", "trian"),
+        ("docker run --rm ddlm train --config configs/none.py --workdir W", "none.py"),
         ("make everything", "everything"),
         ("pip install 'ddlm[everything]'", "everything"),
         ("ddml sample", "ddml"),

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from conftest import SMALL
+from packaging.requirements import Requirement
 from test_layout import OURS
 
 ROOT = Path(__file__).parent.parent
@@ -45,11 +47,14 @@ print(sorted(found), file=sys.stderr)
 """
 
 
+SOURCES = (*OURS, "ddlm.py", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The file of a wheel that was built of a copy of the sources."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in (*OURS, "ddlm.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     build = "from setuptools import build_meta; build_meta.build_wheel('built')"
@@ -112,3 +117,24 @@ def test_an_installed_wheel_trains_evaluates_samples_and_shows_far_from_its_sour
     assert not [path for path in eval(err.splitlines()[-1]) if not path.startswith(site)]
     assert json.loads(next(tmp_path.glob("runs/a/records/*.json")).read_text())["value"] > 0
     assert "<html" in (tmp_path / "pages.html").read_text()
+
+
+def test_the_dockerfile_installs_these_sources_at_the_tested_versions_for_a_user_without_rights(
+    tmp_path,
+):
+    text = (ROOT / "Dockerfile").read_text()
+    steps = [line.split() for line in text.splitlines() if line and line[0] not in "# "]
+    copied = {name for step, *words in steps if step == "COPY" for name in words[:-1]}
+    assert copied == {*SOURCES, "requirements.lock"}
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{name}" for name in copied} == {line for line in kept if line[0] == "!"}
+    assert kept[0] == "*" and steps[0] == ["FROM", "python:3.11-slim"]
+    ends = {step: words for step, *words in steps}
+    assert ends["USER"] == ["ddlm"] and ends["ENTRYPOINT"] == ['["ddlm"]']
+    (strip,) = re.findall(r"^RUN (sed .*)$", text, re.MULTILINE)
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    subprocess.run(["/bin/sh", "-c", strip], cwd=tmp_path, check=True)
+    pinned = map(Requirement, (tmp_path / "constraints.txt").read_text().splitlines())
+    names = {r.name for r in pinned if not r.marker or r.marker.evaluate()}
+    needed = {Requirement(line).name.lower() for line in requires("ddlm") if "extra" not in line}
+    assert needed and needed <= names
