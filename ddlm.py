@@ -97,6 +97,10 @@ from experiments.time_weights.tempered import Tempered
 from experiments.time_weights.time_weight import TimeWeight
 from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
+from experiments.trackers.mlflow_tracking import MLflow
+from experiments.trackers.no_tracker import NoTracker
+from experiments.trackers.tracker import TrackedRun, Tracker
+from experiments.trackers.weights_and_biases import WeightsAndBiases
 from experiments.training.metrics import read_metrics
 from experiments.training.trainer import train as _train
 from models import roles
@@ -181,6 +185,7 @@ __all__ = [
     "LogLinearNoise",
     "LogitsProcessor",
     "MDLMCosine",
+    "MLflow",
     "MarkovProcess",
     "Masked",
     "Matrix",
@@ -190,6 +195,7 @@ __all__ = [
     "MutualInformation",
     "NearestNeighbour",
     "Network",
+    "NoTracker",
     "NoisyClassifier",
     "Numbers",
     "Objective",
@@ -231,6 +237,8 @@ __all__ = [
     "TimedSampler",
     "TokenWeight",
     "Tokens",
+    "TrackedRun",
+    "Tracker",
     "Train",
     "Traits",
     "Transformer",
@@ -243,6 +251,7 @@ __all__ = [
     "WarmupConstant",
     "WarmupCosine",
     "WarmupStableDecay",
+    "WeightsAndBiases",
     "import_checkpoint",
     "load",
     "override",

@@ -19,6 +19,8 @@ from experiments.time_weights.as_bound import AsBound
 from experiments.time_weights.time_weight import TimeWeight
 from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
+from experiments.trackers.no_tracker import NoTracker
+from experiments.trackers.tracker import Tracker
 from experiments.training.digests import leaves
 from models.backbone import Backbone, Network
 from models.roles import Vector
@@ -55,7 +57,7 @@ class Train:
     checkpoint with another order of the data. max_rollbacks: how often, until it ends.
 
     token_weight, time_weight: how much each token, and each time, counts in the loss. The bound that is
-    evaluated never changes.
+    evaluated never changes. tracker: where metrics go besides files, such as WeightsAndBiases or MLflow.
     """
 
     num_steps: int = 1_000_000
@@ -75,6 +77,7 @@ class Train:
     max_rollbacks: int = 3
     token_weight: TokenWeight = Even()
     time_weight: TimeWeight = AsBound()
+    tracker: Tracker = NoTracker()
 
     def __post_init__(self):
         _at_least(

@@ -1,5 +1,7 @@
 """What ends a command early, each with one line that says what, where, and what to do."""
 
+from importlib.util import find_spec
+
 _LONGEST = 4000  # characters of a message; its beginning and the advice at its end are kept
 _SHORT = 150
 
@@ -18,6 +20,12 @@ class UserError(Exception):
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST - 1000]} ... {message[-990:]}"
         super().__init__(printable(message))
+
+
+def needed(package: str, about: str) -> None:
+    """Nothing; UserError where `package`, of an extra, is not installed."""
+    if find_spec(package) is None:
+        raise UserError(f"needs the package {package}", f"pip install {package}", about)
 
 
 def printable(text: str) -> str:

@@ -33,7 +33,7 @@ from experiments.serialization import (
 # What may differ between a run and its continuation: it changes how long, how often and where, not what.
 RESUMABLE = (
     "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
-    "train.keep_last", "train.keep_best", "train.accumulation", "train.max_rollbacks",
+    "train.keep_last", "train.keep_best", "train.accumulation", "train.max_rollbacks", "train.tracker",
     "evaluation", "sampler", "mesh",
     "data.cache_dir", "data.path", "data.splits", "data.tokenizer.path", "teacher.workdir",
 )  # fmt: skip

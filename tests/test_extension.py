@@ -1,5 +1,5 @@
-"""A process, schedule, sampler, network, optimiser, learning rate, time weight and token weight of one's
-own, each in one file outside of the packages: used by commands, named nowhere in the tree."""
+"""A process, schedule, sampler, network, optimiser, learning rate, time weight, token weight and tracker
+of one's own, each in one file outside of the packages: used by commands, named nowhere in the tree."""
 
 import json
 from pathlib import Path
@@ -25,6 +25,7 @@ KINDS = [
     "schedule",
     "time_weight",
     "token_weight",
+    "tracker",
 ]
 
 
@@ -48,6 +49,17 @@ def trained(name, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["learning_rate", "optimizer", "time_weight", "token_weight"])
 def test_a_part_of_training_of_ones_own_is_used_by_commands(name, tmp_path, capsys):
     trained(name, tmp_path, capsys)
+
+
+def test_a_tracker_of_ones_own_has_all_metrics_of_a_run_and_its_continuation(tmp_path, capsys):
+    trained("tracker", tmp_path, capsys)
+    run = tmp_path / "run"
+    tracked = [json.loads(line) for line in (run / "tracked.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line for line in tracked if line[1] == "run 27"] == [
+        [what, "run 27"] for what in ("begun", "done") * 2
+    ]
+    assert [{"step": step, **values} for step, values in tracked if values != "run 27"] == written
 
 
 @pytest.mark.parametrize("name", ["backbone", "process", "sampler", "schedule"])

@@ -16,20 +16,28 @@ from tensorboardX.summary import scalar
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.plain_json import dumped, parse
+from experiments.training.tracking import Follow
 
 DAMAGED = "metrics.damaged"  # the lines of metrics.jsonl that cannot be read
 
 
 class Metrics:
     """Appends to the metrics in `workdir`; lines after step `start` are of a lost attempt and go. Lines
-    that cannot be read are kept aside, and reported to `log`.
+    that cannot be read are kept aside, and reported to `log`. follow: is given what is written, after it
+    is.
 
     TensorBoard events are written here and not by the thread of a SummaryWriter, which dies of a full
     disk unseen and lets the next writes wait for ever.
     """
 
-    def __init__(self, workdir: Path, start: int, log: Callable[[str], None] = print):
-        self._path, self._log = workdir / "metrics.jsonl", log
+    def __init__(
+        self,
+        workdir: Path,
+        start: int,
+        log: Callable[[str], None] = print,
+        follow: Follow = lambda step, values: None,
+    ):
+        self._path, self._log, self._follow = workdir / "metrics.jsonl", log, follow
         with self._failing():
             (workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
@@ -90,6 +98,7 @@ class Metrics:
             for name, value in values.items():
                 self._event(step=step, summary=scalar(name, value))
             self._events.flush()
+        self._follow(step, values)
 
     def _event(self, **fields):
         self._events.write_event(Event(wall_time=time.time(), **fields))

@@ -6,6 +6,7 @@ devices too, and gives what it would have given uninterrupted (bit for bit on th
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -48,6 +49,7 @@ from experiments.training.monitor import Evaluate, evaluated, make_evaluate
 from experiments.training.recovery import Rollback, data_seed, newest_state
 from experiments.training.signals import Interrupted, Signals
 from experiments.training.teacher import load_teacher
+from experiments.training.tracking import tracking
 from experiments.training.train_step import init_state, make_train_step, zero_totals
 from experiments.training.workdir import check_workdir, claim, one_writer
 from models.backbone import num_parameters
@@ -119,6 +121,7 @@ def set_up(
     written but the cache of prepared text. workdir: None for training that is only tried. UserError for
     what the user can put right."""
     config = experiment.train
+    config.tracker.check()
     with in_turn():
         corpus = prepare(experiment.data)
     least = experiment.data.length if experiment.data.rows == "wrap" else 1
@@ -178,7 +181,7 @@ def _train(
             more = "; continue with --set train.num_steps=N above it" if config.num_steps else ""
             log(f"already at step {start}{more}")
             return
-        with Metrics(workdir, start, log) if is_first() else NoMetrics() as metrics:
+        with _metrics(experiment, workdir, start, log) as metrics:
             if pending:
                 value = evaluated(evaluate, state, start, experiment, metrics, log)
                 checkpoints.complete(start, _meta(experiment, corpus, start), value)
@@ -197,6 +200,22 @@ def _train(
     if is_first():
         write_curves(workdir, log)
     log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir, reading)}")
+
+
+@contextmanager
+def _metrics(
+    experiment: Experiment, workdir: Path, start: int, log: Log
+) -> Iterator[Metrics | NoMetrics]:
+    """What takes the metrics: of the first process files and the tracker, of others nothing."""
+    if not is_first():
+        yield NoMetrics()
+        return
+    settings = kinds(experiment) | leaves(experiment)
+    with (
+        tracking(experiment.train.tracker, workdir, settings, log) as follow,
+        Metrics(workdir, start, log, follow) as metrics,
+    ):
+        yield metrics
 
 
 def _next(experiment: Experiment, workdir: Path, reading: Sequence[str]) -> str:
