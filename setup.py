@@ -28,6 +28,8 @@ setup(
         "jsonschema>=4.26",  # what an evaluation record must hold
         "ml_dtypes>=0.5",  # bfloat16 of published tensors, as jax has it
         "numpy>=2.0",  # token arrays on disk, memory-mapped
+        "pyarrow>=19",  # Parquet and Arrow tables of documents; tensorflow-datasets brings it
+        "array-record>=0.8",  # records of tensorflow-datasets as documents; likewise
         "constriction>=0.5.0",  # the entropy coder of experiments.compress
         "shtab>=1.13",  # the scripts of `ddlm completion`, made of the options that argparse has
         "zstandard>=0.25",  # what experiments.compress is compared with

@@ -7,6 +7,7 @@ After a kill, the same command goes on where it was.
 Examples:
     ddlm prepare --dataset ptb --out data/ptb
     ddlm prepare --dataset documents --source FOLDER --out data/mine
+    ddlm prepare --dataset documents --source a.parquet --column content --out data/tables
 """
 
 from experiments import cli
@@ -31,6 +32,12 @@ def command_line() -> cli.Parser:
     options.add_argument(
         "--partial", action="store_true", help="take what is there of a corpus, such as test alone"
     )
+    options.add_argument(
+        "--column",
+        default="text",
+        metavar="NAME",
+        help="of --dataset documents: where JSON records and tables have their text (default: text)",
+    )
     return options
 
 
@@ -45,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
     kind = builder_class(args.dataset)
     out = Path(args.out).expanduser()
-    described = prepare(kind, args.source, out, args.partial, cli.log)
+    described = prepare(kind, args.source, out, args.partial, cli.log, args.column)
     settings = "" if kind.name == "text8" else " --set data.tokenizer=Characters"
     if len(described["splits"]) == 3:
         print(

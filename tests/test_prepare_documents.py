@@ -3,15 +3,19 @@
 import gzip
 import json
 import lzma
+import random
+import re
 
 import pytest
 from published import (
     PACK,
     SPLITS,
     run,  # noqa: F401
+    tar,
+    zipped,
 )
 
-from experiments.data import streams
+from experiments.data import preparing, streams
 
 
 def write_documents(source, documents):
@@ -114,3 +118,49 @@ def test_a_zstandard_file_of_several_frames_is_read_whole(tmp_path):
     path.write_bytes(PACK[".zst"](b"one\n") + PACK[".zst"](b"") + PACK[".zst"](b"two\n" * 9**6))
     with streams.opened(path) as stream:
         assert stream.read() == b"one\n" + b"two\n" * 9**6
+
+
+def test_shards_of_openwebtext_are_read_as_they_are_published(run, tmp_path):
+    source = tmp_path / "openwebtext"
+    source.mkdir()
+    documents = [f"Document {n}\n\nof shard {n // 20}\n" for n in range(40)]
+    for shard in range(2):
+        texts = {f"{n:07}-ab.txt": documents[n] for n in range(shard * 20, shard * 20 + 20)}
+        (source / f"urlsf_subset00-{shard}_data.xz").write_bytes(lzma.compress(tar(texts)))
+    (source / "notes.xz").write_bytes(lzma.compress(b"no document"))
+    run("documents", source)
+    expected = [f"Document {n} of shard {n // 20}" for n in range(40)]
+    found = {s: (tmp_path / "out" / f"{s}.txt").read_text().splitlines() for s in SPLITS}
+    assert found["valid"] == expected[9::20] and found["test"] == expected[19::20]
+    assert found["train"] == [text for n, text in enumerate(expected) if n % 20 not in (9, 19)]
+
+
+@pytest.mark.parametrize("packing", ["folder", "tar.zst", "zip", "jsonl.xz"])
+def test_progress_says_how_much_is_read_and_how_long_the_rest_takes(
+    packing, run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(preparing, "_OFTEN", -1)
+    monkeypatch.setattr(preparing, "_BLOCK", 1)
+    monkeypatch.setattr(streams, "CHUNK", 1 << 14)
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(preparing.time, "monotonic", lambda: next(seconds))
+    rng = random.Random(0)
+    texts = {f"{n:02}.txt": rng.randbytes(20_000).hex() for n in range(40)}
+    source = tmp_path / f"source.{packing}"
+    if packing == "folder":
+        source.mkdir()
+        for name, text in texts.items():
+            (source / name).write_text(text)
+    elif packing == "jsonl.xz":
+        records = "".join(json.dumps({"text": text}) + "\n" for text in texts.values())
+        source.write_bytes(lzma.compress(records.encode()))
+    else:
+        source.write_bytes(zipped(texts) if packing == "zip" else PACK[".zst"](tar(texts)))
+    said = re.findall(
+        r"(train|test): .* MB, (\d+)% of the source is read, (.*) left", run("documents", source)
+    )
+    shares = [int(share) for split, share, _ in said if split == "train"]
+    assert len(shares) == 36 and shares == sorted(shares) and shares[-1] > 90
+    assert shares[17] in range(40, 75)
+    assert all(re.fullmatch(r"\d+m\d\ds", left) for _, _, left in said)
+    assert said[-1][0] == "test" and said[-1][2] == "0m00s"

@@ -20,6 +20,7 @@ from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.locks import held
 from experiments.plain_json import parse
+from experiments.progress import duration
 
 _BLOCK = 1 << 20  # characters, counted and written at a time
 _OFTEN = 5  # seconds between lines of progress
@@ -27,7 +28,9 @@ _LOCK, _DOWNLOADS, _DATASET = ".lock", ".downloads", "dataset.json"
 Log = Callable[[str], None]
 
 
-def prepare(kind: type[Corpus], source: str | None, out: Path, partial: bool, log: Log) -> dict:
+def prepare(
+    kind: type[Corpus], source: str | None, out: Path, partial: bool, log: Log, column: str = "text"
+) -> dict:
     """What dataset.json holds, after the files are there. UserError leaves nothing behind."""
     if source is None and not kind.URLS:
         raise UserError(f"--dataset {kind.name} is of your own files; give --source FILE_OR_FOLDER")
@@ -37,7 +40,7 @@ def prepare(kind: type[Corpus], source: str | None, out: Path, partial: bool, lo
     try:
         with _held(out, log):
             _check_own(out)
-            return _prepare(kind, source, out, partial, log)
+            return _prepare(kind, source, out, partial, log, column)
     except BaseException:
         if new:
             for folder in (out / _DOWNLOADS / "extracted", out / _DOWNLOADS, out):
@@ -46,11 +49,10 @@ def prepare(kind: type[Corpus], source: str | None, out: Path, partial: bool, lo
         raise
 
 
-def _prepare(kind, source, out, partial, log) -> dict:
+def _prepare(kind, source, out, partial, log, column) -> dict:
     # tfds looks for prepared records in data_dir, and there are none
-    builder = kind(
-        source=source, partial=partial, data_dir=out / _DOWNLOADS, file_format="array_record"
-    )
+    of_tfds = {"data_dir": out / _DOWNLOADS, "file_format": "array_record"}
+    builder = kind(source=source, partial=partial, column=column, **of_tfds)
     log(f"{builder.name}: checking {source or 'what is downloaded from ' + ', '.join(kind.URLS)}")
     generators = builder._split_generators(None if source else _download_manager(builder, out))
     about = {
@@ -60,7 +62,7 @@ def _prepare(kind, source, out, partial, log) -> dict:
         "homepage": builder.HOMEPAGE,
         "licence": builder.LICENCE,
         "sources": builder.sources,
-    }
+    } | ({} if column == "text" else {"column": column})
     finished = _finished(out, about)
     splits = {}
     try:
@@ -100,7 +102,10 @@ def _write(
     digest = hashlib.new(algorithm)
     blocks = _blocks((example["text"] for _, example in examples), builder.ENDING)
     try:
-        record = {"file": path.name, **_counted(blocks, temporary, digest, split, log)}
+        record = {
+            "file": path.name,
+            **_counted(blocks, temporary, digest, split, builder.share, log),
+        }
         if not record["characters"]:
             if builder.partial:
                 temporary.unlink()
@@ -124,10 +129,18 @@ def _write(
     return record
 
 
-def _counted(blocks: Iterator[str], path: Path, digest, split: str, log: Log) -> dict:
+def _counted(
+    blocks: Iterator[str],
+    path: Path,
+    digest,
+    split: str,
+    share: Callable[[], float],
+    log: Log,
+) -> dict:
     """The sha256 and the counts of blocks of text, after they are in the file; digest is updated too.
     Words are what white space separates, as `wc` counts them."""
     sha256, in_word, last = hashlib.sha256(), False, time.monotonic()
+    began = last
     count = {"characters": 0, "bytes": 0, "lines": 0, "words": 0}
     with open(path, "wb") as file:
         for block in blocks:
@@ -141,11 +154,19 @@ def _counted(blocks: Iterator[str], path: Path, digest, split: str, log: Log) ->
             count["words"] += len(content.split()) - (in_word and not content[:1].isspace())
             in_word = not content[-1:].isspace()
             if time.monotonic() - last > _OFTEN:
-                log(f"{split}: {count['lines']:,} lines, {count['bytes'] / 1e6:,.0f} MB so far")
                 last = time.monotonic()
+                far = _far(share(), last - began)
+                log(f"{split}: {count['lines']:,} lines, {count['bytes'] / 1e6:,.0f} MB{far}")
         file.flush()
         os.fsync(file.fileno())
     return {"sha256": sha256.hexdigest(), **count}
+
+
+def _far(share: float, seconds: float) -> str:
+    """What was read of the source, and how long the rest takes."""
+    if not share:
+        return " so far"
+    return f", {share:.0%} of the source is read, {duration(seconds / share * (1 - share))} left"
 
 
 def _blocks(texts: Iterator[str], ending: str) -> Iterator[str]:
@@ -191,7 +212,7 @@ def _finished(out: Path, about: dict) -> dict:
             described = parse((out / _DATASET).read_bytes())
             records |= described.pop("splits")
             if described != about:
-                differs = [key for key in about if described.get(key) != about[key]]
+                differs = [k for k in described | about if described.get(k) != about.get(k)]
                 raise UserError(
                     f"--out {out} holds a dataset prepared before from something else (other "
                     f"{', '.join(differs)}); choose another folder, or delete it"

@@ -7,7 +7,7 @@ reads may be any bytes, but what is compressed is never taken for them.
 import codecs
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -82,15 +82,19 @@ def _check_members(path: Path, inside: list[Source]) -> None:
         raise UserError(f"{path}: {name} is in the archive {count} times; unpack it")
 
 
-def streams(sources: Iterable[Source]) -> Iterator[tuple[Source, io.BufferedReader]]:
-    """Each source with its bytes, without compression, to be read before the next."""
+def streams(
+    sources: Iterable[Source], counted: Callable[[int], None] = lambda size: None
+) -> Iterator[tuple[Source, io.BufferedReader]]:
+    """Each source with its bytes, without compression, to be read before the next. counted: is told what
+    is read of files as they are."""
     for path, texts in groupby(sources, lambda source: source.path):
         by_member = {source.member: source for source in texts}
         if None in by_member:
-            with opened(path) as stream:
+            with opened(path, counted) as stream:
                 yield by_member[None], stream
             continue
-        for member, stream in members(path, [m for m in by_member if m is not None]):
+        names = [member for member in by_member if member is not None]
+        for member, stream in members(path, names, counted):
             if member in by_member:
                 with naming_damage(by_member[member]):
                     stream = unpacked(stream, member)

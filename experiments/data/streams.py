@@ -14,7 +14,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -73,6 +73,24 @@ def _zstd(file: IO[bytes]) -> IO[bytes]:
     return io.BufferedReader(_Zstd(file), CHUNK)
 
 
+class _Counted(io.FileIO):
+    """A file that tells how many bytes were read of it."""
+
+    def __init__(self, path: Path, counted: Callable[[int], None]):
+        super().__init__(path)
+        self._counted = counted
+
+    def readinto(self, buffer: Any) -> int:
+        size = super().readinto(buffer) or 0
+        self._counted(size)
+        return size
+
+    def readall(self) -> bytes:
+        content = super().readall()
+        self._counted(len(content))
+        return content
+
+
 class _Ending:
     """A stream that knows its last block. A tar ends with a block of zeros, and tarfile takes one that
     was cut between two members for a whole one."""
@@ -113,8 +131,8 @@ _BINARIES = _kinds(
     ("UTF-16 or UTF-32 text", rb"\xff\xfe|\xfe\xff|\0\0\xfe\xff"),
     ("a PDF document", rb"%PDF-"),
     ("an old Office document", rb"\xd0\xcf\x11\xe0"),
-    ("a Parquet table", rb"PAR1[\0-\x1f]"),
-    ("an Arrow table", rb"ARROW1\0|\xff{4}.{3}\0"),
+    ("a Parquet table (ddlm prepare --dataset documents takes it)", rb"PAR1[\0-\x1f]"),
+    ("an Arrow table (ddlm prepare --dataset documents takes it)", rb"ARROW1\0|\xff{4}.{3}\0"),
     ("an Avro file", rb"Obj\x01"),
     ("a SQLite database", rb"SQLite format 3\0"),
     ("an HDF5 file", rb"\x89HDF"),
@@ -172,10 +190,14 @@ def unpacked(file: IO[bytes], name: str) -> io.BufferedReader:
     return stream
 
 
+def _untold(size: int) -> None:
+    """Nothing is done with it."""
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The stream of a file without its compression."""
-    with naming_damage(path), open(path, "rb", buffering=0) as file:
+def opened(path: Path, counted: Callable[[int], None] = _untold) -> Iterator[io.BufferedReader]:
+    """The stream of a file without its compression. counted: is told what is read of the file."""
+    with naming_damage(path), _Counted(path, counted) as file:
         yield unpacked(file, path.name)
 
 
@@ -196,22 +218,28 @@ def archive_kind(path: Path) -> str:
         return "tar" if _is_tar(unpacked(file, path.name).peek(_HEAD)) else ""
 
 
-def members(path: Path, order: Sequence[str] = ()) -> Iterator[tuple[str, IO[bytes]]]:
+def members(
+    path: Path, order: Sequence[str] = (), counted: Callable[[int], None] = _untold
+) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of the files in an archive, to be read before the next one: of a zip in `order`, if
     given, else as they stand in it. Links and devices are passed over. A tar is read to its end, where
-    checksums are."""
+    checksums are. counted: is told what is read of the archive."""
     kind = archive_kind(path)
     if not kind:
         raise UserError(f"{path}: damaged or cut short (it is no archive); get it again")
     if kind == "zip":
-        with naming_damage(path), zipfile.ZipFile(path) as archive:
+        with (
+            naming_damage(path),
+            io.BufferedReader(_Counted(path, counted)) as file,
+            zipfile.ZipFile(file) as archive,
+        ):
             infos = zip_files(archive)
             by_name = {info.filename: info for info in infos}
             for info in [by_name[name] for name in order] or infos:
                 with archive.open(info) as stream:
                     yield info.filename, stream
         return
-    with opened(path) as stream:
+    with opened(path, counted) as stream:
         yield from tar_members(stream, path)
 
 

@@ -18,7 +18,7 @@ DATASETS = {  # name: (module, class, what it is)
     "documents": (
         "documents",
         "Documents",
-        "your .txt files and .jsonl records, a document a line",
+        "your .txt files, .jsonl records and tables, a document a line",
     ),
     "lines": ("documents", "Lines", "your .txt files, each line of which is a document"),
 }

@@ -39,6 +39,7 @@ Files = list[tuple[str, Path]]  # (name as published, where it is)
 
 class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """source: a file or folder; None downloads. partial: without what is missing of the published files.
+    column: where records and tables of documents have their text.
 
     URLS: the published files; their sizes and sha256 are in checksums.tsv, where tfds looks for them.
     NAMES: the files of each split, by name, also compressed or in an archive. DIGESTS: of the text of a
@@ -61,10 +62,15 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )  # tfds would look for it with a package that it does not install
 
     def __init__(
-        self, *, source: str | Path | None = None, partial: bool = False, **tfds_options: Any
+        self,
+        *,
+        source: str | Path | None = None,
+        partial: bool = False,
+        column: str = "text",
+        **tfds_options: Any,
     ):
         self.source = None if source is None else Path(source).expanduser()
-        self.partial = partial
+        self.partial, self.column = partial, column
         self.sources: list[dict] = []
         super().__init__(**tfds_options)
 
@@ -118,6 +124,10 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 with naming_damage(where):
                     yield from self.read(name, stream, where)
         self._check_names(split, self.NAMES[split], seen)
+
+    def share(self) -> float:
+        """How much of what `texts` reads was read, from 0 to 1; 0 where that is not known."""
+        return 0.0
 
     def read(self, name: str, stream: BinaryIO, where: str) -> Iterator[str]:
         """The examples of a file; where is for messages."""

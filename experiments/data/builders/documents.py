@@ -6,6 +6,7 @@ every twentieth document is in valid, and every twentieth in test, as in the emb
 document that is in the source twice may be in two splits.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -23,6 +24,7 @@ from experiments.data.streams import (
     plain,
     start_of_text,
 )
+from experiments.data.tables import table_kind, table_texts
 from experiments.errors import UserError, shortened
 from experiments.plain_json import parse
 
@@ -31,24 +33,34 @@ _TWENTIETH = {9: "valid", 19: "test"}  # of each twenty documents; train has the
 
 class Documents(Corpus, skip_registration=True):
     """Documents are .txt files and the records of .jsonl files, {"text": ...}, compressed or not, in a
-    folder or an archive. Line breaks inside a document become a space."""
+    folder or an archive, and the rows of tables (experiments.data.tables) in a folder. Line breaks
+    inside a document become a space. column: where the text of records and rows is."""
 
     name = "documents"
     LICENCE = "that of your files"
     KINDS = (".txt", ".jsonl")
+    TABLES = True
     ADVICE = ": a .txt file is one document; --dataset lines takes each of its lines for one"
 
     def is_part(self, name: str) -> bool:
-        return is_archive(name) or self.split_of(name) is not None
+        return self.is_archive(name) or self.split_of(name) is not None
+
+    def is_archive(self, name: str) -> bool:
+        """Whether it may be one: OpenWebText's shards are tars that are called `_data.xz`."""
+        packed = is_archive(name) or plain(name) != name
+        return packed and self.split_of(name) is None
 
     def split_of(self, name: str) -> str | None:
         """ "" for a document, whose split only the names of all tell, and None for what is none."""
-        return "" if PurePosixPath(plain(name)).suffix.lower() in self.KINDS else None
+        text = PurePosixPath(plain(name)).suffix.lower() in self.KINDS
+        return "" if text or (self.TABLES and table_kind(name)) else None
 
     def rejection(self, reason: str) -> UserError:
         return UserError(
             f"--source {self.source}: {reason}; {self.name} takes files and members of archives that "
             f"end with {' or '.join(self.KINDS)}"
+            + ", and .parquet, .arrow and .array_record files"
+            * self.TABLES
         )
 
     def check(self, files: Files) -> None:
@@ -85,16 +97,29 @@ class Documents(Corpus, skip_registration=True):
 
     def texts(self, files: Files, split: str) -> Iterator[str]:
         named, seen = self._named, 0
-        for source, stream in streams(self._texts):
-            if named and named[source] != split:
-                continue
+        wanted = [source for source in self._texts if not named or named[source] == split]
+        self._read, self._size = 0, sum(p.stat().st_size for p in {s.path for s in wanted})
+        for source, stream in streams(wanted, self._count):
             with naming_damage(source):
-                start_of_text(stream, source)
-                for content, place in self.units(source.name, stream, str(source)):
+                for content, place in self._units(source, stream):
                     chosen = named or _TWENTIETH.get(seen % 20, "train") == split
                     seen += 1
                     if chosen and (text := self.text_of(source.name, content, place)):
                         yield text
+
+    def share(self) -> float:
+        return min(self._read / max(self._size, 1), 1.0)
+
+    def _count(self, size: int) -> None:
+        self._read += size
+
+    def _units(
+        self, source: Source, stream: io.BufferedReader
+    ) -> Iterator[tuple[str | bytes, str]]:
+        if self.TABLES and table_kind(source.name):
+            return table_texts(source, stream, self.column)
+        start_of_text(stream, source)
+        return self.units(source.name, stream, str(source))
 
     def units(self, name: str, stream: IO[bytes], where: str) -> Iterator[tuple[bytes, str]]:
         """(content, where) of the documents of a file, not yet read as such."""
@@ -105,11 +130,11 @@ class Documents(Corpus, skip_registration=True):
             if line.strip():
                 yield line, f"{where}, line {number}"
 
-    def text_of(self, name: str, content: bytes, where: str) -> str:
+    def text_of(self, name: str, content: str | bytes, where: str) -> str:
         """The text of a document on one line."""
-        text = decode(content, where)
+        text = decode(content, where) if isinstance(content, bytes) else content
         if _has_records(name):
-            text = _text_of_record(text, where)
+            text = _text_of_record(text, self.column, where)
         return re.sub(r"\s*[\r\n]\s*", " ", text.strip())
 
 
@@ -117,7 +142,7 @@ def _has_records(name: str) -> bool:
     return plain(name).lower().endswith(".jsonl")
 
 
-def _text_of_record(line: str, where: str) -> str:
+def _text_of_record(line: str, column: str, where: str) -> str:
     try:
         record = parse(line)
     except ValueError as error:
@@ -126,11 +151,11 @@ def _text_of_record(line: str, where: str) -> str:
     if isinstance(record, dict):
         fields = ", ".join(map(repr, record)) or "nothing"
         what = f"it has {shortened(fields)}"
-        if "text" in record:
-            what = f'its "text" is {_kind(record["text"])}'
-            if isinstance(record["text"], str):
-                return record["text"]
-    raise UserError(f'{where}: not a JSON record with its text in "text": {what}')
+        if column in record:
+            what = f'its "{column}" is {_kind(record[column])}'
+            if isinstance(record[column], str):
+                return record[column]
+    raise UserError(f'{where}: not a JSON record with its text in "{column}": {what}')
 
 
 def _kind(value) -> str:
@@ -143,6 +168,7 @@ class Lines(Documents, skip_registration=True):
 
     name = "lines"
     KINDS = (".txt", ".tokens")
+    TABLES = False
     ADVICE = ": each line is a document"
 
     def units(self, name: str, stream: IO[bytes], where: str) -> Iterator[tuple[bytes, str]]:

@@ -1,0 +1,92 @@
+"""Texts in a column of tables: Parquet, Arrow (as `datasets` of Hugging Face saves them) and
+array_record (as tensorflow-datasets prepares them), a row at a time.
+
+Unlike text a table is known by its name, since its column has to be asked for.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+from experiments.data.reading import Source
+from experiments.data.streams import decode, plain
+from experiments.errors import UserError, shortened
+
+_NAME = re.compile(r".*\.(parquet|arrow|array_record)(-\d+-of-\d+)?", re.IGNORECASE)
+_INDEX = re.compile(
+    r"(cache|indices|tmp)[^/]*\.arrow"
+)  # of `datasets`, and no rows that were saved
+_ROWS = 1024  # of a Parquet file that are read together
+
+
+def table_kind(name: str) -> str:
+    """ "parquet", "arrow" or "array_record" for a file of this name, "" for what is no table."""
+    base = plain(name).rsplit("/", 1)[-1]
+    found = _NAME.fullmatch(base)
+    return found[1].lower() if found and not _INDEX.fullmatch(base) else ""
+
+
+def table_texts(source: Source, stream: IO[bytes], column: str) -> Iterator[tuple[str, str]]:
+    """(text, where) of the rows of a table whose column has a text; UserError for what is damaged, and
+    for a column that is not there or none of text."""
+    kind = table_kind(source.name)
+    if source.member is not None:
+        raise UserError(f"{source}: a table inside of an archive; unpack it first")
+    read = _records if kind == "array_record" else _rows
+    try:
+        for number, text in enumerate(read(source, stream, column, kind), 1):
+            if text is not None:
+                yield text, f"{source}, row {number}"
+    except (ValueError, OSError, KeyError, RuntimeError) as error:  # of pyarrow and array_record
+        raise UserError(
+            f"{source}: damaged or cut short ({shortened(str(error))}); get it again"
+        ) from error
+
+
+def _rows(source: Source, stream: IO[bytes], column: str, kind: str) -> Iterator[str | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if kind == "parquet":
+        table = pq.ParquetFile(stream)
+        _check(source, column, _texts_of(table.schema_arrow))
+        batches = table.iter_batches(_ROWS, columns=[column])
+    else:
+        batches = pa.ipc.open_stream(stream)
+        _check(source, column, _texts_of(batches.schema))
+    for batch in batches:
+        yield from batch.column(column).to_pylist()
+
+
+def _texts_of(schema: Any) -> dict[str, bool]:
+    import pyarrow.types as of
+
+    return {
+        field.name: of.is_string(field.type) or of.is_large_string(field.type) for field in schema
+    }
+
+
+def _records(source: Source, stream: IO[bytes], column: str, kind: str) -> Iterator[str]:
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    features = tfds.features.FeaturesDict.from_config(str(source.path.parent))
+    texts = {name: isinstance(of, tfds.features.Text) for name, of in features.items()}
+    _check(source, column, texts)
+    reader = ArrayRecordReader(str(source.path))
+    if (
+        not reader.num_records()
+    ):  # its index is at the end: one that was cut, or is none, has no error
+        raise ValueError("no records")
+    for number in range(reader.num_records()):
+        (record,) = reader.read([number])
+        content = features.deserialize_example_np(record)[column]
+        yield decode(content, f"{source}, row {number + 1}")
+
+
+def _check(source: Source, column: str, texts: dict[str, bool]) -> None:
+    """Nothing; UserError where the columns, which are text or not, have none of text of this name."""
+    if not texts.get(column):
+        what = "is not of text" if column in texts else "is not there"
+        names = ", ".join(name for name, is_text in texts.items() if is_text) or "none"
+        raise UserError(f"{source}: the column {column!r} {what}; give --column, of: {names}")
