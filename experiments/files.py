@@ -19,6 +19,7 @@ from experiments.errors import UserError
 
 # A directory that takes no new file, or a file that is mounted, alone, from elsewhere.
 _CANNOT_REPLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has joined the slashes
 _MOST_LINKS = 40  # as many as Linux follows
 
 
@@ -86,10 +87,27 @@ def descriptor(path: str | Path) -> int | None:
     return None
 
 
+def is_url(path: str | Path) -> bool:
+    """Whether it is a URL and no path; Windows has paths of one letter and a colon."""
+    return _URL.match(str(path)) is not None
+
+
+def check_here(folder: str | Path, option: str = "workdir") -> None:
+    """Nothing; UserError for a folder to be written, of the option, that is a URL."""
+    if is_url(folder):
+        url = re.sub("/+", "//", str(folder), count=1)  # of which a Path keeps one
+        raise UserError(
+            f"{option} {url} is a URL, and locks and renames need a file system; give a directory, and "
+            "copy it there and back, or mount the bucket"
+        )
+
+
 def why_unwritable(path: str) -> str | None:
     """The reason why no file `path` could be written, as far as one sees before it is tried."""
     if not path:
         return "it names no file"
+    if is_url(path):
+        return "it is a URL; give a file of this machine"
     if os.path.isdir(path) or path.endswith(os.sep):
         return "it is a directory; name a file in it"
     if os.path.exists(path):

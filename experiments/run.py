@@ -10,6 +10,7 @@ import jax
 from experiments.config import Experiment, Mesh
 from experiments.devices.sharding import make_mesh, tree_shardings
 from experiments.errors import UserError
+from experiments.files import check_here
 from experiments.overrides import load, override
 from experiments.serialization import classes, decode
 from experiments.training.checkpoints import Checkpoints, CorruptCheckpoint
@@ -39,6 +40,7 @@ def load_run(
     config: the file that defines the user's own classes, or an experiment of them; their settings are
     those of the run.
     """
+    check_here(workdir)
     checkpoints, asked = Checkpoints(Path(workdir) / "checkpoints"), step
     while True:
         step = checkpoints.latest() if asked is None else asked

@@ -16,10 +16,12 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from experiments.data.builders.corpus import SPLITS, Corpus
+from experiments.data.remote import local_copy
 from experiments.errors import UserError
-from experiments.files import write_atomically
+from experiments.files import check_here, is_url, write_atomically
 from experiments.locks import held
 from experiments.plain_json import parse
+from experiments.program_cache import cache_folder
 from experiments.progress import duration
 
 _BLOCK = 1 << 20  # characters, counted and written at a time
@@ -34,6 +36,9 @@ def prepare(
     """What dataset.json holds, after the files are there. UserError leaves nothing behind."""
     if source is None and not kind.URLS:
         raise UserError(f"--dataset {kind.name} is of your own files; give --source FILE_OR_FOLDER")
+    check_here(out, "--out")
+    if source is not None and is_url(source):
+        source = str(local_copy(source, cache_folder(), "--source"))
     if source is not None and out.resolve().is_relative_to(Path(source).expanduser().resolve()):
         raise UserError(f"--out {out} is inside --source {source}; choose a folder outside")
     new = not out.exists()

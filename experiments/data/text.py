@@ -21,9 +21,11 @@ from typing import Literal
 from experiments.data.corpus import EMBEDDED, Corpus, open_corpus, read_documents, write_corpus
 from experiments.data.labels import PERIODS, folder_names
 from experiments.data.reading import Source, files_of, sources_of
+from experiments.data.remote import local_copy
 from experiments.data.splits import DATASET, WORDS, Plan, check_splits, plan_splits, share_of
 from experiments.data.tokenizers import Letters27, SubwordTokenizer, Tokenizer
 from experiments.errors import UserError
+from experiments.files import is_url
 from experiments.locks import held
 from experiments.plain_json import parse
 from experiments.program_cache import cache_folder
@@ -36,7 +38,8 @@ class Text:
     """Where the text is and how it becomes sequences of `length` tokens.
 
     path: a file of UTF-8, compressed (gzip, xz, bzip2, Zstandard) or not, an archive of such (zip, tar),
-    a pipe, or a directory, known by their content, hidden files left out; None is the embedded corpus.
+    a pipe, or a directory, known by their content, hidden files left out, or a URL of such a file or
+    directory (experiments.data.remote); None is the embedded corpus.
     Files or folders named after train, valid(ation) and test are those splits (experiments.data.splits).
     What `experiments.prepare` wrote is known by its dataset.json. tokenizer: how text becomes tokens.
     length: tokens of a sequence. cache_dir: where prepared tokens are kept; None is $DDLM_CACHE,
@@ -120,7 +123,7 @@ class Text:
 
 def prepare(data: Text) -> Corpus:
     """The corpus of `data`, from the cache or prepared now."""
-    data = replace(data, tokenizer=data.tokenizer.read())
+    data = _here(replace(data, tokenizer=data.tokenizer.read()))
     root, files, source = _files(data)
     identity = [(name, *_stamp(name, path)) for name, path in files]
     names = _label_names(data, root, files)
@@ -201,11 +204,19 @@ def _dataset(data: Text) -> str | None:
 
 def training_lines(data: Text) -> Iterator[str]:
     """The lines that are not empty of the files of the training split, or of all where none is."""
+    data = _here(data)
     root, files, _ = _files(data)
     plan = _plan(data, root, files, lacking=True)
     lines = replace(data, document="line", rows="sentence")
     for _, texts, _ in read_documents(lines, {"train": plan.parts.get("train", [])}):
         yield from texts
+
+
+def _here(data: Text) -> Text:
+    """The same, with a copy on this machine of what is elsewhere."""
+    if data.path is None or not is_url(data.path):
+        return data
+    return replace(data, path=str(local_copy(data.path, _cache(data), "data.path")))
 
 
 def _cache(data: Text) -> Path:

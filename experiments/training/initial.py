@@ -8,7 +8,10 @@ import jax
 
 from diffusion.process import Composed, Sequential
 from experiments.config import Experiment
+from experiments.data.remote import local_copy
 from experiments.errors import UserError
+from experiments.files import is_url
+from experiments.program_cache import cache_folder
 from experiments.run import Run, load_run
 from experiments.serialization import decode, read_stored
 
@@ -82,9 +85,12 @@ def _stored(workdir: Path | None) -> Experiment | None:
 
 
 def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
-    if not Path(workdir).is_dir():
+    place = Path(workdir)
+    if is_url(workdir):
+        place = local_copy(workdir, cache_folder(), setting)
+    if not place.is_dir():
         raise UserError(f"{setting} {workdir} does not exist; give a run directory")
-    run = load_run(workdir)
+    run = load_run(str(place))
     if run.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError(f"{setting} {workdir} was trained on another alphabet")
     return run

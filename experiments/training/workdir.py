@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.config import Experiment
 from experiments.devices.distributed import anywhere, is_first, wait_for_all
 from experiments.errors import UserError
-from experiments.files import why_unwritable, write_atomically
+from experiments.files import check_here, why_unwritable, write_atomically
 from experiments.locks import LOCK, held, is_held
 from experiments.overrides import differences
 from experiments.run import TOKENIZER
@@ -73,6 +73,7 @@ def unwritable(workdir: Path, error: OSError) -> UserError:
 
 
 def _check_directory(workdir: Path) -> None:
+    check_here(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a directory")
 
