@@ -30,7 +30,7 @@ setup(
         "numpy>=2.0",  # token arrays on disk, memory-mapped
         "pyarrow>=19",  # Parquet and Arrow tables of documents; tensorflow-datasets brings it
         "array-record>=0.8",  # records of tensorflow-datasets as documents; likewise
-        "fsspec>=2024.6",  # text and runs to begin from at gs://, s3://, https:// ...; orbax brings it
+        "fsspec>=2024.6",  # text and runs at gs://, s3://, https:// ...; tokenizers brings it
         "constriction>=0.5.0",  # the entropy coder of experiments.compress
         "shtab>=1.13",  # the scripts of `ddlm completion`, made of the options that argparse has
         "zstandard>=0.25",  # what experiments.compress is compared with

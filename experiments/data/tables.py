@@ -6,7 +6,7 @@ Unlike text a table is known by its name, since its column has to be asked for.
 
 import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from experiments.data.reading import Source
 from experiments.data.streams import decode, plain
@@ -70,7 +70,7 @@ def _records(source: Source, stream: IO[bytes], column: str, kind: str) -> Itera
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordReader
 
-    features = tfds.features.FeaturesDict.from_config(str(source.path.parent))
+    features = cast(Any, tfds.features.FeaturesDict.from_config(str(source.path.parent)))
     texts = {name: isinstance(of, tfds.features.Text) for name, of in features.items()}
     _check(source, column, texts)
     reader = ArrayRecordReader(str(source.path))
