@@ -51,13 +51,10 @@ setup(
             "torch>=2.9",  # its network
             "transformers>=5.0",  # its architecture and tokenizer
         ],
-<<<<<<< HEAD
         "hub": ["huggingface-hub>=0.34"],  # published checkpoints by their names
-=======
         "mlflow": [
             "mlflow>=3.0"
         ],  # train.tracker=MLflow, with its database for use without a server
->>>>>>> c721028 (Metrics to Weights & Biases or MLflow besides files: train.tracker)
         "plan": ["libtpu>=0.0.42"],  # the TPU compiler of experiments.plan; that of the same jax
         "plot": ["matplotlib>=3.10"],  # the curves of a training, the figure of experiments.compare
         "wandb": ["wandb>=0.20"],  # train.tracker=WeightsAndBiases
