@@ -41,6 +41,7 @@ from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.genmd4 import GenMD4
+from diffusion.gidd import GIDD
 from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.markov import ContinuousMarkovProcess, MarkovProcess
@@ -57,6 +58,7 @@ from diffusion.process import (
     RateProcess,
     ScoreProcess,
     Sequential,
+    StateWeighted,
     TimeIntegral,
     Traits,
     TransitionProcess,
@@ -93,6 +95,7 @@ from experiments.overrides import override
 from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
 from experiments.time_weights.as_bound import AsBound
+from experiments.time_weights.dynamic import Dynamic
 from experiments.time_weights.tempered import Tempered
 from experiments.time_weights.time_weight import TimeWeight
 from experiments.token_weights.even import Even
@@ -133,6 +136,7 @@ __all__ = [
     "BFN",
     "D3PM",
     "EDLM",
+    "GIDD",
     "MDLM",
     "ODE",
     "SEDD",
@@ -158,6 +162,7 @@ __all__ = [
     "CosineBetas",
     "DirichletFlow",
     "Diverged",
+    "Dynamic",
     "EDLMAutoregressive",
     "EnergyTransformer",
     "EntropyBudget",
@@ -221,6 +226,7 @@ __all__ = [
     "SlidingWindow",
     "Spindle",
     "State",
+    "StateWeighted",
     "Steps",
     "Stepwise",
     "Stopped",

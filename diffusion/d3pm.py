@@ -89,6 +89,11 @@ class D3PM(MarkovProcess):
         return self.vocab_size is not None and self.kernel.complete and self.schedule.complete
 
     @property
+    def closed_form(self) -> bool:
+        """Whether noise between two times is drawn in closed form; else it is one of matrices."""
+        return isinstance(self.kernel, ClosedKernel)
+
+    @property
     def known_tokens(self) -> KnownTokens:
         """What a known token that stands clean in the state means: "exact" where the kernel masks."""
         kernel = self.kernel

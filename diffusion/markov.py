@@ -41,8 +41,8 @@ class MarkovProcess(JumpProcess, TimeIntegral):
     head: Head
     """What the network holds: "posterior", p(x0 | z_t), or "leave_one_out" (above)."""
     chain: Chain
-    kernel: object
-    """Where a token that is not kept goes: a `ClosedKernel` or a `MatrixKernel`."""
+    closed_form: bool = True
+    """Whether the chain draws the noise between any two times, in closed form (`draw_step`)."""
 
     @property
     def num_states(self) -> int:

@@ -28,6 +28,7 @@ has; what it can do is told by its classes and its `traits` alone:
             RateProcess     with rates in continuous time
             ScoreProcess    whose network is a score
         FlowProcess         can be moved by an ODE
+        StateWeighted       is trained with weights of its states
       Sequential      from left to right, one token after another
       Composed        has a base: blocks, residual energies, classifiers of its noise
 """
@@ -300,6 +301,14 @@ class FlowProcess(Process):
     @abstractmethod
     def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
         """z at s > 0, one step of the ODE from z at t with log_p0 held fixed."""
+
+
+class StateWeighted(Process):
+    """A process that is trained with weights of its noisy states, with the loss of `Process`."""
+
+    @abstractmethod
+    def training_weight(self, x0: Array, z: Array, t: Array) -> Array:
+        """(B, L): by how much the published training multiplies `token_loss` at the state z."""
 
 
 class Sequential(Objective):

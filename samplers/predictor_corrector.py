@@ -19,7 +19,6 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion.kernels import ClosedKernel
 from diffusion.markov import MarkovProcess
 from diffusion.random import categorical, fold_in, split, uniform
 from samplers.ancestral import ancestral_step
@@ -55,8 +54,7 @@ class PredictorCorrector(TimedSampler, Stepwise):
     def compatibility(self, process):
         if not isinstance(process, MarkovProcess):
             return Compatibility("unsupported", self.lacking)
-        closed = isinstance(process.kernel, ClosedKernel)
-        if self.corrector == "forward_backward" and not closed:
+        if self.corrector == "forward_backward" and not process.closed_form:
             return Compatibility(
                 "unsupported", "the process has no noise between two times in closed form"
             )

@@ -16,10 +16,11 @@ from diffusion.mdlm import MDLM
 FLOOR = -1e30  # in place of -inf, whose sums and differences are not numbers
 
 
-def quadrature(nodes=80):
-    """(times, weights) for integrals over (0, 1): the trapezoidal rule in logit t, up to 1e-13 from both
-    ends. Noise hides what is as rare as p at t about p: the integrand has a step there, whatever p."""
-    logit, step = np.linspace(-30, 30, nodes, retstep=True)
+def quadrature(nodes=80, low=-30):
+    """(times, weights) for integrals over (0, 1): the trapezoidal rule in logit t from `low` on, up to
+    1e-13 from the end. Noise hides what is as rare as p at t about p, or p^2 where it rises as the root
+    of t: the integrand has a step there, whatever p."""
+    logit, step = np.linspace(low, 30, nodes, retstep=True)
     times = 1 / (1 + np.exp(-logit))
     return times, step * times * (1 - times)
 

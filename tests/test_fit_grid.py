@@ -17,6 +17,7 @@ from diffusion.d3pm import D3PM
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM
 from diffusion.genmd4 import GenMD4
+from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
@@ -131,7 +132,7 @@ def test_a_flow_is_given_the_fall_of_its_cross_entropy():
 
 
 SMALL = [
-    MDLM(), MDLM(num_steps=3), SEDD(), UDLM(), D3PM(num_steps=5), GenMD4(), Spindle(), BFN(),
+    MDLM(), MDLM(num_steps=3), SEDD(), UDLM(), D3PM(num_steps=5), GenMD4(), Spindle(), BFN(), GIDD(),
     BFN(num_steps=4), DirichletFlow(), LinearFlow(), BlockDiffusion(MDLM(), 2),
     BlockDiffusion(UDLM(), 3), EDLM(),
 ]  # fmt: skip

@@ -57,7 +57,7 @@ def rows(name):
     table = (DOCS / "samplers.md").read_text().partition("## By process")[2].partition("\n## ")[0]
     cells = [row.split(" | ") for row in re.findall(r"^\| `(.*) \|$", table, re.MULTILINE)]
     own = [row for row in cells if re.search(rf"\b{name}\b", row[0])]
-    own = [row for row in own if not re.search(rf"\(.*\b{name}\b", row[0])]  # not as a base
+    own = [row for row in own if not re.search(rf"\([^`]*\b{name}\b", row[0])]  # not as a base
     return [set().union(*(re.findall(r"`(\w+)", row[k]) for row in own)) for k in (1, 2)]
 
 

@@ -125,7 +125,7 @@ def test_a_token_weight_multiplies_the_loss_and_not_its_own_gradient():
 class Doubled(TimeWeight):
     """Every time twice."""
 
-    def __call__(self, process, u):
+    def __call__(self, process, u, x0, key):
         return 2.0
 
 
@@ -144,7 +144,7 @@ def test_tempered_weighs_a_masked_token_by_a_power_of_the_bounds_weight(power, s
     u = jnp.linspace(0.01, 0.99, 50)[:, None]
     x0, z = jnp.zeros((50, 1), int), jnp.full((50, 1), 27)
     nats = process.token_loss(jnp.zeros((50, 1, 27)), x0, z, u)
-    weighted = Tempered(power)(process, u) * nats / np.log(27)
+    weighted = Tempered(power)(process, u, x0, jax.random.key(0)) * nats / np.log(27)
     np.testing.assert_allclose(weighted, masked_weight(schedule, u) ** power, rtol=1e-5)
 
 

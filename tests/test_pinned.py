@@ -18,6 +18,7 @@ from diffusion.d3pm import D3PM
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM
 from diffusion.genmd4 import GenMD4
+from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
@@ -47,6 +48,7 @@ CASES = {
     "sedd": (SEDD(V), Tweedie(4)),
     "sedd uniform": (SEDD(V, Uniform(), Geometric()), Ancestral(4)),
     "udlm": (UDLM(V), Ancestral(4)),
+    "gidd": (GIDD(V), Ancestral(4)),
     "genmd4": (GenMD4(V), Ancestral(4)),
     "spindle": (Spindle(V, unigram=(5.0, 4.0, 3.0, 2.0, 1.0)), Ancestral(4)),
     "bfn": (BFN(V), Ancestral(4)),

@@ -15,6 +15,7 @@ from diffusion.betas import ReciprocalBetas
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.genmd4 import GenMD4
+from diffusion.gidd import GIDD
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.mdlm import MDLM
 from diffusion.sedd import SEDD
@@ -33,6 +34,7 @@ PROCESSES = {
     "genmd4": GenMD4(V),
     "d3pm": D3PM(V, Absorbing(), ReciprocalBetas(), num_steps=20),
     "udlm": UDLM(V),
+    "gidd": GIDD(V),
     "blocks": BlockDiffusion(MDLM(V), block_length=8),
 }
 
@@ -65,7 +67,7 @@ def losses(process, model, params, x0, name="loss"):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_losses_and_gradients_are_those_of_the_whole_head(name):
     process = PROCESSES[name]
-    chunked = True if name in ("udlm", "sedd uniform") else None
+    chunked = True if name in ("udlm", "sedd uniform", "gidd") else None
     model, params = network(process)
     x0 = jax.random.randint(jax.random.key(2), (B, L), 0, V)
     nats, gradients = losses(process, replace(model, chunked_head=chunked), params, x0)

@@ -14,6 +14,7 @@ from test_processes import ALL
 
 from diffusion.betas import CosineBetas
 from diffusion.d3pm import D3PM
+from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
 from diffusion.numerics import bregman
@@ -34,6 +35,8 @@ PROCESSES = {
     "d3pm-absorbing": D3PM(num_steps=1000),
     "d3pm-uniform": D3PM(kernel=Uniform(), schedule=CosineBetas(), num_steps=1000),
     "spindle": Spindle(),
+    "gidd": GIDD(),
+    "gidd-masks": GIDD(p_uniform=0.0),
 }
 
 
@@ -103,6 +106,7 @@ MEMORY = """
 import sys
 import jax, jax.numpy as jnp
 from diffusion.d3pm import D3PM
+from diffusion.gidd import GIDD
 from diffusion.kernels import Absorbing, Uniform
 kernel, V = {"Absorbing": Absorbing, "Uniform": Uniform}[sys.argv[1]](), 50_257
 process = D3PM(V, kernel, num_steps=1000)

@@ -14,6 +14,7 @@ from diffusion.betas import LinearBetas, MutualInformation
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, NearestNeighbour
 from diffusion.genmd4 import GenMD4
+from diffusion.gidd import GIDD
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.mdlm import MDLM
 from diffusion.random import categorical, uniform
@@ -132,6 +133,7 @@ NEW = {
     "masked": D3PM(kernel=Masked(BandDiagonal(1)), schedule=LinearBetas(0.05, 0.05), num_steps=60),
     "genmd4": GenMD4(initial_power=2.0),
     "spindle": Spindle(),
+    "gidd": GIDD(),
 }
 
 

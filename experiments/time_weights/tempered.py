@@ -25,7 +25,7 @@ class Tempered(TimeWeight):
         if not 0 <= self.power <= 1:
             raise ValueError(f"Tempered.power = {self.power} is outside [0, 1]")
 
-    def __call__(self, process, u):
+    def __call__(self, process, u, x0, key):
         schedule = mask_schedule(process)
         assert isinstance(process, Process)  # `mask_schedule`
         return masked_weight(schedule, process.time(u)) ** (self.power - 1)

@@ -16,11 +16,14 @@ class TimeWeight(ABC):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
 
     @abstractmethod
-    def __call__(self, process: Objective, u: Array) -> Array | float:
-        """(B, 1), or one number: by how much the loss of each sequence is multiplied.
+    def __call__(self, process: Objective, u: Array, x0: Array, key: Array) -> Array | float:
+        """(B, 1), or one number: by how much the loss of each sequence is multiplied; (B, L) for a
+        weight of each position.
 
-        u: as of `Objective.loss`, (B, 1) in (0, 1), from which the process takes its times. The weighted
-        loss is divided by the number of tokens: weights are not normalised.
+        u, x0, key: those of `Objective.loss`; u (B, 1) in (0, 1) is what the process takes its times
+        from, and where it has the loss of `Process`, its noisy state is process.corrupt(key, x0,
+        process.time(u)). The weighted loss is divided by the number of tokens: weights are not
+        normalised.
         """
 
     def check(self, process: Objective) -> None:  # noqa: B027, most have nothing to object

@@ -90,7 +90,7 @@ def make_train_step(
         network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning)
         process = experiment.bind(params, frozen)
         loss = process.loss(keys[:, 0], network, tokens, u)
-        loss = train.time_weight(process, u) * loss
+        loss = train.time_weight(process, u, tokens, keys[:, 0]) * loss
         weight = train.token_weight(tokens, jax.lax.stop_gradient(loss))
         return without_padding(weight * loss, conditioning).sum() / total
 

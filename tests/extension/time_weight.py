@@ -15,7 +15,7 @@ class Early(TimeWeight):
 
     power: float = 1.0
 
-    def __call__(self, process, u):
+    def __call__(self, process, u, x0, key):
         return (1 - u) ** self.power
 
 
