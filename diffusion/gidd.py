@@ -119,7 +119,7 @@ class MixedNoise(Chain):
 
     def draw_step(self, key: Array, z: Array, t: Array, s: Array) -> Array:
         """z_t ~ q(z_t | z_s = z), (B, L): noise from s up to t."""
-        return jnp.where(t > s, self._draw(key, z, self.step(t, s)), z)
+        return self._draw(key, z, self.step(t, s))
 
     def draw_bridge(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array:
         """As the interface, in O(1): q(z_t | z_s) q(z_s | x) is a mixture of z_s = z, z_s = x, the mask,
