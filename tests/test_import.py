@@ -17,7 +17,7 @@ from experiments.published.opening import FAMILIES, open_checkpoint
 from experiments.published.parts import flat
 from experiments.tensor_files import read_tensors, write_safetensors
 
-LATER = {"gidd", "bert", "modernbert"}
+LATER = {"bert", "modernbert"}
 READ = [case for case in LOADED if case.about["family"] not in LATER]
 
 

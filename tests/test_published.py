@@ -124,6 +124,14 @@ def udlm(read: Read):
         yield "logits_without_class", read.out()
 
 
+def gidd(read: Read):
+    out = read.out()
+    yield "logits", np.concatenate([out, read.mask_output()], -1)
+    yield "elbo", read.losses(read.process, out=out)
+    # `train_loss`, of training alone, is compared in test_golden_gidd.py.
+    yield "train_loss", read.a["train_loss"]
+
+
 def radd(read: Read):
     out = read.out()
     logits = np.concatenate([out, read.mask_output()], -1)
@@ -174,11 +182,11 @@ def smdm(read: Read):
 
 
 OUTCOMES = {
-    "mdlm": masked, "bd3lm": blocks, "sedd": sedd, "duo": duo, "udlm": udlm, "radd": radd,
+    "mdlm": masked, "bd3lm": blocks, "sedd": sedd, "duo": duo, "udlm": udlm, "gidd": gidd, "radd": radd,
     "ar": from_left, "gpt2": from_left, "llada": gated, "dream": gated, "a2d-qwen3": gated,
     "smdm": smdm,
 }  # fmt: skip
-LATER = {"gidd", "bert", "modernbert"}
+LATER = {"bert", "modernbert"}
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ RELEASES = (
         "theirs mixes alpha = 1 - t into a process of 1 - (1 - 1e-3) t; here one schedule is used",
     ),
     Release(
+        "gidd",
+        tuple(
+            f"dvruette/gidd-{s}-p_unif-{p}"
+            for s in ("small", "base")
+            for p in ("0.0", "0.1", "0.2")
+        ),
+        "about 170 million parameters (small)",
+        "gpt2, with [PAD] as token 50257",
+        "perplexity at most 23.05, 23.67, 24.38 for p_unif 0.0, 0.1, 0.2 (small, OpenWebText)",
+        "theirs takes random crops of 512 of one document; the ends of time are exact here",
+    ),
+    Release(
         "radd",
         ("JingyangOu/radd-lambda-dce", "JingyangOu/radd-t-dce"),
         "162,265,682 parameters (small), 405,191,762 (medium)",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from diffusion.autoregressive import Autoregressive
 from diffusion.block import BlockDiffusion
+from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
 from diffusion.process import Objective
@@ -28,7 +29,7 @@ from experiments.published.parts import (
     norm,
     stacked,
 )
-from models.time_inputs import GeometricNoise, LogLinearNoise, TimeInput
+from models.time_inputs import GeometricNoise, LogLinearNoise, Plain, TimeInput
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.autoregressive import LeftToRight
@@ -60,11 +61,11 @@ class DDiT(Family):
     time_input: TimeInput | None = None
     prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
     buffers: ClassVar[str] = (
-        r"^rotary_emb\.|^sampling_eps_m(in|ax)$|^(noise|metrics|softplus|neg_infinity)|torchmetrics"
+        r"^rotary_emb\.|^logit_bias$|^sampling_eps_m(in|ax)$|^(noise|metrics|softplus|neg_infinity)|torchmetrics"
     )
 
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
-        if "vocab_embed.embedding" not in keys or "rotary_emb.cos_cached" in keys:
+        if "vocab_embed.embedding" not in keys:
             return False
         form = "sigma_map.mlp.0.weight" in keys, "blocks.0.norm1.bias" in keys
         if form != (self.conditioned, self.biased):
@@ -74,7 +75,7 @@ class DDiT(Family):
         return not self.conditioned or self.config_type == kind
 
     def read(self, shapes: Mapping[str, Shape], config: Mapping, options: Options) -> Architecture:
-        sizes = Sizes(self.name, shapes, {**config, **_nested(config)})
+        sizes = Sizes(self.name, shapes, self.settings(config))
         rows, width = sizes.of("vocab_embed.embedding")
         count = sizes.count(r"blocks\.(\d+)\.")
         hidden = sizes.of("blocks.0.mlp.0.weight")[0]
@@ -212,22 +213,22 @@ class DDiT(Family):
             config["noise"] = {"type": "geometric", **ends} if ends else config["noise"]
         return config
 
+    def settings(self, config: Mapping) -> dict:
+        """A config.json by the names of MDLM's; that of SEDD and RADD is that of a whole training."""
+        inner = config.get("model")
+        return {**config, **(inner if isinstance(inner, dict) else {})}
+
     def _time_input(self, sizes: Sizes) -> TimeInput | None:
         if isinstance(self.time_input, LogLinearNoise) and _geometric(sizes):
             return GeometricNoise(*_ends(sizes))
         return self.time_input
 
 
-def _nested(config: Mapping) -> dict:
-    """The settings of the network in a config.json that is a whole training config (SEDD, RADD)."""
-    inner = config.get("model")
-    return dict(inner) if isinstance(inner, dict) else {}
-
-
 def _heads(sizes: Sizes, width: int) -> int:
     """The number of heads, which the rotary buffer tells, or config.json."""
     buffer = sizes.shapes.get("rotary_emb.inv_freq")
-    heads = sizes.given("n_heads", 0) if buffer is None else width // (2 * buffer[0])
+    head = sizes.shapes.get("rotary_emb.cos_cached", (0,))[-1] if buffer is None else 2 * buffer[0]
+    heads = width // head if head else sizes.given("n_heads", 0)
     if not heads:
         raise UserError(
             "neither a tensor rotary_emb.inv_freq nor config.json (n_heads) tells the number of heads; "
@@ -315,6 +316,49 @@ class Sedd(DDiT):
         return super().matches(keys, config) and uniform == (self.graph == "uniform")
 
 
+def _gidd(sizes: Sizes, options: Options):
+    rows = sizes.of("vocab_embed.embedding")[0]
+    if rows == 50304:
+        raise UserError(
+            "its vocabulary is padded to 50304 with outputs that take part in the softmax, which is "
+            "unsupported; take the released file of 50259 tokens"
+        )
+    # Of the V tokens the last is [PAD], which the released training leaves out of texts.
+    sizes.notes.append(f"token {rows - 2} is [PAD], which is never drawn")
+    process = GIDD(p_uniform=float(sizes.given("p_uniform", 0.0)))
+    return process, Ancestral(steps=512, logits_processor=without(rows - 2))
+
+
+@dataclass(frozen=True)
+class Gidd(DDiT):
+    """GIDD, whose config.json has names of its own."""
+
+    def settings(self, config: Mapping) -> dict:
+        return {**config, **{ours: config[name] for name, ours in _GIDD.items() if name in config}}
+
+    def written(self, key: str) -> str:
+        return key
+
+    def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
+        config = super().config(experiment, model, options)
+        names = {ours: name for name, ours in _GIDD.items()}
+        process: Any = experiment.process
+        settings = {"hidden_dim": "hidden_size", **names}
+        return {settings[k]: config[k] for k in config if k in settings} | {
+            "model_type": "dit",
+            "vocab_size": config["vocab_size"],
+            "p_uniform": process.p_uniform,
+        }
+
+
+_GIDD = {
+    "max_seq_len": "model_length",
+    "timestep_cond_dim": "cond_dim",
+    "num_hidden_layers": "n_blocks",
+    "num_attention_heads": "n_heads",
+}
+
+
 FAMILIES: tuple[Family, ...] = (
     DDiT("mdlm", "mdlm", _mdlm),
     Sedd("sedd", "sedd", _sedd, time_input=LogLinearNoise(_EPS)),
@@ -329,6 +373,7 @@ FAMILIES: tuple[Family, ...] = (
     DDiT("bd3lm", "bd3lm", _bd3lm),
     DDiT("duo", "duo", _duo, masks=False, time_input=LogLinearNoise(_EPS)),
     DDiT("udlm", "udlm", _udlm, masks=False, time_input=LogLinearNoise(_EPS)),
+    Gidd("gidd", "dit", _gidd, time_input=Plain()),
     DDiT("radd", None, _radd, conditioned=False, biased=True),
     DDiT("ar", None, _ar, conditioned=False, causal=True),
 )
