@@ -98,7 +98,7 @@ class DDiT(Family):
         if self.causal:
             start = tokens - 1 if options.start is None else options.start
             sizes.notes.append(f"a text begins with token {start} (--start-token)")
-        timed = self._time_input(sizes)
+        timed = self.told(sizes)
         model = Transformer(
             vocab_size=tokens,
             num_layers=count,
@@ -218,9 +218,8 @@ class DDiT(Family):
         inner = config.get("model")
         return {**config, **(inner if isinstance(inner, dict) else {})}
 
-    def _time_input(self, sizes: Sizes) -> TimeInput | None:
-        if isinstance(self.time_input, LogLinearNoise) and _geometric(sizes):
-            return GeometricNoise(*_ends(sizes))
+    def told(self, sizes: Sizes) -> TimeInput | None:
+        """What the network is told of the time."""
         return self.time_input
 
 
@@ -309,6 +308,9 @@ class Sedd(DDiT):
     """SEDD's two graphs: the absorbing one has a mask, the uniform one none."""
 
     graph: str = "absorb"
+
+    def told(self, sizes: Sizes) -> TimeInput | None:
+        return GeometricNoise(*_ends(sizes)) if _geometric(sizes) else self.time_input
 
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
         graph = config.get("graph")
