@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,7 +148,7 @@ def _config(source: Path) -> dict:
 def _family(tensors: Mapping, config: Mapping, name: str | None, source: Path) -> Family:
     if name is not None:
         return family_of_name(name)
-    fitting = [family for family in FAMILIES if family.matches(family.stripped(tensors), config)]
+    fitting = [family for family in FAMILIES if _matches(family, tensors, config)]
     if len(fitting) == 1:
         return fitting[0]
     kind = config.get("model_type")
@@ -157,6 +158,12 @@ def _family(tensors: Mapping, config: Mapping, name: str | None, source: Path) -
         f"{source}: its tensors ({some(list(tensors))}) and {said} are of no known family; give "
         "--family (ddlm import --list)"
     )
+
+
+def _matches(family: Family, tensors: Mapping, config: Mapping) -> bool:
+    with suppress(UserError):  # keys that are one without the prefixes of a family are not of it
+        return family.matches(family.stripped(tensors), config)
+    return False
 
 
 def family_of_name(name: str) -> Family:
