@@ -44,6 +44,27 @@ class Backbone(ABC):
     dtype: str = "float32"
     """What it computes in: float32, bfloat16, or auto, which depends on the device."""
 
+    @property
+    def num_tokens(self) -> int:
+        """V; ValueError where the data has yet to fill it in."""
+        if self.vocab_size is None:
+            raise ValueError(
+                f"{type(self).__name__}.vocab_size = None is filled in when the data is read; give a "
+                "number to use the network without data"
+            )
+        return self.vocab_size
+
+    @property
+    def _dtype(self):
+        if self.dtype == "auto":
+            return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.dtype(self.dtype)
+
+    @property
+    def max_length(self) -> int | None:
+        """The most positions of a row; None for any number."""
+        return None
+
     @abstractmethod
     def init(self, key: Array) -> dict:
         """Parameters, a nested dict of float32 arrays, under names of the backbone's own."""

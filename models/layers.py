@@ -5,7 +5,7 @@ faster so than on (B, L, D), and elsewhere it makes no difference. Attention alo
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Literal
 
 import jax
@@ -80,6 +80,26 @@ def embedding_lookup(table: Array, z: Array, dtype: DTypeLike) -> Array:
         return split(table, P())[z].astype(dtype)
     x = split(table[split(z, P("data"))].astype(dtype), P("data", WIDTH))
     return split(split(x, P(BATCH, "tensor")), P(BATCH))
+
+
+def placed(x: Array, table: Array, positions: Array | np.ndarray) -> Array:
+    """x (B*L, D) with the rows of a table of learned positions added, of positions (L,) or (B, L).
+    ValueError where there are more than the table has."""
+    length = positions.shape[-1]
+    if length > len(table):
+        raise ValueError(
+            f"{length} positions, and the network has learned {len(table)} (model.learned_positions); "
+            "take a smaller length"
+        )
+    added = table[positions.reshape(-1, length)].astype(x.dtype)
+    return (x.reshape(-1, length, x.shape[-1]) + added).reshape(x.shape)
+
+
+def places_within(segments: Array) -> Array:
+    """(B, L): how many positions stand before each in its own segment, of segments (B, L)."""
+    place = jnp.arange(segments.shape[1])[None]
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
 
 
 def linear(
@@ -205,31 +225,39 @@ class Attention(nnx.Module):
         return self.out(rearrange(mixed, "b h l c -> (b l) (h c)")), cache
 
 
+_gelu_exact = partial(jax.nn.gelu, approximate=False)
+ACTIVATIONS = {
+    "gelu": jax.nn.gelu, "gelu_exact": _gelu_exact, "swiglu": jax.nn.silu, "geglu": _gelu_exact
+}  # fmt: skip
+Activation = Literal["gelu", "gelu_exact", "swiglu", "geglu"]
+
+
 class MLP(nnx.Module):
-    """GELU or SwiGLU feed-forward layer; (..., D) -> (..., D)."""
+    """Feed-forward layer, (..., D) -> (..., D): GELU by its tanh approximation or exact; or a gate,
+    through SiLU or the exact GELU, times values."""
 
     def __init__(
         self,
         width: int,
         hidden: int,
-        kind: Literal["gelu", "swiglu"],
+        kind: Activation,
         bias: bool,
         dtype: DTypeLike,
         out_scale: float,
         rngs: nnx.Rngs,
     ):
-        self.kind = kind
-        both = hidden * (2 if kind == "swiglu" else 1)
+        self.activation, self.gated = ACTIVATIONS[kind], kind in ("swiglu", "geglu")
+        both = hidden * (2 if self.gated else 1)
         self.up = linear(width, both, dtype, rngs, Matrix(), bias=bias)
         self.down = linear(hidden, width, dtype, rngs, Matrix(closing=True), out_scale, bias)
 
     def __call__(self, x: Array) -> Array:
         """(..., D), from x (..., D)."""
         x = self.up(x)
-        if self.kind == "swiglu":
+        if self.gated:
             gate, x = jnp.split(x, 2, axis=-1)
-            return self.down(jax.nn.silu(gate) * x)
-        return self.down(jax.nn.gelu(x))
+            return self.down(self.activation(gate) * x)
+        return self.down(self.activation(x))
 
 
 class TimeEmbedding(nnx.Module):
@@ -330,12 +358,7 @@ class EmbedAndHead(nnx.Module):
 
     def __init__(self, config: "Transformer", dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
-        V = config.vocab_size
-        if V is None:
-            raise ValueError(
-                f"{type(config).__name__}.vocab_size = None is filled in when the data is read; give a "
-                "number to use the network without data"
-            )
+        V = config.num_tokens
         init = nnx.initializers.normal(1.0 if not config.tied else config.width**-0.5)
         table = init(rngs.params(), (V + 1, config.width), jnp.float32)
         self.embedding = nnx.Param(table, role=Table())
@@ -422,17 +445,7 @@ class EmbedAndHead(nnx.Module):
 
     def placed(self, x: Array, positions: Array | np.ndarray) -> Array:
         """x (B*L, D) with the learned positions (L,) or (B, L) added, of a network that has some."""
-        if self.positions is None:
-            return x
-        table, length = self.positions[...], positions.shape[-1]
-        if length > len(table):
-            raise ValueError(
-                f"{length} positions, and the network has learned {len(table)} "
-                "(model.learned_positions); take a smaller length"
-            )
-        places = table[jnp.atleast_2d(positions)].astype(x.dtype)
-        rows = x.reshape(-1, length, x.shape[-1]) + places
-        return rows.reshape(x.shape)
+        return x if self.positions is None else placed(x, self.positions[...], positions)
 
     def normed(self, x: Array, length: int, condition: Array | None) -> Array:
         """What the head reads, (B*L, D) from (B*L, D)."""

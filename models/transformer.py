@@ -18,7 +18,7 @@ from jax import Array
 from models.attention import AttentionBackend
 from models.backbone import Backbone
 from models.functional import bind, init, roles
-from models.layers import Block, Cache, EmbedAndHead, Norm, constrain_batch
+from models.layers import Block, Cache, EmbedAndHead, Norm, constrain_batch, places_within
 from models.time_inputs import Thousandfold, TimeInput
 
 
@@ -172,6 +172,10 @@ class Transformer(Backbone):
         return self.time_conditioning or self.constant_condition
 
     @property
+    def max_length(self):
+        return self.learned_positions
+
+    @property
     def given_labels(self) -> int | None:
         """How many labels the network can be given."""
         return self.num_labels
@@ -239,7 +243,7 @@ class Transformer(Backbone):
         top of the embeddings."""
         ends = bind(self._ends, params["ends"])
         (rows, length), copies, mask = z.shape[:2], 1, self._mask(z.shape[1])
-        places = np.arange(length) if segments is None else _within(segments)
+        places = np.arange(length) if segments is None else places_within(segments)
         x = ends.placed(ends.embed(z), places)
         if added is not None:
             x = x + added.astype(x.dtype)
@@ -336,12 +340,6 @@ class Transformer(Backbone):
         own, before = block[None] == block[:, None], block[None] < block[:, None]
         return jnp.block([[own, before], [jnp.zeros_like(own), own | before]])
 
-    @property
-    def _dtype(self):
-        if self.dtype == "auto":
-            return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        return jnp.dtype(self.dtype)
-
     def _block(self, rngs: nnx.Rngs) -> Block:
         return Block(self, self._dtype, rngs)
 
@@ -349,17 +347,14 @@ class Transformer(Backbone):
         return EmbedAndHead(self, self._dtype, rngs)
 
 
-def _within(segments: Array) -> Array:
-    """(B, L): how many positions stand before each in its own segment."""
-    place = jnp.arange(segments.shape[1])[None]
-    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
-
-
 def _shifted(x: Array, segments: Array | None) -> Array:
     """x (B, L, D), each position in the place of the next; the first of a text stays beside that."""
     before = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
-    return before if segments is None else jnp.where((_within(segments) == 0)[..., None], x, before)
+    return (
+        before
+        if segments is None
+        else jnp.where((places_within(segments) == 0)[..., None], x, before)
+    )
 
 
 def _beside(a: Array, b: Array, rows: int) -> Array:
