@@ -108,8 +108,10 @@ from experiments.training.metrics import read_metrics
 from experiments.training.trainer import train as _train
 from models import roles
 from models.backbone import Backbone, Network
+from models.bert import Bert
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
+from models.modernbert import ModernBert
 from models.time_inputs import GeometricNoise, LogLinearNoise, Plain, Thousandfold, TimeInput
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
@@ -149,6 +151,7 @@ __all__ = [
     "Autoregressive",
     "Backbone",
     "BandDiagonal",
+    "Bert",
     "BlockByBlock",
     "BlockDiffusion",
     "Bytes",
@@ -196,6 +199,7 @@ __all__ = [
     "Matrix",
     "MatrixKernel",
     "Mesh",
+    "ModernBert",
     "Muon",
     "MutualInformation",
     "NearestNeighbour",

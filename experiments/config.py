@@ -269,6 +269,12 @@ class Experiment:
                 f"train.num_steps = {self.train.num_steps}, but nothing of {name} is trained; set it to "
                 "0"
             )
+        seen, most = self.sampler.positions(self.data.length), self.model.max_length
+        if most is not None and seen > most:
+            raise ValueError(
+                f"data.length = {self.data.length}, but model {type(self.model).__name__} has learned "
+                f"positions for {most} tokens; set it to at most that"
+            )
         block, has = traits.attention_block, self.model.block_length
         if block is not None and has not in (None, block):
             raise ValueError(

@@ -45,6 +45,9 @@ class SlidingWindow(Sampler):
     def calls(self, process, length):
         return self._count(length) * self.inner.calls(process, min(self.window, length))
 
+    def positions(self, length):
+        return min(self.window, length)
+
     def _count(self, length):
         return 1 + max(0, -(-(length - self.window) // self.stride))
 

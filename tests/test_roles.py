@@ -24,8 +24,10 @@ from experiments.overrides import load, resolve
 from experiments.training.digests import leaves
 from experiments.training.train_step import init_state, make_optimizer
 from models.backbone import Backbone
+from models.bert import Bert
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
+from models.modernbert import ModernBert
 from models.roles import Matrix, Table, Vector
 from models.transformer import Transformer
 
@@ -73,6 +75,37 @@ NETWORKS = {
         TRANSFORMER
         | {f"energy/{name}": told for name, told in POOLED.items()}
         | {"energy/out/kernel": (P("tensor", None), False), "energy/proposed": (P(), None)},
+    ),
+}
+ENCODER = {
+    "ends/embedding": (WIDTH, None),
+    "ends/dense/kernel": (IN, False),
+    "layers/attention/qkv/kernel": (STACKED_IN, True),
+    "layers/attention/out/kernel": (STACKED_OUT, True),
+    "layers/mlp/up/kernel": (STACKED_IN, True),
+    "layers/mlp/down/kernel": (STACKED_OUT, True),
+} | dict.fromkeys(
+    [
+        "ends/bias", "ends/norm/scale", "ends/head_norm/scale", "layers/norm_attention/scale",
+        "layers/norm_mlp/scale",
+    ],
+    (P(), None),
+)  # fmt: skip
+BIASES = [
+    "ends/dense/bias", "ends/norm/bias", "ends/head_norm/bias", "layers/norm_attention/bias",
+    "layers/norm_mlp/bias", "layers/attention/qkv/bias", "layers/attention/out/bias",
+    "layers/mlp/up/bias", "layers/mlp/down/bias",
+]  # fmt: skip
+NETWORKS |= {
+    "bert": (
+        Bert(27, 2, 32, 4, 64),
+        ENCODER
+        | {"ends/positions": (WIDTH, None), "ends/types": (WIDTH, None)}
+        | dict.fromkeys(BIASES, (P(), None)),
+    ),
+    "modernbert": (
+        ModernBert(27, 3, 32, 4, 64),
+        ENCODER | {"ends/final_norm/scale": (P(), None)},
     ),
 }
 MESH = AbstractMesh((2, 2, 2), AXES)
