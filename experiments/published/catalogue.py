@@ -162,6 +162,26 @@ RELEASES = (
         "none of likelihood",
         "the start of a conversion",
     ),
+    Release(
+        "bert",
+        ("google-bert/bert-base-uncased",),
+        "109,514,298 parameters; trunks such as sentence-transformers/all-MiniLM-L6-v2 too",
+        "vocab.txt in its folder",
+        "none of likelihood",
+        "MDLM on a masked language model; the start of DiffusionBERT (configs/lm1b/diffusion_bert.py)",
+    ),
+    Release(
+        "modernbert",
+        (
+            "answerdotai/ModernBERT-base",
+            "dllm-hub/ModernBERT-base-chat",
+            "dllm-hub/ModernBERT-large-chat",
+        ),
+        "149,655,232 parameters (base)",
+        "tokenizer.json in its folder",
+        "none of likelihood",
+        "MDLM on a masked language model",
+    ),
 )
 
 

@@ -36,9 +36,9 @@ class Architecture:
 
     model, process, sampler, length: settings of the run. options: with what the family or config.json
     told filled in. repeated: keys of tensors that are stored a second time, and the keys that they
-    repeat. fresh: names of arrays that the files lack and that begin as `init` draws them. notes: what
-    was taken from the family's table or from an option, in sentences. experiment: the whole config,
-    where config.json has it.
+    repeat. fresh: paths of arrays, or of whole modules, that the files lack and that begin as `init`
+    draws them. notes: what was taken from the family's table or from an option, in sentences.
+    experiment: the whole config, where config.json has it.
     """
 
     model: Backbone

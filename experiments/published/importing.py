@@ -104,12 +104,15 @@ def _experiment(checkpoint: Checkpoint, files: str | None) -> Experiment:
     tokenizer: Tokenizer = Numbers(size) if files is None else Subwords(files, vocab_size=size)
     labels = tuple(str(n) for n in range(architecture.model.num_labels or 0))
     data = Text(tokenizer=tokenizer.read(), length=architecture.length, label_names=labels)
-    experiment = Experiment(
-        process=architecture.process,
-        model=architecture.model,
-        data=data,
-        sampler=architecture.sampler,
-    )
+    try:
+        experiment = Experiment(
+            process=architecture.process,
+            model=architecture.model,
+            data=data,
+            sampler=architecture.sampler,
+        )
+    except ValueError as error:  # an option that does not go with the network
+        raise UserError(str(error)) from error
     return resolve(experiment, data.tokenizer)
 
 

@@ -12,12 +12,19 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.plain_json import parse
-from experiments.published.families import ddit, gated, gpt2, own
+from experiments.published.families import bert, ddit, gated, gpt2, modernbert, own
 from experiments.published.family import Architecture, Family, Options, check_layout, some
 from experiments.published.parts import Part, flat
 from experiments.tensor_files import StoredTensor, read_tensors
 
-FAMILIES: tuple[Family, ...] = (*ddit.FAMILIES, *gated.FAMILIES, *gpt2.FAMILIES, own.OWN)
+FAMILIES: tuple[Family, ...] = (
+    *ddit.FAMILIES,
+    *gated.FAMILIES,
+    *gpt2.FAMILIES,
+    *bert.FAMILIES,
+    *modernbert.FAMILIES,
+    own.OWN,
+)
 _MOST_JSON = 10_000_000  # bytes of a config.json
 
 
@@ -92,6 +99,7 @@ def open_checkpoint(
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
         architecture = _read(chosen, shapes, config, options or Options())
         layout = chosen.layout(architecture.network, architecture.options)
+        layout = _without(layout, architecture.fresh)
         forms = jax.eval_shape(architecture.network.init, jax.random.key(0))
         check_layout(layout, shapes, forms)
         _check_repeated(architecture.repeated, tensors)
@@ -108,6 +116,15 @@ def open_checkpoint(
     return Checkpoint(
         files.paths, chosen, config, architecture, layout, tensors, names, averaged, unknown
     )
+
+
+def _without(layout: dict, paths: tuple[str, ...], at: str = "") -> dict:
+    """The layout without the parts, or whole modules, at these paths, such as "ends/dense"."""
+    return {
+        name: _without(value, paths, f"{at}{name}/") if isinstance(value, dict) else value
+        for name, value in layout.items()
+        if f"{at}{name}" not in paths
+    }
 
 
 def _check_repeated(repeated, tensors: Mapping[str, StoredTensor]) -> None:
