@@ -20,6 +20,7 @@ from experiments.published.card import card_of
 from experiments.published.families.own import OWN
 from experiments.published.family import Family, Options, Whole
 from experiments.published.importing import REST
+from experiments.published.making import check_absent, made_whole
 from experiments.published.opening import FAMILIES, family_of_name
 from experiments.published.parts import flat
 from experiments.published.source import SourceRecord, read_source
@@ -29,6 +30,7 @@ from experiments.tensor_files import StoredTensor, read_tensors, write_safetenso
 from experiments.training.digests import leaves
 
 WEIGHTS = "model.safetensors"
+Repeated = tuple[tuple[str, str], ...]
 _FREE = ("attention", "dtype", "remat", "scan", "dropout", "chunked_head")  # change no parameter
 
 
@@ -39,47 +41,49 @@ def export_run(
     family: None takes that which the run was imported from, else one that its process and network are
     of, else our own. options: with the number of the mask or the start token in the file, where it has
     one. UserError where the network is not of the family; nothing is written then."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--to {folder} is there already; give another folder, or remove it")
+    check_absent(folder, "--to")
     source = read_source(workdir)
     given = Options(**source.options) if source else Options()
     if options is not None:
         given = replace(given, **{k: v for k, v in vars(options).items() if v is not None})
-    chosen, config = _choose(run.experiment, family, source, given)
-    tensors = _tensors(run, chosen, given, source, workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
-    write_atomically(folder / "config.json", json.dumps(config, indent=1) + "\n")
-    run.experiment.data.tokenizer.copy(folder)
-    write_atomically(folder / "README.md", card_of(run, workdir, chosen.name, source))
+    chosen, config, repeated = _choose(run.experiment, family, source, given)
+    tensors = _tensors(run, chosen, given, source, workdir, repeated)
+    with made_whole(folder) as made:
+        write_safetensors(made / WEIGHTS, tensors, {"format": "pt"})
+        write_atomically(made / "config.json", json.dumps(config, indent=1) + "\n")
+        run.experiment.data.tokenizer.copy(made)
+        write_atomically(made / "README.md", card_of(run, workdir, chosen.name, source))
     return chosen.name
 
 
 def _choose(
     experiment: Experiment, name: str | None, source: SourceRecord | None, options: Options
-) -> tuple[Family, dict]:
-    """(the family, its config.json of the run)."""
+) -> tuple[Family, dict, Repeated]:
+    """(the family, its config.json of the run, and what its files have a second time)."""
     if name is None and source is not None:
         name = source.family
     if name is not None:
         family = family_of_name(name)
         config = source.config if source and source.family == name else None
-        return family, _config(experiment, family, options, config)
+        return family, *_config(experiment, family, options, config)
     for family in FAMILIES:
         try:
-            return family, _config(experiment, family, options, None)
+            return family, *_config(experiment, family, options, None)
         except UserError:
             continue
     raise AssertionError("our own layout is the last of the families, and has every run")
 
 
-def _config(experiment: Experiment, family: Family, options: Options, config: dict | None) -> dict:
-    """The config.json by which the family reads the run's network; UserError where it is another."""
+def _config(
+    experiment: Experiment, family: Family, options: Options, config: dict | None
+) -> tuple[dict, Repeated]:
+    """The config.json by which the family reads the run's network, and what it then finds repeated;
+    UserError where it is another network."""
     why = f"the network and process of this run are not those of the family {family.name}"
     if own_classes(experiment):
         raise UserError("a run with classes of your own cannot be exported")
     if family is OWN:
-        return OWN.config(experiment, experiment.model, options)
+        return OWN.config(experiment, experiment.model, options), ()
     try:
         layout = family.layout(experiment.model, options)
         config = config or family.config(experiment, experiment.model, options)
@@ -94,7 +98,7 @@ def _config(experiment: Experiment, family: Family, options: Options, config: di
             raise UserError(why)
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{why}; leave --family out") from error
-    return config
+    return config, read.repeated
 
 
 def _plain(model) -> object:
@@ -113,7 +117,12 @@ def _leaves(tree: dict) -> dict[tuple[str, ...], Any]:
 
 
 def _tensors(
-    run: Run, family: Family, options: Options, source: SourceRecord | None, workdir: Path
+    run: Run,
+    family: Family,
+    options: Options,
+    source: SourceRecord | None,
+    workdir: Path,
+    repeated: Repeated,
 ) -> dict[str, StoredTensor]:
     """The tensors by the names that the family's files have, as they were where they were imported."""
     imported = source is not None and source.family == family.name
@@ -127,6 +136,7 @@ def _tensors(
     for path, part in flat(family.layout(network, options)):
         found |= part.save(np.asarray(params[path]), kept)
     found |= {key: array for key, array in kept.items() if key not in found}
+    found |= {key: found[of] for key, of in repeated if key in found}
     order = [key for key in names if key in found] + sorted(set(found) - set(names))
     return {
         names.get(key, family.written(key)): _stored(found[key], dtypes.get(key, "float32"))

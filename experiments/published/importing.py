@@ -2,8 +2,6 @@
 
 import json
 import re
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from experiments.files import write_atomically
 from experiments.overrides import resolve
 from experiments.published.catalogue import release_of
 from experiments.published.family import Options, some
+from experiments.published.making import check_absent, made_whole
 from experiments.published.opening import Checkpoint, open_checkpoint
 from experiments.published.source import SOURCE, SourceRecord
 from experiments.serialization import encode
@@ -50,8 +49,7 @@ def import_run(
     number, or a name of the tokenizer. revision: of a hub, to be noted. average: as of
     `open_checkpoint`. UserError where something is wrong; nothing is written then.
     """
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"workdir {workdir} is there already; give another --workdir, or remove it")
+    check_absent(workdir, "--workdir")
     options = options or Options()
     folder = source if source.is_dir() else source.parent
     files = _tokenizer_files(folder, tokenizer)
@@ -60,19 +58,8 @@ def import_run(
     checkpoint = open_checkpoint(source, family, options, average)
     experiment = _experiment(checkpoint, files)
     _describe(checkpoint, experiment, log)
-    temporary = workdir.with_name(f".{workdir.name[:40]}.{secrets.token_hex(4)}")
-    try:
-        _write(checkpoint, experiment, temporary, folder, revision)
-        if workdir.exists():
-            workdir.rmdir()
-        temporary.rename(workdir)
-    except OSError as error:
-        raise UserError(
-            f"workdir {workdir} cannot be written ({error.strerror or error}); make room there, or give "
-            "another --workdir"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with made_whole(workdir) as made:
+        _write(checkpoint, experiment, made, folder, revision)
     return experiment
 
 
@@ -153,7 +140,6 @@ def _write(
     folder: Path,
     revision: str | None,
 ) -> None:
-    workdir.mkdir(parents=True)
     claim(workdir, experiment)
     params = jax.tree.map(jnp.asarray, _complete(experiment, checkpoint.params()))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
