@@ -57,7 +57,9 @@ class Train:
     checkpoint with another order of the data. max_rollbacks: how often, until it ends.
 
     token_weight, time_weight: how much each token, and each time, counts in the loss. The bound that is
-    evaluated never changes. tracker: where metrics go besides files, such as WeightsAndBiases or MLflow.
+    evaluated never changes. attention_annealing: updates over which attention opens from causal to full
+    (`training.annealing`), for a network that was autoregressive; 0 leaves it as it is. tracker: where
+    metrics go besides files, such as WeightsAndBiases or MLflow.
     """
 
     num_steps: int = 1_000_000
@@ -77,6 +79,7 @@ class Train:
     max_rollbacks: int = 3
     token_weight: TokenWeight = Even()
     time_weight: TimeWeight = AsBound()
+    attention_annealing: int = 0
     tracker: Tracker = NoTracker()
 
     def __post_init__(self):
@@ -84,7 +87,7 @@ class Train:
             self, 1, "batch_size", "accumulation", "log_every", "eval_every",
             "checkpoint_every", "keep_last", "rollback_after",
         )  # fmt: skip
-        _at_least(self, 0, "num_steps", "seed", "keep_best", "max_rollbacks")
+        _at_least(self, 0, "num_steps", "seed", "keep_best", "max_rollbacks", "attention_annealing")
         if self.max_grad_ratio is not None and not (self.skip_bad and self.max_grad_ratio > 1):
             raise ValueError(
                 f"Train.max_grad_ratio = {self.max_grad_ratio} must exceed 1 and asks for "
@@ -192,8 +195,10 @@ class Experiment:
     learns from, None for other processes. energy: the second network of a process with a residual
     energy, which begins as the base where it is an EnergyTransformer; None for others. init_from: a run
     whose averaged parameters this one begins with, as far as they fit; for a process with a frozen base
-    it is the base, from which model and process.base are taken; "" draws them. energy_from: the run that
-    `energy` is taken from where it is an autoregressive Transformer, else "".
+    it is the base, from which model and process.base are taken; "" draws them. init_model: "config"
+    builds `model` as it stands here; "run" takes sizes and form of the network, and the tokenizer, from
+    that run, and of `model` how it is computed and what it changes (`Backbone.like`). energy_from: the
+    run that `energy` is taken from where it is an autoregressive Transformer, else "".
     """
 
     process: Objective
@@ -207,6 +212,7 @@ class Experiment:
     teacher: Teacher | None = None
     energy: Backbone | None = None
     init_from: str = ""
+    init_model: Literal["config", "run"] = "config"
     energy_from: str = ""
 
     def __post_init__(self):
@@ -274,6 +280,13 @@ class Experiment:
             raise ValueError(
                 f"data.length = {self.data.length}, but model {type(self.model).__name__} has learned "
                 f"positions for {most} tokens; set it to at most that"
+            )
+        opens = self.energy is None and self.model.decodes and not self.model.block_length
+        if self.train.attention_annealing and (traits.attention_block is not None or not opens):
+            raise ValueError(
+                f"train.attention_annealing = {self.train.attention_annealing} ends with attention to "
+                f"all positions, which {name} with {type(self.model).__name__} does not have; set it to "
+                "0, or take MDLM with Transformer"
             )
         block, has = traits.attention_block, self.model.block_length
         if block is not None and has not in (None, block):

@@ -74,11 +74,17 @@ def _load(
     own = classes(config) if config else {}
     stored = decode(plain, where, Experiment, own)
     experiment = replace(stored, mesh=Mesh(), model=stored.model.for_runtime())
-    vocabulary = Path(workdir) / TOKENIZER
-    if vocabulary.is_dir():
-        tokenizer = experiment.data.tokenizer.moved(vocabulary)
-        experiment = replace(experiment, data=replace(experiment.data, tokenizer=tokenizer))
+    experiment = with_own_tokenizer(experiment, Path(workdir))
     return restore_run(workdir, step, override(experiment, overrides), ema)
+
+
+def with_own_tokenizer(experiment: Experiment, workdir: Path) -> Experiment:
+    """The experiment of the run in `workdir` with its tokenizer read from there, if it has a copy."""
+    vocabulary = workdir / TOKENIZER
+    if not vocabulary.is_dir():
+        return experiment
+    tokenizer = experiment.data.tokenizer.moved(vocabulary)
+    return replace(experiment, data=replace(experiment.data, tokenizer=tokenizer))
 
 
 def restore_run(workdir: str | Path, step: int, experiment: Experiment, ema: bool = True) -> Run:

@@ -22,8 +22,8 @@ class Backbone(ABC):
     inputs: the states that `apply` takes: int tokens (B, L), float weights of tokens (B, L, V) on the
     simplex, float vectors (B, L, D). output: what `apply` gives: logits of the tokens (B, L, V), the
     log-probability of a label (B,), or an energy (B,). decodes: whether it has `cache` and `decode`,
-    takes a `context` of clean blocks, and `segments`. has_head: whether `apply` is `head` of
-    `features`.
+    takes a `context` of clean blocks, `segments`, and what is `visible`. has_head: whether `apply` is
+    `head` of `features`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
@@ -102,7 +102,8 @@ class Backbone(ABC):
         z: tokens 0..V, where V is the mask or the start token, or what else `inputs` names. condition:
         dropout_keys (B,) in all training; segments (B, L) where data.rows is not "wrap"; label (B,)
         where data.labels is set, which asks for `num_labels` and `time_conditioning` as settings;
-        context (B, L) under block diffusion. See `models.transformer.Transformer.apply`.
+        context (B, L) under block diffusion; visible (L, L) where train.attention_annealing is set. See
+        `models.transformer.Transformer.apply`.
         """
 
     def features(self, params: dict, z: Array, t: Array, **condition: Any) -> Array:
@@ -131,6 +132,21 @@ class Backbone(ABC):
                 f"model {type(self).__name__} attends to all positions of tokens; take Transformer"
             )
         return self
+
+    def like(self, other: "Backbone") -> "Backbone":
+        """A network with the parameters of another in the manner of this one: how it is computed, and
+        what changes no shapes. ValueError where the other is of another class."""
+        if type(other) is not type(self):
+            raise ValueError(
+                f"the network of the run is a {type(other).__name__}, and model a "
+                f"{type(self).__name__}; take model = {type(other).__name__}"
+            )
+        return other
+
+    def with_mean_mask(self, params: dict) -> dict:
+        """The parameters with the state of id V, which was the start token of an autoregressive model,
+        begun anew as a mask: the mean of all tokens. By default they stay as they are."""
+        return params
 
     def flops_per_token(self, length: int) -> int | None:
         """Multiplications and additions of one forward pass per token; None where it is not known."""

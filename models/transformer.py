@@ -208,6 +208,7 @@ class Transformer(Backbone):
         label: Array | None = None,
         context: Array | None = None,
         segments: Array | None = None,
+        visible: Array | None = None,
     ) -> Array:
         """out, float32 (B, L, V), from z: int (B, L), float (B, L, V) weights of tokens, (B, L, V + 1)
         with the mask, or (B, L, D) vectors where D is vector_width; and t: (B, 1) or (B, L).
@@ -218,10 +219,11 @@ class Transformer(Backbone):
         it, as when the text is made block by block (arXiv 2503.09573), all blocks in one pass. segments:
         int (B, L), equal for the positions of one text: they see those of their own segment alone, and
         since rotary positions are relative, what is packed into a row beside a text, before it too, or
-        pads it, changes nothing of it.
+        pads it, changes nothing of it. visible: bool (L, L), whether a position (of the first axis) sees
+        another; without a context.
         """
         return self.head(
-            params, self.features(params, z, t, dropout_keys, label, context, segments)
+            params, self.features(params, z, t, dropout_keys, label, context, segments, visible)
         )
 
     def head(self, params: dict, features: Array) -> Array:
@@ -237,6 +239,7 @@ class Transformer(Backbone):
         label: Array | None = None,
         context: Array | None = None,
         segments: Array | None = None,
+        visible: Array | None = None,
         added: Array | None = None,
     ) -> Array:
         """What the output head reads, (B, L, D), from the arguments of `apply`; added: (B*L, D), put on
@@ -252,6 +255,8 @@ class Transformer(Backbone):
             x = _beside(x, ends.placed(ends.embed(context), places), rows)
             t = jnp.broadcast_to(t, (rows, length))
             t = jnp.concatenate([t, jnp.zeros_like(t)], axis=1)
+        if visible is not None:
+            mask = visible if mask is None else visible & mask
         if segments is not None:
             within = segments[:, :, None] == segments[:, None]
             mask = within if mask is None else within & mask[None]
@@ -317,6 +322,18 @@ class Transformer(Backbone):
     def for_runtime(self, attention="auto", dtype=None, remat=None):
         changes = {"attention": attention, "dtype": dtype, "remat": remat, "scan": remat or None}
         return replace(self, **{name: v for name, v in changes.items() if v is not None})
+
+    def like(self, other):
+        if not isinstance(other, Transformer):
+            return super().like(other)
+        own = ("shifted", "dropout", "attention", "scan", "remat", "chunked_head", "dtype")
+        changes = {name: getattr(self, name) for name in own}
+        return replace(other, block_length=None, vector_width=None, **changes)
+
+    def with_mean_mask(self, params):
+        table = params["ends"]["embedding"][:-1]
+        whole = jnp.concatenate([table, table.mean(0, keepdims=True)])
+        return params | {"ends": params["ends"] | {"embedding": whole}}
 
     def flops_per_token(self, length):
         if self.vocab_size is None:

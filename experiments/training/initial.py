@@ -12,7 +12,7 @@ from experiments.data.remote import local_copy
 from experiments.errors import UserError
 from experiments.files import is_url
 from experiments.program_cache import cache_folder
-from experiments.run import Run, load_run
+from experiments.run import Run, load_run, with_own_tokenizer
 from experiments.serialization import decode, read_stored
 
 
@@ -36,7 +36,11 @@ def load_initial(
         raise UserError(f"{name} needs a trained base; give its run with --set init_from=RUN{hint}")
     base = _load(experiment, "init_from", experiment.init_from)
     if second is None:
-        return experiment, _fitting(experiment, base.params, experiment.init_from, log)
+        params = base.params
+        if isinstance(base.experiment.process, Sequential) and not isinstance(process, Sequential):
+            params = base.experiment.model.with_mean_mask(params)
+            log(f"the start token of {experiment.init_from} gives its place to the mask")
+        return experiment, _fitting(experiment, params, experiment.init_from, log)
     assert isinstance(process, Composed)  # what has an energy is over the process that it corrects
     kind = type(process.base)
     if type(base.experiment.process) is not kind:
@@ -68,6 +72,32 @@ def load_initial(
     return experiment, _fitting(experiment, params, " and ".join(sources), log)
 
 
+def with_model_of_run(experiment: Experiment, workdir: Path | None) -> Experiment:
+    """The experiment with the network and tokenizer of the run that it begins with, where `init_model`
+    says so: what `Backbone.like` takes of the network. A run that `workdir` holds already tells them
+    itself. UserError where there is no such run, or its network is of another kind."""
+    if experiment.init_model == "config":
+        return experiment
+    source = _stored(workdir)
+    if source is None:
+        if not experiment.init_from:
+            raise UserError(
+                "init_model = run takes the network from the run of init_from; give its directory with "
+                "--set init_from=RUN"
+            )
+        source = _stored(Path(experiment.init_from))
+    if source is None:
+        raise UserError(
+            f"init_from {experiment.init_from} holds no run with a checkpoint; give a run directory"
+        )
+    try:
+        model = experiment.model.like(source.model)
+        data = replace(experiment.data, tokenizer=source.data.tokenizer)
+        return replace(experiment, model=model, data=data)
+    except ValueError as error:
+        raise UserError(f"init_from {experiment.init_from}: {error}") from error
+
+
 def _with_base(experiment: Experiment, base: Experiment, energy) -> Experiment:
     """The experiment on the base of another: its process, or the base of that, and its model."""
     process = base.process.base if isinstance(base.process, Composed) else base.process
@@ -76,12 +106,13 @@ def _with_base(experiment: Experiment, base: Experiment, energy) -> Experiment:
 
 
 def _stored(workdir: Path | None) -> Experiment | None:
+    """The experiment of the run in `workdir`, without its parameters; None where there is no run."""
     if workdir is None:
         return None
     path = workdir / "config.json"
     if not (path.is_file() and any(workdir.glob("checkpoints/*"))):
         return None
-    return decode(read_stored(path), str(path), Experiment)
+    return with_own_tokenizer(decode(read_stored(path), str(path), Experiment), workdir)
 
 
 def _load(experiment: Experiment, setting: str, workdir: str) -> Run:

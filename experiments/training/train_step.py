@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.config import Experiment
+from experiments.training.annealing import opening
 from experiments.training.recovery import checked_step, run_key, zero_health
 from models.layers import use_mesh
 
@@ -76,7 +77,7 @@ def make_train_step(
     abstract = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     optimizer = make_optimizer(experiment, abstract)
 
-    def microbatch_loss(params, key, total, tokens, rows, conditioning, offset, frozen):
+    def microbatch_loss(params, key, total, tokens, rows, conditioning, offset, frozen, opened):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
         u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
         if "label" in conditioning:
@@ -87,7 +88,7 @@ def make_train_step(
             assert nobody is not None  # filled in with the labels of the data
             label = jnp.where(hidden(keys[:, 1]), nobody, conditioning["label"])
             conditioning = conditioning | {"label": label}
-        network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning)
+        network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning, **opened)
         process = experiment.bind(params, frozen)
         loss = process.loss(keys[:, 0], network, tokens, u)
         loss = train.time_weight(process, u, tokens, keys[:, 0]) * loss
@@ -105,17 +106,19 @@ def make_train_step(
         )
         offset = jax.random.uniform(key_offset, minval=1e-6, maxval=1 - 1e-6)
         rows = jnp.arange(train.batch_size).reshape(tokens.shape[:2])
+        key_opened = jax.random.fold_in(key, train.batch_size)  # no row's
+        opened = opening(key_opened, tokens.shape[2], state["step"], train.attention_annealing)
 
         def accumulate(carry, microbatch):
             value_and_grad = jax.value_and_grad(microbatch_loss)
-            new = value_and_grad(state["params"], key, total, *microbatch, offset, frozen)
+            new = value_and_grad(state["params"], key, total, *microbatch, offset, frozen, opened)
             return jax.tree.map(jnp.add, carry, new), None
 
         microbatches = (tokens, rows, conditioning)
         if tokens.shape[0] == 1:
             first = jax.tree.map(lambda x: x[0], microbatches)
             loss, grads = jax.value_and_grad(microbatch_loss)(
-                state["params"], key, total, *first, offset, frozen
+                state["params"], key, total, *first, offset, frozen, opened
             )
         else:
             zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))

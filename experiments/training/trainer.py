@@ -42,7 +42,7 @@ from experiments.labels import check_labels
 from experiments.overrides import kinds, leaves, resolve
 from experiments.serialization import encode
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.initial import load_initial
+from experiments.training.initial import load_initial, with_model_of_run
 from experiments.training.meter import Meter
 from experiments.training.metrics import Metrics, NoMetrics
 from experiments.training.monitor import Evaluate, evaluated, make_evaluate
@@ -120,7 +120,7 @@ def set_up(
     """(all that training needs, the parameters of other runs that it begins with or None). Nothing is
     written but the cache of prepared text. workdir: None for training that is only tried. UserError for
     what the user can put right."""
-    config = experiment.train
+    config, experiment = experiment.train, with_model_of_run(experiment, workdir)
     config.tracker.check()
     with in_turn():
         corpus = prepare(experiment.data)
