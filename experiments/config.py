@@ -354,10 +354,11 @@ class Experiment:
     def network(self, params: dict, **condition: Any) -> Network:
         """The model with its parameters, as processes and samplers call it. A frozen base is called
         without the condition, which is for what is trained."""
+        model, own = self.model.inner, self.model.merge(params)
         if self.energy is None:
-            return Network(self.model, params, condition)
+            return Network(model, own, condition)
         energy = Network(self.energy, params["energy"], condition)
-        return Network(self.model, params, energy=energy)
+        return Network(model, own, energy=energy)
 
 
 def _roles_of(network: Backbone) -> dict:

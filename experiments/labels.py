@@ -18,11 +18,9 @@ def fill_labels(experiment: Experiment, names: tuple[str, ...]) -> Experiment:
             f"model.num_labels = {model.num_labels}, but the data has {len(names)} labels; leave it out "
             "to take the data's"
         )
-    return replace(
-        experiment,
-        data=replace(experiment.data, label_names=names),
-        model=replace(model, num_labels=len(names)),
-    )
+    if model.num_labels is None:
+        model = replace(model, num_labels=len(names))
+    return replace(experiment, data=replace(experiment.data, label_names=names), model=model)
 
 
 def label_number(experiment: Experiment, name: str) -> int:

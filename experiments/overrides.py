@@ -359,7 +359,10 @@ def resolve(
     filled = fill(dataclasses.replace(experiment, data=data), "")
     filled = fill_labels(filled, label_names)
     traits = filled.process.traits
-    model = filled.model.for_process(traits.attention_block, traits.vector_width)
+    try:
+        model = filled.model.for_process(traits.attention_block, traits.vector_width)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
     return dataclasses.replace(filled, model=model)
 
 

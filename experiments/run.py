@@ -78,6 +78,14 @@ def _load(
     return restore_run(workdir, step, override(experiment, overrides), ema)
 
 
+def merged(run: Run) -> Run:
+    """The run as one of the network that is called, `Backbone.inner`."""
+    model = run.experiment.model
+    others = {k: run.params[k] for k in ("process", "energy") if k in run.params}
+    experiment = replace(run.experiment, model=model.inner)
+    return replace(run, experiment=experiment, params=model.merge(run.params) | others)
+
+
 def with_own_tokenizer(experiment: Experiment, workdir: Path) -> Experiment:
     """The experiment of the run in `workdir` with its tokenizer read from there, if it has a copy."""
     vocabulary = workdir / TOKENIZER

@@ -43,6 +43,8 @@ class Backbone(ABC):
     no array (B, L, V) is made; None: only those of masked tokens, and of a large vocabulary."""
     dtype: str = "float32"
     """What it computes in: float32, bfloat16, or auto, which depends on the device."""
+    frozen: ClassVar[tuple[str, ...]] = ()
+    """Top-level names of parameters that training leaves as they are."""
 
     @property
     def num_tokens(self) -> int:
@@ -142,6 +144,19 @@ class Backbone(ABC):
                 f"{type(self).__name__}; take model = {type(other).__name__}"
             )
         return other
+
+    @property
+    def inner(self) -> "Backbone":
+        """The network that is called with what `merge` gives: itself, or the one that it is over."""
+        return self
+
+    def merge(self, params: dict) -> dict:
+        """The parameters of `inner`, from those of this network."""
+        return params
+
+    def place(self, params: dict) -> dict:
+        """Parameters of a network like `inner`, and others beside them, under this network's names."""
+        return params
 
     def with_mean_mask(self, params: dict) -> dict:
         """The parameters with the state of id V, which was the start token of an autoregressive model,

@@ -172,13 +172,14 @@ class RunScorer(Scorer):
 
     def features(self, texts, progress=untold):
         experiment, params = self.experiment, self.run.params
-        start, model = _sequential(self.run).start, experiment.model
+        start = _sequential(self.run).start
 
         @jax.jit
         def features(params, z):
             z = jnp.concatenate([jnp.full_like(z[:, :1], start), z[:, :-1]], axis=1)
             try:
-                return model.features(params, z, jnp.zeros((len(z), 1)))
+                network = experiment.network(params)
+                return network.backbone.features(network.params, z, jnp.zeros((len(z), 1)))
             except NotImplementedError as error:
                 raise UserError(f"--mauve: {error}; take a Transformer's run") from None
 

@@ -12,7 +12,7 @@ from experiments.data.remote import local_copy
 from experiments.errors import UserError
 from experiments.files import is_url
 from experiments.program_cache import cache_folder
-from experiments.run import Run, load_run, with_own_tokenizer
+from experiments.run import Run, load_run, merged, with_own_tokenizer
 from experiments.serialization import decode, read_stored
 
 
@@ -91,7 +91,7 @@ def with_model_of_run(experiment: Experiment, workdir: Path | None) -> Experimen
             f"init_from {experiment.init_from} holds no run with a checkpoint; give a run directory"
         )
     try:
-        model = experiment.model.like(source.model)
+        model = experiment.model.like(source.model.inner)
         data = replace(experiment.data, tokenizer=source.data.tokenizer)
         return replace(experiment, model=model, data=data)
     except ValueError as error:
@@ -121,7 +121,7 @@ def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
         place = local_copy(workdir, cache_folder(), setting)
     if not place.is_dir():
         raise UserError(f"{setting} {workdir} does not exist; give a run directory")
-    run = load_run(str(place))
+    run = merged(load_run(str(place)))
     if run.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError(f"{setting} {workdir} was trained on another alphabet")
     return run
@@ -129,6 +129,7 @@ def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
 
 def _fitting(experiment: Experiment, params: dict, source: str, log: Callable[[str], None]) -> dict:
     """The part of `params` that has the experiment's names and shapes; the rest is logged."""
+    params = experiment.model.place(params)
     shapes = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     loaded, other = [], {"fresh": [], "of another shape": [], "not used": []}
 

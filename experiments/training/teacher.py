@@ -7,7 +7,7 @@ from diffusion.process import Composed
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.overrides import leaves
-from experiments.run import load_run
+from experiments.run import load_run, merged
 
 
 def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
@@ -27,7 +27,7 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
         )
     if not Path(teacher.workdir).is_dir():
         raise UserError(f"teacher.workdir {teacher.workdir} does not exist; give a run directory")
-    run = load_run(teacher.workdir)
+    run = merged(load_run(teacher.workdir))
     student, process = experiment.process, run.experiment.process
     assert isinstance(student, Composed)  # what learns from a network is over its process
     if type(process) is not type(student.base):

@@ -19,14 +19,17 @@ from models.layers import use_mesh
 def make_optimizer(experiment: Experiment, params: dict) -> optax.GradientTransformation:
     """The experiment's optimiser of `params`; nothing for those that are not trained."""
     update = experiment.optimizer.build(params, experiment.roles())
-    trained = experiment.process.traits.trained
-    if trained is None:
+    trained, frozen = experiment.process.traits.trained, experiment.model.frozen
+    if trained is None and not frozen:
         return update
+
+    def learns(path, _):
+        name = path[0].key
+        return name not in frozen and (trained is None or name in trained)
+
     return optax.partition(
         {True: update, False: optax.set_to_zero()},
-        lambda params: jax.tree_util.tree_map_with_path(
-            lambda path, _: path[0].key in trained, params
-        ),
+        lambda params: jax.tree_util.tree_map_with_path(learns, params),
     )
 
 
