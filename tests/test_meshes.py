@@ -17,10 +17,11 @@ from experiments.studies import mesh_table
 from experiments.studies.measuring import mesh_losses
 from experiments.studies.measuring.mesh_losses import Outcome, Row
 
-# Labels and accumulation, of few tokens, and parameters of the process, whose gradient sums over rows;
-# a state on the simplex; two copies of the text beside each other, scanned and rematerialised.
+# Labels and accumulation, of few tokens, attention that opens, and parameters of the process, whose
+# gradient sums over rows; a state on the simplex; two copies of the text beside each other, scanned and rematerialised.
 CASES = [
-    "configs/sotu/mdlm_labels.py process=GenMD4 train.batch_size=16 train.accumulation=2 data.length=8",
+    "configs/sotu/mdlm_labels.py process=GenMD4 train.batch_size=16 train.accumulation=2 data.length=8"
+    " train.attention_annealing=3",
     "configs/sotu/bfn.py model.dropout=0",
     "configs/sotu/block4.py model.scan=True model.remat=True",
 ]
