@@ -111,6 +111,7 @@ from models.backbone import Backbone, Network
 from models.bert import Bert
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
+from models.lora import LoRA
 from models.modernbert import ModernBert
 from models.time_inputs import GeometricNoise, LogLinearNoise, Plain, Thousandfold, TimeInput
 from models.transformer import Transformer
@@ -189,6 +190,7 @@ __all__ = [
     "LinearBetas",
     "LinearDecay",
     "LinearFlow",
+    "LoRA",
     "LogLikelihood",
     "LogLinearNoise",
     "LogitsProcessor",

@@ -18,7 +18,8 @@ from experiments.studies.measuring import mesh_losses
 from experiments.studies.measuring.mesh_losses import Outcome, Row
 
 # Labels and accumulation, of few tokens, attention that opens, and parameters of the process, whose
-# gradient sums over rows; a state on the simplex; two copies of the text beside each other, scanned and rematerialised.
+# gradient sums over rows; a state on the simplex; two copies of the text beside each other, scanned and
+# rematerialised.
 CASES = [
     "configs/sotu/mdlm_labels.py process=GenMD4 train.batch_size=16 train.accumulation=2 data.length=8"
     " train.attention_annealing=3",
