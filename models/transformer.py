@@ -5,7 +5,7 @@ conditioning as in DiT (arXiv 2212.09748); optional QK-norm. Layers are stored s
 parameter, whether they run under `lax.scan` or unrolled, so a checkpoint fits both.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -327,8 +327,8 @@ class Transformer(Backbone):
         if not isinstance(other, Transformer):
             return super().like(other)
         own = ("shifted", "dropout", "attention", "scan", "remat", "chunked_head", "dtype")
-        changes = {name: getattr(self, name) for name in own}
-        return replace(other, block_length=None, vector_width=None, **changes)
+        form = {f.name: getattr(other, f.name) for f in fields(Transformer) if f.name not in own}
+        return replace(self, **form | {"block_length": None, "vector_width": None})
 
     def with_mean_mask(self, params):
         table = params["ends"]["embedding"][:-1]

@@ -18,6 +18,8 @@ from experiments.published.importing import import_run
 from experiments.run import load_run
 from experiments.training.annealing import opening, visible
 from experiments.training.train_step import init_state, make_train_step
+from models.classifier import Classifier
+from models.energy import EnergyTransformer
 from models.transformer import Transformer
 
 LENGTH = 8
@@ -125,6 +127,14 @@ def test_qwen_becomes_masked_at_once(qwen, numbers, tmp_path, capsys):
     assert convert("qwen", qwen, tmp_path / "run", numbers) == 0, capsys.readouterr().err
     model = load_run(str(tmp_path / "run")).experiment.model
     assert not model.shifted and model.qk_norm and model.num_key_heads == 2
+
+
+def test_a_network_takes_the_form_of_another_and_stays_what_it_is():
+    other = Transformer(num_layers=3, width=48, norm="layer", block_length=1, remat=True)
+    like = Classifier(dropout=0.1, scan=True).like(other)
+    assert like == Classifier(num_layers=3, width=48, norm="layer", dropout=0.1, scan=True)
+    with pytest.raises(ValueError, match="EnergyTransformer"):
+        Transformer().like(EnergyTransformer())
 
 
 def test_the_mask_begins_as_the_mean_of_all_tokens(gpt2, numbers, tmp_path):
