@@ -34,6 +34,7 @@ def test_digest_changes_with_any_single_bit(dtype):
 def test_digest_of_what_is_fetched_is_that_of_what_is_not(dtype, shape, monkeypatch):
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(size=shape) * 50).astype(dtype)
+        monkeypatch.setattr(digests, "BLOCK", 7)
         fetched = digest({"x": x}), digest({"x": np.asarray(x)})
         monkeypatch.setattr(digests, "ON_HOST", -1)
         assert fetched == (digest({"x": x}),) * 2

@@ -1,13 +1,18 @@
 """A published checkpoint becomes an ordinary run: config, parameters, tokenizer, where it is from."""
 
+import errno
 import json
+import math
+import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Experiment
@@ -22,6 +27,7 @@ from experiments.published.catalogue import release_of
 from experiments.published.family import Options, some
 from experiments.published.making import check_absent, made_whole
 from experiments.published.opening import Checkpoint, open_checkpoint
+from experiments.published.parts import Shape
 from experiments.published.source import SOURCE, SourceRecord
 from experiments.serialization import encode
 from experiments.tensor_files import StoredTensor, write_safetensors
@@ -141,9 +147,10 @@ def _write(
     revision: str | None,
 ) -> None:
     claim(workdir, experiment)
-    params = jax.tree.map(jnp.asarray, _complete(experiment, checkpoint.params()))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoints.save(0, {"ema": params}, {"config": encode(experiment)})
+    with _arrays_on_disk(workdir / "arrays") as room:
+        params = _complete(experiment, checkpoint.params(room))
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            checkpoints.save(0, {"ema": params}, {"config": encode(experiment)})
     rest = {
         name: StoredTensor(array.shape, array.dtype, lambda array=array: array)
         for name, array in checkpoint.rest().items()
@@ -151,6 +158,25 @@ def _write(
     write_safetensors(workdir / REST, rest)
     source = asdict(_source(checkpoint, folder, revision))
     write_atomically(workdir / SOURCE, json.dumps(source, indent=1) + "\n")
+
+
+@contextmanager
+def _arrays_on_disk(folder: Path) -> Iterator[Callable[[Shape], np.ndarray]]:
+    """What makes float32 arrays of a shape whose numbers are in files of the folder, mapped: a model
+    is not in memory at once. The folder is gone at the end. OSError where it has no room for an array."""
+    folder.mkdir()
+    names = count()
+
+    def room(shape: Shape) -> np.ndarray:
+        # A page of a mapped file that finds no room on the disk would end the process.
+        if shutil.disk_usage(folder).free < 4 * math.prod(shape):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return np.asarray(np.memmap(folder / str(next(names)), np.float32, "w+", shape=shape))
+
+    try:
+        yield room
+    finally:
+        shutil.rmtree(folder)
 
 
 def _complete(experiment: Experiment, params: dict) -> dict:

@@ -1,7 +1,7 @@
 """A published checkpoint as files have it: what family it is of, what it is here, its parameters."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.plain_json import parse
 from experiments.published.families import bert, ddit, gated, gpt2, modernbert, own
 from experiments.published.family import Architecture, Family, Options, check_layout, some
-from experiments.published.parts import Part, flat
+from experiments.published.parts import Shape, flat
 from experiments.tensor_files import StoredTensor, read_tensors
 
 FAMILIES: tuple[Family, ...] = (
@@ -26,6 +26,10 @@ FAMILIES: tuple[Family, ...] = (
     own.OWN,
 )
 _MOST_JSON = 10_000_000  # bytes of a config.json
+
+
+def _in_memory(shape: Shape) -> np.ndarray:
+    return np.empty(shape, np.float32)
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,17 @@ class Checkpoint:
     averaged: bool
     unknown: tuple[str, ...]
 
-    def load(self, part: Part) -> np.ndarray:
-        """An array of the network, as the file has it."""
-        return part.load(self._read)
-
-    def params(self) -> dict:
-        """All parameters, a nested dict of float32 arrays; those that the file lacks are left out."""
+    def params(self, room: Callable[[Shape], np.ndarray] = _in_memory) -> dict:
+        """All parameters, a nested dict of float32 arrays; those that the file lacks are left out. room:
+        the array of a shape that a parameter is written into, tensor by tensor."""
+        shapes = {key: tensor.shape for key, tensor in self.tensors.items()}
         params: dict = {}
         for path, part in flat(self.layout):
             where = params
             for name in path[:-1]:
                 where = where.setdefault(name, {})
-            where[path[-1]] = np.asarray(self.load(part), np.float32)
+            where[path[-1]] = array = room(part.shape(shapes))
+            part.fill(self._read, array)
         return params
 
     def rest(self) -> dict[str, np.ndarray]:

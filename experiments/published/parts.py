@@ -32,6 +32,11 @@ class Part(ABC):
     def load(self, get: Get) -> np.ndarray:
         """The array, from the tensors by their keys."""
 
+    def fill(self, get: Get, room: np.ndarray) -> None:
+        """Nothing; `room`, of the shape of the array, holds it. What is made of many tensors is written
+        one after the other."""
+        room[...] = self.load(get)
+
     @abstractmethod
     def save(self, array: np.ndarray, rest: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors by their keys, from the array and what `rest` gave."""
@@ -125,6 +130,11 @@ class Extended(Same):
         last = np.zeros_like(table[:1]) if self.row is None else table[self.row : self.row + 1]
         return np.concatenate([table[: self.count], last])
 
+    def fill(self, get, room):
+        table = get(self.key)
+        room[:-1] = table[: self.count]
+        room[-1] = 0 if self.row is None else table[self.row]
+
     def rest(self, get):
         return {self.key: get(self.key)[self.count :]} if self.count else {}
 
@@ -163,6 +173,11 @@ class Beside(Part):
     def load(self, get):
         return np.concatenate([part.load(get) for part in self.parts], axis=-1)
 
+    def fill(self, get, room):
+        ends = np.cumsum(self.sizes)[:-1]
+        for part, piece in zip(self.parts, np.split(room, ends, axis=-1), strict=True):
+            part.fill(get, piece)
+
     def rest(self, get):
         return {key: value for part in self.parts for key, value in part.rest(get).items()}
 
@@ -198,6 +213,10 @@ class Stacked(Part):
         for number, part in enumerate(self.parts):
             stack[number] = part.load(get)
         return stack
+
+    def fill(self, get, room):
+        for part, layer in zip(self.parts, room, strict=True):
+            part.fill(get, layer)
 
     def rest(self, get):
         return {key: value for part in self.parts for key, value in part.rest(get).items()}

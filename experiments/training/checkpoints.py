@@ -41,6 +41,8 @@ TEMPORARY = ".orbax-checkpoint-tmp"
 DELETED = ".deleted"
 SET_ASIDE = ".damaged"
 _FOREVER = 100 * 365 * 86400  # seconds
+_CHUNK = 2**25  # bytes of an array that are compressed at a time
+_FILE = 2**27  # bytes of a file, which is made in memory
 
 
 class CorruptCheckpoint(UserError):
@@ -88,8 +90,9 @@ class Checkpoints:
     def save(self, step: int, state: dict, meta: dict, metric: float | None = None) -> None:
         """Nothing; starts to write the state, and returns when its arrays may be donated.
 
-        state is a dict, possibly nested, of jax arrays; meta is a dict of JSON values. A lower
-        metric is better, and None or a value not finite never counts as best. A step that is there
+        state is a dict, possibly nested, of jax arrays, or of numpy's, which must stay as they are until
+        `wait`, and may be larger than memory where they are mapped; meta is a dict of JSON values. A
+        lower metric is better, and None or a value not finite never counts as best. A step that is there
         is left as it is. Raises UserError for meta that is not JSON, for a step that is there and has
         a damaged record, and for a failure of this save or the one before; the steps written earlier
         stay, and a later save may be tried.
@@ -106,6 +109,9 @@ class Checkpoints:
         # Orbax measures by the clock on the wall, which may be set while it waits.
         context.asynchronous.timeout_secs = _FOREVER
         context.asynchronous.create_directories_asynchronously = False
+        context.memory.deepcopy_host_arrays = False
+        context.array.saving.storage_options.chunk_byte_size = _CHUNK
+        context.array.saving.ocdbt_target_data_file_size = _FILE
         with self._failing(step), quiet(), context:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()

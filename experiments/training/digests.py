@@ -9,6 +9,9 @@ import numpy as np
 
 SEEDS = (0x9E3779B9, 0x7F4A7C15)
 ON_HOST = 2**16  # values up to which an array is fetched: a program for each shape takes longer
+BLOCK = (
+    2**16
+)  # words of an array on the host at a time: its mapped file may be larger than the memory
 
 
 def _words(x):
@@ -47,19 +50,25 @@ def _sums(x):
 
 
 def _on_host(x) -> bool:
-    """Whether an array is small, of whole bytes, and all here."""
+    """Whether an array is of whole bytes, and numpy's, or small and all here."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or jax.dtypes.itemsize_bits(x.dtype) < 8:
         return False
-    return x.size <= ON_HOST and (not isinstance(x, jax.Array) or x.is_fully_addressable)
+    return not isinstance(x, jax.Array) or (x.size <= ON_HOST and x.is_fully_addressable)
 
 
 def _sums_on_host(x):
     """As `_sums`, of a numpy array."""
     flat = np.ravel(x)
     words = flat if x.dtype == bool else flat.view(f"uint{8 * min(x.dtype.itemsize, 4)}")
-    index = np.arange(words.size, dtype=np.uint32)
-    mixed = (_mix(words.astype(np.uint32) ^ _mix(index + np.uint32(seed))) for seed in SEEDS)
-    return [np.sum(m, dtype=np.uint32) for m in mixed]
+    sums = [np.uint32(0) for _ in SEEDS]
+    with np.errstate(over="ignore"):
+        for start in range(0, words.size, BLOCK):
+            block = words[start : start + BLOCK].astype(np.uint32)
+            index = np.arange(len(block), dtype=np.uint32) + np.uint32(start % 2**32)
+            for n, seed in enumerate(SEEDS):
+                mixed = _mix(block ^ _mix(index + np.uint32(seed)))
+                sums[n] += np.sum(mixed, dtype=np.uint32)
+    return sums
 
 
 def leaves(tree: Any) -> dict[str, Any]:
@@ -80,9 +89,9 @@ def digest(tree: Any) -> dict[str, str]:
     named = leaves(tree)
     # Processes on CPUs confuse the messages of programs that run at the same time.
     each = jax.device_get if jax.process_count() > 1 else lambda sums: sums
-    small = jax.device_get({name: x for name, x in named.items() if _on_host(x)})
-    sums = {name: each(_sums(x)) for name, x in named.items() if name not in small}
-    sums = jax.device_get(sums) | {name: _sums_on_host(x) for name, x in small.items()}
+    here = jax.device_get({name: x for name, x in named.items() if _on_host(x)})
+    sums = {name: each(_sums(x)) for name, x in named.items() if name not in here}
+    sums = jax.device_get(sums) | {name: _sums_on_host(x) for name, x in here.items()}
     digests = {}
     for name, x in named.items():
         kind = hashlib.sha256(f"{x.dtype}{x.shape}".encode()).digest()[:8]

@@ -1,0 +1,53 @@
+"""An import needs memory for pieces of the model, not for the model."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import GOLDEN
+
+from experiments.published import importing
+from experiments.published.importing import import_run
+from experiments.published.opening import open_checkpoint
+from experiments.published.parts import flat
+from experiments.run import load_run
+from experiments.studies.import_memory import measured, write_checkpoint
+
+LARGE = 60_000_000  # bytes of bfloat16; twice as many in float32
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_an_import_of_a_model_holds_less_than_half_of_it(tmp_path):
+    """Beside what the import of one of 2 % of its size takes: Python, jax and orbax."""
+    own = []
+    for name, size, width in (("small", LARGE // 50, 128), ("large", LARGE, 512)):
+        write_checkpoint(tmp_path / name, size, 2, width)
+        line = [str(tmp_path / name), "--workdir", str(tmp_path / f"{name}-run")]
+        own.append(measured([sys.executable, "-m", "experiments.import", *line])["own"])
+    assert own[1] - own[0] < LARGE
+
+
+@pytest.mark.parametrize("name", ["dream", "smdm_grouped", "sedd_absorb", "radd"])
+def test_a_parameter_written_tensor_by_tensor_is_that_loaded_at_once(name):
+    """Stacked layers, matrices beside each other, heads in groups, rows added, outputs taken away."""
+    checkpoint = open_checkpoint(GOLDEN / "checkpoints" / name)
+    written = dict(flat(checkpoint.params()))
+    for path, part in flat(checkpoint.architecture.layout):
+        array = part.load(lambda key: checkpoint.tensors[key].read())
+        np.testing.assert_array_equal(written[path], array)
+
+
+def test_what_went_through_files_is_in_the_run_and_the_files_are_gone(
+    tmp_path, monkeypatch, rejected
+):
+    source, workdir = GOLDEN / "checkpoints" / "dream", tmp_path / "run"
+    full = importing.shutil.disk_usage(tmp_path)._replace(free=2000)
+    with monkeypatch.context() as patched:
+        patched.setattr(importing.shutil, "disk_usage", lambda folder: full)
+        assert "make room there" in rejected(import_run, source, workdir)
+    assert list(tmp_path.iterdir()) == []
+    import_run(source, workdir, log=lambda line: None)
+    assert not list(workdir.rglob("arrays"))
+    expected = open_checkpoint(source).params()
+    jax.tree.map(np.testing.assert_array_equal, load_run(str(workdir)).params, expected)
