@@ -457,6 +457,9 @@ class EmbedAndHead(nnx.Module):
 
     def logits(self, x: Array, length: int) -> Array:
         """float32 (B, L, V) from what `normed` gives."""
+        # Without this the compiler swapped rows of the batch, between devices of data and of fsdp, where
+        # the layers are a loop and a device has few tokens.
+        x = constrain_batch(x)
         if self.head is None:
             out = x @ self.embedding[...][:-1].astype(self.dtype).T
         else:
