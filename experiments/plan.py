@@ -1,14 +1,15 @@
 """Plan a run on a slice of TPUs, compiled on a machine without one.
 
-Compiles the training step and the sampler of a config, and prints what a chip will hold, compute and
-send, and the least time that this takes: the largest of compute at the stated peak, memory traffic and
-interconnect, each alone. Needs libtpu (pip install -e ".[plan]"), no data and no accelerator. Where the
-program does not fit, settings are tried that take less memory. docs/pods.md has plans, and how to read
-one.
+Compiles the training step and the sampler of a config, or what --what says, and prints what a chip will
+hold, compute and send, and the least time that this takes: the largest of compute at the stated peak,
+memory traffic and interconnect, each alone. Needs libtpu (pip install -e ".[plan]"), no data and no
+accelerator. Where a training step does not fit, settings are tried that take less memory. docs/pods.md
+has plans, and how to read one.
 
 Examples:
     ddlm plan --config configs/scale/mdlm_1b.py --topology v5e:16x16 --set mesh.fsdp=64
     ddlm plan --config configs/scale/mdlm_8b.py --topology v5p:8x8x8 --out plan.json
+    ddlm plan --config configs/published/llada_8b.py --topology v5e:2x4 --what evaluate sample
 """
 
 from experiments import cli
@@ -23,6 +24,13 @@ def command_line() -> cli.Parser:
     )
     options.add_argument(
         "--vocab-size", type=cli.positive, help="tokens of the data (default: its tokenizer's)"
+    )
+    options.add_argument(
+        "--what",
+        nargs="+",
+        choices=("train", "evaluate", "sample"),
+        default=["train", "sample"],
+        help="what is planned (default: train sample)",
     )
     options.add_argument(
         "--sample-batch",
@@ -70,6 +78,7 @@ def main(arguments: list[str]) -> dict:
         args.sample_batch,
         args.tries,
         cli.log,
+        args.what,
     )
     if args.out:
         write_atomically(args.out, json.dumps(record, indent=1, allow_nan=False) + "\n")

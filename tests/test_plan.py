@@ -19,6 +19,7 @@ from experiments.config import Mesh
 from experiments.data.protocols import protocol_of
 from experiments.devices.sharding import AXES, make_mesh, tree_shardings
 from experiments.errors import UserError
+from experiments.evaluation.estimators import times_per_sequence
 from experiments.overrides import load, override
 from experiments.planning import compiled
 from experiments.planning.chips import CHIPS
@@ -270,3 +271,15 @@ def test_a_tiny_model_is_planned_by_the_compiler_of_tpus(attention, tmp_path):
     bound = 0 if attention == "auto" else 1e-3
     assert found["train"]["flops_per_chip"] == pytest.approx(found["train"]["flops"] / 4, rel=bound)
     assert found["train"]["collectives_per_chip"]["all-reduce"]["bytes"] > 0
+
+
+def test_an_evaluation_is_planned_without_a_training(plan, tmp_path):
+    out = plan("--what", "evaluate", "--out", str(tmp_path / "plan.json"))
+    found, e = json.loads((tmp_path / "plan.json").read_text()), experiment()
+    assert not {"train", "run", "sample"} & set(found) and "training step" not in out
+    evaluate, rows = found["evaluate"], e.evaluation.batch_size
+    assert f"evaluation of {rows} sequences: fits" in out and evaluate["rows"] == rows
+    passes = times_per_sequence(e) * rows * e.data.length
+    assert evaluate["flops"] == passes * e.model.flops_per_token(e.data.length)
+    held = 4 * found["parameters"]
+    assert held < evaluate["bytes_per_chip"]["arguments"] < held + 4 * rows * e.data.length + 100

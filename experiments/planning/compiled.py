@@ -1,7 +1,7 @@
-"""The training step and the sampler compiled for a TPU slice on a machine that has none, and measured.
+"""Training, evaluation and sampling compiled for a TPU slice on a machine that has none, and measured.
 
-What is compiled is what a run compiles: `make_train_step` with its state placed and donated, and
-`make_sample`, for the devices of a topology of libtpu in place of this machine's.
+What is compiled is what a run compiles: `make_train_step` with its state placed and donated,
+`make_bound` and `make_sample`, for the devices of a topology of libtpu in place of this machine's.
 """
 
 import math
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion.process import Likelihood
 from experiments.config import Experiment
 from experiments.data.protocols import SIZES
 from experiments.data.subwords import Subwords
@@ -30,6 +31,8 @@ from experiments.devices.sharding import (
     tree_shardings,
 )
 from experiments.errors import UserError
+from experiments.evaluation.estimators import make_bound, times_per_sequence
+from experiments.labels import gives_labels
 from experiments.overrides import override, resolve
 from experiments.planning import hlo_costs
 from experiments.planning.chips import Chip, chip_of
@@ -94,14 +97,29 @@ def trace_train(experiment: Experiment, mesh: Mesh) -> jax.stages.Traced:
     return step.trace(_placed(state, shardings), *described_batch(experiment, mesh))
 
 
+def trace_evaluate(experiment: Experiment, mesh: Mesh, rows: int) -> jax.stages.Traced:
+    """The bound of `rows` sequences, or their loss where there is none, traced likewise."""
+    quantity = "bound" if isinstance(experiment.process, Likelihood) else "loss"
+    bound = make_bound(experiment, times_per_sequence(experiment), 0, mesh, quantity)
+    split, length = NamedSharding(mesh, P(BATCH)), experiment.data.length
+    text = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=split)
+    labels = {"label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=split)}
+    conditioning = labels if gives_labels(experiment) else {}
+    return bound.trace(_parameters(experiment, mesh), text, 0, None, conditioning)
+
+
 def trace_sample(experiment: Experiment, mesh: Mesh, rows: int) -> jax.stages.Traced:
     """The sampler of `rows` sequences, traced likewise."""
-    params = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     numbers = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=NamedSharding(mesh, P(BATCH)))
     known = jax.ShapeDtypeStruct((experiment.data.length,), jnp.int32, sharding=replicated(mesh))
     seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    placed = _placed(params, tree_shardings(mesh, params, experiment.roles()))
-    return make_sample(experiment, mesh).trace(placed, seed, numbers, known)
+    params = _parameters(experiment, mesh)
+    return make_sample(experiment, mesh).trace(params, seed, numbers, known)
+
+
+def _parameters(experiment: Experiment, mesh: Mesh) -> dict:
+    params = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
+    return _placed(params, tree_shardings(mesh, params, experiment.roles()))
 
 
 def _placed(tree, shardings):
@@ -171,14 +189,15 @@ def plan(
     rows: int | None = None,
     tries: int = 4,
     log: Callable[[str], None] = print,
+    what: Sequence[str] = ("train", "sample"),
 ) -> dict:
     """The plan of an experiment on a slice, as experiments.plan prints and stores it. rows: sequences
-    that are sampled together, by default one for each part of a batch; 0 leaves the sampler out."""
+    that are sampled together, by default one for each part of a batch; 0 leaves the sampler out. what:
+    "train", "evaluate", "sample"."""
     chip = chip_of(topology)
     experiment = without_data(experiment, vocab_size)
     devices = tpu_devices(topology)
     mesh = make_mesh(experiment.mesh, devices)
-    train = measure(trace_train(experiment, mesh), chip)
     params = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     record = {
         "topology": topology,
@@ -186,24 +205,34 @@ def plan(
         "mesh": dict(mesh.shape),
         "parameters": num_parameters(params),
         "vocab_size": experiment.model.vocab_size,
-        "train": train,
         "versions": {name: version(name) for name in ("ddlm", "jax", "libtpu")},
     }
-    if not train["fits"]:
-        return record | {"suggestion": suggest(experiment, devices, chip, tries, log)}
+    if "train" in what:
+        train = record["train"] = measure(trace_train(experiment, mesh), chip)
+        if not train["fits"]:
+            return record | {"suggestion": suggest(experiment, devices, chip, tries, log)}
+        record["run"] = _run(experiment, train["seconds"])
+    shards = batch_shards(mesh)
+    if "evaluate" in what:
+        batch = -(-experiment.evaluation.batch_size // shards) * shards
+        traced = trace_evaluate(experiment, mesh, batch)
+        record["evaluate"] = {"rows": batch} | measure(traced, chip)
+    if "sample" in what and rows != 0 and experiment.process.traits.output == "tokens":
+        batch = -(-(rows or shards) // shards) * shards
+        record["sample"] = {"rows": batch} | measure(trace_sample(experiment, mesh, batch), chip)
+    return record
+
+
+def _run(experiment: Experiment, seconds: float) -> dict:
+    """Figures of a whole training whose step takes so long."""
     config = experiment.train
     tokens = config.batch_size * experiment.data.length
-    record["run"] = {
+    return {
         "steps": config.num_steps,
         "tokens": config.num_steps * tokens,
-        "tokens_per_second": tokens / train["seconds"],
-        "hours": config.num_steps * train["seconds"] / 3600,
+        "tokens_per_second": tokens / seconds,
+        "hours": config.num_steps * seconds / 3600,
     }
-    if rows != 0 and experiment.process.traits.output == "tokens":
-        shards = batch_shards(mesh)
-        rows = -(-(rows or shards) // shards) * shards
-        record["sample"] = {"rows": rows} | measure(trace_sample(experiment, mesh, rows), chip)
-    return record
 
 
 def suggest(

@@ -7,14 +7,17 @@ def report(plan: dict) -> str:
     lines = [
         f"{plan['config']} on {plan['topology']}: {plan['chips']} chips, {mesh}; "
         f"{plan['parameters']:,} parameters, {plan['vocab_size']:,} tokens",
-        *_program("training step", plan["train"]),
     ]
+    if "train" in plan:
+        lines += _program("training step", plan["train"])
     if "run" in plan:
         run = plan["run"]
         lines.append(
             f"  run: {run['steps']:,} steps, {run['tokens']:.3g} tokens; at least {run['hours']:,.1f} "
             f"hours, at most {run['tokens_per_second']:,.0f} tokens/s"
         )
+    if "evaluate" in plan:
+        lines += _program(f"evaluation of {plan['evaluate']['rows']} sequences", plan["evaluate"])
     if "sample" in plan:
         lines += _program(f"sampler of {plan['sample']['rows']} sequences", plan["sample"])
     if "suggestion" in plan:

@@ -1,0 +1,1 @@
+"""Networks of published checkpoints, for plans and for training from them."""
