@@ -42,7 +42,6 @@ DELETED = ".deleted"
 SET_ASIDE = ".damaged"
 _FOREVER = 100 * 365 * 86400  # seconds
 _CHUNK = 2**25  # bytes of an array that are compressed at a time
-_FILE = 2**27  # bytes of a file, which is made in memory
 
 
 class CorruptCheckpoint(UserError):
@@ -111,7 +110,6 @@ class Checkpoints:
         context.asynchronous.create_directories_asynchronously = False
         context.memory.deepcopy_host_arrays = False
         context.array.saving.storage_options.chunk_byte_size = _CHUNK
-        context.array.saving.ocdbt_target_data_file_size = _FILE
         with self._failing(step), quiet(), context:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
