@@ -174,7 +174,7 @@ class Ends(nnx.Module):
 
     def logits(self, x: Array) -> Array:
         """(B*L, V) from what the last layer gives, (B*L, D)."""
-        x = self.head_norm(jax.nn.gelu(self.dense(x), approximate=False))
+        x = constrain_batch(self.head_norm(jax.nn.gelu(self.dense(x), approximate=False)))
         tied = self.embedding[...][:-1].astype(self.dtype)
         return x @ tied.T + self.bias[...].astype(self.dtype)[None]
 

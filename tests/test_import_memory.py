@@ -33,7 +33,7 @@ def test_a_parameter_written_tensor_by_tensor_is_that_loaded_at_once(name):
     """Stacked layers, matrices beside each other, heads in groups, rows added, outputs taken away."""
     checkpoint = open_checkpoint(GOLDEN / "checkpoints" / name)
     written = dict(flat(checkpoint.params()))
-    for path, part in flat(checkpoint.architecture.layout):
+    for path, part in flat(checkpoint.layout):
         array = part.load(lambda key: checkpoint.tensors[key].read())
         np.testing.assert_array_equal(written[path], array)
 

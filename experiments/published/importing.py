@@ -162,8 +162,8 @@ def _write(
 
 @contextmanager
 def _arrays_on_disk(folder: Path) -> Iterator[Callable[[Shape], np.ndarray]]:
-    """What makes float32 arrays of a shape whose numbers are in files of the folder, mapped: a model
-    is not in memory at once. The folder is gone at the end. OSError where it has no room for an array."""
+    """What makes float32 arrays of a shape whose numbers are in files of the folder, mapped: a model is
+    not in memory at once. The folder is gone at the end. OSError where there is no room for an array."""
     folder.mkdir()
     names = count()
 
