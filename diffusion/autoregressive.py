@@ -29,13 +29,18 @@ class Autoregressive(Sequential, Likelihood):
         return self.num_tokens
 
     def log_p(self, model: RowModel, x0):
+        return gather_last(jax.nn.log_softmax(self._out(model, x0)), x0)
+
+    def likeliest(self, model: RowModel, x0):
+        return jnp.argmax(self._out(model, x0), axis=-1)
+
+    def _out(self, model, x0):
         before = jnp.pad(x0[:, :-1], ((0, 0), (1, 0)), constant_values=self.start)
         segments = model.segments
         if segments is not None:
             begins = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
             before = jnp.where(begins, self.start, before)
-        out = model(before, jnp.zeros((x0.shape[0], 1)))
-        return gather_last(jax.nn.log_softmax(out), x0)
+        return model(before, jnp.zeros((x0.shape[0], 1)))
 
     def loss(self, key, model: RowModel, x0, u):
         return -self.log_p(model, x0)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.mdlm import MDLM
-from diffusion.model import Model, PositionModel
+from diffusion.model import Model, given
 from diffusion.process import Composed, JumpProcess, Kind, Likelihood, Process, TimeIntegral, Traits
 
 
@@ -93,7 +93,7 @@ class BlockDiffusion(Composed, Likelihood):
         return jnp.maximum(jnp.where(shifted >= 1, shifted - 1, shifted), 1e-7)
 
     def for_base(self, model, x0, u):
-        return _in_context(model, x0), self.uniforms(u, x0.shape[1])
+        return given(model, context=x0), self.uniforms(u, x0.shape[1])
 
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         if self._one_step:
@@ -117,12 +117,6 @@ class BlockDiffusion(Composed, Likelihood):
     def _at_1(self, u):
         """The base in one step, and its one time for all positions u (B, L)."""
         return self.base.in_steps(1), jnp.ones_like(u)
-
-
-def _in_context(model: Model, x0: Array) -> Model:
-    if isinstance(model, PositionModel):
-        return model.given(context=x0)
-    return lambda z, t, **condition: model(z, t, context=x0, **condition)
 
 
 def _goes_in_one_step(base: Process) -> bool:

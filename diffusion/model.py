@@ -51,6 +51,13 @@ class PositionModel(Protocol):
         ...
 
 
+def given(model: Model, **condition: Array) -> Model:
+    """The model with more of a condition, the same in every call."""
+    if isinstance(model, PositionModel):
+        return model.given(**condition)
+    return lambda z, t, **more: model(z, t, **condition, **more)
+
+
 def at_positions(
     model: Model,
     function: Callable[..., Array],

@@ -323,6 +323,10 @@ class Sequential(Objective):
     def log_p(self, model: RowModel, x0: Array) -> Array:
         """log p(x0^i | x0^1 .. x0^(i-1)), (B, L) nats."""
 
+    @abstractmethod
+    def likeliest(self, model: RowModel, x0: Array) -> Array:
+        """int (B, L): the token that is most probable after x0^1 .. x0^(i-1)."""
+
 
 class Composed(Objective):
     """An objective over another one, its `base`, which it takes the vocabulary from."""

@@ -258,7 +258,8 @@ class Transformer(Backbone):
         if visible is not None:
             mask = visible if mask is None else visible & mask
         if segments is not None:
-            within = segments[:, :, None] == segments[:, None]
+            of_copies = jnp.tile(segments, copies)
+            within = of_copies[:, :, None] == of_copies[:, None]
             mask = within if mask is None else within & mask[None]
         condition, x = ends.condition(t, label), constrain_batch(x)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.any_order import AnyOrder, RandomOrders
+from diffusion.conditional import Conditional
 from diffusion.process import Likelihood, Objective, Process, TimeIntegral, mask_schedule
 from experiments.config import Experiment
 from experiments.devices.sharding import replicated
@@ -23,22 +24,23 @@ def make_bound(
     mesh: jax.sharding.Mesh,
     quantity: Literal["bound", "loss"] = "bound",
 ) -> jax.stages.Wrapped:
-    """bound(params, x0 (B, L), first, frozen, conditioning) -> `Nats`, of positions without padding;
-    jitted. With quantity "loss" the loss is the only term. conditioning: what the network is given of
-    the rows, as `experiments.data.pipeline` has it.
+    """bound(params, x0 (B, L), first, frozen, conditioning, known) -> `Nats`, of positions without
+    padding; jitted. With quantity "loss" the loss is the only term. conditioning: what the network is
+    given of the rows, as `experiments.data.pipeline` has it. known: bool (B, L), tokens that are given
+    and not counted (`diffusion.conditional`); None for none.
 
-    Sequence number first + row and time sample k decide all randomness.
+    Sequence number first + row, or first (B,) of each, and time sample k decide all randomness.
     """
 
     chosen = estimator(experiment) if quantity == "bound" else "low_discrepancy"
     length = experiment.data.length
 
     @use_mesh(mesh)
-    def bound(params, x0, first, frozen=None, conditioning=None):
+    def bound(params, x0, first, frozen=None, conditioning=None, known=None):
         process = experiment.bind(params, frozen)
-        bounded = _estimated(experiment, chosen, process) if quantity == "bound" else None
+        bounded = _estimated(experiment, chosen, process, known) if quantity == "bound" else None
         conditioning = conditioning or {}
-        numbers = first + jnp.arange(x0.shape[0])
+        numbers = first + jnp.arange(x0.shape[0]) if jnp.ndim(first) == 0 else first
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         places, weights = _places(chosen, num_times, keys, seed, numbers)
         network = experiment.network(params, **conditioning)
@@ -84,16 +86,16 @@ _GOLDEN = 2654435769  # the golden ratio, less 1, of 2^32
 
 
 def _estimated(
-    experiment: Experiment, chosen: str, process: Objective
-) -> Likelihood | AnyOrder | RandomOrders:
+    experiment: Experiment, chosen: str, process: Objective, known: jax.Array | None = None
+) -> Likelihood | AnyOrder | RandomOrders | Conditional:
     """The objective whose `bound_terms` an estimator takes."""
     assert isinstance(process, Likelihood)  # `check_bound`
     evaluation = experiment.evaluation
     if chosen == "any_order":
-        return AnyOrder(process, evaluation.group)
+        return AnyOrder(process, evaluation.group, known)
     if chosen == "orders":
-        return RandomOrders(process, evaluation.group, evaluation.orders)
-    return process
+        return RandomOrders(process, evaluation.group, evaluation.orders, known)
+    return process if known is None else Conditional(process, known)
 
 
 def _places(chosen: str, count: int, keys, seed: int, numbers) -> tuple[jax.Array, jax.Array]:
