@@ -5,6 +5,7 @@
     run = ddlm.load("runs/quickstart")
     run.sample(4, prompt="the state of")            # texts; .tokens and .calls are arrays
     run.log_likelihood("the state of the union")    # a bound or exact, in nats and bits per character
+    run.log_likelihood(" union", context="the state of the")
     run.fill("we ____ the people")
     run.evaluate("test")                            # the record, as `ddlm evaluate` makes it
     run.denoise("the state of the union", 0.5)      # logits of every token at every position
@@ -314,10 +315,13 @@ class Run:
         texts = _drawn(ready, num or 1, 16, size)
         return texts if num else texts[0]
 
-    def log_likelihood(self, text: str, num_times: int = 64, seed: int = 0) -> LogLikelihood:
-        """log p(text) in nats, with its kind (exact, or a bound) and the standard error of the draws.
+    def log_likelihood(
+        self, text: str, num_times: int = 64, seed: int = 0, context: str = ""
+    ) -> LogLikelihood:
+        """log p(text) in nats, with its kind (exact, or a bound) and the standard error of the draws;
+        with a context log p(text | context), the text being what comes directly after it.
         num_times: how many times are drawn; more make the error smaller."""
-        return log_likelihood(self._run, text, num_times, seed)
+        return log_likelihood(self._run, text, num_times, seed, context)
 
     def evaluate(
         self,

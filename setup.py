@@ -51,6 +51,7 @@ setup(
             "torch>=2.9",  # its network
             "transformers>=5.0",  # its architecture and tokenizer
         ],
+        "lm-eval": ["lm-eval>=0.4.13"],  # the tasks that experiments.lm_eval evaluates a run on
         "hub": ["huggingface-hub>=0.34"],  # published checkpoints by their names
         "mlflow": [
             "mlflow>=3.0"

@@ -9,6 +9,14 @@ from experiments.data.rows import make_rows
 from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, count
 from experiments.errors import UserError
 from experiments.evaluation.bound import estimate
+from experiments.evaluation.conditional import (
+    conditional_nats,
+    encode_pair,
+    fitted,
+    kind_of_pair,
+    of_draws,
+    sampled,
+)
 from experiments.evaluation.estimators import (
     check_bound,
     kind_of,
@@ -23,7 +31,8 @@ class LogLikelihood:
     """log p of a text in nats; of kind "bound" it is a lower one, so that p is at least this.
 
     standard_error, in nats: of the times and the noise that were drawn, 0 where the likelihood is exact,
-    NaN of one time. bits_per_character: -log p in bits over the characters, NaN where there are none.
+    NaN of one time. samples: how many of those there were, 1 where it is exact. bits_per_character:
+    -log p in bits over the characters, NaN where there are none.
     """
 
     nats: float
@@ -31,6 +40,7 @@ class LogLikelihood:
     kind: str
     tokens: int
     characters: int
+    samples: int
 
     @property
     def bits_per_character(self) -> float:
@@ -38,17 +48,20 @@ class LogLikelihood:
         return -self.nats / math.log(2) / self.characters if self.characters else math.nan
 
 
-def log_likelihood(run: Run, text: str, num_times: int = 64, seed: int = 0) -> LogLikelihood:
-    """log p(text), from so many times. UserError for text outside of the run's alphabet, and for a
-    process without a likelihood.
+def log_likelihood(
+    run: Run, text: str, num_times: int = 64, seed: int = 0, context: str = ""
+) -> LogLikelihood:
+    """log p(text), from so many times; given a context, log p(text | context), of as much of its end as
+    the run's length has room for beside the text. UserError for text outside of the run's alphabet, and
+    for a process without a likelihood.
 
     A text longer than the run's sequences is taken in pieces of their length, each seen alone, and where
     the run is of documents it is one, with the tokens that stand around each.
     """
-    experiment = run.experiment
+    if context:
+        return _of_continuation(run, text, num_times, seed, context)
+    experiment = sampled(run.experiment, num_times)
     check_bound(experiment)
-    evaluation = replace(experiment.evaluation, num_times=num_times, labels=False)
-    experiment = replace(experiment, evaluation=evaluation)
     tokens = tokens_of(run, text)
     if not len(tokens):
         raise UserError("the text is empty", "give at least one token")
@@ -56,12 +69,23 @@ def log_likelihood(run: Run, text: str, num_times: int = 64, seed: int = 0) -> L
     rows = tokens
     if data.rows != "wrap":
         rows = make_rows(tokens, np.array([0, len(tokens)]), data.length, data.rows == "pack")
-    bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
+    draws = times_per_sequence(experiment)
+    bound = make_bound(experiment, draws, seed, run.mesh)
     characters = count(text)[0]
     result, _ = estimate(experiment, bound, run.params, rows, run.mesh, characters)
     kind, size = kind_of(experiment), int(result.tokens.sum())
     error = 0.0 if kind == "exact" else result.time_standard_error() * size
-    return LogLikelihood(-result.nats_per_token * size, error, kind, size, characters)
+    return LogLikelihood(-result.nats_per_token * size, error, kind, size, characters, draws)
+
+
+def _of_continuation(run, text, num_times, seed, context) -> LogLikelihood:
+    run = replace(run, experiment=sampled(run.experiment, num_times))
+    pair = encode_pair(run, context, text)
+    kind = kind_of_pair(run.experiment, pair)
+    nats = conditional_nats(run, [fitted(pair, run.experiment.data.length)], seed)
+    value, error = of_draws(nats, kind)
+    size = len(pair.continuation)
+    return LogLikelihood(-value[0], error[0], kind, size, count(text)[0], nats.shape[1])
 
 
 def tokens_of(run: Run, text: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion.model import given
 from diffusion.process import denoising_process
 from diffusion.random import fold_in
 from experiments.config import Experiment
@@ -57,17 +58,19 @@ def make_sample(
     trace: bool = False,
     tell: Callable[[], None] | None = None,
 ) -> jax.stages.Wrapped:
-    """sample(params, seed, numbers (B,), known (L,), guide) -> (`Sampled`, known (B, L) with required
-    words in their places), one compiled program; guide: the parameters of the classifier, or None. tell:
-    as of `SamplingConstraints.network`."""
+    """sample(params, seed, numbers (B,), known (L,) or (B, L), guide, conditioning) -> (`Sampled`, known
+    (B, L) with required words in their places), one compiled program; guide: the parameters of the
+    classifier, or None. conditioning: what the network is given besides, of samples without constraints.
+    tell: as of `SamplingConstraints.network`."""
 
     @use_mesh(mesh)
-    def run(params, seed, numbers, known, guide=None):
+    def run(params, seed, numbers, known, guide=None, conditioning=None):
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
-        shape = (len(numbers), len(known))
+        shape = (len(numbers), known.shape[-1])
         known = jnp.broadcast_to(known, shape)
         process = experiment.bind(params)
         network = constraints.network(experiment, params, guide, tell)
+        network = given(network, **conditioning) if conditioning else network
         if constraints.words:
             known = place(
                 fold_in(keys, 1), denoising_process(process), network, known, constraints.words
