@@ -359,13 +359,22 @@ class Run:
         """The curves of the training by their names, each (steps, values)."""
         return read_metrics(self.workdir)
 
-    def export(self, folder: str | Path, family: str | None = None) -> str:
+    def export(
+        self,
+        folder: str | Path,
+        family: str | None = None,
+        mask_token: int | None = None,
+        start_token: int | None = None,
+    ) -> str:
         """The name of the layout in which the run now is in the folder, which must not be there before,
         as safetensors and config.json: that of a published family (`ddlm import --list`), by default
-        the one it was imported from or is of, or our own, "ddlm"."""
+        the one it was imported from or is of, or our own, "ddlm". mask_token, start_token: their numbers
+        in the files, where the family has them elsewhere than we do."""
         from experiments.published.exporting import export_run
+        from experiments.published.family import Options
 
-        return export_run(self._run, self.workdir, Path(folder), family)
+        options = Options(mask=mask_token, start=start_token)
+        return export_run(trained.merged(self._run), self.workdir, Path(folder), family, options)
 
     def plot(
         self, path: str | Path | None = None, names: Sequence[str] = (), theme: str = "light"
@@ -417,16 +426,26 @@ def import_checkpoint(
     family: str | None = None,
     tokenizer: str | Path | None = None,
     mask_token: str | None = None,
+    start_token: int | None = None,
+    block_size: int | None = None,
+    length: int | None = None,
+    raw: bool = False,
     log: Callable[[str], None] = print,
 ) -> Run:
     """The run that is made of a published checkpoint, a folder or a file, in the run directory, which
     must not be there before. family: where its files do not tell (`ddlm import --list`). tokenizer: its
-    files, by default those beside it. mask_token: its number or name, where config.json does not tell.
-    log gets what was assumed. Nothing of the files is executed."""
+    files, by default those beside it. mask_token: its number or name, start_token: its number,
+    block_size: of block diffusion, length: of sequences, where config.json does not tell. raw: the
+    parameters of the last step, where the file has an average too. log gets what was assumed. Nothing
+    of the files is executed."""
+    from experiments.published.family import Options
     from experiments.published.importing import import_run
 
     files = None if tokenizer is None else str(tokenizer)
-    import_run(Path(source), Path(workdir), family, files, mask_token, log=log)
+    options = Options(start=start_token, block_size=block_size, length=length)
+    import_run(
+        Path(source), Path(workdir), family, files, mask_token, options, average=not raw, log=log
+    )
     return load(workdir)
 
 

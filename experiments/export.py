@@ -36,10 +36,10 @@ def main(arguments: list[str]) -> None:
 
     from experiments.published.exporting import export_run
     from experiments.published.family import Options
-    from experiments.run import load_run
+    from experiments.run import load_run, merged
 
     workdir, folder = (Path(path).expanduser() for path in (args.workdir, args.to))
-    run = load_run(args.workdir, args.step)
+    run = merged(load_run(str(workdir), args.step))
     options = Options(mask=args.mask_token, start=args.start_token)
     name = export_run(run, workdir, folder, args.family, options)
     cli.log(f"exported to {args.to} in the layout {name}; ddlm import reads it back")

@@ -67,18 +67,25 @@ def main(arguments: list[str]) -> None:
     from experiments.published.family import Options
     from experiments.published.hub import fetch
     from experiments.published.importing import import_run
+    from experiments.published.making import check_absent
 
-    source, revision = Path(args.source).expanduser(), None
+    source, workdir = Path(args.source).expanduser(), Path(args.workdir).expanduser()
+    name = revision = None
+    check_absent(workdir, "--workdir")
     if not source.exists():
-        source, revision = fetch(args.source, args.revision, cli.log)
+        name = args.source
+        source, revision = fetch(name, args.revision, cli.log)
+    elif args.revision:
+        raise UserError("--revision is for a name of the hub; leave it out")
     options = Options(start=args.start_token, length=args.length, block_size=args.block_size)
     import_run(
         source,
-        Path(args.workdir).expanduser(),
+        workdir,
         args.family,
         args.tokenizer,
         args.mask_token,
         options,
+        name,
         revision,
         average=not args.raw,
         log=cli.log,

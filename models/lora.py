@@ -50,6 +50,10 @@ class LoRA(Backbone):
             object.__setattr__(self, name, getattr(self.base, name))
 
     @property
+    def max_length(self):
+        return self.base.max_length
+
+    @property
     def inner(self):
         return self.base
 

@@ -12,10 +12,17 @@ from published_cases import CASES, LOADED, Case
 
 import ddlm
 from experiments import cli
+from experiments.config import Experiment
+from experiments.devices.sharding import make_mesh
 from experiments.errors import UserError
-from experiments.published.opening import FAMILIES, open_checkpoint
+from experiments.overrides import resolve
+from experiments.published.exporting import export_run
+from experiments.published.family import Options
+from experiments.published.opening import FAMILIES, Checkpoint, open_checkpoint
 from experiments.published.parts import flat
+from experiments.run import Run
 from experiments.tensor_files import read_tensors, write_safetensors
+from experiments.training.digests import leaves
 
 
 def case_of(name: str) -> Case:
@@ -49,7 +56,8 @@ def test_the_tensors_of_an_export_are_those_that_were_read(case):
         for _, part in flat(checkpoint.layout):
             rest = {key: v for key, v in checkpoint.rest().items()}
             by_key = {key: rest[name] for key, name in checkpoint.names.items() if name in rest}
-            array = np.asarray(part.load(kept.__getitem__), np.float32)
+            array = np.empty(part.shape({k: np.shape(v) for k, v in kept.items()}), np.float32)
+            part.fill(kept.__getitem__, array)
             saved |= part.save(array, by_key)
         assert saved.keys() <= kept.keys()
         for key, array in saved.items():
@@ -111,19 +119,125 @@ def test_what_is_no_family_goes_out_in_our_own_layout_with_all_its_settings(tmp_
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_of_the_published_form_goes_out_in_its_layout(tmp_path):
-    model = ddlm.Transformer(
-        num_layers=1, width=16, num_heads=2, mlp_width=64, mlp_bias=True, norm="layer",
-        constant_condition=True, condition_width=8,
-    )  # fmt: skip
-    train = ddlm.Train(num_steps=0, batch_size=2)
-    experiment = ddlm.Experiment(ddlm.MDLM(), model, ddlm.Text(length=32), train=train)
-    run = ddlm.train(experiment, tmp_path / "run", log=lambda line: None)
-    assert run.export(tmp_path / "out") == "mdlm"
-    tensors = read_tensors(tmp_path / "out").tensors
-    assert tensors["backbone.output_layer.linear.weight"].shape == (28, 16)
-    again = open_checkpoint(tmp_path / "out").params()
-    assert jax.tree.all(jax.tree.map(np.array_equal, run.params, again))
+def trained(case: Case, folder: Path, **changes) -> tuple[Run, Checkpoint]:
+    """A run with the settings of a case and parameters of its own, which says of no file."""
+    checkpoint = case.open()
+    architecture = checkpoint.architecture
+    tokenizer = ddlm.Numbers(architecture.model.vocab_size)
+    experiment = resolve(
+        Experiment(
+            changes.get("process", architecture.process),
+            architecture.model,
+            ddlm.Text(tokenizer=tokenizer, length=architecture.length),
+            changes.get("sampler", architecture.sampler),
+        ),
+        tokenizer,
+    )
+    draw = np.random.default_rng(0)
+    forms = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    params = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), forms)
+    mask, table = architecture.options.mask, params["ends"]["embedding"]
+    if mask is not None:
+        table[mask] = table[-1]  # the file's own row of the mask, which ours stands for
+    return Run(experiment, params, 0, "0" * 16, make_mesh(experiment.mesh)), checkpoint
+
+
+@pytest.mark.parametrize("case", LOADED, ids=lambda case: case.name)
+def test_what_was_trained_in_a_published_form_goes_out_and_comes_back(case, tmp_path):
+    """In the layout of its family where that holds all of it, the vector of a start token too, else in
+    ours."""
+    run, checkpoint = trained(case, tmp_path)
+    family, options = checkpoint.family.name, checkpoint.architecture.options
+    given = Options(mask=options.mask, start=options.start)
+    starts = case.about["family"] in ("ar", "gpt2")
+    if starts:
+        with pytest.raises(UserError, match="start token that was trained"):
+            export_run(run, tmp_path, tmp_path / "no", family, given)
+        assert not (tmp_path / "no").exists()
+    chosen = export_run(run, tmp_path, tmp_path / "out", "ddlm" if starts else family, given)
+    again = open_checkpoint(tmp_path / "out", chosen, Options(mask=options.mask))
+    ours, theirs = (dict(leaves(params)) for params in (run.params, again.params()))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        unused = (
+            name == "ends/embedding" and not theirs[name][-1].any()
+        )  # of processes without a mask
+        rows = slice(0, -1 if unused else None)
+        np.testing.assert_array_equal(ours[name][rows], theirs[name][rows])
+    assert type(again.architecture.process) is type(run.experiment.process)
+    assert again.architecture.length == run.experiment.data.length
+
+
+def test_what_a_layout_cannot_say_goes_out_in_ours(tmp_path):
+    """Another schedule than the published one; a last letter that its import would take for [PAD]."""
+    for name, changes in (
+        ("mdlm", {"process": ddlm.MDLM(schedule=ddlm.Cosine())}),
+        ("gidd", {"process": ddlm.GIDD(p_uniform=0.1, gamma=0.5)}),
+        ("gidd", {"sampler": ddlm.Ancestral(steps=4)}),
+    ):
+        run, checkpoint = trained(case_of(name), tmp_path, **changes)
+        with pytest.raises(UserError, match=f"not those of the family {name}"):
+            export_run(run, tmp_path, tmp_path / "no", checkpoint.family.name)
+    duo, _ = trained(case_of("duo"), tmp_path, sampler=ddlm.Ancestral(steps=4))
+    assert export_run(duo, tmp_path, tmp_path / "out") == "udlm"
+    again = open_checkpoint(tmp_path / "out")
+    assert again.architecture.sampler.logits_processor.banned == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("mdlm", {"time_conditioning": True}, "time_conditioning = True is unsupported"),
+        ("udlm", {"time_conditioning": False}, "time_conditioning = False is unsupported"),
+        ("duo", {"causal": True}, "causal = True is unsupported"),
+        ("udlm", {"cfg": True}, "no tensor cond_map"),
+        ("dream", {"tie_word_embeddings": False, "_drop": "lm_head.weight"}, "lm_head.weight"),
+        ("llada", {"weight_tying": False, "_drop": "model.transformer.ff_out.weight"}, "ff_out"),
+        ("llada", {"scale_logits": True}, "scale_logits = True is unsupported"),
+        ("dream", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is unsupported"),
+        ("dream", {"rope_scaling": {"rope_type": "yarn"}}, "type yarn are unsupported"),
+        ("gpt2", {"n_inner": 999}, "n_inner = 999"),
+        ("gpt2", {"n_head": None}, "no tensor tells n_head"),
+        ("smdm_mha", {"rotary_percentage": 0.25}, "rotary_percentage = 0.25 is unsupported"),
+        ("sedd_absorb", {"noise": {"type": "cosine"}}, "noise.type = 'cosine'"),
+        ("gidd", {"p_uniform": None}, "does not tell p_uniform"),
+    ],
+)
+def test_a_config_of_another_form_is_one_line(name, changes, said, tmp_path):
+    shutil.copytree(case_of(name).folder, tmp_path / "source")
+    config = dict(case_of(name).config)
+    tensors = {k: t.read() for k, t in read_tensors(tmp_path / "source").tensors.items()}
+    for key, value in changes.items():
+        if key == "_drop":
+            del tensors[value]
+            write_safetensors(tmp_path / "source" / "model.safetensors", tensors)
+        else:
+            config[key] = value
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        open_checkpoint(tmp_path / "source")
+    assert said in str(caught.value) and "damaged" not in str(caught.value)
+
+
+def test_newer_configs_tell_the_rotary_base_in_a_table(tmp_path):
+    shutil.copytree(case_of("dream").folder, tmp_path / "source")
+    config = {k: v for k, v in case_of("dream").config.items() if k != "rope_theta"}
+    config["rope_parameters"] = {"rope_theta": 12345.0, "rope_type": "default"}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    assert open_checkpoint(tmp_path / "source").architecture.model.rotary_base == 12345.0
+
+
+def test_an_option_that_means_nothing_is_one_line(tmp_path, capsys):
+    words = [str(case_of("mdlm").folder), "--workdir", str(tmp_path / "run"), "--mask-token", "3"]
+    assert cli.guarded("import", words) == 2
+    assert "--mask-token means nothing" in capsys.readouterr().err
+
+
+def test_the_current_folder_can_be_the_run(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert cli.guarded("import", [str(case_of("mdlm").folder), "--workdir", "."]) == 0
+    assert (tmp_path / "here" / "config.json").is_file()
 
 
 @pytest.mark.parametrize(

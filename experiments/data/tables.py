@@ -52,8 +52,16 @@ def _rows(source: Source, stream: IO[bytes], column: str, kind: str) -> Iterator
         _check(source, column, _texts_of(table.schema_arrow))
         batches = table.iter_batches(_ROWS, columns=[column])
     else:
-        batches = pa.ipc.open_stream(stream)
-        _check(source, column, _texts_of(batches.schema))
+        # What `datasets` saves is a stream; a file has an index behind, and begins with its name.
+        first = stream.read(6)
+        stream.seek(0)
+        if first == b"ARROW1":
+            file = pa.ipc.open_file(stream)
+            schema, batches = file.schema, map(file.get_batch, range(file.num_record_batches))
+        else:
+            batches = pa.ipc.open_stream(stream)
+            schema = batches.schema
+        _check(source, column, _texts_of(schema))
     for batch in batches:
         yield from batch.column(column).to_pylist()
 

@@ -21,28 +21,28 @@ def card_of(run: Run, workdir: Path, family: str, source: SourceRecord | None) -
         f"# {type(experiment.process).__name__}, exported by ddlm",
         "",
         f"The layout is that of the family `{family}`; `ddlm import FOLDER --workdir RUN` makes a run",
-        f"of it again. Checkpoint {run.step}, fingerprint {run.fingerprint}, averaged parameters (EMA).",
+        f"of it again. Checkpoint {run.step}, fingerprint {run.fingerprint}.",
         f"Tokenizer: {type(tokenizer).__name__} {tokenizer.sha256}".rstrip() + ".",
         "",
     ]
     if source is not None:
         lines += [
             f"Imported from a checkpoint of the family `{source.family}`"
-            + (f", revision {source.revision}" if source.revision else "")
+            + (f", {source.name} at {source.revision}" if source.name else "")
             + ", of these files (sha256):",
             "",
             *(f"- {name}: {digest}" for name, digest in source.files.items()),
             "",
         ]
-    return "\n".join([*lines, "## Measured", "", *_measured(workdir), ""])
+    return "\n".join([*lines, "## Measured", "", *_measured(workdir, run.fingerprint), ""])
 
 
-def _measured(workdir: Path) -> list[str]:
-    """A line for each record of the run."""
+def _measured(workdir: Path, fingerprint: str) -> list[str]:
+    """A line for each record of the checkpoint."""
     lines = []
     for path in sorted((workdir / "records").glob("*.json")):
         record = stored_record(path)
-        if not record:
+        if not record or record["checkpoint_fingerprint"] != fingerprint:
             continue
         error = record["standard_error"]
         spread = "" if error is None else f" +- {error:.4f}"

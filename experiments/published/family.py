@@ -21,8 +21,8 @@ EVERYWHERE = ("_orig_mod.", "module.")  # prefixes that a compiled or wrapped ne
 
 @dataclass(frozen=True)
 class Options:
-    """What a file may not tell and the user may. mask: the number of the mask token; start: of the token
-    that a text begins with; length: tokens of a sequence; block_size: of block diffusion."""
+    """What the user can give where the files do not say. mask: the number of the mask token; start: that
+    of the token which a text begins with; length: tokens of a sequence; block_size: of a block."""
 
     mask: int | None = None
     start: int | None = None
@@ -76,6 +76,8 @@ class Family(ABC):
     """What keys may begin with, taken off one after another."""
     buffers: ClassVar[str] = r"$^"
     """A pattern of keys that hold nothing trained."""
+    takes: ClassVar[frozenset[str]] = frozenset({"length"})
+    """The options that mean something for it."""
 
     @abstractmethod
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
@@ -96,8 +98,12 @@ class Family(ABC):
         """A config.json from which `read` makes a run with such a network; what it does not hold, an
         export finds by reading it again."""
 
-    def written(self, key: str) -> str:
+    def key_in_file(self, key: str) -> str:
         """The key as the family's own files write it, with its prefix."""
+        return key
+
+    def renamed(self, key: str) -> str:
+        """The key, less its prefixes, by the name that newer files give it."""
         return key
 
     def stripped(self, keys: Collection[str]) -> dict[str, str]:
@@ -108,6 +114,7 @@ class Family(ABC):
             name = key
             while prefix := next((p for p in known if name.startswith(p)), None):
                 name = name[len(prefix) :]
+            name = self.renamed(name)
             if name in names:
                 raise UserError(
                     f"tensors {names[name]} and {key} are both {name}; take out one of them"
@@ -148,6 +155,40 @@ class Sizes:
             )
         return len(numbers)
 
+    def needed(self, key: str) -> int:
+        """A number of config.json that no tensor tells; UserError where it is missing."""
+        if self.config.get(key) is None:
+            raise UserError(
+                f"no tensor tells {key}, and no config.json does; put the config.json of the checkpoint "
+                "beside it"
+            )
+        return int(self.given(key, 0))
+
+    def forms(self, **forms: object) -> None:
+        """Nothing; UserError where config.json says another form of the network than ours."""
+        for key, only in forms.items():
+            if self.config.get(key, only) != only:
+                said = self.config[key]
+                raise UserError(f"config.json: {key} = {said!r} is unsupported; {only!r} is")
+
+    def rotary_base(self, key: str, default: float, kind: str | None = None) -> float:
+        """The base of rotary positions, by its key, or in the table of newer configs, which may have one
+        for each kind of layers. UserError for angles that are stretched."""
+        told = self.config.get("rope_parameters") or self.config.get("rope_scaling")
+        if isinstance(told, dict) and kind is not None:
+            told = told.get(kind)
+        if isinstance(told, dict):
+            stretched = told.get("rope_type", told.get("type", "default"))
+            if stretched != "default":
+                raise UserError(
+                    f"config.json: rotary positions of type {stretched} are unsupported"
+                )
+            if "rope_theta" in told:
+                return float(Sizes(self.family, {}, told).given("rope_theta", default))
+        if self.config.get(key) is None:
+            self.notes.append(f"config.json does not tell {key}: {default:g}")
+        return float(self.given(key, default))
+
     def agree(self, **sizes: int) -> None:
         """Nothing; UserError where config.json gives another number for one of these keys."""
         for key, size in sizes.items():
@@ -168,7 +209,9 @@ class Sizes:
     def divided(self, whole: int, part: int, what: str) -> int:
         """whole / part; UserError where that is no whole number."""
         if part < 1 or whole % part:
-            raise UserError(f"{what}: {whole} is no multiple of {part}; the file is damaged")
+            raise UserError(
+                f"{what}: {whole} is no multiple of {part}; give the config.json of this file"
+            )
         return whole // part
 
 

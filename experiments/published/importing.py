@@ -45,6 +45,7 @@ def import_run(
     tokenizer: str | None = None,
     mask_token: str | None = None,
     options: Options | None = None,
+    name: str | None = None,
     revision: str | None = None,
     average: bool = True,
     log: Log = print,
@@ -52,7 +53,7 @@ def import_run(
     """The experiment of the run that is now in `workdir`, which must not be there before.
 
     source: a folder or a file. tokenizer: its files; None looks for them in the folder. mask_token: a
-    number, or a name of the tokenizer. revision: of a hub, to be noted. average: as of
+    number, or a name of the tokenizer. name, revision: of a hub, to be noted. average: as of
     `open_checkpoint`. UserError where something is wrong; nothing is written then.
     """
     check_absent(workdir, "--workdir")
@@ -65,7 +66,7 @@ def import_run(
     experiment = _experiment(checkpoint, files)
     _describe(checkpoint, experiment, log)
     with made_whole(workdir) as made:
-        _write(checkpoint, experiment, made, folder, revision)
+        _write(checkpoint, experiment, made, _source(checkpoint, folder, name, revision))
     return experiment
 
 
@@ -93,10 +94,13 @@ def _experiment(checkpoint: Checkpoint, files: str | None) -> Experiment:
     size = architecture.model.vocab_size
     assert size is not None  # the tensors tell
     if architecture.experiment is not None:
-        return _own(architecture.experiment, files)
+        return _own(architecture.experiment, architecture.length, files)
     tokenizer: Tokenizer = Numbers(size) if files is None else Subwords(files, vocab_size=size)
     labels = tuple(str(n) for n in range(architecture.model.num_labels or 0))
-    data = Text(tokenizer=tokenizer.read(), length=architecture.length, label_names=labels)
+    try:
+        data = Text(tokenizer=tokenizer.read(), length=architecture.length, label_names=labels)
+    except ValueError as error:
+        raise UserError(f"{error}; give --length") from error
     try:
         experiment = Experiment(
             process=architecture.process,
@@ -109,14 +113,15 @@ def _experiment(checkpoint: Checkpoint, files: str | None) -> Experiment:
     return resolve(experiment, data.tokenizer)
 
 
-def _own(experiment: Experiment, files: str | None) -> Experiment:
+def _own(experiment: Experiment, length: int, files: str | None) -> Experiment:
     """An experiment of our own layout, reading its tokenizer from the files, where it has some."""
     tokenizer = experiment.data.tokenizer
     if tokenizer.sha256:
         if files is None:
             raise UserError("the tokenizer is missing beside the checkpoint; give --tokenizer")
         tokenizer = tokenizer.moved(Path(files)).read()
-    return replace(experiment, data=replace(experiment.data, tokenizer=tokenizer))
+    data = replace(experiment.data, tokenizer=tokenizer, length=length)
+    return replace(experiment, data=data)
 
 
 def _describe(checkpoint: Checkpoint, experiment: Experiment, log: Log) -> None:
@@ -143,8 +148,7 @@ def _write(
     checkpoint: Checkpoint,
     experiment: Experiment,
     workdir: Path,
-    folder: Path,
-    revision: str | None,
+    source: SourceRecord,
 ) -> None:
     claim(workdir, experiment)
     with _arrays_on_disk(workdir / "arrays") as room:
@@ -156,8 +160,7 @@ def _write(
         for name, array in checkpoint.rest().items()
     }
     write_safetensors(workdir / REST, rest)
-    source = asdict(_source(checkpoint, folder, revision))
-    write_atomically(workdir / SOURCE, json.dumps(source, indent=1) + "\n")
+    write_atomically(workdir / SOURCE, json.dumps(asdict(source), indent=1) + "\n")
 
 
 @contextmanager
@@ -196,11 +199,14 @@ def _complete(experiment: Experiment, params: dict) -> dict:
     return filled(params, experiment.init_params(jax.random.key(0)))
 
 
-def _source(checkpoint: Checkpoint, folder: Path, revision: str | None) -> SourceRecord:
+def _source(
+    checkpoint: Checkpoint, folder: Path, name: str | None, revision: str | None
+) -> SourceRecord:
     release = release_of(checkpoint.family.name)
     return SourceRecord(
         family=checkpoint.family.name,
         files=checkpoint.sha256,
+        name=name,
         revision=revision,
         licence=_licence(folder),
         averaged=checkpoint.averaged,

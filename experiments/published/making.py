@@ -3,7 +3,7 @@
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.errors import UserError
@@ -19,13 +19,16 @@ def check_absent(folder: Path, option: str) -> None:
 def made_whole(folder: Path) -> Iterator[Path]:
     """A new folder beside it, which becomes `folder` at the end of the block; after an error nothing is
     left of it. UserError where it cannot be written."""
+    folder = folder.resolve()
     made = folder.with_name(f".{folder.name[:40]}.{secrets.token_hex(4)}")
+    new = [parent for parent in folder.parents if not parent.exists()]
     try:
         made.mkdir(parents=True)
         yield made
         if folder.exists():
             folder.rmdir()
         made.rename(folder)
+        new = []
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}); make room there, or give another "
@@ -33,3 +36,6 @@ def made_whole(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        for parent in new:
+            with suppress(OSError):  # something else is in it meanwhile
+                parent.rmdir()

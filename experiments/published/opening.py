@@ -100,7 +100,9 @@ def open_checkpoint(
         names = chosen.stripped(files.tensors)
         tensors = {key: files.tensors[name] for key, name in names.items()}
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
-        architecture = _read(chosen, shapes, config, options or Options())
+        options = options or Options()
+        _check_options(chosen, options)
+        architecture = _read(chosen, shapes, config, options)
         layout = chosen.layout(architecture.network, architecture.options)
         layout = _without(layout, architecture.fresh)
         forms = jax.eval_shape(architecture.network.init, jax.random.key(0))
@@ -134,8 +136,17 @@ def _check_repeated(repeated, tensors: Mapping[str, StoredTensor]) -> None:
     for key, of in repeated:
         if key in tensors and not np.array_equal(tensors[key].read(), tensors[of].read()):
             raise UserError(
-                f"tensors {key} and {of} differ, and config.json says that they are one; correct it"
+                f"tensors {key} and {of} differ, which are one in this family; take the right file"
             )
+
+
+def _check_options(family: Family, options: Options) -> None:
+    given = {name for name, value in vars(options).items() if value is not None}
+    if wrong := sorted(given - family.takes):
+        flags = {"mask": "--mask-token", "start": "--start-token", "block_size": "--block-size"}
+        raise UserError(
+            f"{flags[wrong[0]]} means nothing for checkpoints of the family {family.name}; leave it out"
+        )
 
 
 def _read(family: Family, shapes, config: Mapping, options: Options) -> Architecture:
@@ -174,9 +185,10 @@ def _family(tensors: Mapping, config: Mapping, name: str | None, source: Path) -
     kind = config.get("model_type")
     said = f"config.json with model_type {kind!r}" if kind else "what config.json says"
     said = said if config else "no config.json beside them"
+    what = "no known family" if not fitting else " or ".join(family.name for family in fitting)
     raise UserError(
-        f"{source}: its tensors ({some(list(tensors))}) and {said} are of no known family; give "
-        "--family (ddlm import --list)"
+        f"{source}: its tensors ({some(list(tensors))}) and {said} are of {what}; give --family (ddlm "
+        "import --list)"
     )
 
 

@@ -29,13 +29,8 @@ class Part(ABC):
         together."""
 
     @abstractmethod
-    def load(self, get: Get) -> np.ndarray:
-        """The array, from the tensors by their keys."""
-
     def fill(self, get: Get, room: np.ndarray) -> None:
-        """Nothing; `room`, of the shape of the array, holds it. What is made of many tensors is written
-        one after the other."""
-        room[...] = self.load(get)
+        """Nothing; `room`, of the shape of the array, holds it, written tensor by tensor."""
 
     @abstractmethod
     def save(self, array: np.ndarray, rest: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -44,6 +39,12 @@ class Part(ABC):
     def rest(self, get: Get) -> dict[str, np.ndarray]:
         """What the array has no place for, by key."""
         return {}
+
+    def keeps(self, array: np.ndarray, rest: Mapping[str, np.ndarray]) -> bool:
+        """Whether what `save` gives holds all of the array that means something."""
+        again = np.empty_like(array)
+        self.fill(self.save(array, rest).__getitem__, again)
+        return np.array_equal(again, array)
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Same(Part):
     def shape(self, shapes):
         return shapes[self.key]
 
-    def load(self, get):
-        return get(self.key)
+    def fill(self, get, room):
+        room[...] = get(self.key)
 
     def save(self, array, rest):
         return {self.key: array}
@@ -74,8 +75,8 @@ class Transposed(Same):
         rows, columns = shapes[self.key]
         return columns, rows
 
-    def load(self, get):
-        return get(self.key).T
+    def fill(self, get, room):
+        room[...] = get(self.key).T
 
     def save(self, array, rest):
         return {self.key: array.T}
@@ -94,8 +95,8 @@ class FirstOutputs(Same):
             raise ValueError(f"{self.key} has {outputs} outputs, not {self.count} or more")
         return (*inputs, self.count)
 
-    def load(self, get):
-        return get(self.key)[: self.count].T
+    def fill(self, get, room):
+        room[...] = get(self.key)[: self.count].T
 
     def rest(self, get):
         return {self.key: get(self.key)[self.count :]}
@@ -125,11 +126,6 @@ class Extended(Same):
             raise ValueError(f"{self.key} has {rows} rows, none of which is {self.row}")
         return (self.count or rows) + 1, width
 
-    def load(self, get):
-        table = get(self.key)
-        last = np.zeros_like(table[:1]) if self.row is None else table[self.row : self.row + 1]
-        return np.concatenate([table[: self.count], last])
-
     def fill(self, get, room):
         table = get(self.key)
         room[:-1] = table[: self.count]
@@ -144,22 +140,40 @@ class Extended(Same):
             more = rest.get(self.key, np.zeros_like(table[:1]))
             table = np.concatenate([table, more.astype(array.dtype)])
         if self.returns:
+            if self.row is None:
+                raise ValueError(f"{self.key}: the number of the mask is not known")
             table = table.copy()
             table[self.row] = array[-1]
         return {self.key: table}
 
+    def keeps(self, array, rest):
+        if self.row is None:  # the last row is one that is never looked up
+            return True
+        if not self.returns:
+            return super().keeps(array, rest)
+        return True  # the file's own row of the mask gives way
+
 
 @dataclass(frozen=True)
-class Beside(Part):
-    """Several arrays beside each other along the last axis, such as queries, keys and values."""
+class _Several(Part):
+    """An array made of parts."""
 
     parts: tuple[Part, ...]
-    sizes: tuple[int, ...]
-    """How much of the last axis each takes."""
 
     @property
     def keys(self):
         return tuple(key for part in self.parts for key in part.keys)
+
+    def rest(self, get):
+        return {key: value for part in self.parts for key, value in part.rest(get).items()}
+
+
+@dataclass(frozen=True)
+class Beside(_Several):
+    """Several arrays beside each other along the last axis, such as queries, keys and values."""
+
+    sizes: tuple[int, ...]
+    """How much of the last axis each takes."""
 
     def shape(self, shapes):
         each = [part.shape(shapes) for part in self.parts]
@@ -170,16 +184,10 @@ class Beside(Part):
                 raise ValueError(f"{part.keys[0]} has {shape[-1]} outputs, not {size}")
         return (*each[0][:-1], sum(self.sizes))
 
-    def load(self, get):
-        return np.concatenate([part.load(get) for part in self.parts], axis=-1)
-
     def fill(self, get, room):
         ends = np.cumsum(self.sizes)[:-1]
         for part, piece in zip(self.parts, np.split(room, ends, axis=-1), strict=True):
             part.fill(get, piece)
-
-    def rest(self, get):
-        return {key: value for part in self.parts for key, value in part.rest(get).items()}
 
     def save(self, array, rest):
         ends = np.cumsum(self.sizes)[:-1]
@@ -188,14 +196,8 @@ class Beside(Part):
 
 
 @dataclass(frozen=True)
-class Stacked(Part):
+class Stacked(_Several):
     """An array of each layer, (N, ...)."""
-
-    parts: tuple[Part, ...]
-
-    @property
-    def keys(self):
-        return tuple(key for part in self.parts for key in part.keys)
 
     def shape(self, shapes):
         each = [part.shape(shapes) for part in self.parts]
@@ -207,19 +209,9 @@ class Stacked(Part):
                 )
         return (len(each), *each[0])
 
-    def load(self, get):
-        first = self.parts[0].load(get)
-        stack = np.empty((len(self.parts), *first.shape), first.dtype)
-        for number, part in enumerate(self.parts):
-            stack[number] = part.load(get)
-        return stack
-
     def fill(self, get, room):
         for part, layer in zip(self.parts, room, strict=True):
             part.fill(get, layer)
-
-    def rest(self, get):
-        return {key: value for part in self.parts for key, value in part.rest(get).items()}
 
     def save(self, array, rest):
         pieces = zip(self.parts, array, strict=True)
@@ -244,11 +236,11 @@ class Grouped(Same):
             )
         return inputs, outputs
 
-    def load(self, get):
+    def fill(self, get, room):
         tensor = get(self.key)
         heads = tensor.reshape(self.groups, self.queries + 2, -1, tensor.shape[-1])
         parts = heads[:, : self.queries], heads[:, self.queries : -1], heads[:, -1:]
-        return np.concatenate([part.reshape(-1, tensor.shape[-1]) for part in parts]).T
+        room[...] = np.concatenate([part.reshape(-1, tensor.shape[-1]) for part in parts]).T
 
     def save(self, array, rest):
         width = array.shape[0]
@@ -271,7 +263,7 @@ def stacked(count: int, make: Callable[[int], dict]) -> dict:
     """The layout of `count` layers, each array stacked, from that of layer i, make(i)."""
     layers = [dict(flat(make(i))) for i in range(count)]
     layout: dict = {}
-    for path in layers[0]:
+    for path in layers[0] if layers else ():
         where = layout
         for name in path[:-1]:
             where = where.setdefault(name, {})

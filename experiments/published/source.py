@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.plain_json import parse
+from experiments.published.family import Options
 
 SOURCE = "source.json"
 _DICTS = ("files", "options", "config", "keys", "dtypes")
@@ -15,16 +16,17 @@ _DICTS = ("files", "options", "config", "keys", "dtypes")
 class SourceRecord:
     """What a run says of where it is from.
 
-    family: of the checkpoint. files: their digests. revision: of a hub. licence: what the card beside
-    it says. averaged: whether the average that the file kept was taken. notes, unknown: what was assumed
-    at import, and the tensors that were left out. published: the number to compare with, and how the
-    protocol of evaluation here differs. options, config, keys, dtypes: what an export needs to make the
-    same files: the mask and the like, their config.json, their keys in order by what they are without
-    prefixes, and the types by the same.
+    family: of the checkpoint. files: their digests. name, revision: of a hub. licence: what the card
+    beside it says. averaged: whether the average that the file kept was taken. notes, unknown: what was
+    assumed at import, and the tensors that were left out. published: the number to compare with, and how
+    the protocol of evaluation here differs. options, config, keys, dtypes: what an export needs to make
+    the same files: the mask and the like, their config.json, their keys in order by what they are
+    without prefixes, and the types by the same.
     """
 
     family: str
     files: dict[str, str]
+    name: str | None = None
     revision: str | None = None
     licence: str | None = None
     averaged: bool = False
@@ -47,6 +49,9 @@ def read_source(workdir: Path) -> SourceRecord | None:
         source = SourceRecord(**parse(path.read_bytes()))
         if not all(isinstance(getattr(source, name), dict) for name in _DICTS):
             raise TypeError(f"of {', '.join(_DICTS)} one is no object")
+        if source.published is not None and set(source.published) != {"number", "differs"}:
+            raise TypeError("published has other entries")
+        Options(**source.options)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it, or import again") from error
     return source

@@ -86,8 +86,9 @@ class _Sender:
         self._thread.start()
 
     def put(self, step: int, values: dict[str, float]) -> None:
-        """Nothing; the values will be sent."""
-        self._waiting.put((step, values))
+        """Nothing; the values will be sent, unless something has failed."""
+        if self._thread.is_alive():
+            self._waiting.put((step, values))
 
     def close(self, failed: bool) -> bool:
         """Whether all that can be sent was."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from experiments.config import Experiment
-from experiments.published.families.encoders import architecture, check_forms
+from experiments.published.families.encoders import architecture
 from experiments.published.family import Architecture, Family, Options, Sizes
 from experiments.published.parts import (
     Beside,
@@ -29,6 +29,7 @@ class Bert(Family):
     """BERT; old files call scales and biases of normalisations gamma and beta."""
 
     name: str = "bert"
+    takes: ClassVar[frozenset[str]] = frozenset({"length", "mask"})
     prefixes: ClassVar[tuple[str, ...]] = ("bert.",)
     buffers: ClassVar[str] = r"^embeddings\.position_ids$|^pooler\.|^cls\.seq_relationship\."
 
@@ -36,15 +37,10 @@ class Bert(Family):
         layers = "encoder.layer.0.attention.self.query.weight" in keys
         return layers and _WORDS in keys and config.get("model_type", "bert") == "bert"
 
-    def stripped(self, keys: Collection[str]) -> dict[str, str]:
-        new = {"gamma": "weight", "beta": "bias"}
-        names = {}
-        for name, key in super().stripped(keys).items():
-            start, _, last = name.rpartition(".")
-            names[
-                f"{start}.{new[last]}" if start.endswith("LayerNorm") and last in new else name
-            ] = key
-        return names
+    def renamed(self, key: str) -> str:
+        start, _, last = key.rpartition(".")
+        new = {"gamma": "weight", "beta": "bias"}.get(last)
+        return f"{start}.{new}" if start.endswith("LayerNorm") and new else key
 
     def read(self, shapes: Mapping[str, Shape], config: Mapping, options: Options) -> Architecture:
         sizes = Sizes(self.name, shapes, config)
@@ -57,8 +53,8 @@ class Bert(Family):
             vocab_size=rows, hidden_size=width, num_hidden_layers=count, intermediate_size=hidden,
             max_position_embeddings=positions, type_vocab_size=types,
         )  # fmt: skip
-        check_forms(config, _FORMS)
-        heads = int(sizes.given("num_attention_heads", 0))
+        sizes.forms(**_FORMS)
+        heads = sizes.needed("num_attention_heads")
         sizes.divided(width, 2 * heads, "config.json: num_attention_heads")
         model = Network(
             vocab_size=rows, num_layers=count, width=width, num_heads=heads, hidden=hidden,
@@ -73,10 +69,8 @@ class Bert(Family):
     def layout(self, model: Network, options: Options) -> dict:
         def layer(i: int) -> dict:
             at, attention = f"encoder.layer.{i}", f"encoder.layer.{i}.attention"
-            names, split = (
-                [f"{attention}.self.{x}" for x in ("query", "key", "value")],
-                3 * (model.width,),
-            )
+            names = [f"{attention}.self.{x}" for x in ("query", "key", "value")]
+            split = 3 * (model.width,)
             return {
                 "attention": {
                     "qkv": {
@@ -104,7 +98,7 @@ class Bert(Family):
         }
         return {"ends": ends, "layers": stacked(model.num_layers, layer)}
 
-    def written(self, key: str) -> str:
+    def key_in_file(self, key: str) -> str:
         return key if key.startswith("cls.") else f"bert.{key}"
 
     def config(self, experiment: Experiment, model: Network, options: Options) -> dict:

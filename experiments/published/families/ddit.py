@@ -84,6 +84,7 @@ class DDiT(Family):
             vocab_size=rows, tokens=rows - self.masks, hidden_dim=width, hidden_size=width,
             n_blocks=count, n_heads=heads,
         )  # fmt: skip
+        sizes.forms(**self.forms())
         condition = None
         if self.conditioned:
             condition = sizes.of("sigma_map.mlp.2.weight")[0]
@@ -91,6 +92,8 @@ class DDiT(Family):
         classes = shapes.get("cond_map.embedding_table.weight", (None,))[0]
         if classes is not None:
             sizes.agree(cfg_num_classes=classes - 1)
+        elif sizes.config.get("cfg"):
+            sizes.of("cond_map.embedding_table.weight")
         process, sampler = self.make(sizes, options)
         tokens = rows - self.masks
         # A text of the autoregressive model begins with <|endoftext|>, the token before the mask.
@@ -98,7 +101,7 @@ class DDiT(Family):
         if self.causal:
             start = tokens - 1 if options.start is None else options.start
             sizes.notes.append(f"a text begins with token {start} (--start-token)")
-        timed = self.told(sizes)
+        timed = self.time_input_of(sizes)
         model = Transformer(
             vocab_size=tokens,
             num_layers=count,
@@ -169,7 +172,7 @@ class DDiT(Family):
             ends["labels"] = {"embedding": Same("cond_map.embedding_table.weight")}
         return {"ends": ends, "layers": stacked(model.num_layers, layer)}
 
-    def written(self, key: str) -> str:
+    def key_in_file(self, key: str) -> str:
         return key if self.config_type in ("sedd", None) and not self.causal else f"backbone.{key}"
 
     def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
@@ -218,28 +221,42 @@ class DDiT(Family):
         inner = config.get("model")
         return {**config, **(inner if isinstance(inner, dict) else {})}
 
-    def told(self, sizes: Sizes) -> TimeInput | None:
+    def time_input_of(self, sizes: Sizes) -> TimeInput | None:
         """What the network is told of the time."""
         return self.time_input
+
+    def forms(self) -> dict[str, object]:
+        """What config.json may say of the form of the network, and nothing else. Of time_conditioning
+        only the families that keep it there say something (Duo's config has no such key)."""
+        forms: dict[str, object] = {"causal": self.causal, "adaln": self.conditioned}
+        if self.config_type in ("mdlm", "bd3lm", "udlm"):
+            forms["time_conditioning"] = self.time_input is not None
+        return forms
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """As `Family.takes`."""
+        own = {"start"} if self.causal else {"block_size"} if self.name == "bd3lm" else set()
+        return frozenset({"length", *own})
 
 
 def _heads(sizes: Sizes, width: int) -> int:
     """The number of heads, which the rotary buffer tells, or config.json."""
     buffer = sizes.shapes.get("rotary_emb.inv_freq")
     head = sizes.shapes.get("rotary_emb.cos_cached", (0,))[-1] if buffer is None else 2 * buffer[0]
-    heads = width // head if head else sizes.given("n_heads", 0)
-    if not heads:
-        raise UserError(
-            "neither a tensor rotary_emb.inv_freq nor config.json (n_heads) tells the number of heads; "
-            "put a config.json beside the file"
-        )
-    sizes.divided(width, 2 * int(heads), "the width of a head")
-    return int(heads)
+    if head:
+        return sizes.divided(width, head, "heads, by the rotary buffer")
+    heads = sizes.needed("n_heads")
+    sizes.divided(width, 2 * heads, "config.json: n_heads")
+    return heads
 
 
 def _geometric(sizes: Sizes) -> bool:
     noise = sizes.config.get("noise")
-    return isinstance(noise, dict) and noise.get("type") == "geometric"
+    kind = noise.get("type") if isinstance(noise, dict) else "loglinear"
+    if kind not in ("loglinear", "geometric"):
+        raise UserError(f"config.json: noise.type = {kind!r} is neither loglinear nor geometric")
+    return kind == "geometric"
 
 
 def _ends(sizes: Sizes) -> tuple[float, float]:
@@ -263,7 +280,9 @@ def _bd3lm(sizes: Sizes, options: Options):
     size = int(options.block_size or sizes.given("block_size", 0))
     if size < 1:
         raise UserError("config.json does not tell block_size; give --block-size")
-    sizes.agree(block_size=size)
+    said = sizes.config.get("block_size")
+    if said not in (None, size):
+        sizes.notes.append(f"blocks of {size} tokens, though config.json says {said}")
     process = BlockDiffusion(MDLM(), block_length=size)
     return process, BlockByBlock(Ancestral(steps=size))
 
@@ -309,7 +328,7 @@ class Sedd(DDiT):
 
     graph: str = "absorb"
 
-    def told(self, sizes: Sizes) -> TimeInput | None:
+    def time_input_of(self, sizes: Sizes) -> TimeInput | None:
         return GeometricNoise(*_ends(sizes)) if _geometric(sizes) else self.time_input
 
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
@@ -327,6 +346,8 @@ def _gidd(sizes: Sizes, options: Options):
         )
     # Of the V tokens the last is [PAD], which the released training leaves out of texts.
     sizes.notes.append(f"token {rows - 2} is [PAD], which is never drawn")
+    if sizes.config.get("p_uniform") is None:
+        raise UserError("config.json does not tell p_uniform, on which the process depends; add it")
     process = GIDD(p_uniform=float(sizes.given("p_uniform", 0.0)))
     return process, Ancestral(steps=512, logits_processor=without(rows - 2))
 
@@ -338,7 +359,7 @@ class Gidd(DDiT):
     def settings(self, config: Mapping) -> dict:
         return {**config, **{ours: config[name] for name, ours in _GIDD.items() if name in config}}
 
-    def written(self, key: str) -> str:
+    def key_in_file(self, key: str) -> str:
         return key
 
     def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
@@ -373,8 +394,8 @@ FAMILIES: tuple[Family, ...] = (
         graph="uniform",
     ),
     DDiT("bd3lm", "bd3lm", _bd3lm),
-    DDiT("duo", "duo", _duo, masks=False, time_input=LogLinearNoise(_EPS)),
     DDiT("udlm", "udlm", _udlm, masks=False, time_input=LogLinearNoise(_EPS)),
+    DDiT("duo", "duo", _duo, masks=False, time_input=LogLinearNoise(_EPS)),
     Gidd("gidd", "dit", _gidd, time_input=Plain()),
     DDiT("radd", None, _radd, conditioned=False, biased=True),
     DDiT("ar", None, _ar, conditioned=False, causal=True),

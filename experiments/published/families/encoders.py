@@ -49,10 +49,3 @@ def architecture(
         fresh=HEAD if trunk else (),
         notes=tuple(sizes.notes),
     )
-
-
-def check_forms(config: Mapping, forms: Mapping[str, object]) -> None:
-    """Nothing; UserError where config.json says another form of the network than ours."""
-    for key, only in forms.items():
-        if config.get(key, only) != only:
-            raise UserError(f"config.json: {key} = {config[key]!r} is unsupported; {only!r} is")

@@ -56,6 +56,12 @@ def _mask(options: Options, config: Mapping, sizes: Sizes) -> int:
     return mask
 
 
+def _tied(said: object, stored: bool) -> bool:
+    """Whether the head is the table of embeddings: it is then left out, or stored a second time. A file
+    that says that it is not has to have one, which `check_layout` sees."""
+    return said is True or (said is None and not stored)
+
+
 def _heads(model: Transformer) -> tuple[int, int, int]:
     """The widths of queries, keys and values."""
     keys = model.key_heads * model.channels
@@ -78,6 +84,7 @@ class LLaDA(Family):
     """LLaDA (arXiv 2502.09992): keys of OLMo."""
 
     name: str = "llada"
+    takes: ClassVar[frozenset[str]] = frozenset({"length", "mask", "block_size"})
     prefixes: ClassVar[tuple[str, ...]] = ("model.",)
 
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
@@ -89,30 +96,35 @@ class LLaDA(Family):
         count = sizes.count(r"transformer\.blocks\.(\d+)\.")
         queries, keys = (sizes.of(f"{at}.0.{x}_proj.weight")[0] for x in "qk")
         hidden = sizes.of(f"{at}.0.ff_proj.weight")[0]
-        heads = int(sizes.given("n_heads", 0))
+        heads = sizes.needed("n_heads")
         head = sizes.divided(queries, heads, "config.json: n_heads")
         sizes.agree(
             d_model=width, n_layers=count, embedding_size=rows, mlp_hidden_size=hidden,
             n_kv_heads=keys // head,
         )  # fmt: skip
-        for key, only in (("alibi", False), ("rope", True), ("include_bias", False)):
-            if config.get(key, only) != only:
-                raise UserError(f"config.json: {key} = {config[key]} is unsupported")
+        sizes.forms(
+            alibi=False, rope=True, include_bias=False, include_qkv_bias=False, scale_logits=False,
+            input_emb_norm=False, attention_layer_norm=False, activation_type="silu",
+            block_type="llama", layer_norm_type="rms",
+        )  # fmt: skip
         mask = _mask(options, config, sizes)
-        tied = "transformer.ff_out.weight" not in shapes
+        tied = _tied(config.get("weight_tying"), "transformer.ff_out.weight" in shapes)
         process, sampler = _masked(mask, options)
         model = Transformer(
             vocab_size=rows, num_layers=count, width=width, num_heads=heads,
             num_key_heads=sizes.divided(keys, head, "heads of keys"), head_width=head,
             mlp="swiglu", mlp_width=hidden, norm="rms", tied=tied, head_bias=False,
             norm_eps=float(sizes.given("rms_norm_eps", 1e-5)),
-            rotary_base=float(sizes.given("rope_theta", 10000.0)),
+            rotary_base=sizes.rotary_base("rope_theta", 500_000.0),
             block_length=process.traits.attention_block,
         )  # fmt: skip
 
         length = options.length or int(sizes.given("max_sequence_length", 4096))
         options = replace(options, mask=mask)
-        return Architecture(model, process, sampler, length, options, notes=tuple(sizes.notes))
+        repeated = (("transformer.ff_out.weight", "transformer.wte.weight"),) if tied else ()
+        return Architecture(
+            model, process, sampler, length, options, repeated, notes=tuple(sizes.notes)
+        )
 
     def layout(self, model: Transformer, options: Options) -> dict:
         hidden, split = model.hidden, _heads(model)
@@ -139,7 +151,7 @@ class LLaDA(Family):
         } | ({} if model.tied else {"head": linear("transformer.ff_out")})
         return {"ends": ends, "layers": stacked(model.num_layers, layer)}
 
-    def written(self, key: str) -> str:
+    def key_in_file(self, key: str) -> str:
         return f"model.{key}"
 
     def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
@@ -181,6 +193,12 @@ class Qwen(Family):
     prefixes: ClassVar[tuple[str, ...]] = ("model.",)
     buffers: ClassVar[str] = r"rotary_emb\.inv_freq$"
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """As `Family.takes`."""
+        own = {"mask", "block_size"} if self.diffuses else {"start"}
+        return frozenset({"length", *own})
+
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
         kind = config.get("model_type")
         kind = kind.lower() if isinstance(kind, str) else None
@@ -194,25 +212,25 @@ class Qwen(Family):
         hidden = sizes.of("layers.0.mlp.gate_proj.weight")[0]
         normed = "layers.0.self_attn.q_norm.weight" in shapes
         bias = "layers.0.self_attn.q_proj.bias" in shapes
-        heads = int(sizes.given("num_attention_heads", 0))
+        heads = sizes.needed("num_attention_heads")
         head = sizes.divided(queries, heads, "config.json: num_attention_heads")
         if normed:
             head = sizes.of("layers.0.self_attn.q_norm.weight")[0]
-        # A tied head is left out, or stored a second time.
-        tied = "lm_head.weight" not in shapes or config.get("tie_word_embeddings") is True
+        tied = _tied(config.get("tie_word_embeddings"), "lm_head.weight" in shapes)
         sizes.agree(
             vocab_size=rows, hidden_size=width, num_hidden_layers=count, intermediate_size=hidden,
             num_attention_heads=queries // head, num_key_value_heads=keys // head, head_dim=head,
         )  # fmt: skip
-        if config.get("rope_scaling") or config.get("use_sliding_window"):
-            raise UserError("config.json: rope_scaling and use_sliding_window are unsupported")
+        sizes.forms(hidden_act="silu", use_sliding_window=False)
+        if "layers.0.self_attn.o_proj.bias" in shapes:
+            raise UserError("biases of self_attn.o_proj are unsupported")
         process, sampler, options = self._process(sizes, config, options)
         model = Transformer(
             vocab_size=rows, num_layers=count, width=width, num_heads=heads,
             num_key_heads=sizes.divided(keys, head, "heads of keys"), head_width=head,
             mlp="swiglu", mlp_width=hidden, norm="rms", tied=tied, head_bias=False, qk_norm=normed,
             norm_eps=float(sizes.given("rms_norm_eps", 1e-6)),
-            rotary_base=float(sizes.given("rope_theta", 10000.0)),
+            rotary_base=sizes.rotary_base("rope_theta", 1_000_000.0),
             attention_bias="zero" if bias else "none", shifted=self.shifted,
             block_length=process.traits.attention_block,
         )  # fmt: skip
@@ -256,7 +274,7 @@ class Qwen(Family):
         ends |= {} if model.tied else {"head": linear("lm_head")}
         return {"ends": ends, "layers": stacked(model.num_layers, layer)}
 
-    def written(self, key: str) -> str:
+    def key_in_file(self, key: str) -> str:
         return key if key.startswith("lm_head.") else f"model.{key}"
 
     def config(self, experiment: Experiment, model: Transformer, options: Options) -> dict:
@@ -305,13 +323,17 @@ class SMDM(Family):
         tokens = sizes.of("lm_head.weight")[0]
         count = sizes.count(r"transformer\.h\.(\d+)\.")
         hidden = sizes.of(f"{at}.0.mlp.swiglu.w1.weight")[0]
-        heads = int(sizes.given("n_head", 0))
+        heads = sizes.needed("n_head")
         groups = int(sizes.given("n_query_groups", heads))
         sizes.divided(heads, groups, "config.json: n_head and n_query_groups")
         head = sizes.divided(
             sizes.of(f"{at}.0.attn.attn.weight")[0], heads + 2 * groups, "n_query_groups"
         )
         sizes.agree(n_embd=width, n_layer=count, intermediate_size=hidden, padded_vocab_size=tokens)
+        sizes.forms(
+            bias=False, parallel_residual=False, shared_attention_norm=False, rotary_percentage=1.0,
+            condense_ratio=1, _mlp_class="LLaMAMLP",
+        )  # fmt: skip
         if rows != tokens + 1:
             raise UserError(
                 f"transformer.wte.weight has {rows} rows and lm_head.weight {tokens}, where the first "

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from diffusion.autoregressive import Autoregressive
 from experiments.config import Experiment
-from experiments.errors import UserError
 from experiments.published.family import Architecture, Family, Options, Sizes
 from experiments.published.parts import Extended, Same, Shape, norm, stacked
 from models.transformer import Transformer
@@ -23,6 +22,7 @@ class GPT2(Family):
     """An autoregressive model; a text begins with <|endoftext|>."""
 
     name: str = "gpt2"
+    takes: ClassVar[frozenset[str]] = frozenset({"length", "start"})
     prefixes: ClassVar[tuple[str, ...]] = ("transformer.",)
     buffers: ClassVar[str] = r"\.attn\.(masked_)?bias$"  # the causal mask
 
@@ -35,12 +35,13 @@ class GPT2(Family):
         positions = sizes.of("wpe.weight")[0]
         count = sizes.count(r"h\.(\d+)\.")
         hidden = sizes.of("h.0.mlp.c_fc.weight")[1]
-        heads = int(sizes.given("n_head", 0))
+        heads = sizes.needed("n_head")
         sizes.agree(vocab_size=rows, n_embd=width, n_layer=count, n_positions=positions)
-        if config.get("activation_function", "gelu_new") != "gelu_new":
-            raise UserError(
-                "config.json: activation_function is not gelu_new, which is unsupported"
-            )
+        sizes.forms(
+            activation_function="gelu_new", scale_attn_weights=True,
+            scale_attn_by_inverse_layer_idx=False, add_cross_attention=False,
+        )  # fmt: skip
+        sizes.agree(n_inner=hidden)
         start = options.start
         if start is None:
             start = int(sizes.given("bos_token_id", sizes.given("eos_token_id", rows - 1)))

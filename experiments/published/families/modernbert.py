@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from experiments.config import Experiment
 from experiments.errors import UserError
-from experiments.published.families.encoders import architecture, check_forms
+from experiments.published.families.encoders import architecture
 from experiments.published.family import Architecture, Family, Options, Sizes
 from experiments.published.parts import Extended, Same, Shape, linear, norm, stacked
 from models.modernbert import ModernBert as Network
@@ -29,6 +29,7 @@ class ModernBert(Family):
     """ModernBERT, whose first layer has no normalisation before its attention."""
 
     name: str = "modernbert"
+    takes: ClassVar[frozenset[str]] = frozenset({"length", "mask"})
     prefixes: ClassVar[tuple[str, ...]] = ("model.",)
 
     def matches(self, keys: Collection[str], config: Mapping) -> bool:
@@ -42,8 +43,8 @@ class ModernBert(Family):
         sizes.agree(
             vocab_size=rows, hidden_size=width, num_hidden_layers=count, intermediate_size=hidden
         )
-        check_forms(config, _FORMS)
-        heads = int(sizes.given("num_attention_heads", 0))
+        sizes.forms(**_FORMS)
+        heads = sizes.needed("num_attention_heads")
         sizes.divided(width, 2 * heads, "config.json: num_attention_heads")
         every = int(sizes.given("global_attn_every_n_layers", 3))
         whole, local = "full_attention", "sliding_attention"
@@ -56,8 +57,8 @@ class ModernBert(Family):
             vocab_size=rows, num_layers=count, width=width, num_heads=heads, hidden=hidden,
             norm_eps=float(sizes.given("norm_eps", 1e-5)), global_every=every,
             local_attention=int(sizes.given("local_attention", 128)),
-            global_base=_base(sizes, whole, "global_rope_theta", 160_000.0),
-            local_base=_base(sizes, local, "local_rope_theta", 10_000.0),
+            global_base=sizes.rotary_base("global_rope_theta", 160_000.0, whole),
+            local_base=sizes.rotary_base("local_rope_theta", 10_000.0, local),
         )  # fmt: skip
         trunk, repeated = "decoder.bias" not in shapes, (("decoder.weight", _WORDS),)
         return architecture(model, sizes, options, _LENGTH, {50368: 50284}, repeated, trunk)
@@ -85,7 +86,7 @@ class ModernBert(Family):
         }
         return {"ends": ends, "layers": stacked(count, layer) | stacked(count - 1, later)}
 
-    def written(self, key: str) -> str:
+    def key_in_file(self, key: str) -> str:
         return key if key.startswith(("head.", "decoder.")) else f"model.{key}"
 
     def config(self, experiment: Experiment, model: Network, options: Options) -> dict:
@@ -104,14 +105,6 @@ class ModernBert(Family):
             "local_rope_theta": model.local_base,
             "tie_word_embeddings": True,
         }
-
-
-def _base(sizes: Sizes, kind: str, key: str, default: float) -> float:
-    """The base of rotary positions of layers of a kind, which newer configs tell in a table."""
-    told = sizes.config.get("rope_parameters")
-    if isinstance(told, dict) and isinstance(told.get(kind), dict):
-        return float(Sizes(sizes.family, {}, told[kind]).given("rope_theta", default))
-    return float(sizes.given(key, default))
 
 
 FAMILIES: tuple[Family, ...] = (ModernBert(),)
