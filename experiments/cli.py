@@ -37,7 +37,7 @@ Examples:
 
 ddlm COMMAND --help lists the options of a command. docs/guide/ has more examples, and other
 programs, python -m experiments.NAME."""
-_COMPILE_NOTHING = ("configs", "runs", "doctor", "completion", "plot", "trace")
+_COMPILE_NOTHING = ("import", "export", "configs", "runs", "doctor", "completion", "plot", "trace")
 _TUNABLE = "glibc.malloc.hugetlb"
 
 

@@ -1,4 +1,4 @@
-"""Write a run as safetensors and a config.json, for others to load.
+"""Write a run as safetensors and JSON for others to load.
 
 A run that was imported goes back into the layout that it came in, its tensors byte for byte where
 nothing was trained. Another goes into the layout of a published family where its network and process

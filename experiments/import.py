@@ -8,7 +8,6 @@ Nothing of the files is executed.
 Examples:
     ddlm import --list
     ddlm import downloads/mdlm-owt --tokenizer downloads/gpt2 --workdir runs/mdlm-owt
-    ddlm import kuleshov-group/mdlm-owt --tokenizer downloads/gpt2 --workdir runs/mdlm-owt
     ddlm import mdlm.ckpt --family mdlm --tokenizer downloads/gpt2 --workdir runs/mdlm
 """
 

@@ -45,9 +45,10 @@ def load_run(
     while True:
         step = checkpoints.latest() if asked is None else asked
         if step is None:
-            what = "holds no checkpoint" if Path(workdir).is_dir() else "is not there"
+            what = "holds no checkpoint" if Path(workdir).is_dir() else "does not exist"
             raise UserError(
-                f"workdir {workdir} {what}; train first: ddlm train --config CONFIG --workdir {workdir}"
+                f"workdir {workdir} {what}; train first: ddlm train --config CONFIG --workdir {workdir} "
+                "(or ddlm import, of a published checkpoint)"
             )
         try:
             return _load(workdir, checkpoints, step, overrides, config, ema)

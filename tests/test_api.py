@@ -151,7 +151,7 @@ def test_the_end_of_a_training_draws_its_curves_and_its_evaluations_say_where_th
 
 
 def test_mistakes_are_errors_that_say_what_to_do(run, tmp_path):
-    with pytest.raises(ddlm.UserError, match="is not there; train first"):
+    with pytest.raises(ddlm.UserError, match="does not exist; train first"):
         ddlm.load(tmp_path / "none")
     with pytest.raises(ddlm.UserError, match=r"outside the 27 letters.*a run keeps"):
         run.log_likelihood("Ä")

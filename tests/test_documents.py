@@ -117,6 +117,8 @@ def command(call):
     if program == "ddlm":
         assert words[0] in cli.COMMANDS, words
         return words[0], words[1:]
+    if program == "python" and words[1] == "experiments.lm_eval":
+        return None  # its options are those of lm-evaluation-harness, which is an extra
     if program == "python" and words[1].startswith("experiments."):
         return words[1].removeprefix("experiments."), words[2:]
     if program == "make":

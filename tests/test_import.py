@@ -352,6 +352,32 @@ def test_a_name_of_the_hub_is_fetched_without_code(tmp_path, monkeypatch, capsys
 def test_without_the_hub_a_name_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     assert cli.guarded("import", ["org/model", "--workdir", str(tmp_path / "run")]) == 2
-    assert 'pip install "ddlm[hub]"' in capsys.readouterr().err
+    assert 'pip install -e ".[hub]"' in capsys.readouterr().err
     assert cli.guarded("import", ["/nowhere/x", "--workdir", str(tmp_path / "run")]) == 2
     assert "/nowhere/x does not exist" in capsys.readouterr().err
+
+
+def test_a_token_that_is_never_drawn_is_drawn_by_no_other_sampler(tmp_path):
+    run = ddlm.import_checkpoint(case_of("llada").folder, tmp_path / "run", log=lambda line: None)
+    mask = case_of("llada").mask
+    for sampler in ("FirstHitting", "Ancestral"):
+        drawn = run.sample(64, sampler=sampler, steps=4, batch_size=64)
+        assert mask not in drawn.tokens
+    free = ddlm.load(tmp_path / "run", changes=["sampler=Ancestral"])
+    assert mask in free.sample(64, steps=4, batch_size=64).tokens
+
+
+def test_texts_of_numbers_are_apart(tmp_path):
+    numbers = ddlm.Numbers(12)
+    texts = [array.tolist() for array in numbers.encode(["1 2 3", "4\n5 11", ""], "text")]
+    assert texts == [[1, 2, 3], [4, 5, 11], []]
+    for wrong in ("1 12", "-1", "x", "1.0"):
+        with pytest.raises(UserError, match="is no number below 12; this run has no tokenizer"):
+            list(numbers.encode([wrong], "text"))
+
+
+def test_a_family_against_what_the_files_say_is_a_warning(tmp_path, capsys):
+    words = [str(case_of("mdlm").folder), "--workdir", str(tmp_path / "run"), "--family", "duo"]
+    assert cli.guarded("import", words) == 0
+    said = capsys.readouterr()
+    assert "would not have been taken for the family duo" in said.out + said.err

@@ -184,7 +184,7 @@ def one_line(capsys, code=2):
         (["train", "--config", SMOKE, "--set", "data.length=9999999"], "fewer than one sequence"),
         (["train", "--config", SMOKE, "--set", "mesh.data=3"], "mesh"),
         (["train", "--config", "nowhere.py"], "does not exist"),
-        (["evaluate"], "is not there; train first: ddlm train"),
+        (["evaluate"], "does not exist; train first: ddlm train"),
         (["sample", "--steps", "0"], "--steps: 0 must be a whole number from 1 to 2147483647"),
         (["sample", "--num", "0"], "from 1 to"),
         (["sample", "--num", "9" * 20], "from 1 to 2147483647"),

@@ -215,7 +215,7 @@ class Bytes(Tokenizer):
 
 
 @dataclass(frozen=True)
-class Numbers(Tokenizer):
+class Numbers(SubwordTokenizer):
     """One token per number of a text such as "12 5 7": for a network whose tokenizer is not at hand.
 
     vocab_size: V; numbers are below it.
@@ -229,18 +229,37 @@ class Numbers(Tokenizer):
             raise ValueError(f"Numbers.vocab_size = {self.vocab_size} must be at least 1")
 
     def encode(self, chunks, where):
-        rest, dtype = "", np.uint16 if self.vocab_size <= 65536 else np.uint32
-        for text in (*chunks, " "):  # a number may be cut between two chunks
-            *words, rest = re.split(r"\s+", rest + text)
-            if wrong := [w for w in (*words, rest[:-10]) if w and not self._is_token(w)]:
+        dtype = np.uint16 if self.vocab_size <= 65536 else np.uint32
+        for text in chunks:
+            words = text.split()
+            if wrong := next((word for word in words if not self._is_token(word)), None):
                 raise OutsideAlphabet(
-                    f"{where}: {wrong[0][:20]!r} is no number below {self.vocab_size}",
-                    "this run has no tokenizer of its own; import it with --tokenizer to read text",
+                    f"{where}: {wrong[:20]!r} is no number below {self.vocab_size}", self.advice()
                 )
-            yield np.array([word for word in words if word], dtype)
+            yield np.array(words, dtype)
+
+    def advice(self) -> str:
+        """What to do about text that is not numbers."""
+        return "this run has no tokenizer of its own; import it with --tokenizer to read text"
 
     def _is_token(self, word: str) -> bool:
         return re.fullmatch("[0-9]{1,10}", word) is not None and int(word) < self.vocab_size
+
+    @property
+    def space(self):
+        return None
+
+    def number(self, token):
+        if not self._is_token(token):
+            raise UserError(f"{token!r} is no number below {self.vocab_size}; give one")
+        return int(token)
+
+    def name(self, number: int) -> str:
+        """The number as it is written."""
+        return str(number)
+
+    def spans(self, text):
+        return [(self.number(m[0]), *m.span()) for m in re.finditer(r"\S+", text)]
 
     def decode(self, tokens):
         return " ".join(str(int(token)) for token in tokens)

@@ -40,7 +40,7 @@ from experiments.evaluation.conditional import (
 from experiments.evaluation.estimators import estimator_of, times_per_sequence
 from experiments.evaluation.record import precision
 from experiments.progress import Progress
-from experiments.published.importing import SOURCE
+from experiments.published.source import read_source
 from experiments.run import Run, load_run
 from experiments.sampling.continuations import continuations
 from experiments.sampling.samples import with_setting
@@ -245,11 +245,10 @@ class RunModel:
 
 def _imported(workdir: Path) -> dict | None:
     """What a run that was imported says of its files; None of others."""
-    file = workdir / SOURCE
-    if not file.is_file():
+    source = read_source(workdir)
+    if source is None:
         return None
-    source = json.loads(file.read_text())
-    return {name: source[name] for name in ("family", "files", "revision")}
+    return {"family": source.family, "files": source.files, "revision": source.revision}
 
 
 def _whole(name: str, value: Any, least: int) -> int:

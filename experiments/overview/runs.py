@@ -10,6 +10,7 @@ from typing import Any
 from experiments.errors import UserError, shortened
 from experiments.locks import LOCK, is_held
 from experiments.plain_json import parse
+from experiments.published import SOURCE
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Measured:
 class RunFiles:
     """What the files of a run say.
 
-    state: running, finished or stopped. step: the newest that is logged or saved, of `planned`, None
-    where config.json does not tell. loss: the newest of training, in nats per token. newest, best: of
-    the evaluations during training. record: the newest of `ddlm evaluate`. moved: when anything was
-    written last, in seconds since 1970. faults: what could not be read, one line each.
+    state: running, finished, stopped or imported. step: the newest that is logged or saved, of
+    `planned`, None where config.json does not tell. loss: the newest of training, in nats per token.
+    newest, best: of the evaluations during training. record: the newest of `ddlm evaluate`. moved: when
+    anything was written last, in seconds since 1970. faults: what could not be read, one line each.
     """
 
     workdir: Path
@@ -120,6 +121,8 @@ def _why(error: Exception) -> str:
 def _state(workdir: Path, saved: int, planned: int | None) -> str:
     if is_held(workdir / LOCK):
         return "running"
+    if (workdir / SOURCE).is_file():
+        return "imported"
     return "finished" if planned is not None and saved >= planned else "stopped"
 
 

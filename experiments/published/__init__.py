@@ -1,1 +1,3 @@
 """Published checkpoints, in and out: families of them, how their files hold our parameters, and runs."""
+
+SOURCE = "source.json"  # of a run that was imported: where its parameters are from

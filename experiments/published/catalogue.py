@@ -200,6 +200,7 @@ def table() -> str:
             f"  {release.size}",
             f"  tokenizer: {release.tokenizer}",
             f"  published: {release.number}",
-            f"  here: {release.differs}",
+            f"  differs: {release.differs}",
+            "",
         ]
     return "\n".join(lines)

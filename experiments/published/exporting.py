@@ -27,6 +27,7 @@ from experiments.published.opening import FAMILIES, family_of_name
 from experiments.published.parts import flat
 from experiments.published.source import SourceRecord, read_source
 from experiments.run import Run
+from experiments.sampling.samples import never_drawn
 from experiments.serialization import own_classes
 from experiments.tensor_files import StoredTensor, read_tensors, write_safetensors
 from experiments.training.digests import leaves
@@ -139,7 +140,7 @@ def _read_again(
         made = resolve(made, experiment.data.tokenizer)
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{why}; leave --family out") from error
-    never = _banned(made) - {read.options.mask} - _banned(experiment)
+    never = never_drawn(made.sampler) - {read.options.mask} - never_drawn(experiment.sampler)
     if (
         _plain(made.model) != _plain(experiment.model)
         or made.process != experiment.process
@@ -147,12 +148,6 @@ def _read_again(
     ):
         raise UserError(f"{why}; leave --family out")
     return config, read
-
-
-def _banned(experiment: Experiment) -> set[int | None]:
-    """The tokens that its sampler never draws."""
-    processors = [vars(layer).get("logits_processor") for layer in experiment.sampler.layers]
-    return {token for p in processors if p is not None for token in p.banned}
 
 
 def _plain(model) -> object:

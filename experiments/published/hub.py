@@ -30,7 +30,7 @@ def fetch(name: str, revision: str | None, log: Callable[[str], None]) -> tuple[
     except ImportError as error:
         raise UserError(
             f"{name} does not exist, and huggingface_hub is not installed, which would fetch a "
-            'checkpoint by its name: pip install "ddlm[hub]"'
+            'checkpoint by its name: pip install -e ".[hub]"'
         ) from error
     log(f"fetching {name} ...")
     try:

@@ -23,12 +23,13 @@ from experiments.data.vocabularies import find_files
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.overrides import resolve
+from experiments.published import SOURCE
 from experiments.published.catalogue import release_of
 from experiments.published.family import Options, some
 from experiments.published.making import check_absent, made_whole
 from experiments.published.opening import Checkpoint, open_checkpoint
 from experiments.published.parts import Shape
-from experiments.published.source import SOURCE, SourceRecord
+from experiments.published.source import SourceRecord
 from experiments.serialization import encode
 from experiments.tensor_files import StoredTensor, write_safetensors
 from experiments.training.checkpoints import Checkpoints
@@ -133,6 +134,11 @@ def _describe(checkpoint: Checkpoint, experiment: Experiment, log: Log) -> None:
     )
     for note in checkpoint.architecture.notes:
         log(f"note: {note}")
+    if not checkpoint.fits:
+        log(
+            f"warning: by its tensors and config.json it would not have been taken for the family "
+            f"{checkpoint.family.name}, which --family says"
+        )
     if checkpoint.averaged:
         log("note: the file's average (EMA) of the parameters is taken")
     if checkpoint.unknown:

@@ -37,7 +37,7 @@ class Checkpoint:
     """A checkpoint that is open. paths: its files. config: its config.json. layout: how its tensors hold
     the parameters. names: what the keys of `tensors` are in the file, with their prefixes. averaged:
     whether the average that the file keeps was taken instead of the parameters. unknown: keys that the
-    family does not know."""
+    family does not know. fits: whether the family would have been found without being given."""
 
     paths: tuple[Path, ...]
     family: Family
@@ -48,6 +48,7 @@ class Checkpoint:
     names: dict[str, str]
     averaged: bool
     unknown: tuple[str, ...]
+    fits: bool = True
 
     def params(self, room: Callable[[Shape], np.ndarray] = _in_memory) -> dict:
         """All parameters, a nested dict of float32 arrays; those that the file lacks are left out. room:
@@ -93,6 +94,8 @@ def open_checkpoint(
     the parameters is read yet. average: whether that of the parameters is taken where the file keeps one
     (EMA), of which published numbers are. UserError where it is damaged, of no known family, or not what
     its config.json says."""
+    if (source / "config.json").is_file() and (source / "checkpoints").is_dir():
+        raise UserError(f"{source} is a run already; use it as --workdir, or as init_from")
     files = read_tensors(source)
     config = _config(source)
     chosen = _family(files.tensors, config, family, source)
@@ -119,7 +122,16 @@ def open_checkpoint(
     known = placed | {key for key, _ in architecture.repeated}
     unknown = tuple(names[k] for k in tensors if k not in known and not chosen.is_buffer(k))
     return Checkpoint(
-        files.paths, chosen, config, architecture, layout, tensors, names, averaged, unknown
+        files.paths,
+        chosen,
+        config,
+        architecture,
+        layout,
+        tensors,
+        names,
+        averaged,
+        unknown,
+        not config or _matches(chosen, files.tensors, config),
     )
 
 

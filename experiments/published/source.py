@@ -6,9 +6,9 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.plain_json import parse
+from experiments.published import SOURCE
 from experiments.published.family import Options
 
-SOURCE = "source.json"
 _DICTS = ("files", "options", "config", "keys", "dtypes")
 
 
@@ -62,4 +62,4 @@ def published_line(workdir: Path) -> str | None:
     source = read_source(workdir)
     if source is None or source.published is None:
         return None
-    return f"published: {source.published['number']}; here {source.published['differs']}"
+    return f"published: {source.published['number']} ({source.published['differs']})"

@@ -13,7 +13,7 @@ from experiments.run import Run, load_run
 from experiments.sampling.constraints import SamplingConstraints, make_constraints
 from experiments.sampling.grid import fitted_information
 from experiments.sampling.known import banned, check_known, encode_known
-from experiments.sampling.samples import with_setting, with_steps
+from experiments.sampling.samples import never_drawn, with_setting, with_steps
 from experiments.serialization import encode
 
 _OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
@@ -130,7 +130,13 @@ def _of_sampler(experiment: Experiment, run: Run, request: Request, workdir: str
         tokens = banned(experiment.data.tokenizer, request.ban)
         if len(tokens) == experiment.data.tokenizer.vocab_size:
             raise UserError("nothing is left to draw", "ban fewer tokens", "--ban")
+        tokens = tuple(sorted({*tokens, *never_drawn(experiment.sampler)}))
         experiment = with_setting(experiment, "logits_processor.banned", tokens, "--ban")
+    # What a run never draws, such as the mask of an imported network, no other sampler draws either.
+    never = never_drawn(run.experiment.sampler)
+    if never - never_drawn(experiment.sampler):
+        tokens = tuple(sorted(never | never_drawn(experiment.sampler)))
+        experiment = with_setting(experiment, "logits_processor.banned", tokens, "--sampler")
     return experiment
 
 
