@@ -76,6 +76,7 @@ from diffusion.schedules import (
 )
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
+from diffusion.toy import Toy
 from diffusion.udlm import UDLM
 from experiments import run as trained
 from experiments.config import Evaluation, Experiment, Mesh, Teacher, Train
@@ -252,6 +253,7 @@ __all__ = [
     "Tokens",
     "TrackedRun",
     "Tracker",
+    "Toy",
     "Train",
     "Traits",
     "Transformer",
