@@ -22,7 +22,7 @@ this module alone (the learning rate `Linear` as LinearDecay, beside the noise s
 commands call the same functions. A mistake is a `ddlm.UserError`, whose message says what to do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +94,8 @@ from experiments.optimization.warmup_constant import WarmupConstant
 from experiments.optimization.warmup_cosine import WarmupCosine
 from experiments.optimization.warmup_stable_decay import WarmupStableDecay
 from experiments.overrides import override
+from experiments.sample_metrics.record import of_texts
+from experiments.sample_metrics.scorers import RunScorer
 from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
 from experiments.time_weights.as_bound import AsBound
@@ -306,6 +308,19 @@ class Run:
         ready = prepare(self._run, Request(**options), str(self.workdir))
         return _drawn(ready, num, batch_size)
 
+    def frames(self, blank: str = "_", **options: Any) -> list[str]:
+        """A sample as it is made: the text at the start and after each step, with `blank` for each mask.
+        options: as of `sample`, `blank` among them. UserError for a sampler that keeps no frames."""
+        ready = prepare(self._run, Request(blank=blank, **options), str(self.workdir))
+        seed, known = ready.description["seed"], ready.known
+        ((_, sampled, _),) = sample_run(ready.run, 1, seed, known, 1, ready.constraints, trace=True)
+        assert sampled.frames is not None  # as asked for
+        process, decode = self.experiment.process, self.experiment.data.tokenizer.decode
+        symbols = [decode(np.array([v])) for v in range(process.num_tokens)] + [
+            blank
+        ]  # V is the mask
+        return ["".join(symbols[v] for v in row) for row in sampled.frames.tokens]
+
     def fill(self, template: str, num: int | None = None, **options: Any) -> str | Samples:
         """The template with its blanks filled in, each "_" (or what `blank` says) by one token; with
         `num` so many of them. options: as of `sample`."""
@@ -343,6 +358,24 @@ class Run:
         run = replace(self._run, experiment=override(self.experiment, changes))
         whole = text is not None and not Path(text).expanduser().is_dir()
         return evaluate_run(run, split, seed, not self.raw, log, max_sequences, whole)
+
+    def quality(
+        self,
+        texts: Mapping[str, Sequence[str]],
+        scorer: "Run | None" = None,
+        ngram: int = 4,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> dict[str, dict[str, Any]]:
+        """What `ddlm quality` measures of groups of texts, by their names, and under "real text" of as
+        much validation text of the run: entropy, repetition, overlap with the training text, and bits
+        per character under the scorer, an autoregressive run; None counts trigrams of the training text.
+        """
+        if scorer is not None and not isinstance(scorer.experiment.process, Sequential):
+            raise UserError(
+                f"scorer {scorer!r}: must be an autoregressive run; train one, or leave it out"
+            )
+        judge = scorer and RunScorer(scorer._run, str(scorer.workdir))
+        return of_texts(texts, self.experiment.data, judge, ngram, log)
 
     def denoise(self, tokens: Any, t: float | Any) -> jax.Array:
         """Logits (B, L, V) of a state at time t: a text, int (B, L) in which V is the mask, or float

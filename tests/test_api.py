@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import fields
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -88,6 +89,16 @@ def test_fill_gives_the_template_alone_with_its_blanks_filled_in(run):
     two = run.fill("a__", num=2, steps=4)
     assert two.tokens.shape == (2, 3) and all(t[0] == "a" for t in two)
     assert len(run.fill("____", steps=4)) == 4
+
+
+def test_frames_go_from_masks_to_the_sample(run):
+    frames = run.frames("?", prompt="the ", steps=4, seed=2)
+    assert len(frames) == 5 and frames[0] == "the " + "?" * 28
+    assert frames[-1] == run.sample(1, prompt="the ", steps=4, seed=2)[0]
+    for before, after in pairwise(frames):
+        assert all(a == b or a == "?" for a, b in zip(before, after, strict=True))
+    with pytest.raises(ddlm.UserError, match="keeps no frames"):
+        run.frames(sampler="TwistedSMC")
 
 
 def test_likelihoods_of_pieces_add_up_and_errors_shrink(run):

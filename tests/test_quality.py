@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from test_methods import train
 
+import ddlm
 from configs import smoke
 from experiments import cli
+from experiments.data.text import prepare
 from experiments.data.tokenizers import LETTERS
+from experiments.evaluation.ngram import ngram_nats
 from experiments.run import load_run
 from experiments.sample_metrics import occurrences, sample_quality
 from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
@@ -130,16 +133,7 @@ def files(tmp_path_factory):
     for name in ("mdlm", "autoregressive"):
         assert train(name, root / name, root / "text.txt") == 0
     out = root / "s.jsonl"
-    drawn = [
-        "--workdir",
-        str(root / "autoregressive"),
-        "--num",
-        "20",
-        "--seed",
-        "3",
-        "--top-p",
-        "0.9",
-    ]
+    drawn = ["--workdir", str(root / "autoregressive"), *"--num 20 --seed 3 --top-p 0.9".split()]
     assert cli.guarded("sample", [*drawn, "--out", str(out)]) == 0
     return root
 
@@ -191,6 +185,34 @@ def test_record_and_table_hold_samples_beside_real_text(files, tmp_path, capsys)
         assert f"{bits:.3f} +- {error:.3f}" in printed and f"{perplexity:.3f} +- " in printed
         assert perplexity == pytest.approx(2**bits)  # a token is a character
     assert "LeftToRight, top_p 0.9, seed 3, float32, checkpoint 2" in printed
+
+
+def test_quality_from_python_is_that_of_the_command(files, tmp_path):
+    assert quality(files, files / "s.jsonl", "--out", str(tmp_path / "q.json")) == 0
+    rows = json.loads((tmp_path / "q.json").read_text())["rows"]
+    del rows["samples"]["network_calls"]
+    texts = [json.loads(line)["text"] for line in (files / "s.jsonl").read_text().splitlines()]
+    scorer, run = (ddlm.load(files / name) for name in ("autoregressive", "mdlm"))
+    assert run.quality({"samples": texts}, scorer) == rows
+    with pytest.raises(ddlm.UserError, match="must be an autoregressive run"):
+        run.quality({"samples": texts}, run)
+    for wrong in ({}, {"samples": []}, {"real text": texts}):
+        with pytest.raises(ddlm.UserError, match="at least one text in each group, and no group"):
+            run.quality(wrong)
+
+
+def test_without_a_scorer_trigrams_of_the_training_text_are_counted(files):
+    run = ddlm.load(files / "mdlm")
+    texts = ["the state of the", "people of union"]
+    found = run.quality({"ours": texts, "noise": ["xqzjv", "u"]})
+    corpus = prepare(run.experiment.data)
+    bits = [
+        -float(np.log2(np.exp(-ngram_nats(corpus.split("train", 1), tokens, 99, 3, 27))).sum())
+        for tokens in (np.array([LETTERS.index(c) for c in text]) for text in texts)
+    ]
+    assert found["ours"]["scorer_bits_per_character"] == pytest.approx(sum(bits) / 31)
+    assert found["noise"]["scorer_bits_per_character"] > 5 > found["ours"]["entropy_1gram_bits"]
+    assert list(found) == ["ours", "noise", "real text"]
 
 
 def test_copies_of_the_training_text_are_found(files, tmp_path):

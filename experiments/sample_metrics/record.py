@@ -2,13 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from experiments.config import Experiment
 from experiments.data.reading import CHUNK
 from experiments.data.text import Corpus, Text, prepare
 from experiments.data.tokenizers import OutsideAlphabet
@@ -18,7 +17,7 @@ from experiments.progress import Progress
 from experiments.run import load_run
 from experiments.sample_metrics.mauve_score import load_mauve
 from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
-from experiments.sample_metrics.scorers import Scorer, load_scorer
+from experiments.sample_metrics.scorers import NGramScorer, Scorer, load_scorer
 from experiments.sample_metrics.text_measures import (
     distinct,
     inner_words,
@@ -64,18 +63,15 @@ def measure(
         )
     corpus = prepare(experiment.data)
     groups = {SAMPLES: texts, REAL: real_texts(corpus, "validation", texts)}
-    training, source = _training_text(training_text, experiment, corpus, log)
-    rows = {name: _of_texts(row) | _scored(scorer, row, log) for name, row in groups.items()}
-    log(f"scored by {scorer_path}; reading {source['characters']:,} characters of training text")
-    for name, overlap in zip(rows, overlaps(list(groups.values()), training, ngram), strict=True):
-        rows[name] |= overlap
+    training, source = _training_text(training_text, experiment.data, corpus, log)
+    log(f"scorer {scorer_path}; training text of {source['characters']:,} characters")
+    rows = measured(groups, scorer, training, ngram, log)
     if mauve:
         points = {name: _points(scorer, row, log) for name, row in groups.items()}
         other = _points(scorer, real_texts(corpus, "test", texts), log)
-        rows[SAMPLES]["mauve"] = mauve(points[REAL], points[SAMPLES])
-        rows[REAL]["mauve"] = mauve(points[REAL], other)
+        rows[SAMPLES]["mauve"] = _finite(mauve(points[REAL], points[SAMPLES]))
+        rows[REAL]["mauve"] = _finite(mauve(points[REAL], other))
     rows[SAMPLES]["network_calls"] = network_calls(samples)
-    rows = {name: {k: _finite(v) for k, v in row.items()} for name, row in rows.items()}
     origin = (
         "seed",
         "checkpoint_step",
@@ -107,13 +103,47 @@ def measure(
     }
 
 
+def of_texts(
+    texts: Mapping[str, Sequence[str]], data: Text, scorer: Scorer | None, ngram: int, log: Log
+) -> dict[str, dict]:
+    """The measures of groups of texts by their names, beside data, and under REAL of as much of its
+    validation text. scorer: None is trigrams of the training text, counted. UserError where a group is
+    empty or called as the real text is."""
+    empty = [name for name, group in texts.items() if not group]
+    if empty or not texts or REAL in texts:
+        raise UserError(
+            f"texts {', '.join(empty or texts) or '{}'}",
+            f"give at least one text in each group, and no group the name {REAL!r}",
+        )
+    corpus = prepare(data)
+    training, _ = _training_text(None, data, corpus, log)
+    tokens = corpus.split("train", 1)
+    scorer = scorer or NGramScorer(tokens, corpus.tokenizer)
+    groups = dict(texts) | {REAL: real_texts(corpus, "validation", next(iter(texts.values())))}
+    return measured(groups, scorer, training, ngram, log)
+
+
+def measured(
+    groups: Mapping[str, Sequence[str]],
+    scorer: Scorer,
+    pieces: Callable[[], Iterator[str]],
+    ngram: int,
+    log: Log,
+) -> dict[str, dict]:
+    """The measures of each group of texts by its name; pieces() are the parts of the training text."""
+    rows = {name: _of_texts(row) | _scored(scorer, row, log) for name, row in groups.items()}
+    for name, overlap in zip(rows, overlaps(list(groups.values()), pieces, ngram), strict=True):
+        rows[name] |= overlap
+    return {name: {k: _finite(v) for k, v in row.items()} for name, row in rows.items()}
+
+
 def _training_text(
-    path: str | None, experiment: Experiment, corpus: Corpus, log: Callable[[str], None]
+    path: str | None, data: Text, corpus: Corpus, log: Callable[[str], None]
 ) -> tuple[Callable[[], Iterator[str]], dict]:
     """(pieces(), the text at `path` from its beginning, or without a path the training split of the
     corpus; what it is, for the record)."""
     if path:
-        corpus = _other_text(path, experiment.data)
+        corpus = _other_text(path, data)
         tokens, split = corpus.tokens, "all of it"
     else:
         tokens, split = corpus.split("train", 1), "train"

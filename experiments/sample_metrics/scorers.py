@@ -18,6 +18,7 @@ from diffusion.process import Sequential
 from experiments.config import Experiment
 from experiments.data.tokenizers import OutsideAlphabet, Tokenizer
 from experiments.errors import UserError
+from experiments.evaluation.ngram import ngram_nats
 from experiments.evaluation.units import Estimate
 from experiments.run import Run, load_run
 
@@ -190,3 +191,35 @@ class RunScorer(Scorer):
         ):
             points[i] = states[:size].astype(np.float32).mean(0)
         return np.stack([points[i] for i in range(len(rows))])
+
+
+@dataclass(frozen=True)
+class NGramScorer(Scorer):
+    """Counts of the runs of `order` tokens in a training text (`experiments.evaluation.ngram`)."""
+
+    train: np.ndarray
+    tokenizer: Tokenizer
+    order: int = 3
+
+    @property
+    def described(self) -> dict:
+        return {"scorer": f"{self.order}-grams", "kind": "counts of the training text"}
+
+    def tokens(self, text, where):
+        return as_written(self.tokenizer, text, where)
+
+    def score(self, texts, progress=untold):
+        rows = [self.tokens(text, "text") for text in texts]
+        sizes = np.array([len(row) for row in rows])
+        padded = np.zeros((len(rows), max(1, *sizes)), self.train.dtype)
+        for row, tokens in zip(padded, rows, strict=True):
+            row[: len(tokens)] = tokens
+        assert self.tokenizer.vocab_size is not None  # of a text that was read
+        size = self.tokenizer.vocab_size
+        nats = ngram_nats(self.train, padded.reshape(-1), padded.shape[1], self.order, size)
+        inside = np.arange(padded.shape[1])[None] < sizes[:, None]
+        nats = np.where(inside, nats.reshape(padded.shape), 0).sum(1)
+        return Estimate(nats[:, None], sizes, sum(map(len, texts)))
+
+    def features(self, texts, progress=untold):
+        raise UserError("counts of n-grams have no hidden states", "take a run as the scorer")
