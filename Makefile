@@ -3,12 +3,13 @@
 # make test-fast    the part of it that compiles little, for the inner loop
 # make lint         ruff, and pyright over the types (half a minute)
 # make docs         build the documentation site into build/site (a quarter of a minute)
+# make notebooks    execute the scripts of docs/notebooks/ and write their .ipynb anew (NOTEBOOK_TIME)
 # make lock         write requirements.lock anew from setup.py
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast lint docs lock clean
+.PHONY: quickstart test test-fast lint docs notebooks lock clean
 
 .venv/ready: requirements.lock setup.py
 	@if command -v uv > /dev/null; then \
@@ -46,9 +47,12 @@ docs: .venv/ready
 	@! grep -rlE --include='*.html' '<(script|link|img)[^>]* (src|href)="?(https?:)?//' build/site
 	@echo build/site/index.html
 
+notebooks: .venv/ready
+	@$(BIN)/python docs/notebook_pages.py
+
 lock: .venv/ready
 	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-	  --python-version 3.11 --extra test --extra docs --extra build setup.py --output-file requirements.lock
+	  --python-version 3.11 --extra test --extra docs --extra notebooks --extra build setup.py --output-file requirements.lock
 
 clean:
 	rm -rf .venv

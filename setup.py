@@ -45,6 +45,12 @@ setup(
             "mkdocs-material>=9.8",  # the documentation site: pages, search, themes, all offline
             "mkdocstrings[python]>=1.0",  # its API reference, made of docstrings
         ],
+        "notebooks": [  # docs/notebooks/ executed, in an editor or by `make notebooks`
+            "ipykernel>=7.0",  # the Python that runs cells
+            "jupytext>=1.19",  # a notebook from its script
+            "matplotlib>=3.10",  # the figures
+            "nbclient>=0.11",  # executes all cells of a notebook
+        ],
         "mauve": ["mauve-text>=0.4.0"],  # MAUVE of experiments.quality
         "transformers": [  # a scorer of experiments.quality from a local folder
             "safetensors>=0.8",  # its weights
@@ -61,6 +67,7 @@ setup(
         "wandb": ["wandb>=0.20"],  # train.tracker=WeightsAndBiases
         "test": [
             "hypothesis>=6.170",  # the cases of experiments.studies.fuzz
+            "jupytext>=1.19",  # whether notebooks are those of their scripts
             "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test
             "pyright[nodejs]>=1.1.414",  # the type checker, with the Node that runs it
             "pytest>=9.0",  # the test runner

@@ -117,10 +117,12 @@ def command(call):
     if program == "ddlm":
         assert words[0] in cli.COMMANDS, words
         return words[0], words[1:]
-    if program == "python" and words[1] == "experiments.lm_eval":
+    if program == "python" and words[:2] == ["-m", "experiments.lm_eval"]:
         return None  # its options are those of lm-evaluation-harness, which is an extra
-    if program == "python" and words[1].startswith("experiments."):
+    if program == "python" and words[0] == "-m" and words[1].startswith("experiments."):
         return words[1].removeprefix("experiments."), words[2:]
+    if program == "python" and words[0] != "-m":
+        assert (ROOT / words[0]).is_file(), words
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words) <= set(targets), words
@@ -231,6 +233,7 @@ def test_commands_are_understood_with_every_setting(path, tell):
         ("python -m experiments.mesh_table", "mesh_table"),
         ("uvx --from . ddlm trian", "trian"),
         ("docker run --rm ddlm train --config configs/none.py --workdir W", "none.py"),
+        ("python docs/notebooks/none.py", "none.py"),
         ("make everything", "everything"),
         ("pip install 'ddlm[everything]'", "everything"),
         ("ddml sample", "ddml"),
@@ -355,4 +358,5 @@ def test_the_reference_has_every_name_of_ddlm():
 def test_every_page_is_in_the_menu():
     menu = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    pages |= {f"notebooks/{path.stem}.md" for path in (ROOT / "docs/notebooks").glob("*.py")}
     assert set(re.findall(r"[\w/-]+\.md", menu)) == pages

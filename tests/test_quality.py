@@ -133,7 +133,8 @@ def files(tmp_path_factory):
     for name in ("mdlm", "autoregressive"):
         assert train(name, root / name, root / "text.txt") == 0
     out = root / "s.jsonl"
-    drawn = ["--workdir", str(root / "autoregressive"), *"--num 20 --seed 3 --top-p 0.9".split()]
+    drawn = ["--workdir", str(root / "autoregressive")]
+    drawn += ["--num", "20", "--seed", "3", "--top-p", "0.9"]
     assert cli.guarded("sample", [*drawn, "--out", str(out)]) == 0
     return root
 
