@@ -36,6 +36,7 @@ class Toy:
         self.neg_logp = -np.log(p)
         self.entropy = float(p @ self.neg_logp)
         self.one_hot = np.eye(vocab_size)[self.states]  # (N, L, V)
+        self._log_move = jax.jit(self._log_step, static_argnums=0)  # compiled once for a process
 
     @classmethod
     def drawn(cls, vocab_size: int = 3, length: int = 3, seed: int = 0) -> Self:
@@ -125,22 +126,24 @@ class Toy:
         enumeration of all states. times: from 1 to 0, such as np.linspace(1, 0, steps + 1)."""
         with jax.enable_x64(True):
             z = jnp.asarray(self.all_states(process))
-
-            @jax.jit
-            def move(now, then):  # p(z_s | z_t) of whole states, (Z, Z)
-                t, s = (jnp.full((len(z), 1), time) for time in (now, then))
-                log_p = process.log_posterior(self.log_posterior(process, z, t), z, t, s)
-                return sum(log_p[:, i][:, z[:, i]] for i in range(self.length))
-
             start = jnp.exp(process.log_likelihood(z, jnp.ones((len(z), 1)))).mean(-1).prod(-1)
             found = start / start.sum()
             times = np.asarray(times, float)
             for k in range(len(times) - 1):
                 # From states that cannot be, nothing goes on: their posterior is 0 / 0.
-                step = jnp.where(found[:, None] > 0, jnp.exp(move(times[k], times[k + 1])), 0)
+                step = jnp.where(
+                    found[:, None] > 0, jnp.exp(self._log_move(process, times[k], times[k + 1])), 0
+                )
                 found = found @ step
         clean = (np.asarray(z) < self.vocab_size).all(1)
         return np.asarray(found)[clean]
+
+    def _log_step(self, process, now, then):
+        """log p(z_s | z_t) of whole states, (Z, Z)."""
+        z = jnp.asarray(self.all_states(process))
+        t, s = (jnp.full((len(z), 1), time) for time in (now, then))
+        log_p = process.log_posterior(self.log_posterior(process, z, t), z, t, s)
+        return sum(log_p[:, i][:, z[:, i]] for i in range(self.length))
 
 
 def _quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,9 +36,8 @@ def execute(script, folder):
     from nbclient import NotebookClient
 
     notebook = of_script(script)
-    metadata = notebook.metadata
     NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}}).execute()
-    notebook.metadata = metadata
+    notebook.metadata = of_script(script).metadata  # without the version of Python
     for cell in notebook.cells:
         cell.metadata = {}  # when it ran
     nbformat.write(notebook, script.with_suffix(".ipynb"))
@@ -89,10 +88,11 @@ def linked_to_pages(markdown):
 
 
 def main(names):
-    """Makes the notebooks of these names, or all, in an empty folder."""
+    """Makes all notebooks in an empty folder; those of the names in one that keeps earlier runs."""
     work = FOLDER.parent.parent / "build" / "notebooks"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    if not names:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
     root = str(FOLDER.parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [root, *filter(None, [os.environ.get("PYTHONPATH")])]

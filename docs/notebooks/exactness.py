@@ -106,7 +106,7 @@ def counted(sampler, process):
     return distance(p), float(samples.calls.mean())
 
 
-figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
 for process in (ddlm.MDLM(3), ddlm.UDLM(3)):
     times = [np.linspace(1, 0, T + 1) for T in counts]
     far = [distance(toy.ancestral(process, at)) for at in times]
@@ -132,7 +132,7 @@ axis.set(
     xticks=counts,
     xticklabels=counts,
 )
-axis.legend(fontsize="small")
+axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 enumerated = distance(toy.ancestral(process, np.linspace(1, 0, counts[1] + 1)))
 assert abs(found["Ancestral, counted"][0] - enumerated) < 2 * distance(exact)

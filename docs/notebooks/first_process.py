@@ -21,7 +21,7 @@ from diffusion.chains import Interpolation, interpolation
 from diffusion.numerics import gather_last, log_one_hot
 
 # Steps of training; fewer than 100 are a trial run.
-STEPS = int(os.environ.get("DDLM_NOTEBOOK_STEPS", 1000))
+STEPS = int(os.environ.get("DDLM_NOTEBOOK_STEPS", 400))
 TRIAL = STEPS < 100
 LENGTH = 32
 

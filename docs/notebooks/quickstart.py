@@ -57,13 +57,13 @@ def log(line):
         print(line)
 
 
-run = ddlm.train(experiment, "runs/quickstart", log)
+run = ddlm.train(experiment, "runs/quickstart-notebook", log)
 print(run)
 
 # %% [markdown]
-# The run is kept in `runs/quickstart`. The same call goes on where it was interrupted, and gives
-# the finished run back at once. The loss of each batch is noisy, since times and masks are drawn at
-# random; the bound on held-out text is not.
+# The run is kept in `runs/quickstart-notebook`. The same call goes on where it was interrupted, and
+# gives the finished run back at once. The loss of each batch is noisy, since times and masks are
+# drawn at random; the bound on held-out text is not.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")

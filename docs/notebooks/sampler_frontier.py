@@ -7,6 +7,7 @@
 
 # %%
 import os
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 
@@ -20,8 +21,8 @@ TRIAL = STEPS < 100
 # %% [markdown]
 # ## The model
 #
-# That of `configs/sotu/quickstart.py`, trained for fewer steps: masks, 0.8 million parameters,
-# State of the Union addresses.
+# That of the [quickstart](quickstart.ipynb), if its run is there; else
+# `configs/sotu/quickstart.py`, trained for fewer steps.
 
 # %%
 changes = [f"train.num_steps={STEPS}", f"optimizer.schedule.decay_steps={STEPS}"]
@@ -29,7 +30,10 @@ if TRIAL:
     changes += ["model.num_layers=1", "model.width=16", "model.num_heads=2", "data.length=32"]
     changes += ["optimizer.schedule.warmup_steps=1", "evaluation.max_sequences=16"]
 experiment = ddlm.override(quickstart.get_config(), changes)
-run = ddlm.train(experiment, "runs/sampler-frontier", lambda line: None)
+if Path("runs/quickstart-notebook").is_dir():
+    run = ddlm.load("runs/quickstart-notebook")
+else:
+    run = ddlm.train(experiment, "runs/sampler-frontier", lambda line: None)
 record = run.evaluate("test", 16 if TRIAL else 512, log=lambda line: None)
 print(f"bound {record['value']:.3f} +- {record['standard_error']:.3f} bits per character")
 
@@ -46,7 +50,7 @@ print(f"bound {record['value']:.3f} +- {record['standard_error']:.3f} bits per c
 # %%
 SAMPLERS = ["Ancestral", "Ancestral grid=cosine", "Unmask order=confidence", "ReMDM"]
 COUNTS = [4] if TRIAL else [8, 16, 32, 64]
-NUM = 4 if TRIAL else 64
+NUM = 4 if TRIAL else 32
 samples = {
     (sampler, steps): run.sample(NUM, NUM, sampler=sampler, steps=steps)
     for sampler in (SAMPLERS[::2] if TRIAL else SAMPLERS)
