@@ -59,7 +59,7 @@ class Toy:
     def log_likelihoods(self, process: JumpProcess, z: Array, t: Array) -> Array:
         """log q(z^i | x0^i) of every state z (Z, L) under every text, (Z, N, L)."""
         log_q = jnp.maximum(process.log_likelihood(z, t), -1e30)  # differences of it are numbers
-        return jnp.einsum("zlv,nlv->znl", log_q, self.one_hot)
+        return jnp.einsum("zlv,nlv->znl", log_q, self.one_hot.astype(log_q.dtype))
 
     def transition(self, process: JumpProcess, z: Array, t: Array) -> Array:
         """q(z | x0) for every text and state, (N, Z)."""
@@ -67,8 +67,10 @@ class Toy:
 
     def log_posterior(self, process: JumpProcess, z: Array, t: Array) -> Array:
         """log p(x0 | z_t), (Z, L, V), exact."""
-        joint = jnp.log(self.p)[None] + self.log_likelihoods(process, z, t).sum(-1)
-        return jnp.log(jnp.einsum("zn,nlv->zlv", jax.nn.softmax(joint, axis=1), self.one_hot))
+        log_q = self.log_likelihoods(process, z, t).sum(-1)
+        # Arrays of the dtype at hand: float64 in `bound` and `ancestral`, float32 in a sampler.
+        p = jax.nn.softmax(log_q - self.neg_logp.astype(log_q.dtype)[None], axis=1)
+        return jnp.log(jnp.einsum("zn,nlv->zlv", p, self.one_hot.astype(log_q.dtype)))
 
     def denoiser(self, process: JumpProcess) -> Model:
         """model(z, t) -> out (B, L, V): the exact network, of which `predict` makes log p(x0 | z_t)."""

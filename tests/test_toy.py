@@ -2,6 +2,7 @@
 tests, which derives the exact network and the samplers' distributions in its own way."""
 
 import enumeration
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -57,6 +58,14 @@ def test_the_network_is_the_one_of_the_oracle(name, x64):
     np.testing.assert_allclose(
         np.exp(process.predict(TOY.denoiser(process)(z, t), z, t)), np.exp(exact), atol=1e-9
     )
+
+
+def test_the_network_serves_a_sampler_in_float32_after_sums_in_float64():
+    process, sampler, rows = ddlm.MDLM(3), ddlm.Ancestral(steps=4), 20_000
+    p = TOY.ancestral(process, np.linspace(1, 0, 5))
+    draw = jax.jit(lambda key: sampler.sample(key, process, TOY.denoiser(process), (rows, 3)))
+    counts = np.bincount(TOY.index(draw(jax.random.key(0))), minlength=27)
+    oracle.assert_distribution(counts, p)
 
 
 def test_what_cannot_be_enumerated_is_an_error():
