@@ -3,7 +3,7 @@
 # make test-fast    the part of it that compiles little, for the inner loop
 # make lint         ruff, and pyright over the types (half a minute)
 # make docs         build the documentation site into build/site (a quarter of a minute)
-# make notebooks    execute the scripts of docs/notebooks/ and write their .ipynb anew (NOTEBOOK_TIME)
+# make notebooks    execute the scripts of docs/notebooks/ and write their .ipynb anew (a quarter of an hour)
 # make lock         write requirements.lock anew from setup.py
 
 PYTHON ?= python3.11

@@ -25,6 +25,7 @@ def of_script(script):
     notebook = jupytext.read(script, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell["id"], cell.metadata = f"{script.stem}-{number}", {}
+        cell.source = cell.source.strip("\n")  # empty lines between classes are the formatter's
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return notebook

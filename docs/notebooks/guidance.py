@@ -154,11 +154,18 @@ for k, (axis, title) in enumerate(zip(axes, MEASURES, strict=True)):
     for kind, found in rows.items():
         axis.plot(STRENGTHS[kind], np.array(found)[:, k], "o-", label=kind)
     axis.axhline(real[k], color="k", linestyle=":", label="real text")
-    axis.set(xlabel="strength of guidance", ylabel=title, xscale="symlog")
-axes[0].legend()
+    axis.set(xlabel="strength of guidance", ylabel=title, xscale="symlog", xlim=(-0.3, 1000))
+axes[2].legend()
 plt.show()
 if not TRIAL:
     assert rows["classifier-free"][2][0] > rows["classifier-free"][0][0] + 0.2
+    assert rows["classifier-free"][-1][2] < rows["classifier-free"][0][2]
 
 # %% [markdown]
-# CONCLUSION
+# Classifier-free guidance of strength 2 has about as many samples of the topic as real text,
+# strength 4 more than real text. It pays twice: fewer words are right, and those that are right are
+# less diverse. The gradient of the classifier goes half as far, at strengths of hundreds, and costs
+# right words too. So where you can train with labels, do.
+#
+# Labels of your own text are folders as well: see [data](../guide/data.md) and [guided
+# samples](../guide/sampling.md).
