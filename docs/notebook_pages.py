@@ -2,7 +2,7 @@
 
 A script of docs/notebooks/ is the source, in the percent format of jupytext. As a program, `make
 notebooks` or `python docs/notebook_pages.py NAME ...`, this file executes scripts and writes NAME.ipynb
-beside them, with outputs: the same bytes on the same machine, since no dates and versions are kept. As a
+beside them, with outputs: without dates, times and versions. As a
 hook of mkdocs it makes a page of each notebook: text as it is, code and output as blocks, figures as
 images.
 """

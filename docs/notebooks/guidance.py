@@ -4,7 +4,8 @@
 # Samples of a chosen kind, in two ways. Classifier-free: a network that was trained with and
 # without labels, and is pushed away from what it says without. By a classifier: another network,
 # which tells the label of noisy text, pushes a network that knows of none. We measure how often a
-# sample has what its label promises, and what that costs in diversity.
+# sample has what its label promises, and what that costs in diversity: for one topic and one seed,
+# with lengths of training and strengths that were chosen so that both can be seen.
 
 # %%
 import os

@@ -91,6 +91,6 @@ for (sampler, steps), texts in samples.items():
 
 # %% [markdown]
 # All samplers gain from more calls, and none of them repeats itself here: the entropy is that of
-# real text. Few tokens at first, or mending, helps where calls are few. Revealing what is most
-# certain first is worse for this small model, which has not learned much yet. Look at your own: the
-# order of samplers depends on the model, and on the judge.
+# real text. Few tokens at first, or mending, seems to help where calls are few, and revealing what is
+# most certain first is worse for this small model. These are few samples, without errors. Look at
+# your own: the order of samplers depends on the model, and on the judge.
