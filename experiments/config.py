@@ -275,7 +275,7 @@ class Experiment:
                 f"train.num_steps = {self.train.num_steps}, but nothing of {name} is trained; set it to "
                 "0"
             )
-        seen, most = self.sampler.positions(self.data.length), self.model.max_length
+        seen, most = self.sampler.seen_together(self.data.length), self.model.max_length
         if most is not None and seen > most:
             raise ValueError(
                 f"data.length = {self.data.length}, but model {type(self.model).__name__} has learned "

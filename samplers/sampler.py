@@ -92,7 +92,7 @@ class Sampler(ABC):
     def calls(self, process: Objective, length: int) -> int:
         """How often the network is called for `length` tokens, at most."""
 
-    def positions(self, length: int) -> int:
+    def seen_together(self, length: int) -> int:
         """How many positions the network is given at once, at most, for `length` tokens."""
         return length
 

@@ -45,7 +45,7 @@ class SlidingWindow(Sampler):
     def calls(self, process, length):
         return self._count(length) * self.inner.calls(process, min(self.window, length))
 
-    def positions(self, length):
+    def seen_together(self, length):
         return min(self.window, length)
 
     def _count(self, length):
