@@ -1,7 +1,7 @@
 """GPT-2 becomes a masked model, as DiffuGPT (arXiv 2410.17891): shifted outputs, attention that opens.
 
-    ddlm import openai-community/gpt2 --workdir runs/gpt2
-    ddlm train --config configs/convert/gpt2.py --workdir runs/diffugpt \\
+    python -m experiments.import openai-community/gpt2 --workdir runs/gpt2
+    python -m experiments.train --config configs/convert/gpt2.py --workdir runs/diffugpt \\
         --set data.path=data/openwebtext --set init_from=runs/gpt2
 
 The network and the tokenizer are those of the run of init_from, which may be any autoregressive model of

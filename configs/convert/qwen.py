@@ -1,7 +1,7 @@
 """Qwen becomes a masked model at once, as A2D of dllm (arXiv 2602.22661): full attention, no shift.
 
-    ddlm import Qwen/Qwen3-0.6B-Base --workdir runs/qwen3
-    ddlm train --config configs/convert/qwen.py --workdir runs/qwen3-masked \\
+    python -m experiments.import Qwen/Qwen3-0.6B-Base --workdir runs/qwen3
+    python -m experiments.train --config configs/convert/qwen.py --workdir runs/qwen3-masked \\
         --set data.path=data/openwebtext --set init_from=runs/qwen3
 
 The network and the tokenizer are those of the run of init_from. Dream (arXiv 2508.15487) keeps the

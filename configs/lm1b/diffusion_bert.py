@@ -1,7 +1,7 @@
 """DiffusionBERT on LM1B in sentences: the spindle schedule on BERT, from bert-base-uncased.
 
-    ddlm import google-bert/bert-base-uncased --tokenizer data/bert/vocab.txt --workdir runs/bert
-    ddlm train --config configs/lm1b/diffusion_bert.py --workdir runs/diffusion-bert \\
+    python -m experiments.import google-bert/bert-base-uncased --tokenizer data/bert/vocab.txt --workdir runs/bert
+    python -m experiments.train --config configs/lm1b/diffusion_bert.py --workdir runs/diffusion-bert \\
         --set data.path=data/lm1b --set data.tokenizer.path=data/bert/vocab.txt --set init_from=runs/bert
 
 The first command takes a local folder too. For another size than bert-base add --set

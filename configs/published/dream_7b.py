@@ -1,6 +1,6 @@
 """Dream-7B (arXiv 2508.15487): 28 layers x 3584 with 4 heads of keys, 7.62 B parameters.
 
-    ddlm plan --config configs/published/dream_7b.py --topology v5e:2x4 \\
+    python -m experiments.plan --config configs/published/dream_7b.py --topology v5e:2x4 \\
         --what evaluate sample
 
 What `ddlm import` makes of it. Parameters are float32, 30 GB over 8 chips. Plans: docs/pods.md. The

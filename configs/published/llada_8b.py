@@ -1,6 +1,6 @@
 """LLaDA-8B (arXiv 2502.09992): 32 layers x 4096, 8.02 B parameters.
 
-    ddlm plan --config configs/published/llada_8b.py --topology v5e:2x4 \\
+    python -m experiments.plan --config configs/published/llada_8b.py --topology v5e:2x4 \\
         --what evaluate sample
 
 What `ddlm import` makes of it. Parameters are float32, 32 GB over 8 chips. Plans: docs/pods.md. The
