@@ -6,10 +6,10 @@
         --set data.path=data/lm1b --set data.tokenizer.path=data/bert/vocab.txt --set init_from=runs/bert
 
 The first command takes a local folder too. For another size than bert-base add --set init_model=run.
-Without init_from BERT begins fresh. Data and vocab.txt as in configs/lm1b/mdlm.py; the network is told no
-time; learning rate and warm-up of the official code, and the exact posterior of diffusion/spindle.py, whose number is a bound; `--set
-process.posterior=published --set process.num_steps=2048` is the official estimate, published as 63.78
-perplexity per token. Not yet trained with this code.
+Without init_from BERT begins fresh. Data and vocab.txt as in configs/lm1b/mdlm.py; the network is told
+no time; learning rate and warm-up of the official code, and the exact posterior of diffusion/spindle.py,
+whose number is a bound; `--set process.posterior=published --set process.num_steps=2048` is the official
+estimate, published as 63.78 perplexity per token. Not yet trained with this code.
 """
 
 from dataclasses import replace
