@@ -21,6 +21,6 @@ RUN pip install --no-cache-dir --constraint constraints.txt "$JAX" .
 ENV DDLM_CACHE=/tmp/ddlm
 RUN useradd --create-home ddlm
 USER ddlm
-WORKDIR /work
+WORKDIR /home/ddlm
 ENTRYPOINT ["ddlm"]
 CMD ["--help"]

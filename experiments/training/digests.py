@@ -9,9 +9,8 @@ import numpy as np
 
 SEEDS = (0x9E3779B9, 0x7F4A7C15)
 ON_HOST = 2**16  # values up to which an array is fetched: a program for each shape takes longer
-BLOCK = (
-    2**16
-)  # words of an array on the host at a time: its mapped file may be larger than the memory
+# Words of an array on the host at a time: its mapped file may be larger than the memory.
+BLOCK = 2**16
 
 
 def _words(x):

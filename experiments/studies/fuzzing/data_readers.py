@@ -261,27 +261,37 @@ def _interrupt(cache: Path, begun: Path) -> None:
     (work / "progress.json").write_text(json.dumps(progress))
 
 
-def _dataset_notes() -> st.SearchStrategy[tuple[str, bytes]]:
-    known = {"name": "lines", "version": "1.0.0", "splits": {"train": {"sha256": "a" * 64}}}
-    state = {"about": known, "record": {"sha256": "a" * 64, "lines": 1}}
-    return st.one_of(
+def _notes(folder: Path) -> Reader:
+    """What a preparation notes of a dataset that is whole, or of a split of one that is not."""
+    source, whole = folder / "source", folder / "whole"
+    source.mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        (source / f"{split}.txt").write_text(TEXT)
+
+    def make(out: Path) -> None:
+        preparing.prepare(builder_class("lines"), str(source), out, True, lambda line: None)
+
+    def read(case: tuple[str, bytes], folder: Path) -> None:
+        out = folder / "out"
+        shutil.copytree(whole, out)
+        if case[0] != "dataset.json":
+            (out / "dataset.json").unlink()
+        (out / case[0]).write_bytes(case[1])
+        data = Text(str(out), Letters27(normalize=True), cache_dir=str(folder / "cache"))
+        try:
+            prepare(data)
+        finally:
+            make(out)
+
+    make(whole)
+    known = json.loads((whole / "dataset.json").read_text())
+    about = {name: value for name, value in known.items() if name != "splits"}
+    state = {"about": about, "record": known["splits"]["train"]}
+    cases = st.one_of(
         json_text(known).map(lambda c: ("dataset.json", c)),
         json_text(state).map(lambda c: (".train.json", c)),
     )
-
-
-def _read_notes(case: tuple[str, bytes], folder: Path) -> None:
-    (folder / "in.txt").write_text(TEXT)
-    (folder / "out").mkdir()
-    (folder / "out" / case[0]).write_bytes(case[1])
-    (folder / "out" / "train.txt").write_text(TEXT)
-    try:
-        prepare(
-            Text(str(folder / "out"), Letters27(normalize=True), cache_dir=str(folder / "cache"))
-        )
-    finally:
-        source = str(folder / "in.txt")
-        preparing.prepare(builder_class("lines"), source, folder / "out", True, lambda line: None)
+    return Reader("dataset.json", 200, cases, read)
 
 
 def readers(folder: Path) -> list[Reader]:
@@ -291,5 +301,5 @@ def readers(folder: Path) -> list[Reader]:
         Reader("names that tell splits", 300, _splits(), _read_splits),
         *_corpora(folder / "corpora"),
         Reader("datasets and their archives", 400, _archives(), _prepare_dataset),
-        Reader("dataset.json", 200, _dataset_notes(), _read_notes),
+        _notes(folder / "notes"),
     ]
