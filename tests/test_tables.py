@@ -129,3 +129,29 @@ def test_a_table_in_an_archive_is_one_line(run, tmp_path):
     content = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "source.zip").write_bytes(zipped({"a.parquet": content}))
     assert "a table inside of an archive" in run("documents", tmp_path / "source.zip", code=2)
+
+
+def test_no_module_that_a_description_of_records_names_is_imported(run, tmp_path, monkeypatch):
+    lines = tmp_path / "lines.txt"
+    lines.write_text(text_of(DOCUMENTS))
+    data = {"data_dir": tmp_path / "records", "file_format": "array_record"}
+    builder = builder_class("lines")(source=lines, **data)
+    builder.download_and_prepare()
+    description = Path(builder.data_dir) / "features.json"
+    known = json.loads(description.read_text())
+    (tmp_path / "hostile_features.py").write_text("import pathlib; pathlib.Path('RAN').touch()")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    column = {"pythonClassName": "hostile_features.Feature", "text": {}}
+    features = known["featuresDict"]["features"]
+    for changed, code in (
+        ({"featuresDict": {"features": {**features, "more": column}}}, 0),
+        ({"featuresDict": {"features": {"text": column}}}, 2),
+        ({"featuresDict": 7}, 2),
+        ({"pythonClassName": "hostile_features.Feature"}, 0),
+        ({"type": "hostile_features.Feature", "content": {}}, 0),
+    ):
+        description.write_text(json.dumps(known | changed))
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        run("documents", Path(builder.data_dir), out=out, code=code)
+        assert not (tmp_path / "RAN").exists()

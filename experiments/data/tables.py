@@ -6,16 +6,18 @@ Unlike text a table is known by its name, since its column has to be asked for.
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any, cast
 
 from experiments.data.reading import Source
 from experiments.data.streams import decode, plain
 from experiments.errors import UserError, shortened
+from experiments.plain_json import parse
 
 _NAME = re.compile(r".*\.(parquet|arrow|array_record)(-\d+-of-\d+)?", re.IGNORECASE)
-_INDEX = re.compile(
-    r"(cache|indices|tmp)[^/]*\.arrow"
-)  # of `datasets`, and no rows that were saved
+# Of `datasets`, and no rows that were saved.
+_INDEX = re.compile(r"(cache|indices|tmp)[^/]*\.arrow")
+_TEXT = "tensorflow_datasets.core.features.text_feature.Text"
 _ROWS = 1024  # of a Parquet file that are read together
 
 
@@ -78,18 +80,27 @@ def _records(source: Source, stream: IO[bytes], column: str, kind: str) -> Itera
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordReader
 
-    features = cast(Any, tfds.features.FeaturesDict.from_config(str(source.path.parent)))
-    texts = {name: isinstance(of, tfds.features.Text) for name, of in features.items()}
-    _check(source, column, texts)
+    _check(source, column, _texts_described(source.path.with_name("features.json")))
+    features = tfds.features.FeaturesDict({column: tfds.features.Text()})
     reader = ArrayRecordReader(str(source.path))
-    if (
-        not reader.num_records()
-    ):  # its index is at the end: one that was cut, or is none, has no error
+    # Its index is at the end: a file that was cut, or is none, raises no error.
+    if not reader.num_records():
         raise ValueError("no records")
     for number in range(reader.num_records()):
         (record,) = reader.read([number])
-        content = features.deserialize_example_np(record)[column]
+        content = cast(Any, features.deserialize_example_np(record))[column]
         yield decode(content, f"{source}, row {number + 1}")
+
+
+def _texts_described(path: Path) -> dict[str, bool]:
+    """Which columns of records are text. The library would import whatever module the file names, so it
+    is not asked. ValueError for what is no description."""
+    described = parse(path.read_bytes())
+    try:
+        features = described["featuresDict"]["features"]
+        return {name: of["pythonClassName"] == _TEXT for name, of in features.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.name} does not describe its features") from error
 
 
 def _check(source: Source, column: str, texts: dict[str, bool]) -> None:
