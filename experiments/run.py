@@ -11,7 +11,8 @@ from experiments.config import Experiment, Mesh
 from experiments.devices.sharding import make_mesh, tree_shardings
 from experiments.errors import UserError
 from experiments.files import check_here
-from experiments.overrides import load, override
+from experiments.overrides import load
+from experiments.sampling.undrawn import changed
 from experiments.serialization import classes, decode
 from experiments.training.checkpoints import Checkpoints, CorruptCheckpoint
 
@@ -76,7 +77,7 @@ def _load(
     stored = decode(plain, where, Experiment, own)
     experiment = replace(stored, mesh=Mesh(), model=stored.model.for_runtime())
     experiment = with_own_tokenizer(experiment, Path(workdir))
-    return restore_run(workdir, step, override(experiment, overrides), ema)
+    return restore_run(workdir, step, changed(experiment, overrides), ema)
 
 
 def merged(run: Run) -> Run:

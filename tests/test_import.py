@@ -363,8 +363,12 @@ def test_a_token_that_is_never_drawn_is_drawn_by_no_other_sampler(tmp_path):
     for sampler in ("FirstHitting", "Ancestral"):
         drawn = run.sample(64, sampler=sampler, steps=4, batch_size=64)
         assert mask not in drawn.tokens
-    free = ddlm.load(tmp_path / "run", changes=["sampler=Ancestral"])
-    assert mask in free.sample(64, steps=4, batch_size=64).tokens
+    other = ["sampler=Ancestral"]
+    drawn = ddlm.load(tmp_path / "run", changes=other).sample(64, steps=4, batch_size=64)
+    assert mask not in drawn.tokens
+    free = [*other, "sampler.logits_processor.banned=()"]
+    drawn = ddlm.load(tmp_path / "run", changes=free).sample(64, steps=4, batch_size=64)
+    assert mask in drawn.tokens
 
 
 def test_texts_of_numbers_are_apart(tmp_path):

@@ -27,7 +27,7 @@ from experiments.published.opening import FAMILIES, family_of_name
 from experiments.published.parts import flat
 from experiments.published.source import SourceRecord, read_source
 from experiments.run import Run
-from experiments.sampling.samples import never_drawn
+from experiments.sampling.undrawn import never_drawn
 from experiments.serialization import own_classes
 from experiments.tensor_files import StoredTensor, read_tensors, write_safetensors
 from experiments.training.digests import leaves

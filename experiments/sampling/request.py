@@ -8,12 +8,13 @@ import numpy as np
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.evaluation.record import precision
-from experiments.overrides import OverrideError, override
+from experiments.overrides import OverrideError
 from experiments.run import Run, load_run
 from experiments.sampling.constraints import SamplingConstraints, make_constraints
 from experiments.sampling.grid import fitted_information
 from experiments.sampling.known import banned, check_known, encode_known
-from experiments.sampling.samples import never_drawn, with_setting, with_steps
+from experiments.sampling.samples import with_setting, with_steps
+from experiments.sampling.undrawn import changed, never_drawn
 from experiments.serialization import encode
 
 _OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
@@ -104,7 +105,7 @@ def _changed(experiment: Experiment, request: Request) -> Experiment:
     if request.length:
         overrides.append(f"data.length={request.length}")
     try:
-        return override(experiment, overrides)
+        return changed(experiment, overrides)
     except OverrideError as error:
         if not (name and error.setting.startswith("sampler")):
             raise
@@ -132,11 +133,6 @@ def _of_sampler(experiment: Experiment, run: Run, request: Request, workdir: str
             raise UserError("nothing is left to draw", "ban fewer tokens", "--ban")
         tokens = tuple(sorted({*tokens, *never_drawn(experiment.sampler)}))
         experiment = with_setting(experiment, "logits_processor.banned", tokens, "--ban")
-    # What a run never draws, such as the mask of an imported network, no other sampler draws either.
-    never = never_drawn(run.experiment.sampler)
-    if never - never_drawn(experiment.sampler):
-        tokens = tuple(sorted(never | never_drawn(experiment.sampler)))
-        experiment = with_setting(experiment, "logits_processor.banned", tokens, "--sampler")
     return experiment
 
 

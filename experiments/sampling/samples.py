@@ -22,13 +22,7 @@ from experiments.run import Run
 from experiments.sampling.constraints import UNCONSTRAINED, SamplingConstraints
 from models.layers import use_mesh
 from samplers.required import place
-from samplers.sampler import Frames, Sampled, Sampler
-
-
-def never_drawn(sampler: Sampler) -> set[int]:
-    """The numbers of the tokens that a sampler, or one inside of it, never draws."""
-    processors = [vars(layer).get("logits_processor") for layer in sampler.layers]
-    return {token for processor in processors if processor for token in processor.banned}
+from samplers.sampler import Frames, Sampled
 
 
 def with_setting(experiment: Experiment, name: str, value: Any, option: str) -> Experiment:
