@@ -50,13 +50,14 @@ def qwen(tmp_path_factory):
 @pytest.fixture
 def numbers(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_text(" ".join(map(str, np.random.default_rng(0).integers(0, 14, 2000))))
+    rows = np.random.default_rng(0).integers(0, 14, (40, 50))
+    path.write_text("\n".join(" ".join(map(str, row)) for row in rows))
     return path
 
 
 def convert(config, run, workdir, text, *settings):
     small = (
-        "data=Text", f"data.path={text}", f"init_from={run}", f"data.length={LENGTH}",
+        "data=Text", f"data.path={text}", "data.document=line", f"init_from={run}", f"data.length={LENGTH}",
         "train.num_steps=1", "train.batch_size=4", "train.log_every=1", "evaluation.max_sequences=4",
         "optimizer.schedule.warmup_steps=0", "model.remat=False", "model.scan=False",
     )  # fmt: skip

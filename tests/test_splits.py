@@ -300,3 +300,13 @@ def test_training_says_which_files_went_where_and_evaluation_follows_the_same_ru
         record = capsys.readouterr().out.rpartition("record: ")[2].strip()
         record = json.loads(Path(record).read_text())
         assert (record["split"], record["tokens"]) == (split, size)
+
+
+def test_one_document_that_cannot_be_cut_says_how(corpus):
+    """Splits are cut between documents, so that one of them has no validation text."""
+    cut = corpus({"a.txt": "one line\n" * 40}, tokenizer=Bytes(), rows="sentence")
+    with pytest.raises(UserError, match=r"it has 1: take lines .*data.document=line"):
+        cut.split("validation", 8)
+    lines = corpus({}, tokenizer=Bytes(), rows="sentence", document="line")
+    with pytest.raises(UserError, match="use more text or a smaller"):
+        lines.split("validation", 800)

@@ -136,5 +136,9 @@ def test_the_dockerfile_installs_these_sources_at_the_tested_versions_for_a_user
     subprocess.run(["/bin/sh", "-c", strip], cwd=tmp_path, check=True)
     pinned = map(Requirement, (tmp_path / "constraints.txt").read_text().splitlines())
     names = {r.name for r in pinned if not r.marker or r.marker.evaluate()}
-    needed = {Requirement(line).name.lower() for line in requires("ddlm") if "extra" not in line}
+    needed = {
+        Requirement(line).name.lower().replace("_", "-")
+        for line in requires("ddlm")
+        if "extra" not in line
+    }
     assert needed and needed <= names

@@ -63,9 +63,15 @@ class Corpus:
             raise UserError(f"split {name!r}: expected one of {', '.join(self.bounds)}")
         start, stop = self.bounds[name]
         if stop - start < length:
+            advice = "use more text or a smaller --set data.length"
+            if self.one and self.documents and 0 < (count := len(self.documents.starts) - 1) < 20:
+                advice = (
+                    f"splits are cut between documents, and it has {count}: take lines as documents by "
+                    "--set data.document=line, or give a folder with train.txt, valid.txt and test.txt"
+                )
             raise UserError(
                 f"{self.source}: the {name} split has {stop - start} tokens, fewer than one sequence "
-                f"of data.length = {length}; use more text or a smaller --set data.length"
+                f"of data.length = {length}; {advice}"
             )
         return self.tokens[start:stop]
 
