@@ -57,7 +57,8 @@ def numbers(tmp_path):
 
 def convert(config, run, workdir, text, *settings):
     small = (
-        "data=Text", f"data.path={text}", "data.document=line", f"init_from={run}", f"data.length={LENGTH}",
+        "data=Text", f"data.path={text}", "data.document=line", f"data.length={LENGTH}",
+        f"init_from={run}",
         "train.num_steps=1", "train.batch_size=4", "train.log_every=1", "evaluation.max_sequences=4",
         "optimizer.schedule.warmup_steps=0", "model.remat=False", "model.scan=False",
     )  # fmt: skip
