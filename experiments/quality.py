@@ -8,8 +8,8 @@ Reads a file that `sample --out` wrote, and measures of it and of the real text:
     MAUVE, with --mauve
 
 None of them alone is quality: text that repeats itself or copies has a low perplexity, and noise a high
-entropy and novelty. Real text is the validation split of --workdir, a run; by default the scorer.
-Prints a table and writes a record.
+entropy and novelty. Real text is the validation split of --workdir, a run; by default the scorer. An
+imported run has no text of its own: name one by --text. Prints a table and writes a record.
 
 Examples:
     ddlm quality --samples s.jsonl --scorer runs/ar
@@ -32,6 +32,10 @@ def command_line() -> cli.Parser:
     options.add_argument(
         "--workdir",
         help="the run whose training and validation text is compared with (default: the scorer)",
+    )
+    options.add_argument(
+        "--text",
+        help="text in place of that run's, cut into splits as training would: a file or directory",
     )
     options.add_argument(
         "--train", metavar="TEXT", help="another training text, a file or directory, all of it"
@@ -64,6 +68,7 @@ def main(arguments: list[str]) -> dict:
         args.scorer,
         cli.log,
         workdir=args.workdir,
+        text=args.text,
         training_text=args.train,
         ngram=args.ngram,
         with_mauve=args.mauve,

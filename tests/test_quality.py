@@ -230,6 +230,13 @@ def test_copies_of_the_training_text_are_found(files, tmp_path):
     record = json.loads((tmp_path / "c.quality.json").read_text())
     assert record["rows"]["samples"]["ngram_novelty"] == 1
     assert record["training_text"]["characters"] == len("another text")
+    text = tmp_path / "own.txt"
+    text.write_text("of the " * 200)
+    assert quality(files, samples, "--text", str(text)) == 0
+    record = json.loads((tmp_path / "c.quality.json").read_text())
+    assert (record["reference"]["source"], record["training_text"]["split"]) == ("own.txt", "train")
+    assert record["rows"]["real text"]["ngram_novelty"] == 0
+    assert record["rows"]["samples"]["ngram_novelty"] == 1
 
 
 def test_one_short_sample_leaves_out_what_is_undefined(files, tmp_path, capsys):

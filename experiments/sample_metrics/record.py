@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def measure(
     log: Callable[[str], None],
     *,
     workdir: str | None = None,
+    text: str | None = None,
     training_text: str | None = None,
     ngram: int = 4,
     with_mauve: bool = False,
@@ -45,8 +47,8 @@ def measure(
     under "rows" the same measures of the samples and of real text.
 
     path: the file of samples. scorer_path: a run, or a folder in the format of `transformers`. workdir:
-    the run whose text they are compared with, by default the scorer. training_text: a file or folder in
-    place of that run's training text. ngram: words of an n-gram for novelty.
+    the run whose text they are compared with, by default the scorer. text, training_text: a file or
+    folder in place of that run's text, of its training text. ngram: words of an n-gram for novelty.
     """
     read = read_samples(path)
     samples = list(read.values())
@@ -61,9 +63,10 @@ def measure(
             f"--scorer {scorer_path} is no run of ddlm, so its data is not known; give --workdir RUN, "
             "the run whose training and validation text the samples are compared with"
         )
-    corpus = prepare(experiment.data)
+    data = experiment.data
+    corpus = _text_at("--text", text, replace(data, splits=None)) if text else prepare(data)
     groups = {SAMPLES: texts, REAL: real_texts(corpus, "validation", texts)}
-    training, source = _training_text(training_text, experiment.data, corpus, log)
+    training, source = _training_text(training_text, data, corpus, log)
     log(f"scorer {scorer_path}; training text of {source['characters']:,} characters")
     rows = measured(groups, scorer, training, ngram, log)
     if mauve:
@@ -143,7 +146,8 @@ def _training_text(
     """(pieces(), the text at `path` from its beginning, or without a path the training split of the
     corpus; what it is, for the record)."""
     if path:
-        corpus = _other_text(path, data)
+        whole = Text(path, data.tokenizer, cache_dir=data.cache_dir, splits=("*", "", ""))
+        corpus = _text_at("--train", path, whole)
         tokens, split = corpus.tokens, "all of it"
     else:
         tokens, split = corpus.split("train", 1), "train"
@@ -161,18 +165,16 @@ def _training_text(
     return pieces, {"source": corpus.source, "split": split, "characters": characters}
 
 
-def _other_text(path: str, data: Text) -> Corpus:
-    """The text at `path` in the alphabet of `data`."""
+def _text_at(option: str, path: str, data: Text) -> Corpus:
+    """The text at `path`, which the option gives, read as `data` says."""
     if not Path(path).expanduser().exists():
-        raise UserError(f"--train {path} does not exist; give a text file or a directory")
+        raise UserError(f"{option} {path} does not exist; give a text file or a directory")
     try:
-        return prepare(Text(path, data.tokenizer, cache_dir=data.cache_dir, splits=("*", "", "")))
+        return prepare(replace(data, path=path))
     except OutsideAlphabet as error:
-        raise UserError(
-            error.what, "give text in the alphabet of the run", about="--train"
-        ) from error
+        raise UserError(error.what, "give text in the alphabet of the run", about=option) from error
     except UserError as error:
-        raise UserError(error.what, error.advice, about="--train") from error
+        raise UserError(error.what, error.advice, about=option) from error
 
 
 def real_texts(corpus: Corpus, split: str, texts: Sequence[str]) -> list[str]:

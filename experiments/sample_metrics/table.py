@@ -37,15 +37,16 @@ def table(record: dict) -> str:
         | {key: _error(value) if key.endswith("error") else value for key, value in row.items()}
         for name, row in record["rows"].items()
     }
-    lines = [f"{'':34}" + "".join(f"{name:>18}" for name in rows)]
+    lines = [("", list(rows))]
     for name, form in LINES:
         cells = [_cell(form, row) for row in rows.values()]
         if any(cells):
-            lines.append(f"{name.format(**record):34}" + "".join(f"{cell:>18}" for cell in cells))
+            lines.append((name.format(**record), cells))
+    width = max(18, 2 + max(len(cell) for _, cells in lines for cell in cells))
     scorer, training, reference = (record[k] for k in ("scorer", "training_text", "reference"))
     return "\n".join(
         [
-            *lines,
+            *(f"{name:34}" + "".join(f"{c:>{width}}" for c in cells) for name, cells in lines),
             f"samples: {_known(record['process'])}, {_sampler(record)}, seed {_known(record['seed'])}, "
             f"{_known(record['precision'])}, checkpoint {_known(record['checkpoint_step'])}",
             f"scorer: {scorer['scorer']} ({scorer['kind']}); no context before a text, pieces of "
