@@ -13,8 +13,11 @@ from configs.smoke import get_config
 from experiments import cli
 from experiments.data.tokenizers import Letters27
 from experiments.overrides import override, resolve
+from experiments.published import BASE
+from experiments.published.card import card_of
 from experiments.published.family import Options
 from experiments.published.importing import import_run
+from experiments.published.source import keep_base, read_source
 from experiments.run import load_run
 from experiments.training.annealing import opening, visible
 from experiments.training.train_step import init_state, make_train_step
@@ -114,6 +117,13 @@ def test_gpt2_becomes_masked_with_sizes_and_tokens_of_its_run(gpt2, numbers, tmp
     assert (model.width, model.learned_positions) == (whole.width, whole.learned_positions)
     assert run.experiment.data.tokenizer == source.experiment.data.tokenizer
     assert 0 < logged(workdir)["train/grad_norm"] < np.inf
+    # It says where its network is from, and so does its card, with the licence.
+    assert read_source(workdir, BASE) == read_source(gpt2)
+    keep_base(workdir, tmp_path)
+    assert read_source(tmp_path, BASE) == read_source(gpt2)
+    card = card_of(run, workdir, "ddlm", None)
+    assert "Trained from a checkpoint of the family `gpt2`" in card
+    assert all(digest in card for digest in read_source(gpt2).files.values())
     # A continuation needs neither the run it began with nor another word.
     shutil.copytree(gpt2, tmp_path / "gone")
     where = tmp_path / "again"

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from experiments.evaluation.record_files import stored_record
-from experiments.published.source import SourceRecord
+from experiments.published import BASE
+from experiments.published.source import SourceRecord, read_source
 from experiments.run import Run
 
 
 def card_of(run: Run, workdir: Path, family: str, source: SourceRecord | None) -> str:
     """The README.md of the folder."""
     experiment = run.experiment
-    licence = source and source.licence
+    origin = source or read_source(workdir, BASE)
+    licence = origin and origin.licence
     tokenizer = experiment.data.tokenizer
     lines = [
         "---",
@@ -25,13 +27,14 @@ def card_of(run: Run, workdir: Path, family: str, source: SourceRecord | None) -
         f"Tokenizer: {type(tokenizer).__name__} {tokenizer.sha256}".rstrip() + ".",
         "",
     ]
-    if source is not None:
+    if origin is not None:
         lines += [
-            f"Imported from a checkpoint of the family `{source.family}`"
-            + (f", {source.name} at {source.revision}" if source.name else "")
+            ("Imported" if source else "Trained")
+            + f" from a checkpoint of the family `{origin.family}`"
+            + (f", {origin.name} at {origin.revision}" if origin.name else "")
             + ", of these files (sha256):",
             "",
-            *(f"- {name}: {digest}" for name, digest in source.files.items()),
+            *(f"- {name}: {digest}" for name, digest in origin.files.items()),
             "",
         ]
     return "\n".join([*lines, "## Measured", "", *_measured(workdir, run.fingerprint), ""])

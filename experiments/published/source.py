@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
+from experiments.files import write_atomically
 from experiments.plain_json import parse
-from experiments.published import SOURCE
+from experiments.published import BASE, SOURCE
 from experiments.published.family import Options
 
 _DICTS = ("files", "options", "config", "keys", "dtypes")
@@ -39,10 +40,10 @@ class SourceRecord:
     dtypes: dict[str, str] = field(default_factory=dict)
 
 
-def read_source(workdir: Path) -> SourceRecord | None:
-    """What a run says of where it is from; None of one that was not imported. UserError where that
-    cannot be read."""
-    path = workdir / SOURCE
+def read_source(workdir: Path, name: str = SOURCE) -> SourceRecord | None:
+    """What a run says of where it is from, or by the name BASE of where the run is from that it began
+    with; None of one that was not imported. UserError where that cannot be read."""
+    path = workdir / name
     if not path.is_file():
         return None
     try:
@@ -55,6 +56,13 @@ def read_source(workdir: Path) -> SourceRecord | None:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it, or import again") from error
     return source
+
+
+def keep_base(base: Path, workdir: Path) -> None:
+    """Nothing; the run in `workdir`, which begins with that in `base`, says of which checkpoint."""
+    path = next((base / name for name in (SOURCE, BASE) if (base / name).is_file()), None)
+    if path is not None:
+        write_atomically(workdir / BASE, path.read_text())
 
 
 def published_line(workdir: Path) -> str | None:

@@ -85,7 +85,7 @@ def with_model_of_run(experiment: Experiment, workdir: Path | None) -> Experimen
                 "init_model = run takes the network from the run of init_from; give its directory with "
                 "--set init_from=RUN"
             )
-        source = _stored(_place("init_from", experiment.init_from))
+        source = _stored(place_of("init_from", experiment.init_from))
     if source is None:
         raise UserError(
             f"init_from {experiment.init_from} holds no run with a checkpoint; give a run directory"
@@ -115,7 +115,7 @@ def _stored(workdir: Path | None) -> Experiment | None:
     return with_own_tokenizer(decode(read_stored(path), str(path), Experiment), workdir)
 
 
-def _place(setting: str, workdir: str) -> Path:
+def place_of(setting: str, workdir: str) -> Path:
     """The directory of a run, of a URL that of a copy; UserError where there is none."""
     place = local_copy(workdir, cache_folder(), setting) if is_url(workdir) else Path(workdir)
     if not place.is_dir():
@@ -124,7 +124,7 @@ def _place(setting: str, workdir: str) -> Path:
 
 
 def _load(experiment: Experiment, setting: str, workdir: str) -> Run:
-    place = _place(setting, workdir)
+    place = place_of(setting, workdir)
     run = merged(load_run(str(place)))
     if run.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError(f"{setting} {workdir} was trained on another alphabet")

@@ -40,9 +40,10 @@ from experiments.errors import Stopped, UserError
 from experiments.evaluation.estimators import check_bound
 from experiments.labels import check_labels
 from experiments.overrides import kinds, leaves, resolve
+from experiments.published.source import keep_base
 from experiments.serialization import encode
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.initial import load_initial, with_model_of_run
+from experiments.training.initial import load_initial, place_of, with_model_of_run
 from experiments.training.meter import Meter
 from experiments.training.metrics import Metrics, NoMetrics
 from experiments.training.monitor import Evaluate, evaluated, make_evaluate
@@ -167,6 +168,8 @@ def _train(
     if max(first_says(checkpoints.steps()), default=0) < config.num_steps:
         ready.check_memory()
     claim(workdir, experiment)
+    if begin is not None and is_first():
+        keep_base(place_of("init_from", experiment.init_from), workdir)
     with checkpoints:
         newest = newest_state(checkpoints, ready.like, check, log)
         state, start = newest or (ready.initial(begin), 0)
