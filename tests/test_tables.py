@@ -4,6 +4,7 @@ tensorflow-datasets prepares, in order; and what is rejected."""
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -122,6 +123,16 @@ def test_a_damaged_table_is_one_line(name, change, run, tmp_path):
     said = run("documents", path.parent, code=2)
     assert path.name in said and ("damaged or cut short" in said or "is empty" in said)
     assert not (tmp_path / "out").exists()
+
+
+def test_offsets_that_lead_out_of_a_table_are_not_followed(run, tmp_path):
+    path = tmp_path / "source" / "a.arrow"
+    save(path, ["one", "three"])
+    whole = path.read_bytes()
+    offsets = np.array([0, 3, 8], "<i4").tobytes()
+    assert whole.count(offsets) == 1
+    path.write_bytes(whole.replace(offsets, np.array([0, 3, 1 << 30], "<i4").tobytes()))
+    assert "a.arrow: damaged or cut short" in run("documents", path.parent, code=2)
 
 
 def test_a_table_in_an_archive_is_one_line(run, tmp_path):

@@ -157,7 +157,7 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
         phases=[Phase.generate],
         database=None,
         deadline=None,
-        suppress_health_check=[*HealthCheck.__members__.values()],
+        suppress_health_check=list(HealthCheck),
     )
     @given(reader.cases)
     def one(case):

@@ -14,6 +14,8 @@ from experiments.comparison.record_groups import Entry, group
 from experiments.comparison.record_table import report
 from experiments.errors import UserError
 from experiments.evaluation.record_files import read_record, stored_record
+from experiments.published import SOURCE
+from experiments.published.source import published_line
 from experiments.sample_metrics.table import table
 from experiments.sampling.grid import FILE, SCHEMA, fitted_information
 from experiments.sampling.samples_file import common, network_calls, read_samples
@@ -21,7 +23,9 @@ from experiments.sampling.samples_writer import SamplesWriter
 from experiments.serialization import encode
 from experiments.studies.fuzzing.engine import Reader
 from experiments.studies.fuzzing.mutations import damaged, dumped, json_text
+from experiments.trackers.no_tracker import NoTracker
 from experiments.training.metrics import DAMAGED, Metrics, read_metric
+from experiments.training.tracking import RUN, tracking
 from samplers.remask import ReMDM
 
 _NATS, _ERROR, _WORDS = 0.97, 0.007, 900_000
@@ -55,6 +59,12 @@ _ABOUT = {name: v for name, v in _SAMPLE.items() if name not in ("number", "text
 _GRID = {
     "schema": SCHEMA, "process": "MDLM", "split": "validation", "sequences": 4, "checkpoint_step": 5,
     "checkpoint_fingerprint": "c" * 16, "information": [0.5, 1.5], "standard_error": [0.1, 0.2],
+}  # fmt: skip
+_SOURCE = {
+    "family": "mdlm", "files": {"model.safetensors": "d" * 64}, "name": "a/b", "revision": "e" * 40,
+    "licence": "mit", "notes": ["a note"], "unknown": [], "options": {"mask": 5},
+    "published": {"number": "perplexity at most 23.21", "differs": "in nothing"},
+    "config": {"vocab_size": 12}, "keys": {"a.b": "c.a.b"}, "dtypes": {"a.b": "bfloat16"},
 }  # fmt: skip
 _METRICS = [{"step": n, "train/loss": 2.5, "perf/tokens_per_s": 1e5} for n in (1, 2, 3)]
 _ORIGIN = ("seed", "checkpoint_step", "checkpoint_fingerprint", "precision", "process", "sampler")
@@ -123,6 +133,17 @@ def _grid(content: bytes, folder: Path) -> None:
         fitted_information(folder)
 
 
+def _source(content: bytes, folder: Path) -> None:
+    (folder / SOURCE).write_bytes(content)
+    (published_line(folder) or "").encode()
+
+
+def _tracked(content: bytes, folder: Path) -> None:
+    (folder / RUN).write_bytes(content)
+    with tracking(NoTracker(), folder, {}, lambda line: None) as follow:
+        follow(1, {"train/loss": 1.0})
+
+
 def _lines(values: list[dict]) -> st.SearchStrategy[bytes]:
     """The bytes of a JSON lines file, of which one line or the whole is damaged."""
     whole = [dumped(value) for value in values]
@@ -152,4 +173,6 @@ def readers(folder: Path) -> list[Reader]:
         Reader("samples, continued", 400, _kept(), _continued),
         Reader("metrics", 440, _lines(_METRICS), _metrics),
         Reader("sampling grids", 400, json_text(_GRID), _grid),
+        Reader("source.json", 150, json_text(_SOURCE), _source),
+        Reader("tracker.json", 50, json_text({"tracker": "NoTracker", "run": "a"}), _tracked),
     ]

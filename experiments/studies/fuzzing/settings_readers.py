@@ -86,8 +86,8 @@ def readers(folder: Path) -> list[Reader]:
         named(Sampler, made[0].sampler, text, "--sampler")
 
     return [
-        Reader("stored configs", 900, st.sampled_from(stored).flatmap(json_text), read_config),
-        Reader("--set", 900, st.lists(_items(made[0]), min_size=1, max_size=3), read_settings),
+        Reader("stored configs", 700, st.sampled_from(stored).flatmap(json_text), read_config),
+        Reader("--set", 700, st.lists(_items(made[0]), min_size=1, max_size=3), read_settings),
         Reader("--sampler", 300, _samplers(), read_sampler),
     ]
 

@@ -1,4 +1,4 @@
-"""Cases for what reads tables of numbers, and vocabularies."""
+"""Cases for what reads tables of numbers and of texts, and vocabularies."""
 
 import io
 import json
@@ -6,15 +6,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tokenizers
 from hypothesis import strategies as st
 
+from experiments.data.reading import Source
 from experiments.data.statistics import read_table
 from experiments.data.subwords import Subwords
+from experiments.data.tables import table_texts
 from experiments.errors import UserError
 from experiments.sampling.known import encode_known
 from experiments.studies.fuzzing.engine import Reader
-from experiments.studies.fuzzing.mutations import TEXT, damaged, damaged_folder, place
+from experiments.studies.fuzzing.mutations import TEXT, damaged, damaged_folder, dumped, place
 
 
 def _tables() -> st.SearchStrategy[bytes]:
@@ -100,6 +104,32 @@ def _read_tokenizer(case: tuple[str, bytes | None], folder: Path, source: Path) 
     tokenizer.decode(np.arange(min(tokenizer.vocab_size or 0, 300)))
 
 
+def _text_tables(folder: Path) -> Reader:
+    """Tables with a column of text, and a description of records, of which a file was changed."""
+    folder.mkdir()
+    lines = TEXT.splitlines()
+    rows = pa.table({"text": [*lines, None], "id": [1] * (len(lines) + 1)})
+    pq.write_table(rows, folder / "a.parquet")
+    for name, write in (("stream.arrow", pa.ipc.new_stream), ("file.arrow", pa.ipc.new_file)):
+        with write(str(folder / name), rows.schema) as writer:
+            writer.write_table(rows)
+    text = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text"}
+    features = {"featuresDict": {"features": {"text": text, "id": {"pythonClassName": "a.B"}}}}
+    (folder / "features.json").write_bytes(dumped(features))
+
+    def read(case: tuple[str, bytes | None], out: Path) -> None:
+        place(folder, out, case)
+        path = out / case[0]
+        if case[0] == "features.json":  # and no records beside it
+            path = out / "records.array_record"
+            path.write_bytes(b"")
+        with open(path, "rb") if path.is_file() else io.BytesIO() as stream:
+            for _ in table_texts(Source(path, path.name), stream, "text"):
+                pass
+
+    return Reader("tables of texts", 200, damaged_folder(folder), read)
+
+
 def readers(folder: Path) -> list[Reader]:
     """The readers of this file, each with its cases; folder: where they may write."""
     source = folder / "tokenizers"
@@ -111,4 +141,5 @@ def readers(folder: Path) -> list[Reader]:
     return [
         Reader("tables (.npy)", 600, _tables(), _read_table),
         Reader("tokenizers", 500, damaged_folder(source), read_tokenizer),
+        _text_tables(folder / "tables"),
     ]
