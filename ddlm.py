@@ -43,6 +43,7 @@ from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
+from diffusion.hidden_markov import HiddenMarkov
 from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.markov import ContinuousMarkovProcess, MarkovProcess
@@ -185,6 +186,7 @@ __all__ = [
     "Geometric",
     "GeometricNoise",
     "GridSampler",
+    "HiddenMarkov",
     "JumpProcess",
     "LearningRate",
     "LeftToRight",

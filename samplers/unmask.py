@@ -18,9 +18,10 @@ kept:
 at least one token each. What misses a threshold or a budget by rounding is within it, and equal scores
 are in random order (`samplers.ranking`). Scores are of the distribution before temperature
 (`samplers.logits_processor.RankBy`): temperature decides which token is drawn, not where. All but
-"random" prefer what the model is sure of: the distribution is another than the model's, with less
-entropy. Rows of a batch end each in its own time. A network that knows time is asked at the t at which
-as many tokens are masked in the mean.
+"random" prefer what the model is sure of: the distribution is another than that of the reverse process,
+with less entropy. With the exact denoiser and Tokens(1) only "drawn" does so: the others choose a place
+by the state alone, and any such order gives the data. Rows of a batch end each in its own time. A
+network that knows time is asked at the t at which as many tokens are masked in the mean.
 """
 
 from abc import ABC, abstractmethod

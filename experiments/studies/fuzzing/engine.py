@@ -157,7 +157,7 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Outcome:
         phases=[Phase.generate],
         database=None,
         deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     @given(reader.cases)
     def one(case):
