@@ -35,8 +35,8 @@ Examples:
   ddlm sample --workdir runs/a --prompt "the state of"
   ddlm evaluate --workdir runs/a --split test
 
-ddlm COMMAND --help lists the options of a command. docs/guide/ has more examples, and other
-programs, python -m experiments.NAME."""
+ddlm COMMAND --help lists the options of a command. docs/guide/ has more examples, and describes
+other programs (python -m experiments.NAME)."""
 _COMPILE_NOTHING = ("import", "export", "configs", "runs", "doctor", "completion", "plot", "trace")
 _TUNABLE = "glibc.malloc.hugetlb"
 
@@ -110,8 +110,8 @@ def add_distributed(options: argparse.ArgumentParser) -> None:
         "--distributed",
         nargs="*",
         metavar="WHERE",
-        help="this is one of several processes of the command: HOST:PORT of the first, how many there "
-        "are, the number of this one; or nothing, for what the cluster says (docs/hosts.md)",
+        help="run as one of several processes: HOST:PORT of the first, how many there are, and the "
+        "number of this one; without values, ask the cluster (docs/hosts.md)",
     )
 
 
@@ -125,9 +125,7 @@ def output(text: str) -> str:
 
 def add_force(options: argparse.ArgumentParser) -> None:
     """The option for `experiments.files.check_new`."""
-    options.add_argument(
-        "--force", action="store_true", help="replace what the file of --out holds"
-    )
+    options.add_argument("--force", action="store_true", help="replace the --out file if it exists")
 
 
 def text(word: str) -> str:

@@ -1,15 +1,15 @@
-"""Compare methods on one budget, or evaluation records that exist.
+"""Compare methods on one budget, or existing evaluation records.
 
-With --config, trains every config on the same budget, evaluates each over a whole split, and prints the
-bounds as one sorted table, which is also written as Markdown, beside a plot. The configs may differ in
-process and sampler only; --set applies to all of them. Each run is a run directory in WORKDIR, and what
-is finished there is not done again.
+With --config, trains every config on the same budget, evaluates each on a whole split, and prints a
+sorted table of the bounds. The table is also written as Markdown, with a plot. The configs may differ
+only in process and sampler; --set applies to all of them. Each config gets a run directory in WORKDIR,
+and finished runs are not repeated.
 
-With RECORDs, files that `evaluate` wrote, compares those. Records of one protocol (unit, text,
-tokenizer, context, labels) are one sorted table, in which differences below two joint standard errors
-are ties; those of different protocols are not ranked, but listed with what differs. Published values
-stand beside a table if the records are of the published protocol. A record whose numbers are not finite
-or contradict each other is left out, with the reason.
+With RECORDs, compares files that `evaluate` wrote. Records of the same protocol (unit, text, tokenizer,
+context, labels) form one sorted table, in which differences below two joint standard errors count as
+ties. Records of different protocols are not ranked; their differences are listed. Published values
+appear next to records of the published protocol. Records with numbers that are not finite or that
+contradict each other are left out, with the reason.
 
 Examples:
     ddlm compare --workdir runs/compare --config configs/sotu/mdlm.py --config configs/sotu/md4.py
@@ -23,7 +23,7 @@ def command_line() -> cli.Parser:
     """The options of the command."""
     options = cli.parser("compare", __doc__)
     options.add_argument("records", nargs="*", metavar="RECORD", help="an evaluation record")
-    options.add_argument("--workdir", help="gets a run directory for each config")
+    options.add_argument("--workdir", help="the folder for a run directory per config")
     options.add_argument(
         "--config",
         action="append",
@@ -31,7 +31,7 @@ def command_line() -> cli.Parser:
     )
     options.add_argument("--split", help="train, validation or test (default)")
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
-    options.add_argument("--batch-size", type=cli.positive, help="sequences at a time, evaluating")
+    options.add_argument("--batch-size", type=cli.positive, help="sequences per evaluation batch")
     options.add_argument(
         "--table",
         type=cli.output,

@@ -1,7 +1,8 @@
-"""Print the script that lets a shell complete commands, options and files.
+"""Print a shell script that completes commands, options and files.
 
-It is made of the options of this version: print it anew after an update. In ~/.bashrc or ~/.zshrc:
-eval "$(ddlm completion bash)", or zsh. It works for `ddlm`, wherever that is, not for `python -m`.
+The script fits the options of this version, so print it again after an update. Put
+eval "$(ddlm completion bash)" into ~/.bashrc, or the same with zsh into ~/.zshrc. It works for `ddlm`
+in any location, not for `python -m`.
 
 Examples:
     eval "$(ddlm completion bash)"

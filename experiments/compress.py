@@ -1,8 +1,8 @@
-"""Compress a text by a run's model.
+"""Compress a text with a run's model.
 
-Compresses with the predictions of a masked or autoregressive model (experiments/compression/coding.py).
-Prints the size of the file beside the code length that the model promises, and beside gzip, xz and zstd.
-`decompress` gives the text back, with the same checkpoint.
+Uses the predictions of a masked or autoregressive model (experiments/compression/coding.py). Prints the
+size of the file next to the code length that the model predicts, and next to gzip, xz and zstd.
+`decompress` restores the text and needs the same checkpoint.
 
 Examples:
     ddlm compress --workdir runs/a text.txt
@@ -21,12 +21,14 @@ def command_line() -> cli.Parser:
         "--group",
         type=cli.positive,
         default=1,
-        help="tokens per call of a masked model; more take fewer calls and more bits (default 1)",
+        help="tokens per call of a masked model; more means fewer calls but more bits (default 1)",
     )
     options.add_argument(
         "--batch-size", type=cli.positive, default=64, help="sequences coded at a time (default 64)"
     )
-    options.add_argument("--seed", type=cli.natural, default=0, help="of the orders (default 0)")
+    options.add_argument(
+        "--seed", type=cli.natural, default=0, help="seed of the orders (default 0)"
+    )
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument("--config", help="the file that defines your own process")
     options.add_argument("--out", type=cli.output, help="where to write (default: FILE.ddlm)")

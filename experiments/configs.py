@@ -1,6 +1,6 @@
-"""List the experiment files, what each is, and what was measured with it.
+"""List the experiment files with their descriptions and results.
 
-A file is given to `ddlm train` as --config. Results are those that stand in its docstring.
+Pass a file to `ddlm train` as --config. Results come from the file's docstring.
 
 Examples:
     ddlm configs

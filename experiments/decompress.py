@@ -1,6 +1,6 @@
-"""Give back the text that `compress` was given, byte for byte.
+"""Restore a text that `compress` wrote, byte for byte.
 
-Takes the run, the checkpoint and the version that it was compressed with.
+Needs the same run, checkpoint and version that compressed it.
 
 Examples:
     ddlm decompress --workdir runs/a text.txt.ddlm
@@ -13,8 +13,8 @@ from experiments import cli
 def command_line() -> cli.Parser:
     """The options of the command."""
     options = cli.parser("decompress", __doc__)
-    options.add_argument("file", help="what `compress` has written")
-    options.add_argument("--workdir", required=True, help="the run it was made with")
+    options.add_argument("file", help="a file that `compress` wrote")
+    options.add_argument("--workdir", required=True, help="the run that compressed it")
     options.add_argument("--config", help="the file that defines your own process")
     options.add_argument(
         "--out", type=cli.output, help="where to write (default: FILE without .ddlm)"

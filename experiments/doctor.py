@@ -1,8 +1,8 @@
-"""Check that this machine and installation can train, for yourself or for a bug report.
+"""Check that this machine and installation can train; include the output in bug reports.
 
-Shows versions, devices and their memory, the seconds that a small training step takes to compile and to
-run, the cache of compiled programs, the allocator, and the space on disk. Writes nothing. Where a check
-fails, its line says what is wrong, and the exit code is 1.
+Shows versions, devices and their memory, how long a small training step takes to compile and to run, the
+cache of compiled programs, the allocator, and free disk space. Writes nothing. If a check fails, its
+line says what is wrong, and the exit code is 1.
 
 Examples:
     ddlm doctor

@@ -1,8 +1,8 @@
 """Compute a run's likelihood bound, or its exact likelihood, on text.
 
-Streams the split and writes the evaluation record, by default to records/ in the run directory.
-Needs a checkpoint and the data, not the config file. --text takes other text than the run's, for
-instance what `ddlm prepare` made of WikiText-2 or PTB, and may be repeated: zero-shot evaluation.
+Streams the split and writes an evaluation record, by default to records/ in the run directory. Needs a
+checkpoint and the data, but not the config file. For zero-shot evaluation, --text names other text, for
+instance WikiText-2 or PTB from `ddlm prepare`; it may be repeated.
 
 Examples:
     ddlm evaluate --workdir runs/a --split test
@@ -25,22 +25,22 @@ def command_line() -> cli.Parser:
     options.add_argument(
         "--text",
         action="append",
-        help="other text: a folder or an archive with splits, which their names tell or "
-        "--set data.splits=..., or one text, taken whole; may be repeated",
+        help="other text: a folder or archive with splits, given by names or by "
+        "--set data.splits=..., or a single text, used whole; may be repeated",
     )
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
     options.add_argument("--batch-size", type=cli.positive, help="sequences at a time")
     options.add_argument(
         "--max-sequences",
         type=cli.positive,
-        help="no more than so many sequences, at equal distances in the split (default: all)",
+        help="evaluate at most this many sequences, evenly spaced in the split (default: all)",
     )
     options.add_argument(
-        "--seed", type=cli.natural, default=0, help="of times and noise (default 0)"
+        "--seed", type=cli.natural, default=0, help="seed of times and noise (default 0)"
     )
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument(
-        "--raw", action="store_true", help="parameters of the last step, not the EMA"
+        "--raw", action="store_true", help="use the parameters of the last step, not the EMA"
     )
     options.add_argument("--config", help="the file that defines your own process")
     options.add_argument("--out", type=cli.output, help="where to write the record")

@@ -1,8 +1,8 @@
-"""Write a run as safetensors and JSON for others to load.
+"""Export a run as safetensors and JSON for others to load.
 
-A run that was imported goes back into the layout that it came in, its tensors byte for byte where
-nothing was trained. Another goes into the layout of a published family where its network and process
-are of one, else into our own. A card (README.md) says what was measured.
+An imported run is written in its original layout, with identical bytes for tensors that were not
+trained. Other runs use the layout of a published family if their network and process belong to one, and
+our own layout otherwise. A model card (README.md) reports the evaluations.
 
 Examples:
     ddlm export --workdir runs/a --to exported/a
@@ -16,13 +16,18 @@ def command_line() -> cli.Parser:
     """The options of the command."""
     options = cli.parser("export", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
-    options.add_argument("--to", required=True, metavar="FOLDER", help="the folder to make")
-    options.add_argument("--family", help="the layout (ddlm import --list), or ddlm for our own")
+    options.add_argument("--to", required=True, metavar="FOLDER", help="the folder to create")
     options.add_argument(
-        "--mask-token", type=cli.natural, metavar="N", help="the mask's number in the files"
+        "--family", help="the layout (see ddlm import --list), or ddlm for our own"
     )
     options.add_argument(
-        "--start-token", type=cli.natural, metavar="N", help="what a text begins with, in the files"
+        "--mask-token", type=cli.natural, metavar="N", help="number of the mask in the files"
+    )
+    options.add_argument(
+        "--start-token",
+        type=cli.natural,
+        metavar="N",
+        help="number of the start token in the files",
     )
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     return options

@@ -1,8 +1,8 @@
-"""Where a sampler's steps belong: python -m experiments.fit_grid --workdir RUN
+"""Fit a sampler's grid of times to a run: python -m experiments.fit_grid --workdir RUN
 
-Measures, for a trained run, how much a sampler has to find out about the text in equal intervals of
-time, nats per position with a standard error over sequences, prints it, and stores it in the run as
-sampling-grid.json. A sampler with grid="fitted" then gives every step the same share of it.
+For a trained run, measures how much a sampler learns about the text in equal intervals of time, in nats
+per position with a standard error over sequences. Prints the values and stores them in the run as
+sampling-grid.json. A sampler with grid="fitted" then gives every step an equal share.
 """
 
 from experiments import cli
@@ -19,14 +19,14 @@ def main(arguments: list[str]) -> dict:
         "--num-sequences",
         type=cli.positive,
         default=256,
-        help="at equal distances in the split (default 256)",
+        help="number of sequences, evenly spaced in the split (default 256)",
     )
     options.add_argument(
         "--split", default="validation", help="train, validation (default) or test"
     )
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument(
-        "--seed", type=cli.natural, default=0, help="of times and noise (default 0)"
+        "--seed", type=cli.natural, default=0, help="seed of times and noise (default 0)"
     )
     options.add_argument("--config", help="the file that defines your own process")
     options.add_argument(

@@ -1,9 +1,9 @@
-"""Make a run of a published checkpoint.
+"""Import a published checkpoint as a run.
 
-SOURCE is a folder with the weights (model.safetensors, shards, or one file of torch) and their
-config.json, one such file, or a name of the Hugging Face hub. The run is an ordinary one: evaluate,
-sample, quality, compress and train --set init_from=RUN take it. --list says which families are known.
-Nothing of the files is executed.
+SOURCE is a folder with the weights (model.safetensors, shards, or one torch file) and their config.json,
+a single weight file, or a name on the Hugging Face Hub. The result is an ordinary run, which you can
+evaluate, sample, compress and fine-tune (train --set init_from=RUN). --list shows the supported
+families. No code from the files is executed.
 
 Examples:
     ddlm import --list
@@ -19,19 +19,17 @@ def command_line() -> cli.Parser:
     """The options of the command."""
     options = cli.parser("import", __doc__)
     options.add_argument("source", nargs="?", metavar="SOURCE", help="the checkpoint")
-    options.add_argument("--workdir", help="the run directory to make")
-    options.add_argument("--list", action="store_true", help="list the families that are known")
-    options.add_argument("--family", help="what the checkpoint is, where its files do not tell")
+    options.add_argument("--workdir", help="the run directory to create")
+    options.add_argument("--list", action="store_true", help="list the supported families")
+    options.add_argument("--family", help="the family, if the files do not identify it")
     options.add_argument(
         "--tokenizer",
         metavar="PATH",
-        help="the files of its tokenizer (default: those beside it); without, texts are numbers",
+        help="tokenizer files (default: those beside the checkpoint; if none, texts are numbers)",
     )
+    options.add_argument("--mask-token", metavar="TOKEN", help="the mask token, by number or name")
     options.add_argument(
-        "--mask-token", metavar="TOKEN", help="the mask, a number or a name of the tokenizer"
-    )
-    options.add_argument(
-        "--start-token", type=cli.natural, metavar="N", help="what a text begins with, a number"
+        "--start-token", type=cli.natural, metavar="N", help="number of the start token"
     )
     options.add_argument(
         "--block-size", type=cli.positive, metavar="N", help="tokens of a block (block diffusion)"
@@ -42,11 +40,9 @@ def command_line() -> cli.Parser:
     options.add_argument(
         "--raw",
         action="store_true",
-        help="parameters of the last step where the file has an EMA too",
+        help="use the parameters of the last step even if the file has an EMA",
     )
-    options.add_argument(
-        "--revision", help="of a name of the hub: a commit, branch or tag (default: main)"
-    )
+    options.add_argument("--revision", help="commit, branch or tag on the Hub (default: main)")
     return options
 
 

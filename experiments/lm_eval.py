@@ -1,9 +1,9 @@
 """Evaluate a run with lm-evaluation-harness.
 
-The program is the harness's own `lm_eval`, with all its options, and a model "ddlm". Arguments of the
-model: workdir, step, samples (draws of each likelihood, 128), seed, greedy, out (a file with a line
-for each likelihood), config; and any setting of the run, such as sampler.steps=16 or
-data.tokenizer.normalize=True. It is in the extra: pip install -e ".[lm-eval]".
+This is the harness's own `lm_eval` with all its options, and with the model "ddlm" added. Arguments of
+the model: workdir, step, samples (draws per likelihood, 128), seed, greedy, out (a file with a line per
+likelihood), config, and any setting of the run, such as sampler.steps=16 or
+data.tokenizer.normalize=True. Install the extra first: pip install -e ".[lm-eval]".
 
 Examples:
     python -m experiments.lm_eval --model ddlm --model_args workdir=runs/a,samples=64 --tasks arc_easy --batch_size 32 --output_path results

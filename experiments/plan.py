@@ -1,10 +1,10 @@
-"""Plan a run on a slice of TPUs, compiled on a machine without one.
+"""Plan a run on a TPU slice from a machine without TPUs.
 
-Compiles the training step and the sampler of a config, or what --what says, and prints what a chip will
-hold, compute and send, and the least time that this takes: the largest of compute at the stated peak,
-memory traffic and interconnect, each alone. Needs libtpu (pip install -e ".[plan]"), no data and no
-accelerator. Where a training step does not fit, settings are tried that take less memory. docs/pods.md
-has plans, and how to read one.
+Compiles the training step and the sampler of a config (or the programs that --what names) and prints
+what each chip holds, computes and sends, and the minimum time: the largest of compute at the stated
+peak, memory traffic and interconnect, each alone. Needs libtpu (pip install -e ".[plan]"), but no data
+and no accelerator. If a training step does not fit, it tries settings that take less memory.
+docs/pods.md has example plans and explains how to read them.
 
 Examples:
     ddlm plan --config configs/scale/mdlm_1b.py --topology v5e:16x16 --set mesh.fsdp=64
@@ -30,7 +30,7 @@ def command_line() -> cli.Parser:
         nargs="+",
         choices=("train", "evaluate", "sample"),
         default=["train", "sample"],
-        help="what is planned (default: train sample)",
+        help="what to plan (default: train sample)",
     )
     options.add_argument(
         "--sample-batch",
@@ -41,7 +41,7 @@ def command_line() -> cli.Parser:
         "--tries",
         type=cli.natural,
         default=4,
-        help="settings to compile where it does not fit (default 4)",
+        help="how many settings to try if it does not fit (default 4)",
     )
     options.add_argument("--out", type=cli.output, help="where to write the plan as JSON")
     cli.add_set(options)

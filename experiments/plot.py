@@ -1,8 +1,8 @@
-"""Draw what trainings measured over their steps, several runs in one picture.
+"""Plot the training curves of one or more runs.
 
-Loss, validation bound with two standard errors, gradient norm, tokens per second, and of the last
-evaluation the nats of a token at each time and position. A training that ends writes curves.svg into its
-run directory by itself.
+Draws the loss, the validation bound with two standard errors, the gradient norm and tokens per second,
+and, for the last evaluation, the nats per token at each time and position. Training writes the same plot
+to curves.svg in the run directory when it ends.
 
 Examples:
     ddlm plot runs/a
@@ -23,7 +23,7 @@ def command_line() -> cli.Parser:
         "here)",
     )
     options.add_argument(
-        "--theme", choices=("light", "dark"), default="light", help="(default light)"
+        "--theme", choices=("light", "dark"), default="light", help="colours (default light)"
     )
     return options
 

@@ -1,8 +1,8 @@
-"""Make text files of a published corpus, or of documents of your own.
+"""Prepare a published corpus, or your own documents, as text files.
 
-Makes a folder of plain text: DIR/train.txt, valid.txt and test.txt, and DIR/dataset.json with what they
-are made of. Train on it with --set data.path=DIR. What is published is checked against its checksums.
-After a kill, the same command goes on where it was.
+Creates a folder of plain text: DIR/train.txt, valid.txt and test.txt, and DIR/dataset.json, which
+describes their source. Train on it with --set data.path=DIR. Published files are verified against their
+checksums. After an interruption, run the same command to continue.
 
 Examples:
     ddlm prepare --dataset ptb --out data/ptb
@@ -26,17 +26,17 @@ def command_line() -> cli.Parser:
     )
     options.add_argument(
         "--source",
-        help="the files as published, packed or not (default: downloaded to DIR/.downloads)",
+        help="the published files, compressed or not (default: download to DIR/.downloads)",
     )
-    options.add_argument("--out", required=True, metavar="DIR", help="the folder to be written")
+    options.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     options.add_argument(
-        "--partial", action="store_true", help="take what is there of a corpus, such as test alone"
+        "--partial", action="store_true", help="accept an incomplete corpus, such as only test"
     )
     options.add_argument(
         "--column",
         default="text",
         metavar="NAME",
-        help="of --dataset documents: where JSON records and tables have their text (default: text)",
+        help="for --dataset documents: the field or column that has the text (default: text)",
     )
     return options
 

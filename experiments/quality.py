@@ -1,15 +1,16 @@
-"""Measure the quality of samples, beside that of as much real text.
+"""Measure the quality of samples, next to an equal amount of real text.
 
-Reads a file that `sample --out` wrote, and measures of it and of the real text:
+Reads a file that `sample --out` wrote. For the samples and the real text it measures:
 
     bits per character and perplexity per token under a scorer, with the standard error over samples
     entropy of characters and of their 2- and 3-grams, and distinct 1-, 2- and 3-grams of words
-    the shares of words and of word n-grams that occur in the training text, and the longest match in it
+    the shares of words and word n-grams that occur in the training text, and the longest match with it
     MAUVE, with --mauve
 
-None of them alone is quality: text that repeats itself or copies has a low perplexity, and noise a high
-entropy and novelty. Real text is the validation split of --workdir, a run; by default the scorer. An
-imported run has no text of its own: name one by --text. Prints a table and writes a record.
+No single number measures quality: repeated or copied text has a low perplexity, and noise has a high
+entropy and novelty. The real text is the validation split of the run in --workdir, by default the
+scorer. An imported run has no text of its own, so name one with --text. Prints a table and writes a
+record.
 
 Examples:
     ddlm quality --samples s.jsonl --scorer runs/ar
@@ -31,17 +32,17 @@ def command_line() -> cli.Parser:
     )
     options.add_argument(
         "--workdir",
-        help="the run whose training and validation text is compared with (default: the scorer)",
+        help="the run whose training and validation text to compare with (default: the scorer)",
     )
     options.add_argument(
         "--text",
-        help="text in place of that run's, cut into splits as training would: a file or directory",
+        help="a file or directory to use in place of that run's text, split as for training",
     )
     options.add_argument(
-        "--train", metavar="TEXT", help="another training text, a file or directory, all of it"
+        "--train", metavar="TEXT", help="another training text: a file or directory, used whole"
     )
     options.add_argument(
-        "--ngram", type=cli.positive, default=4, help="words of an n-gram for novelty (default 4)"
+        "--ngram", type=cli.positive, default=4, help="words per n-gram for novelty (default 4)"
     )
     options.add_argument(
         "--mauve", action="store_true", help='MAUVE by the scorer (pip install -e ".[mauve]")'

@@ -1,7 +1,7 @@
-"""Quickstart (`make quickstart`): train on the embedded corpus, bound held-out addresses, print samples.
+"""Quickstart (`make quickstart`): train on the embedded corpus, evaluate on held-out addresses, sample.
 
-Everything goes through the same functions as the three commands; the run stays in runs/quickstart and
-an interrupted quickstart continues when it is started again.
+It uses the same functions as the three commands. The run is saved in runs/quickstart, and an interrupted
+quickstart continues when you start it again.
 """
 
 import math

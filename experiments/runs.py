@@ -1,8 +1,8 @@
-"""List the runs in a folder, how far they are and what they have reached.
+"""List the runs in a folder with their progress and results.
 
-Shows of each the newest step of those planned, the newest loss of training (nats per token), the newest
-and the best bound on a sample of the validation split with its standard error, the newest record of
-`ddlm evaluate`, and when it last moved. The run that moved last is at the end. Only reads.
+Shows for each run the current and planned steps, the latest training loss (nats per token), the latest
+and the best bound on a sample of the validation split with its standard error, the latest record of
+`ddlm evaluate`, and the time of the last change. The most recent run comes last. Only reads files.
 
 Examples:
     ddlm runs
@@ -24,7 +24,7 @@ def command_line() -> cli.Parser:
         nargs="?",
         default="runs",
         metavar="FOLDER",
-        help="the folder that they are in, at any depth (default: runs)",
+        help="the folder to search, at any depth (default: runs)",
     )
     return options
 

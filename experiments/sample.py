@@ -1,12 +1,13 @@
 """Draw samples of text from a trained run.
 
-Known text is a --prompt, the first characters, or a --template in which the --blank character stands for
-each token that the model fills in; known tokens never change. Sample number i depends on the seed and i
-alone, not on the batch size or on how many are drawn, up to rounding, which now and then changes a draw.
-Where a sampler ranks positions by the model's confidence, the seed breaks ties, at temperature 0 too.
+Give known text as a --prompt, which starts every sample, or as a --template, in which each --blank
+character stands for one token that the model fills in. Known tokens never change. Sample number i
+depends only on the seed and i, not on the batch size or the number of samples, up to rounding, which
+occasionally changes a draw. If a sampler ranks positions by the model's confidence, the seed breaks
+ties, even at temperature 0.
 
-With --out samples are written as they are drawn, one JSON object a line, and the same command (with any
---num and --batch-size) continues what was interrupted.
+With --out, samples are written as they are drawn, one JSON object per line. After an interruption, run
+the same command to continue; --num and --batch-size may change.
 
 Examples:
     ddlm sample --workdir runs/a --num 8 --steps 64 --prompt "the state of"
@@ -25,17 +26,19 @@ def command_line() -> cli.Parser:
     """The options of the command."""
     options = cli.parser("sample", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
-    options.add_argument("--num", type=cli.positive, default=8, help="how many samples (default 8)")
+    options.add_argument(
+        "--num", type=cli.positive, default=8, help="number of samples (default 8)"
+    )
     options.add_argument(
         "--steps", type=cli.positive, help="steps of the sampler (default: the config's)"
     )
     options.add_argument("--length", type=cli.positive, help="tokens (default: as trained)")
-    options.add_argument("--seed", type=cli.natural, help="of all that is drawn (default 0)")
+    options.add_argument("--seed", type=cli.natural, help="seed of all draws (default 0)")
     options.add_argument(
-        "--sampler", help="its name (docs/samplers.md); settings: --set sampler.X=Y"
+        "--sampler", help="a sampler (docs/samplers.md); for its settings: --set sampler.X=Y"
     )
     options.add_argument(
-        "--grid", help="where the steps are: uniform, cosine, or fitted to the run"
+        "--grid", help="placement of the steps: uniform, cosine, or fitted to the run"
     )
     options.add_argument("--batch-size", type=cli.positive, default=16, help="samples at a time")
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
@@ -43,17 +46,15 @@ def command_line() -> cli.Parser:
     options.add_argument("--out", type=cli.output, help="a .jsonl file to append the samples to")
     cli.add_force(options)
     options.add_argument(
-        "--trace", type=cli.output, help="an .html file that plays how the samples came about"
+        "--trace", type=cli.output, help="an .html file that replays the sampling in a browser"
     )
-    options.add_argument(
-        "--watch", action="store_true", help="play in the terminal how the samples came about"
-    )
+    options.add_argument("--watch", action="store_true", help="replay the sampling in the terminal")
     known = options.add_argument_group("known text")
     known.add_argument("--prompt", type=cli.text, help="text that every sample begins with")
     known.add_argument(
         "--template",
         type=cli.text,
-        help="text with blanks, each for one token, from the first position on",
+        help="text with blanks, one for each token to fill in, from the first position on",
     )
     known.add_argument("--blank", type=cli.text, help="the character for a blank (default _)")
     known.add_argument(
@@ -61,7 +62,7 @@ def command_line() -> cli.Parser:
         type=cli.text,
         action="append",
         metavar="TEXT",
-        help="text that every sample contains, where the model puts it; may be repeated",
+        help="text that every sample contains, at a place the model chooses; may be repeated",
     )
     distribution = options.add_argument_group(
         "changes to the model's distribution of each token, in this order"
@@ -70,44 +71,44 @@ def command_line() -> cli.Parser:
         "--ban",
         type=cli.text,
         metavar="TEXT",
-        help="never draw the tokens of this text; of subwords also the one token, if any, that the text "
-        "is after a space or within a word; prints which",
+        help="never draw the tokens of this text; with subwords also its single token, if it has one, "
+        "after a space or within a word; prints the banned tokens",
     )
     distribution.add_argument(
         "--repetition", type=float, help="subtracted from log p for each other occurrence"
     )
     distribution.add_argument(
-        "--temperature", type=float, help="divides log p; 0 takes the likeliest token"
+        "--temperature", type=float, help="divides log p; 0 takes the most likely token"
     )
-    distribution.add_argument("--top-k", type=cli.positive, help="keep the k likeliest tokens")
+    distribution.add_argument("--top-k", type=cli.positive, help="keep the k most likely tokens")
     distribution.add_argument(
-        "--top-p", type=float, help="keep the likeliest with this mass together"
+        "--top-p", type=float, help="keep the most likely tokens with this total probability"
     )
     distribution.add_argument(
-        "--min-p", type=float, help="drop what is less likely than this share of the top"
+        "--min-p", type=float, help="drop tokens below this share of the top probability"
     )
     distribution.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
     label = options.add_argument_group("labels, for runs trained with them, or with a classifier")
-    label.add_argument("--label", type=cli.text, help="its name")
+    label.add_argument("--label", type=cli.text, help="the label's name")
     label.add_argument(
         "--guidance", type=float, help="strength; 1, the default, is the label's distribution"
     )
     label.add_argument(
         "--classifier",
         metavar="RUN",
-        help="a classifier of the run's noisy text (configs/sotu/classifier.py) guides to its label",
+        help="guide with a classifier of the run's noisy text (configs/sotu/classifier.py)",
     )
     label.add_argument(
         "--exact",
         action="store_true",
-        help="ask the classifier for every change of one token, not for its gradient: slow",
+        help="evaluate the classifier for every change of one token instead of its gradient (slow)",
     )
     label.add_argument(
         "--guidance-interval",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="times within which guidance acts (default: 0 1)",
+        help="range of times in which guidance acts (default: 0 1)",
     )
     cli.add_set(options)
     cli.add_distributed(options)

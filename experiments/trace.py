@@ -1,7 +1,7 @@
-"""Put traces of samples side by side on one page, on a phone below each other.
+"""Combine traces of samples on one page, to play them side by side.
 
-They are pages that `ddlm sample --trace` wrote, of several samplers, runs or settings. They play
-together, each from its noise to its text.
+TRACEs are pages that `ddlm sample --trace` wrote, such as for different samplers, runs or settings. They
+play together, each from noise to text, and appear one below the other on a phone.
 
 Examples:
     ddlm trace both.html ancestral.html hitting.html
@@ -16,7 +16,7 @@ def command_line() -> cli.Parser:
     options = cli.parser("trace", __doc__)
     options.add_argument("page", type=cli.output, metavar="PAGE", help="the .html file to write")
     options.add_argument(
-        "traces", nargs="+", metavar="TRACE", help="what ddlm sample --trace wrote"
+        "traces", nargs="+", metavar="TRACE", help="a page that ddlm sample --trace wrote"
     )
     return options
 

@@ -1,7 +1,7 @@
 """Train a model from an experiment config, or continue a run.
 
-The run directory gets config.json, metrics.jsonl, tensorboard/ and checkpoints/. Where it already holds
-a run of this config, training continues from the newest checkpoint.
+Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ into the run directory. If the directory
+already has a run of this config, training continues from its newest checkpoint.
 
 Examples:
     ddlm train --config configs/sotu/quickstart.py --workdir runs/a
@@ -16,11 +16,11 @@ def command_line() -> cli.Parser:
     """The options of the command."""
     options = cli.parser("train", __doc__)
     options.add_argument("--config", required=True, help="a Python file that defines get_config()")
-    options.add_argument("--workdir", help="the run directory, new or to be continued")
+    options.add_argument("--workdir", help="the run directory, new or to continue")
     options.add_argument(
         "--dry-run",
         action="store_true",
-        help="show settings, sizes, memory, the time of a step and the end, and write nothing; "
+        help="show settings, sizes, memory, the time of a step and the expected end; write nothing; "
         "--workdir may be left out",
     )
     cli.add_set(options)

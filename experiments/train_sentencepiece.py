@@ -1,8 +1,9 @@
 """Train SentencePiece: python -m experiments.train_sentencepiece --data FILE --out spm.model
 
-Of the lines of a text, or of those of a directory or archive that are named after train, where some
-are; a run takes it with --set data.tokenizer=Subwords --set data.tokenizer.path=spm.model. The 8,192
-tokens of the LM1B protocol of D3PM (arXiv 2107.03006) are the default.
+Trains on the lines of a text, or on the files of a directory or archive that are named after train, if
+there are any. A run uses the vocabulary with --set data.tokenizer=Subwords --set
+data.tokenizer.path=spm.model. The default size is the 8,192 tokens of D3PM's LM1B protocol
+(arXiv 2107.03006).
 """
 
 from experiments import cli
@@ -17,7 +18,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--vocab-size", type=cli.positive, default=8192)
     options.add_argument("--model-type", choices=["unigram", "bpe"], default="unigram")
     options.add_argument(
-        "--sentences", type=cli.positive, default=2_000_000, help="the first so many lines at most"
+        "--sentences", type=cli.positive, default=2_000_000, help="use at most this many lines"
     )
     args = options.parse_args(arguments)
 
