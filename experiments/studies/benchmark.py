@@ -1,8 +1,8 @@
 """Speed: python -m experiments.studies.benchmark [--set model.num_layers=6 ...] [--out speed.json]
 
-Measured side by side in one run, since machines differ and are noisy: a large float32 matrix product,
-the training step, one forward pass, and sampling with 64 and 256 steps against as many forward passes.
-Each figure is the median of several timings taken in turn. Model FLOPs count matrix products only.
+Measures side by side, since machines differ and are noisy: a large float32 matrix product, the training
+step, one forward pass, and sampling with 64 and 256 steps compared with as many forward passes. Each
+figure is the median of several interleaved timings. Model FLOPs count matrix products only.
 """
 
 from experiments import cli
@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> None:
     options = cli.parser("studies.benchmark", __doc__)
     options.add_argument("--config", default="configs/benchmark.py")
     options.add_argument(
-        "--rounds", type=cli.positive, default=7, help="timings of each (default 7)"
+        "--rounds", type=cli.positive, default=7, help="timings per figure (default 7)"
     )
     options.add_argument(
         "--steps", default="64,256", help="sampling steps (default 64,256; 0: none)"

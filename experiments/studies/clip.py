@@ -1,10 +1,10 @@
-"""Which times to train block diffusion at: python -m experiments.studies.clip --workdir RUN
+"""Find the times to train block diffusion at: python -m experiments.studies.clip --workdir RUN
 
-For intervals (low, high) of the times of the training loss it measures, at the parameters of a run of
-BlockDiffusion, how noisy the gradient of a batch is: the variance over --batches batches, summed over
-all parameters, over the squared length of the mean gradient. Intervals have gradients of different
-means, which is why only the ratio can be compared. The least one is what to train with:
-`--set process.clip=0.3,0.8`. The bound is taken over all times whatever is chosen.
+For several intervals (low, high) of training times, measures how noisy a batch's gradient is at the
+parameters of a BlockDiffusion run: the variance over --batches batches, summed over all parameters,
+divided by the squared norm of the mean gradient. The mean gradient differs between intervals, so only
+this ratio can be compared. Train with the interval that has the smallest ratio, for instance
+`--set process.clip=0.3,0.8`. The bound always uses all times.
 """
 
 from experiments import cli
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> dict:
     options = cli.parser("studies.clip", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
-        "--batches", type=cli.positive, default=32, help="for each interval (default 32)"
+        "--batches", type=cli.positive, default=32, help="batches per interval (default 32)"
     )
     options.add_argument("--step", type=cli.natural, help="which checkpoint (default: the newest)")
     options.add_argument("--seed", type=cli.natural, default=0)

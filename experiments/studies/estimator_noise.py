@@ -1,10 +1,10 @@
-"""What estimators of a bound cost in noise: python -m experiments.studies.estimator_noise --workdir RUN
+"""Measure the noise of bound estimators: python -m experiments.studies.estimator_noise --workdir RUN
 
-Evaluates the same sequences of a split --repeats times by each estimator at each of --num-times calls
-of the network a sequence, with other times and noise, and reports the mean over all repetitions and the
-standard deviation between them: the noise of the estimate alone, at equal cost. The spread between
-sequences, which a standard error also holds, is not in it. Estimators that do not go with the process
-are left out.
+Evaluates the same sequences of a split --repeats times with each estimator and each of --num-times
+network calls per sequence, with new times and noise, and reports the mean over all repetitions and the
+standard deviation between them. This is the noise of the estimate alone, at equal cost; unlike a
+standard error, it does not include the spread between sequences. Estimators that do not support the
+process are left out.
 """
 
 from experiments import cli

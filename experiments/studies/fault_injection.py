@@ -1,11 +1,11 @@
-"""Kills training over and over, and nothing is lost: python -m experiments.studies.fault_injection
+"""Kill training repeatedly, check that nothing is lost: python -m experiments.studies.fault_injection
 --kills 50
 
-Starts `experiments.train` of a tiny run in a process of its own, kills it by SIGKILL, and again, in the
-same run directory, until so many are killed: every second one while a checkpoint is being written, the
-others at a random moment of training; with --processes 2, one of the two and then the other. Then the
-run goes on to its end and is compared, bit for bit, with one that was never killed. Exit code 1 where a
-checkpoint was lost or the end differs.
+Starts `experiments.train` on a tiny run in a separate process, kills it with SIGKILL, and repeats this
+in the same run directory until --kills is reached: every second time during the writing of a checkpoint,
+otherwise at a random moment of training. With --processes 2 it kills one of the two and then the other.
+The run then finishes and is compared, bit for bit, with one that was never killed. Exits with code 1 if
+a checkpoint was lost or the results differ.
 """
 
 from experiments import cli

@@ -1,19 +1,19 @@
 """Sample quality against time: python -m experiments.studies.few_steps --workdir RUN ... --scorer AR_RUN
 
-For each run (repeat --workdir) and each of --steps of its sampler (per block where a process goes block
-by block; not for an autoregressive one, whose steps are its tokens), it draws --num samples in one
-compiled program and reports
+For each run (repeat --workdir) and each number of --steps (per block for block processes; ignored for
+autoregressive runs, whose steps are their tokens), it draws --num samples in one compiled program and
+reports
 
-    bits of a character of the samples under the scorer, an autoregressive run on the same alphabet
-    entropy of the characters of the samples, in bits: text that repeats itself scores well under a model
+    bits per character of the samples under the scorer, an autoregressive run on the same alphabet
+    character entropy of the samples, in bits, since repetitive text scores well under a model
     the share of their words that occur in the training text
-    calls of the network for a sample (those of a residual energy come on top), and the seconds of the
-    compiled program over the number of samples, in which everything counts
+    network calls per sample (not counting those of a residual energy), and the total time of the
+    compiled program divided by the number of samples
 
-next to the first three of the scorer's own validation text. --sampler "NAME setting=value ..." (repeat
-it) takes other samplers than the runs' own, each with the runs that it goes with, and at each of --steps
-where it has steps that it does not name. `--set process.candidates=8` acts on the runs
-that have the setting. Writes few-steps.json and few-steps.png into --out, over older ones.
+next to the first three for the scorer's own validation text. --sampler "NAME setting=value ..." (may be
+repeated) replaces the runs' own samplers; each is used with the runs it supports, and at each of --steps
+unless it sets its own. `--set process.candidates=8` applies to the runs that have the setting. Writes
+few-steps.json and few-steps.png into --out, replacing older ones.
 """
 
 from experiments import cli

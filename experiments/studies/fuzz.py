@@ -1,11 +1,11 @@
 """Fuzzing: python -m experiments.studies.fuzz [--cases 10000] [--seed 0] [--only NAME]
 
-Gives every reader of files and settings damaged and hostile cases, each of which it has to read or to
-reject in one line: stored configs, overrides, records, samples, text and archives, prepared tokens,
-tables, tokenizers, published tensors, compressed text and checkpoints. It prints how many were accepted
-and rejected, and the shortest case of each failure: any other exception, a wait, too much memory, a
-program that was started or unpickled, a file written outside of the folder (fuzzing/engine.py). A config
-file that is given with --config is Python and is run as such; that is not tested.
+Gives damaged and hostile input to every reader of files and settings, which must read it or reject it in
+one line: stored configs, overrides, records, samples, text and archives, prepared tokens, tables,
+tokenizers, published tensors, compressed text and checkpoints. Prints how many cases were accepted and
+rejected, and the shortest case for each failure: any other exception, a hang, too much memory, code that
+was executed or unpickled, a file written outside the folder (fuzzing/engine.py). A --config file is
+Python code that is meant to run, so it is not tested.
 """
 
 from experiments import cli
@@ -17,12 +17,15 @@ def main(arguments: list[str]) -> None:
     """Nothing; every reader was given its cases, and failures are printed."""
     options = cli.parser("studies.fuzz", __doc__)
     options.add_argument(
-        "--cases", type=cli.positive, default=_TOTAL, help="in all (default 10000)"
+        "--cases",
+        type=cli.positive,
+        default=_TOTAL,
+        help="number of cases in total (default 10000)",
     )
     options.add_argument(
-        "--seed", type=cli.natural, default=0, help="what cases there are (default 0)"
+        "--seed", type=cli.natural, default=0, help="seed of the cases (default 0)"
     )
-    options.add_argument("--only", help="the readers whose name contains this")
+    options.add_argument("--only", help="only readers whose name contains this")
     args = options.parse_args(arguments)
 
     import sys

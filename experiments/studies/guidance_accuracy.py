@@ -1,11 +1,11 @@
-"""How far guidance goes:
+"""Measure how often guided samples get their label:
 
     python -m experiments.studies.guidance_accuracy --workdir RUN --classifier C --evaluator E
 
-For each strength (--guidance 0 1 4 16) and label it draws --num samples guided by classifier C, as
-`experiments.sample` does, and reports the share to which another classifier E, trained apart, gives the
-label first, with its standard error; beside it the entropy of the samples' characters, in bits, and what
-E says of validation text. --exact and --guidance-interval as of `experiments.sample`.
+For each strength (--guidance 0 1 4 16) and label, draws --num samples guided by classifier C, as
+`experiments.sample` does. Reports the share that a separately trained classifier E assigns to the label,
+with its standard error, next to the samples' character entropy, in bits, and E's accuracy on validation
+text. --exact and --guidance-interval work as in `experiments.sample`.
 """
 
 from experiments import cli

@@ -1,12 +1,11 @@
-"""How much memory and time does the import of a published checkpoint take?
+"""Measure the memory and time for importing a published checkpoint:
 
     python -m experiments.studies.import_memory --folder DIR --gigabytes 1
 
-Writes a checkpoint in LLaDA's layout (safetensors of bfloat16 in shards, with their index; random
-weights, made tensor by tensor) to DIR/checkpoint, imports it to DIR/run in a process of its own, and
-prints what that took. Memory is what the process holds in anonymous pages ("own"), and with the pages of
-mapped files that are in memory ("resident"), which the system takes back when others need them. Linux
-only.
+Writes a checkpoint in LLaDA's layout (bfloat16 safetensors in shards, with their index; random weights,
+generated tensor by tensor) to DIR/checkpoint, imports it to DIR/run in a separate process, and prints
+the memory and time used. "own" counts the process's anonymous pages; "resident" also counts pages of
+mapped files in memory, which the system can reclaim when needed. Linux only.
 """
 
 import json
@@ -28,7 +27,7 @@ def main(arguments: list[str]) -> dict:
     """What the import took, as it is printed."""
     options = cli.parser("studies.import_memory", __doc__)
     options.add_argument("--folder", type=Path, required=True, help="a new folder for both")
-    options.add_argument("--gigabytes", type=float, default=1.0, help="of the checkpoint")
+    options.add_argument("--gigabytes", type=float, default=1.0, help="size of the checkpoint")
     options.add_argument("--shards", type=cli.positive, default=4)
     args = options.parse_args(arguments)
     source = args.folder / "checkpoint"

@@ -1,7 +1,7 @@
 """Memory, time and compilations of a long run: python -m experiments.studies.long_run --workdir DIR
 
 Trains --config for --steps steps in this process, with evaluations and checkpoints, and prints a table
-of ten rows: up to which step, resident memory, milliseconds a step, compilations so far.
+with ten rows: step, resident memory, milliseconds per step, compilations so far.
 """
 
 from experiments import cli

@@ -1,7 +1,7 @@
-"""The picture of a text being made: python -m experiments.studies.making --workdir RUN --out making.svg
+"""Picture how a text is sampled: python -m experiments.studies.making --workdir RUN --out making.svg
 
-Draws one sample of a run, a line for every few steps: dots are masks, and what has come since the line
-above stands out. The file needs nothing beside it and suits light and dark backgrounds.
+Shows one sample of a run, with one line for every few steps: dots are masks, and tokens that are new
+since the line above are highlighted. The file is self-contained and suits light and dark backgrounds.
 """
 
 from html import escape
@@ -18,9 +18,11 @@ def main(arguments: list[str]) -> str:
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument("--out", type=cli.output, required=True, help="the .svg file")
     options.add_argument(
-        "--steps", type=cli.positive, default=32, help="of the sampler (default 32)"
+        "--steps", type=cli.positive, default=32, help="steps of the sampler (default 32)"
     )
-    options.add_argument("--lines", type=cli.positive, default=9, help="how many (default 9)")
+    options.add_argument(
+        "--lines", type=cli.positive, default=9, help="number of lines (default 9)"
+    )
     options.add_argument("--seed", type=cli.natural, default=0)
     options.add_argument("--prompt", default="", help="what the text begins with")
     args = options.parse_args(arguments)

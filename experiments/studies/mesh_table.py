@@ -1,16 +1,16 @@
-"""Devices x mesh: do the losses of every objective depend on where the arrays live?
+"""Check that losses do not depend on how arrays are placed on devices:
 
     python -m experiments.studies.mesh_table --out meshes.md
 
-For each config of configs/sotu (or of --configs), made small, the same --steps training steps on one
-device and on meshes of 2, 4 and 8 virtual CPU devices: losses, parameters, the running mean of gradients
-and the evaluated bound (the validation loss where there is none) are compared with those of one device.
-A config is a file, or "FILE SETTING=VALUE ..."; accumulation, scan and remat among the settings are
-those of the meshes alone, one device goes without. --meshes are DATAxFSDPxTENSOR. Ends with exit code 1
-where a difference exceeds what the order of sums explains, or an array is not split that should be.
+For a small version of each config in configs/sotu (or --configs), takes the same --steps training steps
+on one device and on meshes of 2, 4 and 8 virtual CPU devices. Compares losses, parameters, the running
+mean of gradients and the evaluated bound (or the validation loss if there is no bound) with one device.
+A config is a file, or "FILE SETTING=VALUE ..."; the settings accumulation, scan and remat apply only to
+the meshes. --meshes are DATAxFSDPxTENSOR. Exits with code 1 if a difference exceeds what the order of
+summation explains, or if an array that should be split is not.
 
-It compiles some 1,000 programs, faster with JAX_DISABLE_MOST_OPTIMIZATIONS=1 in the environment.
-JAX_PLATFORMS=cuda takes the GPUs of a machine that has as many.
+It compiles about 1,000 programs; JAX_DISABLE_MOST_OPTIMIZATIONS=1 in the environment makes this faster.
+JAX_PLATFORMS=cuda uses GPUs, on a machine that has enough of them.
 """
 
 import os

@@ -1,12 +1,12 @@
 """Guidance measured exactly: DNA with planted motifs, python -m experiments.studies.motifs [--out DIR]
 
-The data are random sequences of the four bases, each with one of --labels motifs, drawn once, at a
-random position; the label is which. So it is known without a classifier whether a sample of label y is
-right: it contains motif y. For Dirichlet flow matching and a Bayesian flow network, each trained here
-with labels, the program measures the fraction of right samples against the strength of guidance,
-classifier-free and by the gradient of a classifier of noisy states, also trained here; and beside it the
-fraction with another motif and the entropy of the bases (2 bits in the data), since guidance
-exaggerates. Writes DIR/motifs.json and DIR/motifs.png.
+The data are random sequences of the four bases. Each contains one of --labels fixed random motifs at a
+random position, and the label says which one. No classifier is needed to check a sample with label y: it
+must contain motif y. The program trains Dirichlet flow matching and a Bayesian flow network with labels,
+and measures the fraction of correct samples against guidance strength, for classifier-free guidance and
+for the gradient of a classifier of noisy states, which it trains too. It also reports the fraction with
+a wrong motif and the entropy of the bases (2 bits in the data), since guidance exaggerates. Writes
+DIR/motifs.json and DIR/motifs.png.
 """
 
 from experiments import cli
@@ -18,15 +18,15 @@ def main(arguments: list[str]) -> dict:
     options = cli.parser("studies.motifs", __doc__)
     options.add_argument("--out", default="runs/motifs", help="the directory for the results")
     options.add_argument(
-        "--steps", type=cli.positive, default=1500, help="of training, for each network"
+        "--steps", type=cli.positive, default=1500, help="training steps for each network"
     )
-    options.add_argument("--batch-size", type=cli.positive, default=128, help="of training")
-    options.add_argument("--samples", type=cli.positive, default=1000, help="for each strength")
+    options.add_argument("--batch-size", type=cli.positive, default=128, help="training batch size")
+    options.add_argument("--samples", type=cli.positive, default=1000, help="samples per strength")
     options.add_argument("--sample-steps", type=cli.positive, default=40)
     options.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0, 4.0])
-    options.add_argument("--length", type=cli.positive, default=16, help="of a sequence")
+    options.add_argument("--length", type=cli.positive, default=16, help="length of a sequence")
     options.add_argument("--motif", type=cli.positive, default=6, help="bases in a motif")
-    options.add_argument("--labels", type=cli.positive, default=4, help="motifs")
+    options.add_argument("--labels", type=cli.positive, default=4, help="number of motifs")
     options.add_argument("--seed", type=cli.natural, default=0)
     args = options.parse_args(arguments)
     if args.motif > args.length:

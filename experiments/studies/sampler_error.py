@@ -1,14 +1,14 @@
-"""How far samplers are from the distribution of the data with an exact denoiser: python -m
+"""Measure the error of samplers with an exact denoiser: python -m
 experiments.studies.sampler_error
 
-The data are sequences of --length tokens of 3 whose distribution is drawn at random (--seed), so that
-the exact p(x0 | z_t) of masked diffusion is a table over all states, and what is measured is the
-sampler's own error: the total variation distance of its distribution, counted over --samples, from that
-of the data. Counting alone makes a distance (printed as the noise floor). Writes sampler-error.json and
-.png into --out.
+The data are sequences of --length tokens out of 3, with a random distribution (--seed), so the exact
+p(x0 | z_t) of masked diffusion is a table over all states and any error comes from the sampler itself.
+The error is the total variation distance between the data distribution and the sampler's, estimated from
+--samples. A finite number of samples alone gives a positive distance, printed as the noise floor. Writes
+sampler-error.json and .png into --out.
 
-What a sampler prefers (what the model is sure of, say) shows as a distance that no number of steps takes
-away; on text, with a learned network, the same preference may well look better.
+If a sampler has preferences (for tokens the model is sure of, say), they appear as a distance that more
+steps do not remove; on text, with a learned network, the same preference may well look better.
 """
 
 from experiments import cli

@@ -1,9 +1,8 @@
-"""What a sampler costs outside the network: python -m experiments.studies.sampler_overhead
+"""Measure the cost of samplers outside the network: python -m experiments.studies.sampler_overhead
 
-For each size of vocabulary it times, side by side, one call of the network of --config (with random
-parameters) and one step of each sampler of MDLM whose network costs nothing, since it hands out the same
-logits, but for an addition, at every call. Their ratio is the share of a step that is not the network.
-Medians over --rounds.
+For each vocabulary size, times side by side one network call of --config (with random parameters) and
+one step of each MDLM sampler with a network that costs almost nothing, since it returns the same logits,
+up to an addition, at every call. Their ratio is the overhead of a step. Medians over --rounds.
 """
 
 from experiments import cli

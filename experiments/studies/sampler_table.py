@@ -1,7 +1,8 @@
-"""Which sampler goes with what: python -m experiments.studies.sampler_table --out docs/samplers.md
+"""Write the table of samplers: python -m experiments.studies.sampler_table --out docs/samplers.md
 
-Writes docs/samplers.md, made of what the samplers say of the processes (`Sampler.compatibility`). Both
-are found in their folders, with their defaults and the other settings that a compatibility depends on.
+docs/samplers.md shows which sampler supports which process (`Sampler.compatibility`). Samplers and
+processes are found in their folders, and listed with their defaults and with the other settings that
+compatibility depends on.
 """
 
 import dataclasses

@@ -1,14 +1,15 @@
 """The toy of arXiv 2402.05841: python -m experiments.studies.simplex_toy [--out DIR]
 
-Sequences of four tokens out of K, independent, each position with a distribution softmax(U[0, 1]^K) of
-its own; every batch is drawn afresh. For every K of --sizes a network is trained by linear and one by
-Dirichlet flow matching, and sampled by 20 steps of the ODE, even in t or in the concentration 1 to 8.
-Measured is KL(distribution of the samples || target) in nats, the mean over positions, beside what exact
-draws would give: (K - 1) / 2N from N of them. Writes DIR/simplex_toy.json and DIR/simplex_toy.png.
+The data are sequences of four independent tokens out of K, each position with its own distribution
+softmax(U[0, 1]^K); every batch is drawn anew. For every K in --sizes, trains one network with linear and
+one with Dirichlet flow matching, and samples with 20 ODE steps, evenly spaced in t or in the
+concentration from 1 to 8. Reports KL(distribution of the samples || target) in nats, averaged over
+positions, next to the value for N exact draws, (K - 1) / 2N. Writes DIR/simplex_toy.json and
+DIR/simplex_toy.png.
 
-The paper's network is a CNN of 5 layers of 128 channels, ours one layer of the transformer and 128 wide,
-trained for less long, with a decaying rate and averaged parameters to make up for it. Its code takes the
-most probable token at the end; ours is drawn from p(x0 | z).
+The paper uses a CNN with 5 layers of 128 channels. Here it is one transformer layer of width 128,
+trained for less time, with a decaying learning rate and averaged parameters to compensate. The paper's
+code takes the most probable token at the end; here it is drawn from p(x0 | z).
 """
 
 import argparse
@@ -193,8 +194,12 @@ def main(arguments: list[str]) -> dict:
     options = cli.parser("studies.simplex_toy", __doc__)
     options.add_argument("--out", default="runs/simplex_toy", help="the directory for the results")
     options.add_argument("--sizes", type=_size, nargs="+", default=[5, 10, 20, 40, 80], metavar="K")
-    options.add_argument("--steps", type=cli.positive, default=1000, help="of training, for each")
-    options.add_argument("--samples", type=cli.positive, default=50_000, help="N, for each")
+    options.add_argument(
+        "--steps", type=cli.positive, default=1000, help="training steps per network"
+    )
+    options.add_argument(
+        "--samples", type=cli.positive, default=50_000, help="N, samples per network"
+    )
     options.add_argument("--seed", type=cli.natural, default=0)
     args = options.parse_args(arguments)
 
