@@ -90,8 +90,8 @@ class Train:
         _at_least(self, 0, "num_steps", "seed", "keep_best", "max_rollbacks", "attention_annealing")
         if self.max_grad_ratio is not None and not (self.skip_bad and self.max_grad_ratio > 1):
             raise ValueError(
-                f"Train.max_grad_ratio = {self.max_grad_ratio} must exceed 1 and asks for "
-                "skip_bad = True; None compares no norms"
+                f"Train.max_grad_ratio = {self.max_grad_ratio} must exceed 1 and needs skip_bad = "
+                "True; None turns the comparison off"
             )
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -224,7 +224,7 @@ class Experiment:
             self.train.time_weight.check(self.process)
         except ValueError as error:
             name = type(self.train.time_weight).__name__
-            raise ValueError(f"train.time_weight = {name}: {error}; take AsBound") from error
+            raise ValueError(f"train.time_weight = {name}: {error}; use AsBound") from error
         if self.data.labels:
             self._check_labels()
         if self.process.traits.labels == "required" and self.train.label_dropout:
@@ -234,8 +234,8 @@ class Experiment:
             )
         if self.data.rows != "wrap" and self.process.traits.whole_rows:
             raise ValueError(
-                f"data.rows = {self.data.rows!r}: {type(self.process).__name__} takes a row for one "
-                "text of full length; set data.rows = wrap"
+                f"data.rows = {self.data.rows!r}: {type(self.process).__name__} treats a row as "
+                "one text of full length; set data.rows = wrap"
             )
         self.process.check(self)
         for depth, sampler in enumerate(self.sampler.layers):
@@ -251,29 +251,30 @@ class Experiment:
             )
         if self.model.output != traits.output:
             raise ValueError(
-                f"model {type(self.model).__name__} gives {self.model.output}, and process {name} asks "
-                f"for {traits.output}: Classifier goes with NoisyClassifier, Transformer with the others"
+                f"model {type(self.model).__name__} outputs {self.model.output}, but process "
+                f"{name} needs {traits.output}: use Classifier with NoisyClassifier, Transformer "
+                "with the others"
             )
         states = self.process.states if isinstance(self.process, Process) else "tokens"
         if states not in self.model.inputs:
             raise ValueError(
-                f"model {type(self.model).__name__} takes {' and '.join(self.model.inputs)}, and states "
-                f"of {name} are {states}; choose Transformer"
+                f"model {type(self.model).__name__} takes {' and '.join(self.model.inputs)}, but "
+                f"states of {name} are {states}; choose Transformer"
             )
         if traits.attention_block is not None and not self.model.decodes:
             raise ValueError(
-                f"model {type(self.model).__name__} does not go from left to right, as {name} does; "
-                "choose Transformer"
+                f"model {type(self.model).__name__} cannot go from left to right, as {name} "
+                "requires; choose Transformer"
             )
         if self.energy_from and (self.energy is None or self.energy.output != "tokens"):
             raise ValueError(
-                f"energy_from = {self.energy_from}, but process {name} takes no energy from a run; "
+                f"energy_from = {self.energy_from}, but process {name} uses no energy from a run; "
                 "leave it out"
             )
         if traits.trained == () and self.train.num_steps:
             raise ValueError(
-                f"train.num_steps = {self.train.num_steps}, but nothing of {name} is trained; set it to "
-                "0"
+                f"train.num_steps = {self.train.num_steps}, but {name} has nothing to train; set "
+                "it to 0"
             )
         seen, most = self.sampler.seen_together(self.data.length), self.model.max_length
         if most is not None and seen > most:
@@ -284,14 +285,14 @@ class Experiment:
         opens = self.energy is None and self.model.decodes and not self.model.block_length
         if self.train.attention_annealing and (traits.attention_block is not None or not opens):
             raise ValueError(
-                f"train.attention_annealing = {self.train.attention_annealing} ends with attention to "
-                f"all positions, which {name} with {type(self.model).__name__} does not have; set it to "
-                "0, or take MDLM with Transformer"
+                f"train.attention_annealing = {self.train.attention_annealing} ends with "
+                f"attention to all positions, which {name} with {type(self.model).__name__} does "
+                "not have; set it to 0, or use MDLM with Transformer"
             )
         block, has = traits.attention_block, self.model.block_length
         if block is not None and has not in (None, block):
             raise ValueError(
-                f"model.block_length = {has}, but {name} asks for attention by blocks of {block}; "
+                f"model.block_length = {has}, but {name} needs attention in blocks of {block}; "
                 "leave it out"
             )
 
@@ -299,23 +300,24 @@ class Experiment:
         compatibility = self.sampler.compatibility(self.process)
         if compatibility.kind == "unsupported":
             raise ValueError(
-                f"sampler {type(self.sampler).__name__} does not go with process "
-                f"{type(self.process).__name__}: {compatibility.why}; Autoregressive is sampled by "
-                "LeftToRight, BlockDiffusion by BlockByBlock, other processes of this project by "
-                "Ancestral and more (docs/samplers.md)"
+                f"sampler {type(self.sampler).__name__} does not support process "
+                f"{type(self.process).__name__}: {compatibility.why}; Autoregressive is sampled "
+                "by LeftToRight, BlockDiffusion by BlockByBlock, other processes of this project "
+                "by Ancestral and more (docs/samplers.md)"
             )
 
     def _check_labels(self) -> None:
         labels = self.process.traits.labels
         if labels == "optional" and not self.model.time_conditioning:
             raise ValueError(
-                f"data.labels = {self.data.labels}, but model.time_conditioning is not True, and labels "
-                "enter the network beside the time; set it, or leave data.labels out"
+                f"data.labels = {self.data.labels}, but model.time_conditioning is not True, and "
+                "labels enter the network together with the time; set it to True, or leave "
+                "data.labels out"
             )
         if labels == "unsupported":
             raise ValueError(
-                f"data.labels = {self.data.labels}, but {type(self.process).__name__} takes none, since "
-                "its second network knows of no labels; leave it out"
+                f"data.labels = {self.data.labels}, but {type(self.process).__name__} does not "
+                "support labels, since its second network has none; leave them out"
             )
 
     def init_params(self, key: Array) -> dict:
@@ -365,7 +367,7 @@ def _roles_of(network: Backbone) -> dict:
     roles, made = network.roles(), jax.eval_shape(network.init, jax.random.key(0))
     if other := sorted(leaves(roles).keys() ^ leaves(made).keys()):
         raise UserError(
-            f"{type(network).__name__}: init and roles differ in {', '.join(other)}; roles has to give "
-            "one role for each parameter that init makes"
+            f"{type(network).__name__}: init and roles differ in {', '.join(other)}; roles must "
+            "give one role for each parameter of init"
         )
     return roles

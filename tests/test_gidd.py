@@ -244,7 +244,7 @@ def test_dynamic_weighs_the_states_that_the_loss_has_drawn():
         (lambda: GIDD(gamma_end=3.0), r"GIDD.gamma_end = 3.0 is outside \[0, 2\]"),
         (
             lambda: replace(config.get_config(), process=MDLM()),
-            "time_weight = Dynamic: MDLM has no weights of its states, as GIDD has; take AsBound",
+            "time_weight = Dynamic: MDLM has no weights of its states, as GIDD has; use AsBound",
         ),
     ],
 )

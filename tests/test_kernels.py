@@ -66,10 +66,10 @@ def test_impossible_combinations_are_rejected_and_told_what_would_work(make, wor
 
 def test_a_sampler_that_a_process_cannot_serve_is_rejected_when_the_config_is_built():
     with pytest.raises(
-        ValueError, match=r"Tweedie does not go with process UDLM.*no score.*Ancestral"
+        ValueError, match=r"Tweedie does not support process UDLM.*no score.*Ancestral"
     ):
         dataclasses.replace(udlm.get_config(), sampler=Tweedie())
-    with pytest.raises(UserError, match="Tweedie does not go with"):
+    with pytest.raises(UserError, match="Tweedie does not support"):
         override(udlm.get_config(), ["sampler=Tweedie"])
 
 
@@ -92,7 +92,7 @@ def test_statistics_are_those_of_the_text():
     expected = np.log(joint[0, 1] / (joint[0].sum() * joint[:, 1].sum()))
     np.testing.assert_allclose([rows[0, 1], rows[1, 4 + 0]], expected, atol=1e-6)
     assert (rows >= 0).all() and (rows[3] == 0).all()
-    with pytest.raises(UserError, match=r"for up to 4096 tokens.*embeddings=FILE"):
+    with pytest.raises(UserError, match=r"with up to 4096 tokens.*embeddings=FILE"):
         context_embeddings(tokens, 30_522)
 
 

@@ -318,7 +318,7 @@ def one_line(capsys):
         ({}, ["data.labels=era"], "expected one of period, folder or None"),
         ({}, ["data.labels=folder", "model.time_conditioning=True"], "give data.path"),
         ({"a/1": "a", "a/2": "a"}, [], "all text of"),
-        ({"a/1": "a", "b/2": "b", "3": "c"}, [], "3 is in none of the folders"),
+        ({"a/1": "a", "b/2": "b", "3": "c"}, [], "3 is in no folder of data.path"),
         ({"train/a/1": "a", "test/b/2": "b"}, [], "name files after splits"),
         ({"a/1": "a", "b/2": "b"}, ["data.labels=period"], "for the embedded corpus"),
         ({"a/1": "a", "b/2": "b"}, ["model.num_labels=3"], "the data has 2 labels"),
@@ -344,7 +344,7 @@ def test_residual_energies_take_no_labels(capsys, tmp_path):
     where = ["--config", ROOT / "configs" / "sotu" / "edlm.py", "--workdir", tmp_path / "w"]
     settings = sets("data.labels=period", "model.time_conditioning=True")
     assert command("train", *where, *settings) == 2
-    assert "EDLM takes none" in one_line(capsys)
+    assert "EDLM does not support labels" in one_line(capsys)
 
 
 def test_a_run_without_labels_is_not_evaluated_with_any(letters, tmp_path, capsys):

@@ -38,14 +38,14 @@ def twice(name):
         ("ptb", break_text("naïve".encode(), b"native"), "its test is not that of ptb"),
         ("wikitext2", break_text("naïve".encode(), b"na\xefve"), "tokens, line 1: not UTF-8"),
         ("ptb", drop("ptb.valid.txt"), "ptb.valid.txt of the valid split is missing"),
-        ("ptb", twice("ptb.test.txt"), "ptb.test.txt of the test split is there more than once"),
+        ("ptb", twice("ptb.test.txt"), "ptb.test.txt of the test split occurs more than once"),
         ("text8", twice("text8"), "more than once"),
         ("lm1b", drop("news.en-000*"), "of the train split is missing"),
         ("lm1b", drop("news.en-00099-of-00100"), "of the valid split is missing"),
         ("lm1b", break_text(b"train news.en-00007", b"train\nnews.en-00007"), "valid have 100"),
         ("lm1b", drop("news.en.heldout-00031-of-00050"), "heldout-00031-of-00050 of the test"),
-        ("text8", break_text(b"t", b""), "characters, and text8 has 100; take text8.zip"),
-        ("text8", break_text(b"the", b"teh"), "another text of its length"),
+        ("text8", break_text(b"t", b""), "characters, but text8 has 100; use text8.zip"),
+        ("text8", break_text(b"the", b"teh"), "another text of the same length"),
         ("text8", break_text(TEXT8.encode(), b""), "is empty"),
         ("lambada", put("train-novels.tar", tar({"../b.txt": ""})), "leave the archive"),
         (
@@ -106,7 +106,7 @@ def test_a_file_that_is_in_an_archive_and_beside_it_is_rejected(corpus, run, tmp
     run("wikitext2", whole)
     (whole / "wiki.valid.tokens").write_text(texts["valid"])
     message = run("wikitext2", whole, out=tmp_path / "again", code=2)
-    assert "wiki.valid.tokens of the valid split is there more than once" in message
+    assert "wiki.valid.tokens of the valid split occurs more than once" in message
 
 
 def test_links_in_an_archive_are_not_followed(run, tmp_path):

@@ -192,7 +192,7 @@ def test_a_network_that_says_nothing_has_hidden_matrices_from_two_axes_on():
 
 
 def test_roles_of_other_parameters_than_those_made_are_said():
-    with pytest.raises(UserError, match="Wrong: init and roles differ in a/b, head; roles has to"):
+    with pytest.raises(UserError, match="Wrong: init and roles differ in a/b, head; roles must"):
         with_model(Wrong()).roles()
 
 

@@ -217,8 +217,8 @@ def test_other_texts_are_evaluated_by_one_command(lines, tmp_path, capsys):
 @pytest.mark.parametrize(
     "config, settings, word",
     [
-        ("block4", [], "BlockDiffusion takes a row for one text"),
-        ("genmd4", [], "GenMD4 takes a row for one text"),
+        ("block4", [], "BlockDiffusion treats a row as one text"),
+        ("genmd4", [], "GenMD4 treats a row as one text"),
         ("mdlm", ["data.labels=folder"], "labels"),
     ],
 )

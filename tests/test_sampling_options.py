@@ -212,7 +212,7 @@ def test_trace_is_a_page_that_ends_with_the_samples(options, sample, tmp_path):
 WRONG = [
     ("mdlm", ["--sampler", "Tweedie"], "no score"),
     ("mdlm", ["--sampler", "Nonsense"], "FirstHitting"),
-    ("udlm", ["--sampler", "FirstHitting"], "does not go with process UDLM"),
+    ("udlm", ["--sampler", "FirstHitting"], "does not support process UDLM"),
     ("udlm", ["--set", "sampler.cached=True"], "time_conditioning"),
     ("ar", ["--sampler", "Ancestral"], "LeftToRight"),
     ("mdlm", ["--top-p", "1.5"], "top_p"),

@@ -195,7 +195,7 @@ def test_documents_are_cut_between_by_shares(corpus):
 @pytest.mark.parametrize(
     "splits, message",
     [
-        (("nothing.txt", "", ""), "nothing is called 'nothing.txt' in data.path .*a.txt, b.txt"),
+        (("nothing.txt", "", ""), "no file matches 'nothing.txt' in data.path .*a.txt, b.txt"),
         (("*", "b.txt", ""), "b.txt is in train and in validation"),
     ],
 )
@@ -245,7 +245,7 @@ def test_labels_are_no_splits_but_what_is_below_may_be(corpus):
 
 
 def test_labels_named_as_splits_are_told(corpus):
-    with pytest.raises(UserError, match="put those of the labels first"):
+    with pytest.raises(UserError, match="put the label folders first"):
         corpus({"train/1.txt": "a", "testing/1.txt": "b"}, labels="folder")
 
 

@@ -90,9 +90,9 @@ def test_the_column_is_asked_for_and_written_down(run, tmp_path):
     record = json.dumps({"content": "of a record"})
     (tmp_path / "source" / "b.jsonl").write_text(f"{record}\n" * 20)
     said = run("documents", tmp_path / "source", code=2)
-    assert "a.parquet: the column 'text' is not there; give --column, of: content" in said
+    assert "a.parquet: the column 'text' is not there; set --column to one of: content" in said
     said = run("documents", tmp_path / "source", "--column", "n", code=2)
-    assert "the column 'n' is not of text; give --column, of: content" in said
+    assert "the column 'n' is not of text; set --column to one of: content" in said
     run("documents", tmp_path / "source", "--column", "content")
     files = read(tmp_path / "out")
     assert json.loads(files["dataset.json"])["column"] == "content"
@@ -139,7 +139,7 @@ def test_a_table_in_an_archive_is_one_line(run, tmp_path):
     save(tmp_path / "a.parquet", DOCUMENTS)
     content = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "source.zip").write_bytes(zipped({"a.parquet": content}))
-    assert "a table inside of an archive" in run("documents", tmp_path / "source.zip", code=2)
+    assert "a table inside an archive" in run("documents", tmp_path / "source.zip", code=2)
 
 
 def test_no_module_that_a_description_of_records_names_is_imported(run, tmp_path, monkeypatch):

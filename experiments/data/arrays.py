@@ -19,4 +19,4 @@ def map_array(path: str | Path) -> np.ndarray:
         OverflowError,
         TokenError,
     ) as error:  # of its header
-        raise ValueError(f"it is no .npy file ({type(error).__name__})") from error
+        raise ValueError(f"it is not a .npy file ({type(error).__name__})") from error

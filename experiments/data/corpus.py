@@ -147,8 +147,8 @@ def write_corpus(
         ends = [int(starts[np.searchsorted(starts, end)]) for end in ends]
     if ends[-1] > total:
         raise UserError(
-            f"data.split_points end at {ends[-1]}, but {source} has {total} tokens; "
-            "declare the ends of train, validation and test within the text"
+            f"data.split_points end at {ends[-1]}, but {source} has {total} tokens; choose ends "
+            "of train, validation and test within the text"
         )
     train = sizes.get("train", 0)
     if train and data.labels and plan.shares and data.split_points is None:

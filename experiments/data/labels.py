@@ -77,19 +77,19 @@ def folder_names(
     loose = [file for file in files if file.parent == root]
     if loose:
         raise UserError(
-            f"data.labels = folder, but {loose[0]} is in none of the folders of data.path; move it into "
-            "the one that is its label"
+            f"data.labels = folder, but {loose[0]} is in no folder of data.path; move it into the "
+            "folder of its label"
         )
     names = sorted({folder_of(file, root) for file in files})
     if len(names) < least:
         raise UserError(
-            f"data.labels = folder, but all text of data.path {root} is in the one folder {names[0]}; "
-            "labels take at least two folders, or leave them out: --set data.labels=None"
+            f"data.labels = folder, but all text of data.path {root} is in the one folder "
+            f"{names[0]}; use at least two folders, or leave labels out: --set data.labels=None"
         )
     if {name.lower() for name in names} <= splits:
         raise UserError(
-            f"data.labels = folder, but the folders of data.path {root} are {', '.join(names)}; put "
-            "those of the labels first and name files after splits, such as LABEL/train.txt"
+            f"data.labels = folder, but the folders of data.path {root} are {', '.join(names)}; "
+            "put the label folders first and name files after splits, such as LABEL/train.txt"
         )
     return tuple(names)
 

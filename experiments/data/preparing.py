@@ -35,7 +35,9 @@ def prepare(
 ) -> dict:
     """What dataset.json holds, after the files are there. UserError leaves nothing behind."""
     if source is None and not kind.URLS:
-        raise UserError(f"--dataset {kind.name} is of your own files; give --source FILE_OR_FOLDER")
+        raise UserError(
+            f"--dataset {kind.name} is for your own files; give --source FILE_OR_FOLDER"
+        )
     check_here(out, "--out")
     if source is not None and is_url(source):
         source = str(local_copy(source, cache_folder(), "--source"))
@@ -121,9 +123,9 @@ def _write(
             )
         if published and published != digest.hexdigest():
             raise UserError(
-                f"--source {builder.source}: its {split} is not that of {builder.name}, {algorithm} "
-                f"{digest.hexdigest()[:16]}..., published {published[:16]}...; get it again from "
-                f"{builder.HOMEPAGE}"
+                f"--source {builder.source}: its {split} split is not that of {builder.name}: "
+                f"{algorithm} {digest.hexdigest()[:16]}..., published {published[:16]}...; "
+                f"download it again from {builder.HOMEPAGE}"
             )
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -199,8 +201,9 @@ def _check_lines(builder: Corpus, splits: dict) -> None:
         lines = sum(splits[name]["lines"] for name in names if name in splits)
         if lines != published and not builder.partial:
             raise UserError(
-                f"--source {builder.source}: {' and '.join(names)} have {lines:,} lines, and those of "
-                f"{builder.name} {published:,}; get it again from {builder.HOMEPAGE}"
+                f"--source {builder.source}: {' and '.join(names)} have {lines:,} lines, but "
+                f"those of {builder.name} have {published:,}; download it again from "
+                f"{builder.HOMEPAGE}"
             )
 
 
@@ -219,7 +222,7 @@ def _finished(out: Path, about: dict) -> dict:
             if described != about:
                 differs = [k for k in described | about if described.get(k) != about.get(k)]
                 raise UserError(
-                    f"--out {out} holds a dataset prepared before from something else (other "
+                    f"--out {out} holds a dataset prepared from something else (other "
                     f"{', '.join(differs)}); choose another folder, or delete it"
                 )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -249,8 +252,8 @@ def _check_own(out: Path) -> None:
     others = sorted({path.name for path in out.iterdir()} - own)
     if others:
         raise UserError(
-            f"--out {out} holds other files ({others[0]}); choose an empty folder, since all text in a "
-            "folder is trained on"
+            f"--out {out} holds other files ({others[0]}); choose an empty folder, since training "
+            "uses all text in a folder"
         )
 
 

@@ -69,7 +69,7 @@ def check_splits(splits: tuple[str, str, str]) -> None:
             f"Text.splits = {splits}: train is a pattern of names, not a share of itself{form}"
         )
     if not any(splits) or (any(shares) and not splits[0]):
-        raise ValueError(f"Text.splits = {splits} names no text to take from{form}")
+        raise ValueError(f"Text.splits = {splits} selects no text{form}")
     if any(share_of(p) == 0 for p in splits) or sum(shares) >= 100:
         raise ValueError(
             f"Text.splits = {splits}: shares must be above 0 and leave some train{form}"
@@ -162,8 +162,9 @@ def _check_named(root, sources, named, parts, lacking) -> None:
         example = tuple("" if share_of(e) else e for e in example)
     quoted = ", ".join(f'"{e}"' for e in example)
     raise UserError(
-        f"data.path {root}: {what}; say which are train, validation and test, by name or as a share "
-        f"of train, such as --set 'data.splits=({quoted})', or cut all of it: --set 'data.splits={_ALL}'"
+        f"data.path {root}: {what}; set train, validation and test by name or as a share of "
+        f"train, such as --set 'data.splits=({quoted})', or split all of it: --set "
+        f"'data.splits={_ALL}'"
     )
 
 
@@ -178,14 +179,14 @@ def _by_pattern(root, sources, splits) -> Plan:
             of = [source for source in sources if _matches(source.name, pattern)]
             if not of:
                 raise UserError(
-                    f"data.splits: nothing is called {pattern!r} in data.path {root}, which has "
+                    f"data.splits: no file matches {pattern!r} in data.path {root}, which has "
                     f"{_some(sources)}"
                 )
             for source in of:
                 if taken.setdefault(source, name) != name:
                     raise UserError(
                         f"data.splits: {source.name} is in {taken[source]} and in {name}; give "
-                        "patterns that tell them apart"
+                        "patterns that do not overlap"
                     )
         of = [source for source in sources if taken.get(source) == name]
         parts |= {name: of} if of else {}

@@ -25,8 +25,8 @@ def context_embeddings(tokens: np.ndarray, vocab_size: int) -> tuple[tuple[float
     stands right of it, and left (Levy and Goldberg 2014)."""
     if vocab_size > _MOST_TOKENS:
         raise UserError(
-            f"embeddings from the data are made for up to {_MOST_TOKENS} tokens, the data has "
-            f"{vocab_size}; give your own as a .npy file: --set process.kernel.embeddings=FILE"
+            f"embeddings are computed from data with up to {_MOST_TOKENS} tokens, but this data "
+            f"has {vocab_size}; give your own as a .npy file: --set process.kernel.embeddings=FILE"
         )
     pairs = np.zeros(vocab_size**2, np.int64)
     for start in range(0, len(tokens) - 1, _CHUNK):
@@ -52,9 +52,9 @@ def read_table(path: str, setting: str) -> tuple[tuple[float, ...], ...]:
     try:
         table = map_array(path)
         if table.ndim != 2 or not table.size:
-            raise ValueError(f"its shape {table.shape} is not that of a matrix")
+            raise ValueError(f"it has shape {table.shape}, which is not a matrix")
         if table.dtype.kind not in "fiub":
-            raise ValueError(f"its values are {table.dtype}, no real numbers")
+            raise ValueError(f"its values are {table.dtype}, not real numbers")
         return tuple(map(tuple, table.astype(np.float64).tolist()))
     except (OSError, ValueError) as error:
         raise UserError(

@@ -171,7 +171,7 @@ def naming_damage(where: object) -> Iterator[None]:
         yield
     except _DAMAGE as error:
         raise UserError(
-            f"{where}: damaged or cut short ({error or type(error).__name__}); get it again"
+            f"{where}: damaged or cut short ({error or type(error).__name__}); get a new copy"
         ) from error
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
@@ -226,7 +226,7 @@ def members(
     checksums are. counted: is told what is read of the archive."""
     kind = archive_kind(path)
     if not kind:
-        raise UserError(f"{path}: damaged or cut short (it is no archive); get it again")
+        raise UserError(f"{path}: damaged or cut short (not an archive); get a new copy")
     if kind == "zip":
         with (
             naming_damage(path),
@@ -251,7 +251,7 @@ def zip_files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     for mark, what in (("[Content_Types].xml", "an Office document"), ("mimetype", "an e-book")):
         if mark in names:
             raise UserError(
-                f"{archive.filename}: looks like {what}, not text; save what it says as plain text"
+                f"{archive.filename}: looks like {what}, not text; save its content as plain text"
             )
     return [
         info
@@ -292,11 +292,11 @@ def start_of_text(stream: io.BufferedReader, where: object, binary: bool = False
         packed = f"a {name} file" if begins.match(head) else packed
     if packed:
         raise UserError(
-            f"{where}: {packed} inside of another archive or compressed file; unpack it first"
+            f"{where}: {packed} inside another archive or compressed file; unpack it first"
         )
     for name, begins in _UNKNOWN_PACKINGS:
         if begins.match(head):
-            raise UserError(f"{where}: looks like {name}, which is not read; unpack it first")
+            raise UserError(f"{where}: looks like {name}, which is unsupported; unpack it first")
     if not binary:
         _check_no_binary(head, where)
     return len(stream.read(len(_MARK))) if head.startswith(_MARK) else 0

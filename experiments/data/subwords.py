@@ -67,7 +67,9 @@ class Subwords(SubwordTokenizer):
         """The token of a number, as the vocabulary writes it."""
         name = self._loaded.name(number)
         if name is None:
-            raise UserError(f"data.tokenizer.path {self.path} has no token of number {number}")
+            raise UserError(
+                f"data.tokenizer.path {self.path} has no token with the number {number}"
+            )
         return name
 
     @property
@@ -150,8 +152,8 @@ def _content(path: str, sha256: str) -> tuple[list[bytes], str]:
     digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
     if sha256 not in ("", digest):
         raise UserError(
-            f"data.tokenizer.path {path}: its vocabulary is another (sha256 {digest[:12]}) than that of "
-            f"the run ({sha256[:12]}); give the file it was trained with"
+            f"data.tokenizer.path {path}: its vocabulary (sha256 {digest[:12]}) is not that of "
+            f"the run ({sha256[:12]}); give the file that the run was trained with"
         )
     return contents, digest
 

@@ -33,7 +33,7 @@ def table_texts(source: Source, stream: IO[bytes], column: str) -> Iterator[tupl
     for a column that is not there or none of text."""
     kind = table_kind(source.name)
     if source.member is not None:
-        raise UserError(f"{source}: a table inside of an archive; unpack it first")
+        raise UserError(f"{source}: a table inside an archive; unpack it first")
     read = _records if kind == "array_record" else _rows
     try:
         for number, text in enumerate(read(source, stream, column, kind), 1):
@@ -41,7 +41,7 @@ def table_texts(source: Source, stream: IO[bytes], column: str) -> Iterator[tupl
                 yield text, f"{source}, row {number}"
     except (ValueError, OSError, KeyError, RuntimeError) as error:  # of pyarrow and array_record
         raise UserError(
-            f"{source}: damaged or cut short ({shortened(str(error))}); get it again"
+            f"{source}: damaged or cut short ({shortened(str(error))}); get a new copy"
         ) from error
 
 
@@ -109,4 +109,4 @@ def _check(source: Source, column: str, texts: dict[str, bool]) -> None:
     if not texts.get(column):
         what = "is not of text" if column in texts else "is not there"
         names = ", ".join(name for name, is_text in texts.items() if is_text) or "none"
-        raise UserError(f"{source}: the column {column!r} {what}; give --column, of: {names}")
+        raise UserError(f"{source}: the column {column!r} {what}; set --column to one of: {names}")

@@ -89,13 +89,13 @@ class Text:
             raise ValueError(f"Text.length = {self.length} must be at least 1")
         points = self.split_points
         if points is not None and not 0 < points[0] < points[1] < points[2]:
-            raise ValueError(f"Text.split_points = {points} must rise from above 0")
+            raise ValueError(f"Text.split_points = {points} must be positive and increasing")
         if self.splits is not None:
             check_splits(self.splits)
             if points is not None and any(map(share_of, self.splits)):
                 raise ValueError(
-                    f"Text.split_points = {points}, and Text.splits = {self.splits} has shares too; "
-                    "give one of them"
+                    f"Text.split_points = {points}, but Text.splits = {self.splits} has shares "
+                    "too; set only one of them"
                 )
         if self.labels == "period" and self.path is not None:
             raise ValueError(
@@ -110,14 +110,15 @@ class Text:
         if self.by_documents and (self.labels or points is not None):
             what = "labels" if self.labels else "split_points"
             raise ValueError(
-                f"Text.{what} = {getattr(self, what)} is for letters and bytes in rows='wrap' of whole "
-                f"files, not for {type(self.tokenizer).__name__}, rows = {self.rows!r}, document = "
-                f"{self.document!r}; leave it out"
+                f"Text.{what} = {getattr(self, what)} needs letters or bytes in rows='wrap' of "
+                f"whole files, not {type(self.tokenizer).__name__}, rows = {self.rows!r}, "
+                f"document = {self.document!r}; leave it out"
             )
         if (self.begin or self.end) and not isinstance(self.tokenizer, SubwordTokenizer):
             raise ValueError(
-                f"Text.begin = {self.begin!r}, Text.end = {self.end!r}: {type(self.tokenizer).__name__} "
-                "has no such tokens; leave them out, or take data.tokenizer=Subwords"
+                f"Text.begin = {self.begin!r}, Text.end = {self.end!r}: "
+                f"{type(self.tokenizer).__name__} has no such tokens; leave them out, or use "
+                "data.tokenizer=Subwords"
             )
 
 
@@ -154,8 +155,8 @@ def prepare(data: Text) -> Corpus:
                     corpus = open_corpus(folder, data, source)
         except OSError as error:
             raise UserError(
-                f"data.cache_dir {folder.parent}: {error.strerror or error}; make room there or choose "
-                "another with --set data.cache_dir=DIR"
+                f"data.cache_dir {folder.parent}: {error.strerror or error}; free space there or "
+                "choose another with --set data.cache_dir=DIR"
             ) from error
     return replace(corpus, dataset=_dataset(data))
 
@@ -247,7 +248,7 @@ def _from_pipe(data: Text, path: Path) -> Path:
     """A file with what the pipe `path` gives, which is named after that."""
     if not stat.S_ISFIFO(path.stat().st_mode):
         raise UserError(
-            f"data.path {path} is a device, no text; give a file, a directory or a pipe"
+            f"data.path {path} is a device, not text; give a file, a directory or a pipe"
         )
     cache, digest = _cache(data), hashlib.sha256()
     try:
@@ -260,8 +261,8 @@ def _from_pipe(data: Text, path: Path) -> Path:
                     file.write(block)
             if not piped.stat().st_size:
                 raise UserError(
-                    f"data.path {path}: nothing comes through the pipe, which can be read only once; "
-                    "write the text to a file"
+                    f"data.path {path}: the pipe is empty; a pipe can be read only once, so write "
+                    "the text to a file"
                 )
             stored = cache / f"pipe-{digest.hexdigest()[:16]}"
             if not stored.exists():  # else it keeps its time, by which its tokens are known

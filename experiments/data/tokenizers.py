@@ -251,7 +251,7 @@ class Numbers(SubwordTokenizer):
 
     def number(self, token):
         if not self._is_token(token):
-            raise UserError(f"{token!r} is no number below {self.vocab_size}; give one")
+            raise UserError(f"{token!r} is not a number below {self.vocab_size}; give one")
         return int(token)
 
     def name(self, number: int) -> str:

@@ -67,7 +67,7 @@ def read_coder(files: list[Path], contents: list[bytes]) -> Coder:
     unknown, why = _unknown(made)
     if why:
         raise UserError(
-            f"data.tokenizer.path {files[0]}: {why}, so that text could get lost; give a whole "
+            f"data.tokenizer.path {files[0]}: {why}, so text could be lost; give a complete "
             "vocabulary"
         )
 
@@ -99,7 +99,7 @@ def _wordpiece(file: Path, text: str):
     for number, token in enumerate(_lines(text) if text else []):
         where = f"data.tokenizer.path {file}: line {number + 1}"
         if not token:
-            raise UserError(f"{where} is blank, and a line is a token; take it out")
+            raise UserError(f"{where} is blank, but every line is a token; remove it")
         if token in vocab:
             raise UserError(
                 f"{where} repeats the token {token!r} of line {vocab[token] + 1}; give a whole "

@@ -157,8 +157,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         files = [*(PurePosixPath(url).name for url in self.URLS), *names]
         where = f"; it is published at {self.HOMEPAGE}" if self.HOMEPAGE else ""
         return UserError(
-            f"--source {self.source}: {reason}; {self.name} is made of {', '.join(dict.fromkeys(files))}"
-            f"{where}. Your own text is --dataset lines or documents"
+            f"--source {self.source}: {reason}; {self.name} consists of "
+            f"{', '.join(dict.fromkeys(files))}{where}. Your own text is --dataset lines or "
+            "documents"
         )
 
     def _check_names(self, split, expected, names) -> None:
@@ -166,14 +167,14 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, base in zip(names, bases, strict=True):
             if self.split_of(name) == split and bases.count(base) > 1:
                 raise UserError(
-                    f"--source {self.source}: {base} of the {split} split is there more than once; "
-                    "leave one of them"
+                    f"--source {self.source}: {base} of the {split} split occurs more than once; "
+                    "keep one of them"
                 )
         missing = [name for name in expected if name not in bases]
         if missing and not self.partial:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             rejected = self.rejection(f"{missing[0]}{more} of the {split} split is missing")
-            raise UserError(f"{rejected}; --partial takes what is there")
+            raise UserError(f"{rejected}; --partial accepts an incomplete corpus")
 
     def _files(self, dl_manager) -> Files:
         if self.source is None:
@@ -203,8 +204,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         except Exception as error:  # of urllib, requests, ssl, tfds: whatever ends a download
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise UserError(
-                f"{name}: could not be downloaded ({reason[0]}); download it elsewhere and give it "
-                "with --source FILE_OR_FOLDER"
+                f"{name}: could not be downloaded ({reason[0]}); download it another way and pass "
+                "it with --source FILE_OR_FOLDER"
             ) from error
         return [(name, Path(path)) for name, path in paths.items()]
 
@@ -216,13 +217,13 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 digest.update(block)
                 size += len(block)
         if not size:
-            raise UserError(f"{path} is empty; get it again")
+            raise UserError(f"{path} is empty; download it again")
         for url, known in (self.url_infos or {}).items():
             published = PurePosixPath(url).name == PurePosixPath(name).name and url in self.URLS
             if published and known.checksum != digest.hexdigest():
                 raise UserError(
                     f"{path}: not the file published at {url}: {size:,} bytes with sha256 "
                     f"{digest.hexdigest()[:16]}..., expected {int(known.size):,} with "
-                    f"{known.checksum[:16]}...; get it again"
+                    f"{known.checksum[:16]}...; download it again"
                 )
         return {"name": name, "bytes": size, "sha256": digest.hexdigest()}

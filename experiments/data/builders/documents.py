@@ -79,16 +79,17 @@ class Documents(Corpus, skip_registration=True):
             if len(splits) != 1:
                 what = "after two splits" if splits else "after none, and others are"
                 raise UserError(
-                    f"--source {self.source}: {text.name} is named {what}; name all files or folders "
-                    "after train, valid or test, or prepare them apart"
+                    f"--source {self.source}: {text.name} is named {what}; name all files or "
+                    "folders after train, valid or test, or prepare them separately"
                 )
             self._named[text] = splits.pop().replace("validation", "valid")
         present = set(self._named.values())
         missing = [split for split in SPLITS if split not in present]
         if missing and not self.partial:
             raise UserError(
-                f"--source {self.source}: its files are named after {' and '.join(sorted(present))}, "
-                f"and {missing[0]} is missing; add it, rename them, or take what is there: --partial"
+                f"--source {self.source}: its files are named after "
+                f"{' and '.join(sorted(present))}, and {missing[0]} is missing; add it, rename "
+                "them, or accept this with --partial"
             )
 
     def splits(self, files: Files) -> list[str]:

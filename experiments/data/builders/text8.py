@@ -40,13 +40,15 @@ class Text8(Corpus, skip_registration=True):
             size += len(block)
         if size != self.ENDS[-1]:
             raise UserError(
-                f"{files[0][1]}: {size:,} characters, and text8 has {self.ENDS[-1]:,}; take text8.zip "
-                f"of {self.HOMEPAGE}, or train on this file as it is with --set data.path={self.source}"
+                f"{files[0][1]}: {size:,} characters, but text8 has {self.ENDS[-1]:,}; use "
+                f"text8.zip from {self.HOMEPAGE}, or train on this file as it is with --set "
+                f"data.path={self.source}"
             )
         if digest.hexdigest() != self.SHA256:
             raise UserError(
-                f"{files[0][1]}: another text of its length, sha256 {digest.hexdigest()[:16]}..., "
-                f"expected {self.SHA256[:16]}...; take text8.zip of {self.HOMEPAGE}"
+                f"{files[0][1]}: another text of the same length, sha256 "
+                f"{digest.hexdigest()[:16]}..., expected {self.SHA256[:16]}...; use text8.zip "
+                f"from {self.HOMEPAGE}"
             )
 
     def texts(self, files: Files, split: str) -> Iterator[str]:
@@ -66,7 +68,7 @@ class Text8(Corpus, skip_registration=True):
                 seen.append(Path(name).name)
                 if len(seen) > 1:
                     raise UserError(
-                        f"--source {self.source}: text8 is there more than once; leave one of them"
+                        f"--source {self.source}: text8 occurs more than once; keep one of them"
                     )
                 with naming_damage(where):
                     while block := stream.read(CHUNK):
