@@ -122,8 +122,8 @@ def _masked(base: Objective) -> Process:
     """The base; ValueError where it is no masked process in continuous time."""
     if not isinstance(base, Process) or base.masked_schedule is None:
         raise ValueError(
-            f"the any-order bound is one of masked processes in continuous time, such as MDLM, not "
-            f"of {type(base).__name__}"
+            "the any-order bound needs a masked process in continuous time, such as MDLM, not "
+            f"{type(base).__name__}"
         )
     return base
 

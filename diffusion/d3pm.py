@@ -75,7 +75,7 @@ class D3PM(MarkovProcess):
         check_num_steps(self, self.num_steps)
         if not isinstance(self.schedule, Betas):
             raise ValueError(
-                f"D3PM.schedule = {type(self.schedule).__name__} is one of continuous time; use "
+                f"D3PM.schedule = {type(self.schedule).__name__} is for continuous time; use "
                 "CosineBetas, LinearBetas, MutualInformation or ReciprocalBetas"
             )
         if self.hybrid < 0:

@@ -234,9 +234,9 @@ def check_ergodic(kernel: MatrixKernel, total: np.ndarray) -> None:
     if not reach.all(0).any():
         apart = int(np.argmin(reach[0]))
         raise ValueError(
-            f"{type(kernel).__name__} is not ergodic and has no absorbing state: from token 0 one "
-            f"never comes to token {apart}, so there is no noise to start sampling from; connect the "
-            "states (more neighbours, a wider band), or mix with the mask: Masked(kernel)"
+            f"{type(kernel).__name__} is not ergodic and has no absorbing state: token {apart} "
+            "cannot be reached from token 0, so there is no noise to start sampling from; connect "
+            "the states (more neighbours, a wider band), or mix with the mask: Masked(kernel)"
         )
 
 

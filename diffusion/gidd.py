@@ -207,11 +207,11 @@ class GIDD(MarkovProcess, RateProcess, StateWeighted):
     def __post_init__(self):
         if not 0 <= self.p_uniform < 1:
             raise ValueError(
-                f"GIDD.p_uniform = {self.p_uniform} is outside [0, 1); 0 is masks alone, as MDLM, and "
-                "for uniform tokens alone take UDLM"
+                f"GIDD.p_uniform = {self.p_uniform} is outside [0, 1); 0 means only masks, as in "
+                "MDLM; for only uniform noise, use UDLM"
             )
         if not self.gamma > 0:
-            raise ValueError(f"GIDD.gamma = {self.gamma} must be positive; published is 1")
+            raise ValueError(f"GIDD.gamma = {self.gamma} must be positive; the paper uses 1")
         if not 0 <= self._gamma_end <= 2:
             name = "gamma" if self.gamma_end is None else "gamma_end"
             raise ValueError(

@@ -106,8 +106,8 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
         if not isinstance(self.schedule, Schedule):
             name = type(self).__name__
             raise ValueError(
-                f"{name}.schedule = {type(self.schedule).__name__} is one of D3PM; use Linear, Cosine, "
-                "Polynomial or another of diffusion.schedules"
+                f"{name}.schedule = {type(self.schedule).__name__} is for D3PM; use Linear, "
+                "Cosine, Polynomial or another of diffusion.schedules"
             )
 
     @property

@@ -350,7 +350,7 @@ def denoising_process(process: Objective) -> Process:
         return process
     if isinstance(process, Composed):
         return denoising_process(process.base)
-    raise ValueError(f"{type(process).__name__} has no noisy states to come back from")
+    raise ValueError(f"{type(process).__name__} has no noisy states to denoise")
 
 
 class TimeIntegral(Process, Likelihood):
@@ -368,5 +368,5 @@ def check_num_steps(process: Process, num_steps: int | None) -> None:
     if num_steps is not None and not 1 <= num_steps <= MAX_STEPS:
         raise ValueError(
             f"{type(process).__name__}.num_steps = {num_steps} must be at least 1 and at most "
-            f"{MAX_STEPS}, beyond which float32 does not tell its times apart"
+            f"{MAX_STEPS}, beyond which float32 cannot resolve its times"
         )

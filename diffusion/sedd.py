@@ -165,7 +165,7 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
             )
         if self.scaled and not (self.head == "score" and self.kernel.masks):
             raise ValueError(
-                "SEDD.scaled = True is for the absorbing score alone; set it to False, or take "
+                "SEDD.scaled = True is for the absorbing score alone; set it to False, or use "
                 "kernel = Absorbing and head = 'score'"
             )
 

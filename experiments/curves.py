@@ -58,12 +58,12 @@ Curves = Mapping[str, Curve]
 def read_curves(workdir: Path) -> Curves:
     """The curves of the run in `workdir`, as `main_curves`; UserError where there are none."""
     if not (workdir / "metrics.jsonl").is_file():
-        raise UserError(
-            f"{workdir}: no metrics.jsonl is there; give the run directory of a training"
-        )
+        raise UserError(f"{workdir}: it has no metrics.jsonl; give a run directory")
     curves = main_curves(read_metrics(workdir))
     if not curves:
-        raise UserError(f"{workdir / 'metrics.jsonl'}: nothing is measured in it yet; train on")
+        raise UserError(
+            f"{workdir / 'metrics.jsonl'}: it has no measurements yet; train for longer"
+        )
     return curves
 
 
@@ -104,9 +104,9 @@ def draw_curves(runs: Mapping[str, Curves], theme: str = "light") -> Figure:
     that have it; theme: one of THEMES. UserError where there is no curve, or no such theme."""
     check_figure()
     if theme not in THEMES:
-        raise UserError(f"no theme {theme!r}; one of {', '.join(THEMES)}")
+        raise UserError(f"unknown theme {theme!r}; choose one of {', '.join(THEMES)}")
     if not any(runs.values()):
-        raise UserError(f"{', '.join(runs)}: nothing is measured yet; train on")
+        raise UserError(f"{', '.join(runs)}: no measurements yet; train for longer")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     check_fits(header, path, args.workdir, run.fingerprint)
     if header.rows > max(1, -(-header.tokens // run.experiment.data.length)):
         raise UserError(
-            f"{path}: its header is damaged ({header.rows} rows of fewer); make it anew"
+            f"{path}: its header is damaged ({header.rows} rows of fewer); compress the text again"
         )
     check_rows(header.rows, run.experiment, path)
     distributions = make_distributions(run, header.rows, header.group, header.seed)

@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> dict:
     overrides = list(args.set)
     if any(change.startswith("evaluation.max_sequences=") for change in overrides):
         raise UserError(
-            "--set evaluation.max_sequences is of the evaluations during training; give --max-sequences"
+            "--set evaluation.max_sequences applies to evaluations during training; use "
+            "--max-sequences"
         )
     if args.num_times:
         overrides.append(f"evaluation.num_times={args.num_times}")
@@ -85,7 +86,8 @@ def main(arguments: list[str]) -> dict:
     run = load_run(args.workdir, args.step, own, args.config, ema=not args.raw)
     if args.text and args.out:
         raise UserError(
-            "--out is for the record of one text; with --text they are in the run's records/"
+            "--out takes the record of one text; with several --text, records go to the run's "
+            "records/"
         )
     records = []
     for text in args.text or [None]:

@@ -97,8 +97,8 @@ def check_here(folder: str | Path, option: str = "workdir") -> None:
     if is_url(folder):
         url = re.sub("/+", "//", str(folder), count=1)  # of which a Path keeps one
         raise UserError(
-            f"{option} {url} is a URL, and locks and renames need a file system; give a directory, and "
-            "copy it there and back, or mount the bucket"
+            f"{option} {url} is a URL, but locks and renames need a file system; give a directory "
+            "and copy it, or mount the bucket"
         )
 
 

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
         name = args.source
         source, revision = fetch(name, args.revision, cli.log)
     elif args.revision:
-        raise UserError("--revision is for a name of the hub; leave it out")
+        raise UserError("--revision is for names on the Hub; leave it out")
     options = Options(start=args.start_token, length=args.length, block_size=args.block_size)
     import_run(
         source,

@@ -15,8 +15,8 @@ def fill_labels(experiment: Experiment, names: tuple[str, ...]) -> Experiment:
     model = experiment.model
     if model.num_labels not in (None, len(names)):
         raise UserError(
-            f"model.num_labels = {model.num_labels}, but the data has {len(names)} labels; leave it out "
-            "to take the data's"
+            f"model.num_labels = {model.num_labels}, but the data has {len(names)} labels; leave "
+            "it out to use the data's"
         )
     if model.num_labels is None:
         model = replace(model, num_labels=len(names))
@@ -57,6 +57,6 @@ def check_labels(experiment: Experiment) -> None:
             )
     elif experiment.data.label_names and experiment.train.label_dropout == 0:
         raise UserError(
-            "evaluation without labels, but with train.label_dropout = 0 the network never sees a "
-            "sequence without; leave evaluation.labels=False out, or train with dropout"
+            "evaluation.labels = False, but with train.label_dropout = 0 the network never sees a "
+            "sequence without its label; leave it out, or train with dropout"
         )

@@ -320,7 +320,9 @@ class _Named(ast.NodeTransformer):
 
 
 def _no_tokens():
-    raise UserError("this process needs statistics of the training text, which is not at hand here")
+    raise UserError(
+        "this process needs statistics of the training text, which is not available here"
+    )
 
 
 def resolve(
@@ -341,7 +343,7 @@ def resolve(
                 if value not in (None, tokenizer.vocab_size):
                     raise UserError(
                         f"{type(config).__name__}.vocab_size = {value}, but the data has "
-                        f"{tokenizer.vocab_size} tokens; leave it out to take the data's"
+                        f"{tokenizer.vocab_size} tokens; leave it out to use the data's"
                     )
                 changes[f.name] = tokenizer.vocab_size
             elif f.name in STATISTICS and value is None:

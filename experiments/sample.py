@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> None:
     args = command_line().parse_args(arguments)
     if args.watch and not on_terminal():
         raise UserError(
-            "--watch plays in a terminal, which standard output is not; leave it out, or take --trace "
+            "--watch needs a terminal, which standard output is not; leave it out, or use --trace "
             "PAGE.html"
         )
 

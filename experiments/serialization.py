@@ -180,7 +180,7 @@ def decode(
             "pass the config file that defines it with --config, to a command that takes one"
         )
     if hint is not None and not may_stand(cls, hint):
-        raise UserError(f"{where}: {name} cannot stand there; expected {describe(hint)}")
+        raise UserError(f"{where}: {name} cannot be used there; expected {describe(hint)}")
     hints = annotations(cls)
     known = [f.name for f in dataclasses.fields(cls)]
     values = {}

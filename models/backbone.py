@@ -131,7 +131,7 @@ class Backbone(ABC):
         states that are vectors of a width. ValueError where it has no such form."""
         if attention_block is not None or vector_width is not None:
             raise ValueError(
-                f"model {type(self).__name__} attends to all positions of tokens; take Transformer"
+                f"model {type(self).__name__} attends to all positions of tokens; use Transformer"
             )
         return self
 

@@ -88,8 +88,8 @@ def placed(x: Array, table: Array, positions: Array | np.ndarray) -> Array:
     length = positions.shape[-1]
     if length > len(table):
         raise ValueError(
-            f"{length} positions, and the network has learned {len(table)} (model.learned_positions); "
-            "take a smaller length"
+            f"{length} positions, but the network has learned {len(table)} "
+            "(model.learned_positions); use a smaller length"
         )
     added = table[positions.reshape(-1, length)].astype(x.dtype)
     return (x.reshape(-1, length, x.shape[-1]) + added).reshape(x.shape)

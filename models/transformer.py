@@ -113,13 +113,13 @@ class Transformer(Backbone):
                 raise ValueError(f"Transformer.{name} = {value} must be at least 1{also}")
         if self.given_labels is not None and not self.time_conditioning:
             raise ValueError(
-                f"Transformer.num_labels = {self.num_labels} asks for time_conditioning=True, by whose "
-                "layers labels enter; or set it to None"
+                f"Transformer.num_labels = {self.num_labels} needs time_conditioning=True, since "
+                "labels enter through its layers; or set it to None"
             )
         if self.time_conditioning and self.constant_condition:
             raise ValueError(
-                "Transformer.constant_condition = True is for a network that is given no time; set it, "
-                "or time_conditioning, to False"
+                "Transformer.constant_condition = True is for a network without time as input; "
+                "set it, or time_conditioning, to False"
             )
         self._check_heads()
         if not 0 <= self.dropout < 1:
@@ -153,7 +153,7 @@ class Transformer(Backbone):
         ):
             raise ValueError(
                 'Transformer.attention_bias = "near" is for rotary positions and heads of width / '
-                'num_heads with keys of their own; take "zero"'
+                'num_heads with keys of their own; use "zero"'
             )
 
     @property

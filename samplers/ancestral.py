@@ -54,8 +54,8 @@ class Ancestral(GridSampler):
         super().check(experiment, path)
         if self.cached and experiment.model.time_conditioning:
             raise ValueError(
-                f"{path}.cached = True, but model.time_conditioning = True: the "
-                "output changes with time even where no token does; set cached to False"
+                f"{path}.cached = True, but model.time_conditioning = True: the output changes "
+                "with time even when no token does; set cached to False"
             )
 
     def step(self, key, process, model, z, t, s):

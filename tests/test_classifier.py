@@ -187,7 +187,7 @@ WRONG = [
     ("bfn", ["--classifier", "bfn-classifier", "--label", "rome", "--exact"], "--exact"),
     ("mdlm", ["--label", "rome", "--exact"], "--classifier"),
     ("mdlm", ["--classifier", "nowhere", "--label", "rome"], "nowhere"),
-    ("classifier", [], "writes no text"),
+    ("classifier", [], "generates no text"),
     (
         "mdlm",
         ["--classifier", "classifier", "--label", "rome", "--guidance-interval", "0.2", "1",

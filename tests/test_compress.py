@@ -273,7 +273,7 @@ def test_no_content_makes_the_reader_fail(tmp_path):
         ("mdlm", b"caf\xe9", [], "not UTF-8 at byte 3"),
         ("mdlm", b"", [], "empty"),
         ("mdlm", b"text", ["--group", "25"], "24 tokens"),
-        ("autoregressive", b"text", ["--group", "2"], "one token a call"),
+        ("autoregressive", b"text", ["--group", "2"], "one token per call"),
         ("udlm", b"text", [], "UDLM gives no distribution"),
         ("mdlm", b"text", ["--step", "99"], "99"),
     ],

@@ -104,8 +104,8 @@ def test_no_run_is_lost_whatever_its_name_and_a_dollar_is_a_dollar():
 @pytest.mark.parametrize(
     "runs, theme, said",
     [
-        ({"a": {}}, "light", "a: nothing is measured yet; train on"),
-        ({"a": {}}, "blue", "no theme 'blue'; one of light, dark"),
+        ({"a": {}}, "light", "a: no measurements yet; train for longer"),
+        ({"a": {}}, "blue", "unknown theme 'blue'; choose one of light, dark"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(runs, theme, said):
@@ -125,8 +125,8 @@ def test_the_command_writes_the_picture_where_it_is_looked_for(tmp_path, capsys,
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["none"], "none: no metrics.jsonl is there; give the run directory of a training"),
-        (["empty"], "empty/metrics.jsonl: nothing is measured in it yet"),
+        (["none"], "none: it has no metrics.jsonl; give a run directory"),
+        (["empty"], "empty/metrics.jsonl: it has no measurements yet"),
         (["a", "--out", "x.txt"], "--out x.txt: the file must end in one of .avif"),
         (["a", "--theme", "blue"], "--theme"),
     ],

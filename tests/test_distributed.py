@@ -197,7 +197,7 @@ def test_what_differs_is_named_also_where_some_have_more():
             (given, "expected HOST:PORT of the first process, how many")
             for given in (["here"], ["host:80", "2"], ["h", "2", "0"], ["h:8", "0", "0"])
         ),
-        (["host:80", "2", "2"], "have the numbers 0 to 1, and this one is to be 2"),
+        (["host:80", "2", "2"], "have the numbers 0 to 1, but this one has number 2"),
     ],
 )
 def test_where_the_others_are_is_said_in_full(given, said):
@@ -209,7 +209,9 @@ def test_a_process_that_no_cluster_knows_says_so():
     line = [sys.executable, "-m", "experiments.sample", "--workdir", "x", "--distributed"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=on_devices(1))
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --distributed: the processes do not find each other")
+    assert done.stderr.startswith(
+        "error: --distributed: the processes cannot connect to each other"
+    )
     assert done.stderr.count("\n") == 1
 
 

@@ -237,7 +237,7 @@ def test_dynamic_weighs_the_states_that_the_loss_has_drawn():
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: GIDD(p_uniform=1.0), r"GIDD.p_uniform = 1.0 is outside \[0, 1\).*take UDLM"),
+        (lambda: GIDD(p_uniform=1.0), r"GIDD.p_uniform = 1.0 is outside \[0, 1\).*use UDLM"),
         (lambda: GIDD(p_uniform=-0.1), "GIDD.p_uniform = -0.1"),
         (lambda: GIDD(gamma=0.0), "GIDD.gamma = 0.0 must be positive"),
         (lambda: GIDD(gamma=2.5), r"GIDD.gamma = 2.5 is outside \[0, 2\]"),

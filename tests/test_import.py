@@ -151,7 +151,7 @@ def test_what_was_trained_in_a_published_form_goes_out_and_comes_back(case, tmp_
     given = Options(mask=options.mask, start=options.start)
     starts = case.about["family"] in ("ar", "gpt2")
     if starts:
-        with pytest.raises(UserError, match="start token that was trained"):
+        with pytest.raises(UserError, match="a trained start token"):
             export_run(run, tmp_path, tmp_path / "no", family, given)
         assert not (tmp_path / "no").exists()
     chosen = export_run(run, tmp_path, tmp_path / "out", "ddlm" if starts else family, given)
@@ -197,10 +197,10 @@ def test_what_a_layout_cannot_say_goes_out_in_ours(tmp_path):
         ("dream", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is unsupported"),
         ("dream", {"rope_scaling": {"rope_type": "yarn"}}, "type yarn are unsupported"),
         ("gpt2", {"n_inner": 999}, "n_inner = 999"),
-        ("gpt2", {"n_head": None}, "no tensor tells n_head"),
+        ("gpt2", {"n_head": None}, "config.json give n_head"),
         ("smdm_mha", {"rotary_percentage": 0.25}, "rotary_percentage = 0.25 is unsupported"),
         ("sedd_absorb", {"noise": {"type": "cosine"}}, "noise.type = 'cosine'"),
-        ("gidd", {"p_uniform": None}, "does not tell p_uniform"),
+        ("gidd", {"p_uniform": None}, "does not give p_uniform"),
     ],
 )
 def test_a_config_of_another_form_is_one_line(name, changes, said, tmp_path):
@@ -275,7 +275,7 @@ def test_what_is_there_is_not_replaced(tmp_path, capsys):
     run.mkdir()
     (run / "mine").write_text("mine")
     assert imported(case, run) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["mine"]
 
 

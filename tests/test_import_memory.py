@@ -36,7 +36,7 @@ def test_what_went_through_files_is_in_the_run_and_the_files_are_gone(
     full = importing.shutil.disk_usage(tmp_path)._replace(free=2000)
     with monkeypatch.context() as patched:
         patched.setattr(importing.shutil, "disk_usage", lambda folder: full)
-        assert "make room there" in rejected(import_run, source, workdir)
+        assert "free space there" in rejected(import_run, source, workdir)
     assert list(tmp_path.iterdir()) == []
     import_run(source, workdir, log=lambda line: None)
     assert not list(workdir.rglob("arrays"))

@@ -215,7 +215,7 @@ def test_a_second_training_ends_at_once_and_changes_nothing(tmp_path, capsys, mo
     assert [step for step, _ in seen] == [4, 8, 12, 16] and len(prepared) == 1
     for _, line in seen:
         assert line.startswith(f"error: workdir {tmp_path} is in use by another process, ")
-        assert line.endswith("let it end first, or give another --workdir\n")
+        assert line.endswith("wait until it ends, or give another --workdir\n")
     assert ".lock" not in listing(tmp_path)
     monkeypatch.undo()
     assert run(tmp_path)[-1].startswith("already at step 16")

@@ -205,7 +205,7 @@ def test_mistakes_end_with_one_line_and_code_2(arguments, words, tmp_path, capsy
     [
         (["sample", "--prompt", "a" * 33], "longer than the model's 32 tokens"),
         (["sample", "--prompt", "Über"], "'Ü' at offset 0"),
-        (["sample", "--prompt", "a", "--template", "b"], "exclude each other"),
+        (["sample", "--prompt", "a", "--template", "b"], "cannot be combined"),
         (["sample", "--step", "7"], "other steps: 30, 40"),
         (
             ["sample", "--sampler", "Unmask amuont=3"],
@@ -213,7 +213,7 @@ def test_mistakes_end_with_one_line_and_code_2(arguments, words, tmp_path, capsy
         ),
         (["sample", "--sampler", "Unmask amuont=3"], "did you mean sampler.amount?"),
         (["evaluate", "--split", "tset"], "split 'tset'"),
-        (["evaluate", "--set", "evaluation.max_sequences=4"], "give --max-sequences"),
+        (["evaluate", "--set", "evaluation.max_sequences=4"], "use --max-sequences"),
         (["evaluate", "--set", "data.path=/nowhere"], "does not exist"),
     ],
 )

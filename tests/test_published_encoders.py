@@ -46,7 +46,7 @@ def test_the_mask_of_known_vocabularies_needs_no_option(tmp_path):
     checkpoint = open_checkpoint(folder)
     np.testing.assert_array_equal(checkpoint.params()["ends"]["embedding"][-1], table[103])
     assert checkpoint.architecture.sampler.logits_processor.banned == (103,)
-    with pytest.raises(UserError, match="do not tell the mask token; give --mask-token"):
+    with pytest.raises(UserError, match="do not name the mask token; give --mask-token"):
         open_checkpoint(OURS / "modernbert")
 
 
@@ -77,10 +77,10 @@ def test_a_trunk_begins_with_a_fresh_head_and_says_so(case, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("case", "config", "said"),
     [
-        ("bert_mlm", {"hidden_size": 48}, "config.json says hidden_size = 48, and the tensors say 32"),
+        ("bert_mlm", {"hidden_size": 48}, "config.json says hidden_size = 48, but the tensors say 32"),
         ("bert_mlm", {"hidden_act": "gelu_new"}, "hidden_act = 'gelu_new' is unsupported; 'gelu' is"),
         ("bert_mlm", {"type_vocab_size": 1}, "type_vocab_size = 1"),
-        ("bert_mlm", {"num_attention_heads": 5}, "num_attention_heads: 32 is no multiple of 10"),
+        ("bert_mlm", {"num_attention_heads": 5}, "num_attention_heads: 32 is not a multiple of 10"),
         ("modernbert", {"mlp_bias": True}, "mlp_bias = True is unsupported; False is"),
         ("modernbert", {"layer_types": ["full_attention"] * 4}, "layer_types are not full_attention in"),
     ],

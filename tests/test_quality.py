@@ -293,9 +293,13 @@ def test_mauve_is_given_a_point_for_each_text(files, tmp_path, monkeypatch):
             [],
             "s.jsonl:2: character 'B' at offset 1 is outside the 27",
         ),
-        ('{"text": "a"}', ["--scorer", "{files}/mdlm"], "holds process MDLM; a scorer is"),
+        ('{"text": "a"}', ["--scorer", "{files}/mdlm"], "holds process MDLM, but a scorer must be"),
         ('{"text": "a"}', ["--scorer", "{files}"], "neither the directory of a run nor the folder"),
-        ('{"text": "a"}', ["--scorer", "{files}/pickled"], "weights in pickle files are not read"),
+        (
+            '{"text": "a"}',
+            ["--scorer", "{files}/pickled"],
+            "weights in pickle files are unsupported",
+        ),
         ('{"text": "a"}', ["--scorer", "{files}/folder"], 'pip install -e ".[transformers]"'),
         ('{"text": "a"}', ["--train", "nowhere"], "--train nowhere does not exist"),
         ('{"text": "a"}', ["--train", "README.md"], "--train: README.md: character"),
@@ -382,7 +386,7 @@ def test_a_folder_is_a_scorer_of_the_command(files, folders, tmp_path, capsys):
     capsys.readouterr()
     outside = write(tmp_path / "s.jsonl", "aB")
     for words, samples, options in (
-        ("is no run of ours", files / "s.jsonl", scorer),
+        ("is not a ddlm run", files / "s.jsonl", scorer),
         ("s.jsonl:1: not all of its text is in the alphabet", outside, scorer),
         ("(bert) is not autoregressive", outside, ["--scorer", str(folders / "bert")]),
     ):

@@ -222,7 +222,7 @@ WRONG = [
     ("labels", ["--label", "first-quarter", "--guidance", "nan"], "finite"),
     ("mdlm", ["--ban", "abcdefghijklmnopqrstuvwxyz "], "nothing is left"),
     ("mdlm", ["--ban", "é"], "--ban"),
-    ("mdlm", ["--require", "a" * 30], "30 tokens may not find room among 24 blanks"),
+    ("mdlm", ["--require", "a" * 30], "30 tokens may not fit into 24 blanks"),
     ("mdlm", ["--prompt", "The"], "keeps the alphabet"),
     ("mdlm", ["--sampler", "Unmask amount=EntropyBudget", "--steps", "4"], "amount EntropyBudget"),
     ("mdlm", ["--sampler", "FirstHitting grup=4"], "sampler.group"),

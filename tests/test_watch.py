@@ -64,6 +64,6 @@ def test_of_a_frame_that_is_too_high_the_end_is_seen(monkeypatch):
 def test_what_is_no_terminal_is_one_line_before_any_work(capsys):
     assert cli.guarded("sample", ["--workdir", "nowhere", "--watch"]) == 2
     assert capsys.readouterr().err == (
-        "error: --watch plays in a terminal, which standard output is not; leave it out, or take "
+        "error: --watch needs a terminal, which standard output is not; leave it out, or use "
         "--trace PAGE.html\n"
     )

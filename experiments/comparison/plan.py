@@ -67,8 +67,8 @@ def make_plan(
     for name, experiment in experiments.items():
         if experiment.energy is not None or experiment.init_from:
             raise UserError(
-                f"{name} begins from another run, which is no equal budget; train it by itself and "
-                "compare its records and python -m experiments.studies.few_steps"
+                f"{name} starts from another run, so its budget is not equal; train it separately "
+                "and compare its records, or use python -m experiments.studies.few_steps"
             )
     _check_budget(experiments)
     first = next(iter(experiments.values()))
@@ -103,7 +103,7 @@ def budget(plan: Plan) -> str:
 def _experiments(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Experiment]:
     """The experiments by name, with the overrides applied."""
     if len(configs) < 2:
-        raise UserError("a comparison takes at least two configs; repeat --config")
+        raise UserError("a comparison needs at least two configs; repeat --config")
     names = [_name(config) for config in configs]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

@@ -57,7 +57,7 @@ def pack(header: Header, words: np.ndarray) -> bytes:
 def unpack(content: bytes, path: Path) -> tuple[Header, np.ndarray]:
     """(header, words, uint32) of a file; UserError where it is not one of ours, or damaged."""
     if not content.startswith(MAGIC):
-        raise UserError(f"{path}: not a file that `ddlm compress` of this version has made")
+        raise UserError(f"{path}: not a file that this version of `ddlm compress` wrote")
     line, _, body = content[len(MAGIC) :].partition(b"\n")
     try:
         stored = parse(line[:_LONGEST])
@@ -71,9 +71,11 @@ def unpack(content: bytes, path: Path) -> tuple[Header, np.ndarray]:
         if min(natural) < 0 or max(natural) >= 2**48:
             raise ValueError("a number out of range")
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: its header is damaged ({error}); make it anew") from error
+        raise UserError(
+            f"{path}: its header is damaged ({error}); compress the text again"
+        ) from error
     if len(body) % 4 or sha256(body) != header.words_sha256:
-        raise UserError(f"{path}: damaged or cut short, its checksum differs; take another copy")
+        raise UserError(f"{path}: damaged or cut short, its checksum differs; use another copy")
     return header, np.frombuffer(body, "<u4").astype(np.uint32)
 
 
@@ -81,8 +83,8 @@ def check_fits(header: Header, path: Path, workdir: str, checkpoint: str) -> Non
     """UserError where the file was made by another version, or with another checkpoint."""
     if header.version != version("ddlm"):
         raise UserError(
-            f"{path}: made by ddlm {header.version}, and this is {version('ddlm')}, whose numbers may "
-            "differ; decompress it with that version"
+            f"{path}: made by ddlm {header.version}, but this is {version('ddlm')}, whose numbers "
+            "may differ; decompress it with that version"
         )
     if header.checkpoint != checkpoint:
         raise UserError(

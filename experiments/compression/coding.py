@@ -142,11 +142,11 @@ def make_distributions(run: Run, rows: int, group: int, seed: int) -> Distributi
         return _AnyOrder(run, rows, group, seed)
     if isinstance(process, Sequential):
         if group > 1:
-            raise UserError(f"group {group}: {type(process).__name__} codes one token a call")
+            raise UserError(f"group {group}: {type(process).__name__} codes one token per call")
         return _LeftToRight(run, rows)
     raise UserError(
-        f"{type(process).__name__} gives no distribution of a token given others that are certain; "
-        "text is compressed by masked processes in continuous time, such as MDLM, and by Autoregressive"
+        f"{type(process).__name__} has no distribution of a token given known ones; compress with "
+        "a masked process in continuous time, such as MDLM, or with Autoregressive"
     )
 
 
@@ -208,7 +208,7 @@ def decode(
         try:
             tokens[which] = coder.decode(family, p)
         except AssertionError as error:  # constriction's, of words that no coder writes
-            raise UserError("the coded text is damaged; take another copy of the file") from error
+            raise UserError("the coded text is damaged; use another copy of the file") from error
         return tokens[which]
 
     visit_all(distributions, count, visit, progress)

@@ -39,7 +39,7 @@ def to_tokens(tokenizer: Tokenizer, content: bytes, path: Path) -> np.ndarray:
         raise UserError(error.what, only) from error
     if to_bytes(tokenizer, tokens) != content:
         raise UserError(
-            f"{path}: its tokens spell it otherwise (case, spaces, unknown words); {only}"
+            f"{path}: its tokens do not reproduce it exactly (case, spaces, unknown words); {only}"
         )
     return tokens
 
@@ -56,8 +56,8 @@ def check_rows(rows: int, experiment: Experiment, path: Path) -> None:
     needed = 4 * rows * experiment.data.length * experiment.process.num_tokens
     if needed > device_memory():
         raise UserError(
-            f"{path}: it asks for {rows:,} sequences at a time, {needed / 1e9:,.0f} GB; make it anew "
-            "with a smaller --batch-size"
+            f"{path}: it asks for {rows:,} sequences at a time, {needed / 1e9:,.0f} GB; compress "
+            "it again with a smaller --batch-size"
         )
 
 

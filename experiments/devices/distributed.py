@@ -53,8 +53,8 @@ def start(arguments: Sequence[str] | None, stop_together: bool = False) -> None:
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{option}: the processes do not find each other ({message}); give "
-            "HOST:PORT of the first, how many there are, and the number of this one, from 0"
+            f"{option}: the processes cannot connect to each other ({message}); give HOST:PORT of "
+            "the first, how many there are, and the number of this one, from 0"
         ) from error
     finally:
         limit.cancel()
@@ -105,13 +105,13 @@ def _places(arguments: Sequence[str]) -> dict:
             raise ValueError
     except ValueError as error:
         raise UserError(
-            f"--distributed {' '.join(arguments)}: expected HOST:PORT of the first process, how many "
-            "there are, and the number of this one, from 0; or nothing, for what the cluster says"
+            f"--distributed {' '.join(arguments)}: expected HOST:PORT of the first process, how "
+            "many there are, and the number of this one, from 0; or no values, to ask the cluster"
         ) from error
     if not 0 <= number < count:
         raise UserError(
-            f"--distributed {' '.join(arguments)}: {count} processes have the numbers 0 to {count - 1}, "
-            f"and this one is to be {number}"
+            f"--distributed {' '.join(arguments)}: {count} processes have the numbers 0 to "
+            f"{count - 1}, but this one has number {number}"
         )
     # Of the cluster nothing is asked then; every process has the devices that it sees.
     places = {"coordinator_address": address, "num_processes": count, "process_id": number}

@@ -114,8 +114,8 @@ def check_conditional(experiment: Experiment) -> None:
     check_bound(experiment)
     if experiment.process.traits.second_network == "energy":
         raise UserError(
-            f"{type(experiment.process).__name__} has an energy of whole texts, and no likelihood of a "
-            "part given the rest; take the run of its base"
+            f"{type(experiment.process).__name__} has an energy over whole texts, but no "
+            "likelihood of a part given the rest; use the run of its base"
         )
 
 

@@ -265,8 +265,8 @@ def _options(given: dict[str, Any]) -> tuple[tuple[str, ...], int | None, tuple]
     """(until, max_gen_toks, settings of the distribution of a token) of a request."""
     if unknown := sorted(set(given) - set(_GENERATION)):
         raise UserError(
-            f"generation option {', '.join(unknown)} is none of {', '.join(_GENERATION)}; other "
-            "settings of the sampler are arguments of the model, such as sampler.steps=16"
+            f"generation option {', '.join(unknown)} is not one of {', '.join(_GENERATION)}; pass "
+            "other sampler settings as arguments of the model, such as sampler.steps=16"
         )
     until = given.get("until") or ()
     stops = (until,) if isinstance(until, str) else tuple(until)

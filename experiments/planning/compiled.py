@@ -51,8 +51,8 @@ def without_data(experiment: Experiment, vocab_size: int | None) -> Experiment:
     tokenizer's own, or that of its published files; "auto" is what it is on a TPU."""
     if experiment.teacher or experiment.energy:
         raise UserError(
-            f"plan: {type(experiment.process).__name__} takes a network from another run, which is not "
-            "planned; plan the run that it is taken from"
+            f"plan: {type(experiment.process).__name__} uses the network of another run, which is "
+            "not planned; plan that run instead"
         )
     tokenizer = experiment.data.tokenizer
     size = vocab_size or tokenizer.vocab_size or SIZES.get(tokenizer.sha256)

@@ -103,8 +103,8 @@ def _written(
         array = np.asarray(params[path])
         if not part.keeps(array, kept):
             raise UserError(
-                f"the layout of the family {family.name} has no place for all of {'.'.join(path)}, such "
-                "as a start token that was trained; take --family ddlm"
+                f"the layout of the family {family.name} cannot hold all of {'.'.join(path)}, "
+                "such as a trained start token; use --family ddlm"
             )
         found |= part.save(array, kept)
     found |= {key: array for key, array in kept.items() if key not in found}

@@ -117,7 +117,7 @@ class Family(ABC):
             name = self.renamed(name)
             if name in names:
                 raise UserError(
-                    f"tensors {names[name]} and {key} are both {name}; take out one of them"
+                    f"tensors {names[name]} and {key} are both {name}; remove one of them"
                 )
             names[name] = key
         return names
@@ -140,8 +140,8 @@ class Sizes:
         """The shape of a tensor that the family needs; UserError where there is none."""
         if key not in self.shapes:
             raise UserError(
-                f"no tensor {key}, which checkpoints of the family {self.family} have; choose another "
-                "with --family (ddlm import --list)"
+                f"no tensor {key}, which checkpoints of the family {self.family} have; choose "
+                "another family with --family (ddlm import --list)"
             )
         return self.shapes[key]
 
@@ -159,8 +159,8 @@ class Sizes:
         """A number of config.json that no tensor tells; UserError where it is missing."""
         if self.config.get(key) is None:
             raise UserError(
-                f"no tensor tells {key}, and no config.json does; put the config.json of the checkpoint "
-                "beside it"
+                f"neither the tensors nor a config.json give {key}; put the checkpoint's "
+                "config.json beside it"
             )
         return int(self.given(key, 0))
 
@@ -195,8 +195,8 @@ class Sizes:
             said = self.config.get(key)
             if said is not None and said != size:
                 raise UserError(
-                    f"config.json says {key} = {said}, and the tensors say {size}; give the config.json "
-                    "that belongs to the file"
+                    f"config.json says {key} = {said}, but the tensors say {size}; give the "
+                    "config.json that belongs to the file"
                 )
 
     def given(self, key: str, default: int | float) -> int | float:
@@ -210,7 +210,7 @@ class Sizes:
         """whole / part; UserError where that is no whole number."""
         if part < 1 or whole % part:
             raise UserError(
-                f"{what}: {whole} is no multiple of {part}; give the config.json of this file"
+                f"{what}: {whole} is not a multiple of {part}; give the config.json of this file"
             )
         return whole // part
 

@@ -29,17 +29,17 @@ def fetch(name: str, revision: str | None, log: Callable[[str], None]) -> tuple[
         import huggingface_hub
     except ImportError as error:
         raise UserError(
-            f"{name} does not exist, and huggingface_hub is not installed, which would fetch a "
-            'checkpoint by its name: pip install -e ".[hub]"'
+            f"{name} does not exist, and huggingface_hub, which downloads checkpoints by name, is "
+            'not installed: pip install -e ".[hub]"'
         ) from error
-    log(f"fetching {name} ...")
+    log(f"downloading {name} ...")
     try:
         folder = huggingface_hub.snapshot_download(
             name, revision=revision, allow_patterns=list(PATTERNS)
         )
     except Exception as error:  # of many kinds: no network, no such name, no access
         raise UserError(
-            f"{name} cannot be fetched ({shortened(str(error))}); check the name and the network, or "
-            "give a folder that holds it"
+            f"{name} cannot be downloaded ({shortened(str(error))}); check the name and the "
+            "network, or give a folder"
         ) from error
     return Path(folder), Path(folder).name  # the hub's cache names it after the commit

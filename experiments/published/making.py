@@ -12,7 +12,7 @@ from experiments.errors import UserError
 def check_absent(folder: Path, option: str) -> None:
     """Nothing; UserError where there is a file, or a folder that holds something, under the name."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{option} {folder} is there already; give another folder, or remove it")
+        raise UserError(f"{option} {folder} already exists; give another folder, or remove it")
 
 
 @contextmanager
@@ -31,8 +31,8 @@ def made_whole(folder: Path) -> Iterator[Path]:
         new = []
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}); make room there, or give another "
-            "folder"
+            f"{folder} cannot be written ({error.strerror or error}); free space there, or give "
+            "another folder"
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -95,7 +95,7 @@ def open_checkpoint(
     (EMA), of which published numbers are. UserError where it is damaged, of no known family, or not what
     its config.json says."""
     if (source / "config.json").is_file() and (source / "checkpoints").is_dir():
-        raise UserError(f"{source} is a run already; use it as --workdir, or as init_from")
+        raise UserError(f"{source} is already a run; use it as --workdir, or as init_from")
     files = read_tensors(source)
     config = _config(source)
     chosen = _family(files.tensors, config, family, source)
@@ -148,7 +148,8 @@ def _check_repeated(repeated, tensors: Mapping[str, StoredTensor]) -> None:
     for key, of in repeated:
         if key in tensors and not np.array_equal(tensors[key].read(), tensors[of].read()):
             raise UserError(
-                f"tensors {key} and {of} differ, which are one in this family; take the right file"
+                f"tensors {key} and {of} differ, but are the same in this family; use the right "
+                "file"
             )
 
 
@@ -157,7 +158,8 @@ def _check_options(family: Family, options: Options) -> None:
     if wrong := sorted(given - family.takes):
         flags = {"mask": "--mask-token", "start": "--start-token", "block_size": "--block-size"}
         raise UserError(
-            f"{flags[wrong[0]]} means nothing for checkpoints of the family {family.name}; leave it out"
+            f"{flags[wrong[0]]} does not apply to checkpoints of the family {family.name}; leave "
+            "it out"
         )
 
 

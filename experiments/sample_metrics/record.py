@@ -60,8 +60,8 @@ def measure(
     experiment = load_run(workdir).experiment if workdir else scorer.experiment
     if experiment is None:
         raise UserError(
-            f"--scorer {scorer_path} is no run of ddlm, so its data is not known; give --workdir RUN, "
-            "the run whose training and validation text the samples are compared with"
+            f"--scorer {scorer_path} is not a ddlm run, so its data is unknown; give --workdir "
+            "RUN, the run whose training and validation text to compare with"
         )
     data = experiment.data
     corpus = _text_at("--text", text, replace(data, splits=None)) if text else prepare(data)

@@ -77,7 +77,9 @@ def autoregressive_run(path: str) -> Run:
     run = load_run(path)
     if not isinstance(run.experiment.process, Sequential):
         name = type(run.experiment.process).__name__
-        raise UserError(f"--scorer {path} holds process {name}; a scorer is Autoregressive")
+        raise UserError(
+            f"--scorer {path} holds process {name}, but a scorer must be Autoregressive"
+        )
     return run
 
 
@@ -182,7 +184,7 @@ class RunScorer(Scorer):
                 network = experiment.network(params)
                 return network.backbone.features(network.params, z, jnp.zeros((len(z), 1)))
             except NotImplementedError as error:
-                raise UserError(f"--mauve: {error}; take a Transformer's run") from None
+                raise UserError(f"--mauve: {error}; use a run with a Transformer") from None
 
         rows = [self.tokens(text, "text") for text in texts]
         points = {}

@@ -22,8 +22,8 @@ def load_folder(path: str) -> "FolderScorer":
     """The causal language model in the folder `path`, on CPU in float32."""
     if not list(Path(path).glob("*.safetensors")):
         raise UserError(
-            f"--scorer {path} holds no .safetensors file, and weights in pickle files are not read; "
-            "save the model again with safe_serialization=True"
+            f"--scorer {path} holds no .safetensors file, and weights in pickle files are "
+            "unsupported; save the model again with safe_serialization=True"
         )
     try:
         import torch  # pyright: ignore[reportMissingImports]  # of an extra
@@ -106,8 +106,8 @@ class FolderScorer(Scorer):
         outside = {self.tokenizer.unk_token_id} - {self.tokenizer.bos_token_id}  # GPT-2: one token
         if not ids or outside & set(ids):
             raise UserError(
-                f"{where}: not all of its text is in the alphabet of the scorer {self.path}; take a "
-                "scorer of the samples' alphabet"
+                f"{where}: not all of its text is in the alphabet of the scorer {self.path}; use "
+                "a scorer with the samples' alphabet"
             )
         return np.array(ids, np.int64)
 

@@ -109,7 +109,7 @@ def make_constraints(
         raise UserError(f"--guidance {strength}: must be finite")
     if label is None and (strength != 1 or classifier is not None):
         option = "--classifier" if classifier is not None else f"--guidance {strength}"
-        raise UserError(f"{option} is towards a label; name it with --label")
+        raise UserError(f"{option} needs a label; name it with --label")
     if exact and classifier is None:
         raise UserError("--exact is for guidance by a classifier; give its run with --classifier")
     required = _words(experiment, known, words)
@@ -124,13 +124,14 @@ def make_constraints(
     if guided and low > 0 and isinstance(experiment.process, Sequential):
         name = type(experiment.process).__name__
         raise UserError(
-            f"--guidance-interval {low} ...: {name} has no times, all is at 0; leave it out"
+            f"--guidance-interval {low} ...: {name} has no times (t is always 0); leave it out"
         )
     sampler = experiment.sampler
     if guided and sampler.guides_steps and not sampler.logits_processor.is_identity:
         raise UserError(
-            f"{type(sampler).__name__} with guidance changes the distribution of a step and takes no "
-            "logits processor: leave out the guidance, or what changes the distribution of a token"
+            f"{type(sampler).__name__} with guidance changes the distribution of a step and does "
+            "not support a logits processor: leave out the guidance, or the options that change "
+            "the distribution of a token"
         )
     return SamplingConstraints(required, number, strength, (low, high), classifier, exact)
 
@@ -141,13 +142,13 @@ def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
     tokens.sort(key=len, reverse=True)
     if tokens and experiment.process.traits.attention_block is not None:
         raise UserError(
-            f"--require: {type(experiment.process).__name__} writes from left to right and cannot know "
-            "of a word to come; use a process that is not from left to right, such as MDLM"
+            f"--require: {type(experiment.process).__name__} writes from left to right and cannot "
+            "place a later word; use another process, such as MDLM"
         )
     if not fits((known < 0).tolist(), tokens):
         sizes = " and ".join(str(len(word)) for word in tokens)
         raise UserError(
-            f"--require: text of {sizes} tokens may not find room among {int((known < 0).sum())} blanks "
+            f"--require: text of {sizes} tokens may not fit into {int((known < 0).sum())} blanks "
             f"of {len(known)} tokens; shorten it, or raise --length"
         )
     return tuple(tuple(int(v) for v in word) for word in tokens)

@@ -16,7 +16,7 @@ def encode_known(
     """(L,) int32, -1 where the model is to fill in; UserError for what cannot stand in a sample."""
     if prompt and template is not None:
         raise UserError(
-            "--prompt and --template exclude each other; put the prompt into the template"
+            "--prompt and --template cannot be combined; put the prompt into the template"
         )
     if len(blank) != 1:
         raise UserError(f"--blank {blank!r} must be one character")
@@ -74,7 +74,7 @@ def check_known(experiment: Experiment, known: np.ndarray) -> None:
     late = np.flatnonzero((known >= 0) & (block > first // size))
     if len(late):
         raise UserError(
-            f"{type(experiment.process).__name__} writes from left to right, {size} tokens at a time, "
-            f"and the blank at {first} would not know what is given at {late[0]}; give a prompt "
-            "alone, or use a process that is not from left to right, such as MDLM"
+            f"{type(experiment.process).__name__} writes from left to right, {size} tokens at a "
+            f"time, so the blank at {first} cannot depend on the text at {late[0]}; give only a "
+            "prompt, or use another process, such as MDLM"
         )

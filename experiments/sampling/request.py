@@ -73,7 +73,7 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
     """The run of `workdir` made ready for the request; UserError for what it cannot do."""
     if run.experiment.process.traits.output == "label":
         raise UserError(
-            f"workdir {workdir} holds a classifier, which writes no text",
+            f"workdir {workdir} holds a classifier, which generates no text",
             f"it guides a run on the same noise: --workdir RUN --classifier {workdir} --label NAME",
         )
     experiment = _of_sampler(_changed(run.experiment, request), run, request, workdir)

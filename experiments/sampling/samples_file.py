@@ -55,7 +55,7 @@ def _sample(line: str, where: str) -> dict:
     if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
         raise UserError(f'{where}: has no "text"; each line is an object such as {{"text": "..."}}')
     if not sample["text"]:
-        raise UserError(f"{where}: its text is empty, and nothing can be measured of it")
+        raise UserError(f"{where}: its text is empty, so nothing can be measured")
     return sample
 
 

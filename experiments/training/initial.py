@@ -46,7 +46,7 @@ def load_initial(
     if type(base.experiment.process) is not kind:
         base_name = type(base.experiment.process).__name__
         raise UserError(
-            f"init_from {experiment.init_from} holds process {base_name}, and the base of {name} "
+            f"init_from {experiment.init_from} holds process {base_name}, but the base of {name} "
             f"is {kind.__name__}"
         )
     source = base
@@ -60,8 +60,8 @@ def load_initial(
         if not isinstance(source.experiment.process, Sequential):
             energy_name = type(source.experiment.process).__name__
             raise UserError(
-                f"energy_from {experiment.energy_from} holds process {energy_name}, and the energy of "
-                f"{name} is Autoregressive"
+                f"energy_from {experiment.energy_from} holds process {energy_name}, but the "
+                f"energy of {name} is Autoregressive"
             )
         energy = source.experiment.model
     else:
@@ -88,7 +88,8 @@ def with_model_of_run(experiment: Experiment, workdir: Path | None) -> Experimen
         source = _stored(place_of("init_from", experiment.init_from))
     if source is None:
         raise UserError(
-            f"init_from {experiment.init_from} holds no run with a checkpoint; give a run directory"
+            f"init_from {experiment.init_from} has no checkpoint; give the directory of a trained "
+            "run"
         )
     try:
         model = experiment.model.like(source.model.inner)

@@ -32,7 +32,7 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
     assert isinstance(student, Composed)  # what learns from a network is over its process
     if type(process) is not type(student.base):
         raise UserError(
-            f"teacher.workdir {teacher.workdir} holds a {type(process).__name__}, and "
+            f"teacher.workdir {teacher.workdir} holds a {type(process).__name__}, but "
             f"{type(student).__name__} learns from {type(student.base).__name__}"
         )
     if run.experiment.data.tokenizer != experiment.data.tokenizer:

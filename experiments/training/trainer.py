@@ -367,8 +367,8 @@ def check_text(checkpoints: Checkpoints, corpus: Corpus, meta: dict) -> None:
     data = meta.get("data")
     if not isinstance(data, dict) or data.get("train_sha256") != corpus.sha256["train"]:
         raise UserError(
-            f"the run in {checkpoints.directory.parent} was trained on other text than {corpus.source} "
-            "now gives; give it the same data, or another --workdir"
+            f"the run in {checkpoints.directory.parent} was trained on other text than "
+            f"{corpus.source} has now; use the same data, or another --workdir"
         )
 
 

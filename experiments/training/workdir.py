@@ -24,7 +24,7 @@ def one_writer(workdir: Path, log: Callable[[str], None] = lambda line: None) ->
         if is_first():
             try:
                 _check_directory(workdir)
-                advice = "let it end first, or give another --workdir"
+                advice = "wait until it ends, or give another --workdir"
                 stack.enter_context(held(workdir / LOCK, f"workdir {workdir}", advice, log))
             except UserError as error:
                 failed = error
@@ -58,7 +58,7 @@ def _check_writable(workdir: Path) -> None:
         raise UserError(f"workdir {workdir} cannot be written ({reason}); give another --workdir")
     if is_held(workdir / LOCK):
         raise UserError(
-            f"workdir {workdir} is in use by another process; let it end first, or give another "
+            f"workdir {workdir} is in use by another process; wait until it ends, or give another "
             "--workdir"
         )
 
@@ -113,6 +113,6 @@ def claim(workdir: Path, experiment: Experiment) -> None:
     wait_for_all("config.json is written")
     if not (workdir / "config.json").exists():
         raise UserError(
-            f"workdir {workdir}: what the first process wrote is not there; give a directory on a file "
-            "system that all processes share"
+            f"workdir {workdir}: the files of the first process are missing; give a directory on "
+            "a file system that all processes share"
         )

@@ -279,7 +279,7 @@ def _radd(sizes: Sizes, options: Options):
 def _bd3lm(sizes: Sizes, options: Options):
     size = int(options.block_size or sizes.given("block_size", 0))
     if size < 1:
-        raise UserError("config.json does not tell block_size; give --block-size")
+        raise UserError("config.json does not give block_size; give --block-size")
     said = sizes.config.get("block_size")
     if said not in (None, size):
         sizes.notes.append(f"blocks of {size} tokens, though config.json says {said}")
@@ -341,13 +341,13 @@ def _gidd(sizes: Sizes, options: Options):
     rows = sizes.of("vocab_embed.embedding")[0]
     if rows == 50304:
         raise UserError(
-            "its vocabulary is padded to 50304 with outputs that take part in the softmax, which is "
-            "unsupported; take the released file of 50259 tokens"
+            "its vocabulary is padded to 50304 with outputs that take part in the softmax, which "
+            "is unsupported; use the released file of 50259 tokens"
         )
     # Of the V tokens the last is [PAD], which the released training leaves out of texts.
     sizes.notes.append(f"token {rows - 2} is [PAD], which is never drawn")
     if sizes.config.get("p_uniform") is None:
-        raise UserError("config.json does not tell p_uniform, on which the process depends; add it")
+        raise UserError("config.json does not give p_uniform, which the process needs; add it")
     process = GIDD(p_uniform=float(sizes.given("p_uniform", 0.0)))
     return process, Ancestral(steps=512, logits_processor=without(rows - 2))
 

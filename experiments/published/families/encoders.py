@@ -30,8 +30,8 @@ def architecture(
         mask = masks.get(model.num_tokens)
     if mask is None:
         raise UserError(
-            "its files do not tell the mask token; give --mask-token, a number or, with --tokenizer, "
-            "its name, such as '[MASK]'"
+            "its files do not name the mask token; give --mask-token, a number or, with "
+            "--tokenizer, its name, such as '[MASK]'"
         )
     sizes.notes.append(f"the mask is token {mask}, which is never drawn")
     if trunk:

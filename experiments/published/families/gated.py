@@ -49,8 +49,8 @@ def _mask(options: Options, config: Mapping, sizes: Sizes) -> int:
         mask = int(sizes.given("mask_token_id", -1))
     if mask is None:
         raise UserError(
-            "neither config.json nor an option tells the mask token; give --mask-token, a number or, "
-            "with --tokenizer, its name"
+            "neither config.json nor an option gives the mask token; give --mask-token, a number "
+            "or, with --tokenizer, its name"
         )
     sizes.notes.append(f"the mask is token {mask}, which is never drawn")
     return mask
@@ -336,8 +336,8 @@ class SMDM(Family):
         )  # fmt: skip
         if rows != tokens + 1:
             raise UserError(
-                f"transformer.wte.weight has {rows} rows and lm_head.weight {tokens}, where the first "
-                "has one more, the mask, in checkpoints of the family smdm"
+                f"transformer.wte.weight has {rows} rows and lm_head.weight {tokens}; in "
+                "checkpoints of the family smdm the first has one more, the mask"
             )
         process, sampler = MDLM(), Unmask("confidence", Tokens(1))
         model = Transformer(
