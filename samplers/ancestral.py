@@ -44,7 +44,7 @@ class Ancestral(GridSampler):
     def compatibility(self, process):
         if self.cached and isinstance(process, Process) and not isinstance(process, JumpProcess):
             return Compatibility(
-                "unsupported", "cached=True is for one network and discrete states"
+                "unsupported", "cached=True needs a single network and discrete states"
             )
         return self.unsupported(process) or Compatibility(
             "exact", "draws of x0, then of the exact bridge"

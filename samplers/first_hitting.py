@@ -49,15 +49,15 @@ class FirstHitting(Stepwise):
     def compatibility(self, process):
         if not masks(process):
             return Compatibility(
-                "unsupported", "only masks with one schedule in continuous time are hit so"
+                "unsupported", "needs a masked process with one schedule in continuous time"
             )
         if self.steps is not None:
             return Compatibility("exact", "ancestral sampling without its idle steps")
         if self.group > 1:
             return Compatibility(
-                "approximate", f"{self.group} tokens a call, independently of each other"
+                "approximate", f"{self.group} tokens per call, independently of each other"
             )
-        return Compatibility("exact", "one token a call at its own time")
+        return Compatibility("exact", "one token per call, at its own time")
 
     def calls(self, process, length):
         most = -(-length // self.group)

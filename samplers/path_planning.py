@@ -45,9 +45,9 @@ class PathPlanning(TimedSampler, Stepwise):
     def compatibility(self, process):
         if not masks(process):
             return Compatibility(
-                "unsupported", "only masks with one schedule in continuous time are put back so"
+                "unsupported", "needs a masked process with one schedule in continuous time"
             )
-        return Compatibility("approximate", "keeps what the network is sure of")
+        return Compatibility("approximate", "keeps tokens of high confidence")
 
     def modified(self, process, model):
         return model  # `advance` applies the logits processor, to revealed positions too

@@ -56,7 +56,7 @@ class PredictorCorrector(TimedSampler, Stepwise):
             return Compatibility("unsupported", self.lacking)
         if self.corrector == "forward_backward" and not process.closed_form:
             return Compatibility(
-                "unsupported", "the process has no noise between two times in closed form"
+                "unsupported", "the process has no closed form for the noise between two times"
             )
         return Compatibility(
             "approximate", "corrections move the distribution of few steps towards the model's"

@@ -85,7 +85,7 @@ class ReMDM(TimedSampler, Stepwise):
     def compatibility(self, process):
         if not masks(process):
             return Compatibility(
-                "unsupported", "only masks with one schedule in continuous time are put back so"
+                "unsupported", "needs a masked process with one schedule in continuous time"
             )
         if self.eta == 0:
             return Compatibility("exact", "nothing is remasked: ancestral sampling")

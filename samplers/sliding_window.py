@@ -36,7 +36,7 @@ class SlidingWindow(Sampler):
 
     def compatibility(self, process):
         if process.traits.attention_block is not None:
-            return Compatibility("unsupported", "the process goes from left to right by itself")
+            return Compatibility("unsupported", "the process already goes from left to right")
         inner = self.inner.compatibility(process)
         if inner.kind == "unsupported":
             return inner

@@ -195,15 +195,15 @@ class Unmask(Stepwise):
     def compatibility(self, process):
         if not masks(process):
             return Compatibility(
-                "unsupported", "only masks with one schedule in continuous time are revealed so"
+                "unsupported", "needs a masked process with one schedule in continuous time"
             )
         if self.order != "random":
-            return Compatibility("approximate", "prefers what the model is sure of")
+            return Compatibility("approximate", "prefers tokens of high confidence")
         if self.amount == Tokens(1):
             return Compatibility(
-                "exact", "one token a call in random order, at the mean time of as many masks"
+                "exact", "one token per call in random order, at the mean time of that many masks"
             )
-        return Compatibility("approximate", "several tokens a call, independently of each other")
+        return Compatibility("approximate", "several tokens per call, independently of each other")
 
     def calls(self, process, length):
         return self.amount.calls(length)

@@ -156,7 +156,7 @@ def test_impossible_settings_are_said(model, wrong, said):
 
 def test_a_row_beyond_the_learned_positions_is_said():
     params, z, t = inputs(BERT, 1, 13)
-    with pytest.raises(ValueError, match="13 positions, and the network has learned 12"):
+    with pytest.raises(ValueError, match="13 positions, but the network has learned 12"):
         BERT.apply(params, z, t)
     with pytest.raises(ValueError, match=r"data.length = 13, but model Bert has .* 12 tokens"):
         Experiment(MDLM(11), BERT, Text(length=13))

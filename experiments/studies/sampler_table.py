@@ -20,33 +20,32 @@ TOP = f"""# Samplers
 
 Made from the code by `python -m experiments.studies.sampler_table --out docs/samplers.md`.
 
-- **exact**: the sampler's distribution is that of the model's own reverse process, on the sampler's grid
-  of times where it has one. With the exact denoiser that is the distribution of the data where tokens
-  are drawn one by one, and approaches it as steps grow elsewhere: tokens of one step are drawn
-  independently of each other. With a `LogitsProcessor` other than the identity it is the distribution of
-  another model. Said of samples without known tokens.
-- **approximate**: another distribution, for the reason given. It may be the better one for a learned
-  network.
-- **unsupported**: the two do not fit; an experiment with both is an error that says the same.
+- **exact**: the sampler draws from the distribution of the model's own reverse process, on the sampler's
+  grid of times if it has one. With the exact denoiser this is the data distribution if tokens are drawn
+  one by one; otherwise it approaches the data distribution with more steps, since the tokens of one step
+  are drawn independently. A `LogitsProcessor` other than the identity gives the distribution of another
+  model. All this holds without known tokens.
+- **approximate**: another distribution, for the reason given. It may work better for a learned network.
+- **unsupported**: the two cannot be combined; an experiment with both is an error with the same reason.
 
-What a known token (`--prompt`, `--template`) means depends on the process:
+The effect of a known token (`--prompt`, `--template`) depends on the process:
 
-- *own distribution*: known tokens stand in the state, clean. A revealed token never changes under masks,
-  so this is the conditional distribution that the sampler has anyway: with the exact denoiser and tokens
-  one by one it is the data's.
-- *vertices*: known tokens are vertices of the simplex, and a vertex is a certain token: with the exact
-  denoiser and small steps this is the conditional distribution. To a trained network it is unfamiliar;
-  at time t it has seen neighbours with noise. For `BFN`, `TwistedSMC` shows it noise instead.
-- *biased*: a clean token is taken for a noisy one, whose neighbours then trust it too little.
-  `TwistedSMC` is exact in the limit of many particles and small steps, for as many times the calls.
-- *prompt*: known tokens that come first are exact. One after a blank is kept, but the blank does not
-  depend on it (`ddlm sample` rejects that); within one block it does, as under the process there.
+- *own distribution*: known tokens are part of the state, clean. With masks, a revealed token never
+  changes, so this is the sampler's usual conditional distribution. With the exact denoiser and one token
+  at a time, it is the conditional distribution of the data.
+- *vertices*: known tokens are vertices of the simplex, which stand for certain tokens. With the exact
+  denoiser and small steps, this is the conditional distribution. A trained network has not seen it,
+  since at time t it was trained with noise at all positions. For `BFN`, `TwistedSMC` adds the noise instead.
+- *biased*: the network treats a clean token as a noisy one and trusts it too little. `TwistedSMC` is
+  exact in the limit of many particles and small steps, and multiplies the number of calls.
+- *prompt*: known tokens at the start are exact. A known token after a blank is kept, but the blank does
+  not depend on it (`ddlm sample` rejects this). Within one block it does, as for the base process.
 
-Calls are those of the network for a row of {LENGTH} tokens, at most, with the settings shown. A residual
-energy has its candidates evaluated on top; block by block one call a block stores what is finished.
-`OneStep` takes samplers of one step, `steps=1`. The bound of `DirichletFlow` is that of its ODE; the
-bridge of `Ancestral` shares its distribution at every time for the exact denoiser, not for a learned
-one.
+The number of calls is the maximum number of network calls for a row of {LENGTH} tokens with the settings
+shown. A residual energy also evaluates its candidates; block by block, one extra call per block stores
+the finished tokens. `OneStep` needs samplers with `steps=1`. The bound of `DirichletFlow` is that of its
+ODE; the bridge of `Ancestral` has the same distribution at every time for the exact denoiser, but not
+for a learned one.
 """
 
 
@@ -187,7 +186,7 @@ def page() -> str:
         for i, sampler in enumerate(ways)
         for j, process in enumerate(every)
     }
-    lines = [TOP, "## By process", "", "What is not named is unsupported.", ""]
+    lines = [TOP, "## By process", "", "Samplers that are not listed are unsupported.", ""]
     lines += ["| process | exact | approximate | a known token |", "|---|---|---|---|"]
     groups: dict[tuple, list] = {}
     for j, process in enumerate(every):
