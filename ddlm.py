@@ -40,6 +40,7 @@ from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel, NearestNeighbour
 from diffusion.dirichlet import DirichletFlow
+from diffusion.distillation import DCD, SDTT, Distilled, Student
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
@@ -143,10 +144,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BFN",
     "D3PM",
+    "DCD",
     "EDLM",
     "GIDD",
     "MDLM",
     "ODE",
+    "SDTT",
     "SEDD",
     "UDLM",
     "Absorbing",
@@ -170,6 +173,7 @@ __all__ = [
     "Cosine",
     "CosineBetas",
     "DirichletFlow",
+    "Distilled",
     "Diverged",
     "Dynamic",
     "EDLMAutoregressive",
@@ -242,6 +246,7 @@ __all__ = [
     "Steps",
     "Stepwise",
     "Stopped",
+    "Student",
     "Subwords",
     "TauLeaping",
     "Teacher",

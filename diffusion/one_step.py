@@ -8,15 +8,15 @@ and samples by a single call of its network. The training text enters through th
 student has no likelihood bound: it is evaluated by its samples.
 """
 
-import copy
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.dirichlet import DirichletFlow
+from diffusion.distillation import Student
 from diffusion.model import Model
 from diffusion.process import Composed, Traits
 from diffusion.random import categorical, fold_in, split
@@ -24,7 +24,7 @@ from diffusion.simplex import EvidenceProcess
 
 
 @dataclass(frozen=True)
-class OneStep(Composed, EvidenceProcess):
+class OneStep(Student, Composed, EvidenceProcess):
     """The student of a flow.
 
     base: the teacher's process; its trajectories are solved as `samplers.ode.ODE` does. steps: how many
@@ -34,7 +34,6 @@ class OneStep(Composed, EvidenceProcess):
     base: DirichletFlow = DirichletFlow()
     steps: int = 100
     end: float = 0.03
-    _teacher: ClassVar[Model | None] = None  # until `taught_by` binds one
     head: ClassVar[str] = "posterior"  # at t = 1 a position's own noise says nothing of its token
     # The network knows t = 1 alone.
     traits: ClassVar[Traits] = Traits(
@@ -47,11 +46,10 @@ class OneStep(Composed, EvidenceProcess):
         if not 0 < self.end < 1:
             raise ValueError(f"OneStep.end = {self.end} is outside (0, 1)")
 
-    def taught_by(self, teacher: Model) -> Self:
-        """The objective with its teacher's network, without which there is no loss."""
-        bound = copy.copy(self)
-        object.__setattr__(bound, "_teacher", teacher)
-        return bound
+    def student_of(self, process):
+        if type(process) is not type(self.base):
+            raise ValueError(f"OneStep learns from {type(self.base).__name__}")
+        return replace(self, base=process)
 
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         (rows, length), (key_noise, key_teacher) = x0.shape, split(key)
@@ -61,9 +59,7 @@ class OneStep(Composed, EvidenceProcess):
 
     def trajectory_end(self, key: Array, z: Array) -> Array:
         """The tokens (B, L) at which the teacher's ODE from z at t = 1 ends."""
-        teacher = self._teacher
-        if teacher is None:
-            raise ValueError("OneStep has no teacher; `taught_by(network)` binds one")
+        teacher = self.teacher
         times = self.end ** (jnp.arange(self.steps) / max(self.steps - 1, 1))
 
         def at(number):

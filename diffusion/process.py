@@ -31,6 +31,7 @@ has; what it can do is told by its classes and its `traits` alone:
         StateWeighted       is trained with weights of its states
       Sequential      from left to right, one token after another
       Composed        has a base: blocks, residual energies, classifiers of its noise
+      Student         learns from the network of a finished run (`diffusion.distillation`)
 """
 
 from abc import ABC, abstractmethod

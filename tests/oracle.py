@@ -55,7 +55,7 @@ class OneText:
     """A function model(z, t) whose rows are a text each, as a `diffusion.model.RowModel`."""
 
     function: Callable
-    segments: None = None
+    segments: jax.Array | None = None
 
     def __call__(self, z, t, **condition):
         return self.function(z, t, **condition)

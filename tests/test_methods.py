@@ -62,8 +62,18 @@ NO_BOUND = ("linear_flow", "dirichlet_one_step")
 @pytest.fixture(scope="module")
 def teacher(text, tmp_path_factory):
     """A run of the method that `dirichlet_one_step` learns from."""
-    workdir = tmp_path_factory.mktemp("teacher") / "dirichlet"
-    assert train("dirichlet", workdir, text) == 0
+    return trained("dirichlet", text, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def udlm(text, tmp_path_factory):
+    """A run of the method that `dcd` learns from."""
+    return trained("udlm", text, tmp_path_factory)
+
+
+def trained(name, text, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("teacher") / name
+    assert train(name, workdir, text) == 0
     return workdir
 
 
@@ -76,11 +86,13 @@ def train(name, workdir, text, *settings):
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ALIKE])
 def test_method_trains_evaluates_and_samples_from_the_command_line(
-    name, text, tmp_path, teacher, initial, capsys
+    name, text, tmp_path, teacher, udlm, initial, capsys
 ):
     workdir = tmp_path / name
     settings = {
         "dirichlet_one_step": [f"teacher.workdir={teacher}"],
+        "sdtt": [initial[0].replace("init_from", "teacher.workdir")],
+        "dcd": [f"teacher.workdir={udlm}"],
         "edlm": initial[:1],
         "mdlm_labels": ["data.labels=None"],  # those of tests/test_labels.py
         "edlm_autoregressive": [*initial, "train.num_steps=0"],
@@ -180,6 +192,12 @@ def test_impossible_teachers_are_rejected(settings, message, text, teacher, tmp_
     assert train("dirichlet_one_step", tmp_path / "run", text, *settings) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_another_process_is_rejected(text, teacher, tmp_path, capsys):
+    assert train("sdtt", tmp_path / "run", text, f"teacher.workdir={teacher}") == 2
+    error = capsys.readouterr().err
+    assert error.endswith("dirichlet holds a DirichletFlow, and SDTT learns from MDLM\n")
 
 
 def test_student_begins_with_the_teachers_parameters(text, teacher, tmp_path):

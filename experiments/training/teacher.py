@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from diffusion.process import Composed
+from diffusion.distillation import Student
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.overrides import leaves
@@ -29,12 +29,13 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
         raise UserError(f"teacher.workdir {teacher.workdir} does not exist; give a run directory")
     run = merged(load_run(teacher.workdir))
     student, process = experiment.process, run.experiment.process
-    assert isinstance(student, Composed)  # what learns from a network is over its process
-    if type(process) is not type(student.base):
+    assert isinstance(student, Student)  # by its traits
+    try:
+        student = student.student_of(process)
+    except ValueError as error:
         raise UserError(
-            f"teacher.workdir {teacher.workdir} holds a {type(process).__name__}, but "
-            f"{type(student).__name__} learns from {type(student.base).__name__}"
-        )
+            f"teacher.workdir {teacher.workdir} holds a {type(process).__name__}, and {error}"
+        ) from error
     if run.experiment.data.tokenizer != experiment.data.tokenizer:
         raise UserError(f"teacher.workdir {teacher.workdir} was trained on another alphabet")
     if teacher.start_from and run.experiment.model != experiment.model:
@@ -47,4 +48,4 @@ def load_teacher(experiment: Experiment) -> tuple[Experiment, dict | None]:
             "fit; set the same, or --set teacher.start_from=False"
         )
     filled = replace(teacher, model=run.experiment.model, fingerprint=run.fingerprint)
-    return replace(experiment, teacher=filled, process=replace(student, base=process)), run.params
+    return replace(experiment, teacher=filled, process=student), run.params
