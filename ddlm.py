@@ -66,6 +66,7 @@ from diffusion.process import (
     Traits,
     TransitionProcess,
 )
+from diffusion.radd import RADD
 from diffusion.schedules import (
     AlphaSchedule,
     Cosine,
@@ -149,6 +150,7 @@ __all__ = [
     "GIDD",
     "MDLM",
     "ODE",
+    "RADD",
     "SDTT",
     "SEDD",
     "UDLM",

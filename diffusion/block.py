@@ -55,7 +55,7 @@ class BlockDiffusion(Composed, Likelihood):
                 "step a block"
             )
         bounded = isinstance(self.base, TimeIntegral) and self.base.likelihood == "bound"
-        bounded = bounded and self.base.traits.second_network == "none"  # no student
+        bounded = bounded and not self.base.traits.own_loss
         if not (bounded and isinstance(self.base, JumpProcess)):
             raise ValueError(
                 f"BlockDiffusion.base = {type(self.base).__name__} is not a process on discrete states "

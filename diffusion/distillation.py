@@ -112,7 +112,8 @@ class Distilled(Student, TimeIntegral):
     @property
     def traits(self) -> Traits:
         """`Objective.traits` of the process, and that there is a teacher, who knows no labels."""
-        return replace(super().traits, second_network="teacher", labels="unsupported")
+        taught = {"second_network": "teacher", "labels": "unsupported", "own_loss": True}
+        return replace(super().traits, **taught)
 
     def student_of(self, process):
         if not isinstance(process, self.kind):

@@ -64,7 +64,9 @@ class Traits:
     of the parameters that training changes; None means all. own_parameters: whether `init` makes any.
     whole_rows: whether losses are sums over a row, so that a row has to be one text of full length.
     any_order: whether the bound is the mean likelihood over orders in which tokens are revealed.
-    vector_width: D of states that are vectors (`diffusion.spaces.Vectors`), else None.
+    own_loss: whether training has another loss than the integrand of the bound at `Process.time`, which
+    weights of times do not fit, nor do blocks. vector_width: D of states that are vectors
+    (`diffusion.spaces.Vectors`), else None.
     """
 
     attention_block: int | None = None
@@ -76,6 +78,7 @@ class Traits:
     own_parameters: bool = False
     whole_rows: bool = False
     any_order: bool = False
+    own_loss: bool = False
     vector_width: int | None = None
 
 

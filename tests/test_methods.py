@@ -25,7 +25,10 @@ CONFIGS = sorted(
     if p.stem not in ("__init__", "classifier")  # which writes no text: tests/test_classifier.py
 )
 # The same code by other settings; tests/test_layout.py builds them.
-ALIKE = ("mdlm", "md4", "sedd_uniform", "d3pm_absorbing_vb", "d3pm_uniform_hybrid", "d3pm_gaussian")
+ALIKE = (
+    "mdlm", "md4", "radd", "dcd", "sedd_uniform", "d3pm_absorbing_vb", "d3pm_uniform_hybrid",
+    "d3pm_gaussian",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +65,8 @@ NO_BOUND = ("linear_flow", "dirichlet_one_step")
 @pytest.fixture(scope="module")
 def teacher(text, tmp_path_factory):
     """A run of the method that `dirichlet_one_step` learns from."""
-    return trained("dirichlet", text, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def udlm(text, tmp_path_factory):
-    """A run of the method that `dcd` learns from."""
-    return trained("udlm", text, tmp_path_factory)
-
-
-def trained(name, text, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("teacher") / name
-    assert train(name, workdir, text) == 0
+    workdir = tmp_path_factory.mktemp("teacher") / "dirichlet"
+    assert train("dirichlet", workdir, text) == 0
     return workdir
 
 
@@ -86,13 +79,12 @@ def train(name, workdir, text, *settings):
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ALIKE])
 def test_method_trains_evaluates_and_samples_from_the_command_line(
-    name, text, tmp_path, teacher, udlm, initial, capsys
+    name, text, tmp_path, teacher, initial, capsys
 ):
     workdir = tmp_path / name
     settings = {
         "dirichlet_one_step": [f"teacher.workdir={teacher}"],
         "sdtt": [initial[0].replace("init_from", "teacher.workdir")],
-        "dcd": [f"teacher.workdir={udlm}"],
         "edlm": initial[:1],
         "mdlm_labels": ["data.labels=None"],  # those of tests/test_labels.py
         "edlm_autoregressive": [*initial, "train.num_steps=0"],

@@ -32,3 +32,7 @@ class Tempered(TimeWeight):
 
     def check(self, process):
         mask_schedule(process)
+        if process.traits.own_loss:
+            raise ValueError(
+                f"{type(process).__name__} is trained with a loss of its own, without these weights"
+            )
