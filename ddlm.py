@@ -42,6 +42,7 @@ from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel
 from diffusion.dirichlet import DirichletFlow
 from diffusion.distillation import DCD, SDTT, Distilled, Student
 from diffusion.edlm import EDLM, EDLMAutoregressive
+from diffusion.eso_lm import EsoLM
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
 from diffusion.hidden_markov import HiddenMarkov
@@ -137,6 +138,7 @@ from samplers.sampler import Compatibility, GridSampler, Sampler, State, Stepwis
 from samplers.sliding_window import SlidingWindow
 from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
+from samplers.two_phase import TwoPhase
 from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
 
 if TYPE_CHECKING:
@@ -181,6 +183,7 @@ __all__ = [
     "EDLMAutoregressive",
     "EnergyTransformer",
     "EntropyBudget",
+    "EsoLM",
     "Euler",
     "Evaluation",
     "Even",
@@ -271,6 +274,7 @@ __all__ = [
     "TransitionProcess",
     "Tweedie",
     "TwistedSMC",
+    "TwoPhase",
     "Uniform",
     "Unmask",
     "UserError",

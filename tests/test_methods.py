@@ -108,7 +108,15 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
         settings = record["process_settings"]
         assert settings.get("base", settings)["vocab_size"] == 27
         terms = record["terms_nats_per_token"]
-        known = {"diffusion", "prior", "reconstruction", "energy", "likelihood", "any order"}
+        known = {
+            "diffusion",
+            "prior",
+            "reconstruction",
+            "energy",
+            "likelihood",
+            "any order",
+            "left to right",
+        }
         assert set(terms) <= known
         assert min(value for term, value in terms.items() if term != "energy") >= 0
     steps = "3"

@@ -20,6 +20,7 @@ from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.d3pm import D3PM
 from diffusion.dense import Gaussian
 from diffusion.dirichlet import DirichletFlow
+from diffusion.eso_lm import EsoLM
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
@@ -147,7 +148,7 @@ def test_what_is_not_rejected_runs(process):
 
 def test_what_a_given_token_means():
     says = sampler_table._known_token
-    assert says(MDLM()) == says(GenMD4()) == says(D3PM()) == "own distribution"
+    assert says(MDLM()) == says(GenMD4()) == says(D3PM()) == says(EsoLM()) == "own distribution"
     assert says(SEDD(kernel=Uniform())) == says(D3PM(kernel=Gaussian())) == "biased"
     assert says(OneStep()) == "vertices" and says(Autoregressive()) == "prompt"
 

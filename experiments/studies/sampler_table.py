@@ -151,7 +151,7 @@ def _known_token(process) -> str:
         inside = _known_token(process.base) if isinstance(process, Composed) else ""
         return f"prompt; in a block {inside}" if inside else "prompt"
     if not isinstance(process, Process):
-        return "biased"
+        return _known_token(process.base) if isinstance(process, Composed) else "biased"
     return {"exact": "own distribution", "vertices": "vertices", "biased": "biased"}[
         process.known_tokens
     ]
