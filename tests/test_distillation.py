@@ -186,6 +186,19 @@ def test_two_times_of_one_path_are_those_of_the_argmax_of_gaussians(x64):
         assert counts[expected.reshape(-1) == 0].sum() == 0
 
 
+def test_the_teacher_sees_the_path_of_its_student_with_less_noise():
+    seen = []
+
+    def teacher(z, t):
+        seen.append(np.asarray(z))
+        return jnp.zeros((*z.shape, 30))
+
+    x0, u = jnp.zeros((40, 20), int), jnp.full((40, 1), 0.5)
+    now = np.asarray(DCD(30, delta=0.3).lesson(jax.random.key(0), teacher, x0, u).z)
+    (then,) = seen
+    assert (now == then)[then != 0].all() and 0.1 < (now != then).mean() < 0.5
+
+
 @pytest.mark.parametrize("student, process", [(SDTT, MDLM), (DCD, UDLM)])
 def test_the_bound_and_the_samples_of_a_student_are_those_of_its_process(student, process, table):
     toy = table.toy

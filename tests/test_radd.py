@@ -80,6 +80,16 @@ def test_score_entropy_and_cross_entropy_are_one_for_every_noisy_state():
         np.testing.assert_allclose(process.loss(jax.random.key(0), network, x0, u), ours, rtol=2e-4)
 
 
+def test_lambda_is_the_probability_of_a_mask_and_its_weight_the_inverse():
+    rows = 4000
+    x0, u = jnp.tile(X0, (rows, 1)), jnp.full((rows, 1), 0.3)
+    nobody = OneText(lambda z, t: jnp.zeros((*z.shape, V)))
+    loss = RADD(V, Cosine(), objective="lambda_dce").loss(jax.random.key(0), nobody, x0, u)
+    masked = np.asarray(loss) > 0
+    np.testing.assert_allclose(loss[masked], np.log(V) / 0.3, rtol=1e-5)
+    assert abs(masked.mean() - 0.3) < 5 * np.sqrt(0.21 / masked.size)
+
+
 @pytest.mark.parametrize("objective", ["lambda_dce", "k_dce"])
 def test_the_gradient_is_a_number_and_the_bound_that_of_mdlm(objective):
     process, x0, u = RADD(V, Cosine(), objective=objective), X0, jnp.full((1, 1), 0.4)
