@@ -103,10 +103,25 @@ from experiments.sample_metrics.scorers import RunScorer
 from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
 from experiments.time_weights.as_bound import AsBound
+from experiments.time_weights.clipped import Clipped
+from experiments.time_weights.complementary import Complementary
 from experiments.time_weights.dynamic import Dynamic
+from experiments.time_weights.stratified_counts import StratifiedCounts
 from experiments.time_weights.tempered import Tempered
 from experiments.time_weights.time_weight import TimeWeight
+from experiments.token_losses.error_norm_truncation import ErrorNormTruncation
+from experiments.token_losses.focal import Focal
+from experiments.token_losses.label_smoothing import LabelSmoothing
+from experiments.token_losses.process_loss import ProcessLoss
+from experiments.token_losses.squentropy import Squentropy
+from experiments.token_losses.token_loss import TokenLoss
+from experiments.token_losses.z_loss import ZLoss
+from experiments.token_weights.both import Both
 from experiments.token_weights.even import Even
+from experiments.token_weights.goldfish import Goldfish
+from experiments.token_weights.loss_truncation import LossTruncation
+from experiments.token_weights.rarity import Rarity
+from experiments.token_weights.rho1 import Rho1
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.trackers.mlflow_tracking import MLflow
 from experiments.trackers.no_tracker import NoTracker
@@ -167,11 +182,14 @@ __all__ = [
     "Bert",
     "BlockByBlock",
     "BlockDiffusion",
+    "Both",
     "Bytes",
     "Characters",
     "Classifier",
+    "Clipped",
     "ClosedKernel",
     "Compatibility",
+    "Complementary",
     "Composed",
     "ContinuousMarkovProcess",
     "Cosine",
@@ -184,19 +202,23 @@ __all__ = [
     "EnergyTransformer",
     "EntropyBudget",
     "EsoLM",
+    "ErrorNormTruncation",
     "Euler",
     "Evaluation",
     "Even",
     "Experiment",
     "FirstHitting",
     "FlowProcess",
+    "Focal",
     "Gaussian",
     "GenMD4",
     "Geometric",
     "GeometricNoise",
+    "Goldfish",
     "GridSampler",
     "HiddenMarkov",
     "JumpProcess",
+    "LabelSmoothing",
     "LearningRate",
     "LeftToRight",
     "Letters27",
@@ -209,6 +231,7 @@ __all__ = [
     "LogLikelihood",
     "LogLinearNoise",
     "LogitsProcessor",
+    "LossTruncation",
     "MDLMCosine",
     "MLflow",
     "MarkovProcess",
@@ -234,10 +257,13 @@ __all__ = [
     "PowerAccuracy",
     "PredictorCorrector",
     "Process",
+    "ProcessLoss",
+    "Rarity",
     "RateProcess",
     "ReMDM",
     "ReciprocalBetas",
     "RescaledSchedule",
+    "Rho1",
     "Run",
     "Sampler",
     "Samples",
@@ -246,12 +272,14 @@ __all__ = [
     "Sequential",
     "SlidingWindow",
     "Spindle",
+    "Squentropy",
     "State",
     "StateWeighted",
     "Steps",
     "Stepwise",
     "Stopped",
     "Student",
+    "StratifiedCounts",
     "Subwords",
     "TauLeaping",
     "Teacher",
@@ -263,6 +291,7 @@ __all__ = [
     "TimeIntegral",
     "TimeWeight",
     "TimedSampler",
+    "TokenLoss",
     "TokenWeight",
     "Tokens",
     "Toy",
@@ -282,6 +311,7 @@ __all__ = [
     "WarmupCosine",
     "WarmupStableDecay",
     "WeightsAndBiases",
+    "ZLoss",
     "import_checkpoint",
     "load",
     "override",

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from diffusion.model import RowModel
+from diffusion.model import RowModel, at_positions
 from diffusion.numerics import gather_last
 from diffusion.process import Kind, Likelihood, Sequential, Traits
 
@@ -23,6 +23,7 @@ class Autoregressive(Sequential, Likelihood):
     vocab_size: int | None = None
     likelihood: ClassVar[Kind] = "exact"
     traits: ClassVar[Traits] = Traits(attention_block=1)
+    token_logits: ClassVar[bool] = True
 
     @property
     def start(self) -> int:
@@ -35,15 +36,23 @@ class Autoregressive(Sequential, Likelihood):
         return jnp.argmax(self._out(model, x0), axis=-1)
 
     def _out(self, model, x0):
+        return model(self._before(model, x0), jnp.zeros((x0.shape[0], 1)))
+
+    def _before(self, model, x0):
+        """(B, L): the token that stands before each of x0."""
         before = jnp.pad(x0[:, :-1], ((0, 0), (1, 0)), constant_values=self.start)
         segments = model.segments
         if segments is not None:
             begins = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
             before = jnp.where(begins, self.start, before)
-        return model(before, jnp.zeros((x0.shape[0], 1)))
+        return before
 
     def loss(self, key, model: RowModel, x0, u):
-        return -self.log_p(model, x0)
+        def cross_entropy(out, x0, z, t):
+            return -gather_last(jax.nn.log_softmax(out), x0)
+
+        t = jnp.zeros((x0.shape[0], 1))
+        return at_positions(model, cross_entropy, None, x0, self._before(model, x0), t)
 
     def bound_terms(self, key, model: RowModel, x0, u):
         return {"likelihood": -self.log_p(model, x0)}

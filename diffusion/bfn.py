@@ -108,6 +108,11 @@ class BFN(EvidenceProcess, TransitionProcess, TimeIntegral):
         self.check_size()
         check_num_steps(self, self.num_steps)
 
+    @property
+    def token_logits(self) -> bool:
+        """`Objective.token_logits`: in T steps what was sent is part of the loss."""
+        return self.num_steps is None
+
     def in_steps(self, num_steps: int | None) -> Self:
         return replace(self, num_steps=num_steps)
 

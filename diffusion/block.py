@@ -81,6 +81,11 @@ class BlockDiffusion(Composed, Likelihood):
         """What the bound of the base is."""
         return self.base.likelihood
 
+    @property
+    def token_logits(self) -> bool:
+        """Whether that of the base is made of logits."""
+        return self.base.token_logits
+
     def init(self, key: Array) -> dict:
         return self.base.init(key)
 

@@ -48,6 +48,7 @@ from diffusion.dense import (
 )
 from diffusion.kernels import Absorbing, ClosedKernel, Keep, Uniform
 from diffusion.markov import Head, MarkovProcess
+from diffusion.model import at_positions
 from diffusion.numerics import divergence, gather_last, log1mexp, log_divide, log_softmax
 from diffusion.process import Kind, KnownTokens, check_num_steps
 
@@ -126,9 +127,12 @@ class D3PM(MarkovProcess):
         z = self.corrupt(key, x0, t)
         if self.hybrid == 0:
             return self.loss_of(model, x0, z, t)
-        out = model(z, t)
-        loss = self.token_loss(out, x0, z, t)
-        return loss - self.num_steps * self.hybrid * gather_last(log_softmax(out), x0)
+
+        def both(out, x0, z, t):
+            loss = self.token_loss(out, x0, z, t)
+            return loss - self.num_steps * self.hybrid * gather_last(log_softmax(out), x0)
+
+        return at_positions(model, both, None, x0, z, t)
 
     def counted(self, z: Array) -> Array | None:
         return z == self.num_tokens if self.known_tokens == "exact" else None

@@ -72,6 +72,7 @@ class _Residual(Process, Composed, Likelihood):
     bound_samples: int = 1
     likelihood: ClassVar[Kind] = "bound"
     monitor: ClassVar[str] = "loss"
+    token_logits: ClassVar[bool] = False  # energies are of whole texts
 
     def __post_init__(self):
         name = type(self).__name__

@@ -55,7 +55,7 @@ class OneStep(Student, Composed, EvidenceProcess):
         (rows, length), (key_noise, key_teacher) = x0.shape, split(key)
         z = self.prior(key_noise, (rows, length))
         t = jnp.ones_like(u)
-        return self.token_loss(model(z, t), self.trajectory_end(key_teacher, z), z, t)
+        return self.loss_of(model, self.trajectory_end(key_teacher, z), z, t)
 
     def trajectory_end(self, key: Array, z: Array) -> Array:
         """The tokens (B, L) at which the teacher's ODE from z at t = 1 ends."""

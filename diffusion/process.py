@@ -91,6 +91,9 @@ class Objective(ABC):
     traits: Traits = Traits()
     monitor: Literal["bound", "loss"] = "loss"
     """What evaluations during training measure."""
+    token_logits: bool = False
+    """Whether `loss` asks `at_positions` for what each token costs by its logits, and the model nothing
+    else: then training can take another loss of them (`experiments.token_losses`)."""
 
     @property
     def num_tokens(self) -> int:
@@ -150,6 +153,7 @@ class Process(Objective):
     masked_schedule: Schedule | None = None
     """alpha(t), where every token alike is masked by it in continuous time, as in MDLM; else None."""
 
+    token_logits: bool = True
     posterior_head: bool = False
     """Whether `out` at a masked position is log p(x0 | z_t) up to a constant, as `predict` gives it."""
     known_tokens: KnownTokens = "biased"

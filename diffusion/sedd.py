@@ -170,6 +170,11 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
             )
 
     @property
+    def token_logits(self) -> bool:
+        """Whether `out` is logits of tokens, and no score."""
+        return self.head != "score"
+
+    @property
     def _graph(self) -> _Graph:
         return _AbsorbingGraph(self) if self.kernel.masks else _UniformGraph(self)
 

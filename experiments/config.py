@@ -17,6 +17,8 @@ from experiments.optimization.adamw import AdamW
 from experiments.optimization.optimizer import Optimizer
 from experiments.time_weights.as_bound import AsBound
 from experiments.time_weights.time_weight import TimeWeight
+from experiments.token_losses.process_loss import ProcessLoss
+from experiments.token_losses.token_loss import TokenLoss
 from experiments.token_weights.even import Even
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.trackers.no_tracker import NoTracker
@@ -56,10 +58,11 @@ class Train:
     compares no norms. rollback_after: after so many bad steps in a row the run goes back to its newest
     checkpoint with another order of the data. max_rollbacks: how often, until it ends.
 
-    token_weight, time_weight: how much each token, and each time, counts in the loss. The bound that is
-    evaluated never changes. attention_annealing: updates over which attention opens from causal to full
-    (`training.annealing`), for a network that was autoregressive; 0 leaves it as it is. tracker: where
-    metrics go besides files, such as WeightsAndBiases or MLflow.
+    token_loss: what is minimised of the logits of a token. token_weight, time_weight: how much each
+    token, and each time, counts in the loss. The bound that is evaluated never changes.
+    attention_annealing: updates over which attention opens from causal to full (`training.annealing`),
+    for a network that was autoregressive; 0 leaves it as it is. tracker: where metrics go besides files,
+    such as WeightsAndBiases or MLflow.
     """
 
     num_steps: int = 1_000_000
@@ -77,6 +80,7 @@ class Train:
     max_grad_ratio: float | None = None
     rollback_after: int = 10
     max_rollbacks: int = 3
+    token_loss: TokenLoss = ProcessLoss()
     token_weight: TokenWeight = Even()
     time_weight: TimeWeight = AsBound()
     attention_annealing: int = 0
@@ -160,7 +164,8 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished run of the same data, whose network the objective learns from.
+    """A finished run of the same data, whose network the objective learns from, or a token weight
+    compares with.
 
     workdir: its run directory. start_from: whether the student begins with the teacher's parameters,
     which asks for the same model. model: the teacher's, filled in from its run. fingerprint: of the
@@ -192,13 +197,14 @@ class Experiment:
     process: what is trained, and how noise is made and undone. model: its network. data: the text.
     sampler: how text is made; a classifier has no use for it. optimizer: how gradients become updates.
     train, evaluation: how much of each, and how. mesh: the devices. teacher: the run that a student
-    learns from, None for other processes. energy: the second network of a process with a residual
-    energy, which begins as the base where it is an EnergyTransformer; None for others. init_from: a run
-    whose averaged parameters this one begins with, as far as they fit; for a process with a frozen base
-    it is the base, from which model and process.base are taken; "" draws them. init_model: "config"
-    builds `model` as it stands here; "run" takes sizes and form of the network, and the tokenizer, from
-    that run, and of `model` how it is computed and what it changes (`Backbone.like`). energy_from: the
-    run that `energy` is taken from where it is an autoregressive Transformer, else "".
+    learns from, or the reference of a token weight, None for others. energy: the second network of a
+    process with a residual energy, which begins as the base where it is an EnergyTransformer; None for
+    others. init_from: a run whose averaged parameters this one begins with, as far as they fit; for a
+    process with a frozen base it is the base, from which model and process.base are taken; "" draws
+    them. init_model: "config" builds `model` as it stands here; "run" takes sizes and form of the
+    network, and the tokenizer, from that run, and of `model` how it is computed and what it changes
+    (`Backbone.like`). energy_from: the run that `energy` is taken from where it is an autoregressive
+    Transformer, else "".
     """
 
     process: Objective
@@ -220,11 +226,7 @@ class Experiment:
         self._check_networks()
         if self.process.traits.output == "tokens":
             self._check_sampler()
-        try:
-            self.train.time_weight.check(self.process)
-        except ValueError as error:
-            name = type(self.train.time_weight).__name__
-            raise ValueError(f"train.time_weight = {name}: {error}; use AsBound") from error
+        self._check_recipe()
         if self.data.labels:
             self._check_labels()
         if self.process.traits.labels == "required" and self.train.label_dropout:
@@ -296,6 +298,21 @@ class Experiment:
                 "leave it out"
             )
 
+    def _check_recipe(self) -> None:
+        for setting, plain in (("time_weight", "AsBound"), ("token_loss", "ProcessLoss")):
+            part = getattr(self.train, setting)
+            try:
+                part.check(self.process)
+            except ValueError as error:
+                name = type(part).__name__
+                raise ValueError(f"train.{setting} = {name}: {error}; use {plain}") from error
+        weight, name = self.train.token_weight, type(self.process).__name__
+        if weight.needs_reference and self.process.traits.second_network != "none":
+            raise ValueError(
+                f"train.token_weight = {type(weight).__name__} compares with a reference run, but "
+                f"{name} has a second network already; use Even"
+            )
+
     def _check_sampler(self) -> None:
         compatibility = self.sampler.compatibility(self.process)
         if compatibility.kind == "unsupported":
@@ -348,10 +365,14 @@ class Experiment:
     def bind(self, params: dict, frozen: dict | None = None) -> Objective:
         """The process with its share of the parameters; frozen: those of its teacher, if any."""
         process = self.process.bind(params.get("process", {}))
-        if frozen is None:
+        if frozen is None or process.traits.second_network != "teacher":
             return process
-        assert self.teacher and self.teacher.model  # filled in by `experiments.training.teacher`
-        return process.taught_by(Network(self.teacher.model, frozen))
+        return process.taught_by(self.reference(frozen))
+
+    def reference(self, frozen: dict | None, **condition: Any) -> Network:
+        """The teacher's network with its parameters; of an experiment whose teacher is loaded."""
+        assert self.teacher and self.teacher.model and frozen  # `training.teacher.load_teacher`
+        return Network(self.teacher.model, frozen, condition)
 
     def network(self, params: dict, **condition: Any) -> Network:
         """The model with its parameters, as processes and samplers call it. A frozen base is called

@@ -23,7 +23,7 @@ from experiments.renames import renamed
 _MODULES = re.compile(
     r"(diffusion|models|samplers)\.[a-z0-9_]+"
     r"|experiments\.(config|data\.text|data\.tokenizers|data\.subwords)"
-    r"|experiments\.(optimization|time_weights|token_weights|trackers)\.[a-z0-9_]+"
+    r"|experiments\.(optimization|time_weights|token_losses|token_weights|trackers)\.[a-z0-9_]+"
 )
 
 

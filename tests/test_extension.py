@@ -1,5 +1,6 @@
-"""A process, schedule, sampler, network, optimiser, learning rate, time weight, token weight and tracker
-of one's own, each in one file outside of the packages: used by commands, named nowhere in the tree."""
+"""A process, schedule, sampler, network, optimiser, learning rate, time weight, token loss, token weight
+and tracker of one's own, each in one file outside of the packages: used by commands, named nowhere in
+the tree."""
 
 import json
 from pathlib import Path
@@ -24,6 +25,7 @@ KINDS = [
     "sampler",
     "schedule",
     "time_weight",
+    "token_loss",
     "token_weight",
     "tracker",
 ]
@@ -46,7 +48,9 @@ def trained(name, tmp_path, capsys):
     return run
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "optimizer", "time_weight", "token_weight"])
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "optimizer", "time_weight", "token_loss", "token_weight"]
+)
 def test_a_part_of_training_of_ones_own_is_used_by_commands(name, tmp_path, capsys):
     trained(name, tmp_path, capsys)
 
@@ -73,7 +77,7 @@ def test_a_part_of_ones_own_is_trained_evaluated_and_sampled(name, tmp_path, cap
 
 
 def test_nothing_in_the_tree_names_them():
-    names = ["CubicMask", "Squared(", "LocalMixer", "Lion", "Triangles", "Focal", "HalfWave"]
+    names = ["CubicMask", "Squared(", "LocalMixer", "Lion", "Triangles", "Hard(", "HalfWave"]
     root = HERE.parent.parent
     for package in ("diffusion", "models", "samplers", "configs", "experiments"):
         for path in (root / package).rglob("*.py"):

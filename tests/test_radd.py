@@ -118,7 +118,7 @@ CONFIG = config.get_config()
         ),
         (
             lambda: replace(CONFIG, train=replace(CONFIG.train, time_weight=Tempered())),
-            "Tempered: RADD is trained with a loss of its own.*take AsBound",
+            "Tempered: RADD is trained with a loss of its own.*use AsBound",
         ),
         (lambda: BlockDiffusion(RADD()), r"BlockDiffusion.base = RADD"),
     ],

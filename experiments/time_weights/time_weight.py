@@ -1,5 +1,5 @@
 """What a weight of times is: a frozen dataclass of settings in a file of its own, chosen by
-`--set train.time_weight=NAME`."""
+`--set train.time_weight=NAME`. One that also chooses times or noise overrides `loss`."""
 
 from abc import ABC, abstractmethod
 from dataclasses import Field
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from jax import Array
 
+from diffusion.model import Model
 from diffusion.process import Objective
 
 
@@ -25,6 +26,11 @@ class TimeWeight(ABC):
         process.time(u)). The weighted loss is divided by the number of tokens: weights are not
         normalised.
         """
+
+    def loss(self, process: Objective, key: Array, model: Model, x0: Array, u: Array) -> Array:
+        """(B, L): the weighted loss, of what `Objective.loss` is given."""
+        loss = process.loss(key, model, x0, u)
+        return self(process, u, x0, key) * loss
 
     def check(self, process: Objective) -> None:  # noqa: B027, most have nothing to object
         """Nothing; ValueError where the process has no such weight."""

@@ -74,7 +74,8 @@ def make_train_step(
 
     conditioning: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or
     {}, as `experiments.data.pipeline` has it; the loss is the mean over tokens that are not padding.
-    frozen: parameters of the teacher, or None. mesh: the devices that the state is spread over.
+    frozen: parameters of the teacher or reference, or None. mesh: the devices that the state is spread
+    over.
     """
     model, train = experiment.model, experiment.train
     abstract = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
@@ -93,9 +94,16 @@ def make_train_step(
             conditioning = conditioning | {"label": label}
         network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning, **opened)
         process = experiment.bind(params, frozen)
-        loss = process.loss(keys[:, 0], network, tokens, u)
-        loss = train.time_weight(process, u, tokens, keys[:, 0]) * loss
-        weight = train.token_weight(tokens, jax.lax.stop_gradient(loss))
+
+        def of(network):
+            costing = train.token_loss.applied(network)
+            return train.time_weight.loss(process, keys[:, 0], costing, tokens, u)
+
+        loss, reference = of(network), None
+        if train.token_weight.needs_reference:
+            reference = jax.lax.stop_gradient(of(experiment.reference(frozen, **conditioning)))
+        nats = without_padding(jax.lax.stop_gradient(loss), conditioning)
+        weight = train.token_weight(tokens, nats, reference)
         return without_padding(weight * loss, conditioning).sum() / total
 
     @use_mesh(mesh)

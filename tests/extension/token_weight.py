@@ -1,4 +1,4 @@
-"""A token weight of one's own, after the focal loss (arXiv 1708.02002): a small loss counts less.
+"""A token weight of one's own: a small loss counts less.
 
 ddlm train --config tests/extension/token_weight.py --workdir runs/own-token-weight
 """
@@ -12,7 +12,7 @@ from experiments.token_weights.token_weight import TokenWeight
 
 
 @dataclass(frozen=True)
-class Focal(TokenWeight):
+class Hard(TokenWeight):
     """(1 - exp(-nats))^power; power: how much less."""
 
     power: float = 2.0
@@ -23,4 +23,4 @@ class Focal(TokenWeight):
 
 def get_config():
     base = smoke.get_config()
-    return replace(base, train=replace(base.train, token_weight=Focal()))
+    return replace(base, train=replace(base.train, token_weight=Hard()))
