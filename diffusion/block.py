@@ -12,7 +12,7 @@ base process.
 
 `clip` restricts the times of the training loss, which lowers the variance of the gradient (times near 0
 have few masked tokens and large weights, near 1 nothing to learn from); the bound uses all times.
-`python -m experiments.studies.clip` measures which interval is best for a run.
+`python -m experiments.studies.gradient_noise` measures which interval is best for a run.
 
 clip = (1, 1) is the base in one step: every block is asked for wholly masked, in training and in the
 bound, and a token costs -log p(x0^i | blocks before). At block length 1 this is an autoregressive model

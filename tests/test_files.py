@@ -160,7 +160,8 @@ def test_text_is_utf_8_in_every_locale(tmp_path):
 @pytest.mark.parametrize(
     "command, option",
     [("sample", "--out"), ("sample", "--trace"), ("evaluate", "--out"), ("quality", "--out"),
-     ("compare", "--table"), ("compare", "--plot"), ("plan", "--out"), ("studies.clip", "--out")],
+     ("compare", "--table"), ("compare", "--plot"), ("plan", "--out"),
+     ("studies.gradient_noise", "--out")],
 )  # fmt: skip
 def test_what_cannot_be_written_is_said_before_any_work(command, option, out, said, capsys):
     assert cli.guarded(command, [option, out]) == 2

@@ -151,7 +151,7 @@ def test_block_diffusion_goes_beyond_the_length_it_was_trained_on(runs, capsys):
     assert len(line) == 4 + 41
 
 
-def test_few_steps_and_clip_measure_runs(runs, tmp_path, monkeypatch, capsys):
+def test_few_steps_and_gradient_noise_measure_runs(runs, tmp_path, monkeypatch, capsys):
     where = [w for name in ("block4", "autoregressive") for w in ("--workdir", str(runs / name))]
     scorer = ["--scorer", str(runs / "autoregressive"), "--out", str(tmp_path)]
     options = ["--num", "3", "--steps", "1", "2"]
@@ -171,14 +171,21 @@ def test_few_steps_and_clip_measure_runs(runs, tmp_path, monkeypatch, capsys):
     assert "LeftToRight does not go with it" in capsys.readouterr().out
     assert cli.guarded("studies.few_steps", [*mdlm, "--sampler", "FirstHitting groups=4"]) == 2
     assert "group" in capsys.readouterr().err
-    monkeypatch.setattr("experiments.studies.clip.INTERVALS", ((0.0, 1.0), (0.3, 0.8)))
-    out = tmp_path / "clip.json"
-    assert (
-        cli.guarded(
-            "studies.clip", ["--workdir", str(runs / "block4"), "--batches", "2", "--out", str(out)]
-        )
-        == 0
-    )
-    assert all(np.isfinite(row["noise"]) for row in json.loads(out.read_text())["rows"])
-    assert cli.guarded("studies.clip", ["--workdir", str(runs / "mdlm")]) == 2
-    assert "BlockDiffusion" in capsys.readouterr().err
+    out = tmp_path / "noise.json"
+    intervals = ("process.clip=0.0,1.0", "process.clip=0.3,0.8")
+    monkeypatch.setattr("experiments.studies.gradient_noise.INTERVALS", intervals)
+    study = ["--batches", "2", "--out", str(out), "--workdir"]
+    assert cli.guarded("studies.gradient_noise", [*study, str(runs / "block4")]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["setting"] for row in rows] == ["", intervals[1]]  # its own is (0, 1)
+    assert all(row["cost"] == pytest.approx(1, rel=0.05) for row in rows)
+    tried = [w for words in (
+        "train.time_weight=Tempered train.time_weight.power=1", "train.time_weight=Complementary",
+    ) for w in ("--setting", words)]  # fmt: skip
+    assert cli.guarded("studies.gradient_noise", [*study, str(runs / "mdlm"), *tried]) == 0
+    own, bound, pairs = json.loads(out.read_text())["rows"]
+    assert bound["noise"] == pytest.approx(own["noise"], rel=1e-3)
+    assert 1.7 < pairs["cost"] < 2.3
+    other = ["--setting", "model.width=64"]
+    assert cli.guarded("studies.gradient_noise", [*study, str(runs / "mdlm"), *other]) == 2
+    assert "model.width=64: only settings of train" in capsys.readouterr().err

@@ -4,8 +4,8 @@
         --set data.path=data/text8 --set init_from=runs/text8-mdlm
 
 As published for LM1B: 850 thousand steps of MDLM, then 150 thousand of blocks, with times clipped to
-[0.45, 0.95] (arXiv 2503.09573, table 8; `python -m experiments.studies.clip` measures it for a run).
-Without init_from it trains from scratch. `--set process.block_length=16 --set
+[0.45, 0.95] (arXiv 2503.09573, table 8; `python -m experiments.studies.gradient_noise` measures it for a
+run). Without init_from it trains from scratch. `--set process.block_length=16 --set
 process.clip=0.3,0.8` for blocks of 16. No text8 figure is published. Not yet trained with this code.
 """
 

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion.process import Objective
 from experiments.config import Experiment
 from experiments.training.annealing import opening
 from experiments.training.recovery import checked_step, run_key, zero_health
+from models.backbone import Network
 from models.layers import use_mesh
 
 
@@ -67,6 +69,33 @@ def without_padding(nats: jax.Array, conditioning: dict) -> jax.Array:
     return jnp.where(conditioning["segments"] > 0, nats, 0) if "segments" in conditioning else nats
 
 
+def training_loss(
+    experiment: Experiment,
+    process: Objective,
+    network: Network,
+    key: jax.Array,
+    tokens: jax.Array,
+    u: jax.Array,
+    conditioning: dict,
+    frozen: dict | None = None,
+) -> jax.Array:
+    """(B, L): what is minimised, 0 where there is padding: the loss of the bound process, with the loss
+    of tokens and the weights of `Train`. key, tokens, u: as of `Objective.loss`; conditioning,
+    frozen: as of the step."""
+    train = experiment.train
+
+    def of(network):
+        costing = train.token_loss.applied(network)
+        return train.time_weight.loss(process, key, costing, tokens, u)
+
+    loss, reference = of(network), None
+    if train.token_weight.needs_reference:
+        reference = jax.lax.stop_gradient(of(experiment.reference(frozen, **conditioning)))
+    nats = without_padding(jax.lax.stop_gradient(loss), conditioning)
+    weight = train.token_weight(tokens, nats, reference)
+    return without_padding(weight * loss, conditioning)
+
+
 def make_train_step(
     experiment: Experiment, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[..., tuple[dict, jax.Array]]:
@@ -94,17 +123,10 @@ def make_train_step(
             conditioning = conditioning | {"label": label}
         network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning, **opened)
         process = experiment.bind(params, frozen)
-
-        def of(network):
-            costing = train.token_loss.applied(network)
-            return train.time_weight.loss(process, keys[:, 0], costing, tokens, u)
-
-        loss, reference = of(network), None
-        if train.token_weight.needs_reference:
-            reference = jax.lax.stop_gradient(of(experiment.reference(frozen, **conditioning)))
-        nats = without_padding(jax.lax.stop_gradient(loss), conditioning)
-        weight = train.token_weight(tokens, nats, reference)
-        return without_padding(weight * loss, conditioning).sum() / total
+        nats = training_loss(
+            experiment, process, network, keys[:, 0], tokens, u, conditioning, frozen
+        )
+        return nats.sum() / total
 
     @use_mesh(mesh)
     def train_step(state, tokens, conditioning=None, frozen=None):

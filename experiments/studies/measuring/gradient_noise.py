@@ -1,64 +1,111 @@
-"""How noisy the gradient of a batch is, for different times of training."""
+"""How noisy the gradient of a batch is, for different settings of the training loss."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from diffusion.block import BlockDiffusion
 from experiments.config import Experiment
 from experiments.data.pipeline import training_batches
 from experiments.data.text import prepare
 from experiments.errors import UserError
+from experiments.overrides import override, resolve
 from experiments.run import Run
+from experiments.training.teacher import load_teacher
+from experiments.training.train_step import training_loss, without_padding
+
+
+def those_that_fit(experiment: Experiment, settings: Sequence[str]) -> list[str]:
+    """Those of the settings that go with the process of the experiment, and change it."""
+    fitting = []
+    for words in settings:
+        with contextlib.suppress(UserError):
+            if _changed(experiment, words) != experiment:
+                fitting.append(words)
+    return fitting
 
 
 def measure(
     run: Run,
-    intervals: Sequence[tuple[float, float]],
+    settings: Sequence[str],
     batches: int,
     seed: int,
     log: Callable[[str], None],
 ) -> list[dict]:
-    """For each interval {"clip", "noise", "loss"}: the variance of a batch's gradient over the squared
-    length of the mean gradient, both estimated without bias over the same batches; inf where no mean
-    is seen above the noise."""
-    experiment = run.experiment
-    if not isinstance(experiment.process, BlockDiffusion):
-        raise UserError(
-            f"the run holds process {type(experiment.process).__name__}; only BlockDiffusion has a clip"
-        )
-    length, rows = experiment.data.length, experiment.train.batch_size
-    corpus = prepare(experiment.data)
-    labels = corpus.split_labels("train")
-    stream = training_batches(corpus.split("train", length), length, rows, seed, labels=labels)
+    """For each of the settings, overrides with blanks between them, {"setting", "noise", "cost",
+    "noise_at_equal_cost", "loss"}.
+
+    noise: the variance of a batch's gradient over the squared length of the mean gradient, both
+    estimated without bias over the same batches; inf where no mean is seen above the noise. cost:
+    floating-point operations of a batch, relative to those of the first of the settings.
+    """
+    changed = [_changed(run.experiment, words) for words in settings]
+    corpus, length = prepare(run.experiment.data), run.experiment.data.length
+    rows, labels = run.experiment.train.batch_size, corpus.split_labels("train")
+    tokens = corpus.split("train", length)
+    stream = training_batches(tokens, length, rows, seed, labels=labels)
     texts = jax.tree.map(lambda *x: jnp.stack(x), *[next(stream) for _ in range(batches)])
-    noise_of, results = _compiled(experiment, seed), []
-    for clip in intervals:
-        noise, loss = noise_of(run.params, texts, *clip)
-        results.append({"clip": clip, "noise": float(noise), "loss": float(loss)})
-        log(f"times ({clip[0]}, {clip[1]}): noise {noise:.2f}, loss {loss:.4f} nats/token")
+    results, first = [], None
+    for words, experiment in zip(settings, changed, strict=True):
+        experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
+        experiment, frozen = load_teacher(experiment)
+        program = _noise(experiment, seed).lower(run.params, texts, frozen).compile()
+        noise, loss = map(float, program(run.params, texts, frozen))
+        flops = _flops(program)
+        first = first or flops
+        cost = flops / first if first else 1.0
+        results.append(
+            {
+                "setting": words,
+                "noise": noise,
+                "cost": cost,
+                "noise_at_equal_cost": noise * cost,
+                "loss": loss,
+            }
+        )
+        log(
+            f"{words or 'as the run is set'}: noise {noise:.2f}, at equal cost {noise * cost:.2f}, "
+            f"loss {loss:.4f} nats/token"
+        )
     return results
 
 
-def _compiled(experiment: Experiment, seed: int):
-    """noise(params, (texts (N, B, L), {} or {"label": (N, B)}), low, high) -> (noise, loss) for times of
-    that interval."""
+def _changed(experiment: Experiment, words: str) -> Experiment:
+    overrides = words.split()
+    other = [w for w in overrides if not w.startswith(("train.", "process.", "teacher"))]
+    if other:
+        raise UserError(
+            f"{other[0]}: only settings of train, process and teacher keep the run's network and text"
+        )
+    return override(experiment, overrides)
 
-    def loss(params, key, text, low, high):
+
+def _flops(program) -> float:
+    """What the compiler counts, a loop over batches once; 0 where it does not count."""
+    analysis = program.cost_analysis() or {}
+    return float(analysis.get("flops", 0.0))
+
+
+def _noise(experiment: Experiment, seed: int):
+    """noise(params, (texts (N, B, L), {} or {"label": (N, B)}), frozen) -> (noise, loss), jitted."""
+
+    def loss(params, key, text, frozen):
         x0, conditioning = text
         rows = x0.shape[0]
         keys = jax.random.split(key, rows + 1)
         offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
-        process, network = experiment.bind(params), experiment.network(params, **conditioning)
-        assert isinstance(process, BlockDiffusion)  # `gradient_noise`
-        return process.loss_within(keys[:rows], network, x0, u, low, high).mean()
+        network = experiment.network(params, **conditioning)
+        process = experiment.bind(params, frozen)
+        nats = training_loss(experiment, process, network, keys[:rows], x0, u, conditioning, frozen)
+        real = without_padding(jnp.ones(x0.shape), conditioning)
+        return nats.sum() / jnp.maximum(real.sum(), 1)
 
     @jax.jit
-    def noise(params, texts, low, high):
+    def noise(params, texts, frozen):
         def one(carry, batch):
-            value, grad = jax.value_and_grad(loss)(params, *batch, low, high)
+            value, grad = jax.value_and_grad(loss)(params, *batch, frozen)
             total, squares, losses = carry
             length = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad))
             return (jax.tree.map(jnp.add, total, grad), squares + length, losses + value), None
