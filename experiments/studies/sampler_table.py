@@ -35,7 +35,7 @@ The effect of a known token (`--prompt`, `--template`) depends on the process:
   at a time, it is the conditional distribution of the data.
 - *vertices*: known tokens are vertices of the simplex, which stand for certain tokens. With the exact
   denoiser and small steps, this is the conditional distribution. A trained network has not seen it,
-  since at time t it was trained with noise at all positions. For `BFN`, `TwistedSMC` adds the noise instead.
+  since at time t it was trained with noise at all positions. For `BFN`, `TwistedSMC` adds the noise.
 - *biased*: the network treats a clean token as a noisy one and trusts it too little. `TwistedSMC` is
   exact in the limit of many particles and small steps, and multiplies the number of calls.
 - *prompt*: known tokens at the start are exact. A known token after a blank is kept, but the blank does
