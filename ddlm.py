@@ -43,15 +43,18 @@ from diffusion.dirichlet import DirichletFlow
 from diffusion.distillation import DCD, SDTT, Distilled, Student
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.eso_lm import EsoLM
+from diffusion.gaussian import GaussianProcess, GivenEmbeddings, LearnedEmbeddings
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
 from diffusion.hidden_markov import HiddenMarkov
 from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.linear_flow import LinearFlow
+from diffusion.log_snr import LearnedLogSNR, LinearLogSNR, LogSNR
 from diffusion.markov import ContinuousMarkovProcess, MarkovProcess
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.one_step import OneStep
+from diffusion.plaid import Plaid
 from diffusion.process import (
     Composed,
     FlowProcess,
@@ -144,6 +147,7 @@ from samplers.blocks import BlockByBlock
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
 from samplers.logits_processor import LogitsProcessor
+from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
@@ -211,14 +215,18 @@ __all__ = [
     "FlowProcess",
     "Focal",
     "Gaussian",
+    "GaussianProcess",
     "GenMD4",
     "Geometric",
     "GeometricNoise",
+    "GivenEmbeddings",
     "Goldfish",
     "GridSampler",
     "HiddenMarkov",
     "JumpProcess",
     "LabelSmoothing",
+    "LearnedEmbeddings",
+    "LearnedLogSNR",
     "LearningRate",
     "LeftToRight",
     "Letters27",
@@ -227,9 +235,11 @@ __all__ = [
     "LinearBetas",
     "LinearDecay",
     "LinearFlow",
+    "LinearLogSNR",
     "LoRA",
     "LogLikelihood",
     "LogLinearNoise",
+    "LogSNR",
     "LogitsProcessor",
     "LossTruncation",
     "MDLMCosine",
@@ -238,6 +248,7 @@ __all__ = [
     "Masked",
     "Matrix",
     "MatrixKernel",
+    "MeanAncestral",
     "Mesh",
     "ModernBert",
     "Muon",
@@ -251,6 +262,7 @@ __all__ = [
     "OneStep",
     "Optimizer",
     "PathPlanning",
+    "Plaid",
     "Plain",
     "Polynomial",
     "Posterior",

@@ -65,8 +65,8 @@ class Traits:
     whole_rows: whether losses are sums over a row, so that a row has to be one text of full length.
     any_order: whether the bound is the mean likelihood over orders in which tokens are revealed.
     own_loss: whether training has another loss than the integrand of the bound at `Process.time`, which
-    weights of times do not fit, nor do blocks. vector_width: D of states that are vectors
-    (`diffusion.spaces.Vectors`), else None.
+    weights of times do not fit, nor do blocks. vector_width: of what the network reads where states are
+    vectors (`diffusion.spaces.Vectors`), D or with an estimate beside the state 2 D; else None.
     """
 
     attention_block: int | None = None
@@ -115,6 +115,11 @@ class Objective(ABC):
     def bind(self, params: dict) -> Self:
         """The objective with the parameters that `init` made and training changed."""
         return self
+
+    def wrapped(self, model: Model) -> Model:
+        """The network as the loss, the bound and samplers call it: as it is, unless the process gives it
+        more to read than the state."""
+        return model
 
     def taught_by(self, teacher: Model) -> Self:
         """The objective with the network of its teacher, where `traits` say that it has one."""

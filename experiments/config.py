@@ -374,12 +374,13 @@ class Experiment:
         assert self.teacher and self.teacher.model and frozen  # `training.teacher.load_teacher`
         return Network(self.teacher.model, frozen, condition)
 
-    def network(self, params: dict, **condition: Any) -> Network:
-        """The model with its parameters, as processes and samplers call it. A frozen base is called
-        without the condition, which is for what is trained."""
+    def network(self, params: dict, **condition: Any) -> Any:
+        """The model with its parameters, as processes and samplers call it: a `Network`, or what the
+        process makes of it. A frozen base is called without the condition, which is for what is
+        trained."""
         model, own = self.model.inner, self.model.merge(params)
         if self.energy is None:
-            return Network(model, own, condition)
+            return self.bind(params).wrapped(Network(model, own, condition))
         energy = Network(self.energy, params["energy"], condition)
         return Network(model, own, energy=energy)
 

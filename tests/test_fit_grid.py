@@ -22,6 +22,7 @@ from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
 from diffusion.one_step import OneStep
+from diffusion.plaid import Plaid
 from diffusion.schedules import Cosine, Geometric, Linear, Polynomial
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
@@ -134,7 +135,7 @@ def test_a_flow_is_given_the_fall_of_its_cross_entropy():
 SMALL = [
     MDLM(), MDLM(num_steps=3), SEDD(), UDLM(), D3PM(num_steps=5), GenMD4(), Spindle(), BFN(), GIDD(),
     BFN(num_steps=4), DirichletFlow(), LinearFlow(), BlockDiffusion(MDLM(), 2),
-    BlockDiffusion(UDLM(), 3), EDLM(),
+    BlockDiffusion(UDLM(), 3), EDLM(), Plaid(),
 ]  # fmt: skip
 
 

@@ -12,12 +12,14 @@ from diffusion.dirichlet import DirichletFlow
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
+from diffusion.plaid import Plaid
 from diffusion.schedules import Geometric, Linear, RescaledSchedule
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
 from samplers.ancestral import Ancestral
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
+from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
@@ -38,7 +40,7 @@ ENDS = [
         [SEDD(6, Uniform(), Geometric(0.3, 5.0)), SEDD(6, schedule=LOOSE)],
     )),
     (Euler(3), UDLM(6)), (TauLeaping(3), GenMD4(6)), (Ancestral(3), BFN(6)),
-    (Ancestral(3), DirichletFlow(6)), (ODE(3), DirichletFlow(6)),
+    (Ancestral(3), DirichletFlow(6)), (ODE(3), DirichletFlow(6)), (MeanAncestral(3), Plaid(6)),
 ]  # fmt: skip
 
 

@@ -17,11 +17,13 @@ from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM
+from diffusion.gaussian import LearnedEmbeddings
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.mdlm import MDLM
+from diffusion.plaid import Plaid
 from diffusion.schedules import Geometric
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
@@ -33,6 +35,7 @@ from samplers.ancestral import Ancestral
 from samplers.autoregressive import LeftToRight
 from samplers.blocks import BlockByBlock
 from samplers.first_hitting import FirstHitting
+from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
 from samplers.posterior import Posterior
 from samplers.remask import ReMDM
@@ -54,6 +57,7 @@ CASES = {
     "bfn": (BFN(V), Ancestral(4)),
     "dirichlet": (DirichletFlow(V, bound_steps=2), ODE(4)),
     "linear flow": (LinearFlow(V), ODE(4)),
+    "plaid": (Plaid(V, LearnedEmbeddings(4)), MeanAncestral(4)),
     "autoregressive": (Autoregressive(V), LeftToRight()),
     "block": (BlockDiffusion(MDLM(V)), BlockByBlock(Ancestral(4))),
     "edlm": (EDLM(MDLM(V)), Ancestral(4)),
@@ -65,8 +69,9 @@ def measured(name):
     process, sampler = CASES[name]
     attention = {"autoregressive": 1, "block": 4}.get(name)
     model = Transformer(
-        V, 2, 16, 2, time_conditioning=True, condition_width=8, block_length=attention
-    )
+        V, 2, 16, 2, time_conditioning=True, condition_width=8, block_length=attention,
+        vector_width=process.traits.vector_width,
+    )  # fmt: skip
     params = jax.tree.map(lambda p: p + 0.1, model.init(jax.random.key(0)))
     energy = None
     if name == "edlm":
@@ -74,6 +79,7 @@ def measured(name):
         energy = Network(second, second.init(jax.random.key(3)))
     network = Network(model, params, energy=energy)
     process = process.bind(process.init(jax.random.key(1)))
+    network = process.wrapped(network)
     keys = jax.random.split(jax.random.key(2), B)
     x0 = jax.random.randint(jax.random.key(4), (B, L), 0, V)
     u = (jnp.arange(B)[:, None] + 0.4) / B

@@ -16,8 +16,10 @@ from diffusion.betas import CosineBetas
 from diffusion.d3pm import D3PM
 from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
+from diffusion.log_snr import LearnedLogSNR
 from diffusion.mdlm import MDLM
 from diffusion.numerics import bregman
+from diffusion.plaid import Plaid
 from diffusion.schedules import Linear
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
@@ -85,9 +87,12 @@ def test_float32_agrees_with_float64_at_50_thousand_tokens(name, logit):
         assert scale > 0 and np.abs(grads[0] - grads[1]).max() < 1e-3 * scale
 
 
-@pytest.mark.parametrize("name", ALL)
+ENDS = ALL | {"plaid": Plaid(schedule=LearnedLogSNR(width=8), self_conditioning=0.0)}
+
+
+@pytest.mark.parametrize("name", ENDS)
 def test_losses_and_gradients_are_finite_at_both_ends(name):
-    process = complete(ALL[name], 3)
+    process = complete(ENDS[name], 3)
     params = process.init(jax.random.key(0))
     x0 = jnp.asarray(np.random.default_rng(0).integers(0, 3, (8, 5)))
     out = jax.random.normal(jax.random.key(1), (8, 5, 3)) * 5

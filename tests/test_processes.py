@@ -27,6 +27,7 @@ from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.numerics import log_one_hot
 from diffusion.one_step import OneStep
+from diffusion.plaid import Plaid
 from diffusion.process import denoising_process
 from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, RescaledSchedule
 from diffusion.sedd import SEDD
@@ -345,6 +346,7 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
         (MDLM(), "MDLM.vocab_size"),
         (GenMD4(), "GenMD4.vocab_size"),
         (BFN(), "BFN.vocab_size"),
+        (Plaid(), "Plaid.vocab_size"),
         (
             D3PM(kernel=Uniform(), schedule=MutualInformation(), vocab_size=3),
             "MutualInformation.unigram",

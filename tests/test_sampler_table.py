@@ -21,12 +21,15 @@ from diffusion.d3pm import D3PM
 from diffusion.dense import Gaussian
 from diffusion.dirichlet import DirichletFlow
 from diffusion.eso_lm import EsoLM
+from diffusion.gaussian import GivenEmbeddings
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.linear_flow import LinearFlow
+from diffusion.log_snr import LinearLogSNR
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.one_step import OneStep
+from diffusion.plaid import Plaid
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
 from experiments import cli
@@ -176,6 +179,7 @@ def test_one_step_is_counted_inside_windows_too():
     assert Experiment(OneStep(), Transformer(), sampler=SlidingWindow(Ancestral(1)))
 
 
+LINE = Plaid(2, GivenEmbeddings(((1.0,), (-1.0,))), LinearLogSNR(-6.0, 8.0), self_conditioning=0.0)
 PAIR = np.array([0.45, 0.05, 0.1, 0.4])  # of two tokens that depend on each other
 CONDITIONAL = 0.45 / 0.55  # of the first token, given the second
 
@@ -190,7 +194,7 @@ def share_of_the_first(process, sampler, rows):
 
 
 @pytest.mark.parametrize(
-    "process", [UDLM(2), BFN(2, PowerAccuracy(12.0))], ids=lambda p: type(p).__name__
+    "process", [UDLM(2), BFN(2, PowerAccuracy(12.0)), LINE], ids=lambda p: type(p).__name__
 )
 def test_particles_bring_given_tokens_to_the_conditional_distribution(process):
     rows, error = 1000, np.sqrt(0.15 / 1000)

@@ -101,6 +101,7 @@ def samplers() -> list:
     from samplers.ancestral import Ancestral
     from samplers.blocks import BlockByBlock
     from samplers.first_hitting import FirstHitting
+    from samplers.mean_ancestral import MeanAncestral
     from samplers.predictor_corrector import PredictorCorrector
     from samplers.remask import ReMDM
     from samplers.sampler import Sampler
@@ -112,6 +113,7 @@ def samplers() -> list:
         Ancestral(cached=True), FirstHitting(group=2), FirstHitting(steps=64), ReMDM(eta=0.0),
         Unmask("random"), Unmask("random", Tokens(1)), PredictorCorrector(corrector="forward_backward"),
         BlockByBlock(FirstHitting()), SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
+        MeanAncestral(score_temperature=0.9),
     ]  # fmt: skip
     every = []
     for cls in choices(Sampler, Ancestral):

@@ -1,0 +1,25 @@
+"""Plaid: diffusion on learned embeddings of the letters, with a learned schedule and self-conditioning.
+
+    python -m experiments.train --config configs/sotu/plaid.py --workdir runs/plaid
+
+Each ingredient is a setting: `process.schedule=LinearLogSNR`, `process.head=posterior` (no output
+prior), `process.self_conditioning=0`, `process.embedding=GivenEmbeddings`. On the embedded corpus, with
+mdlm.py's model (and the time) and budget; a step is a third longer for its first passes.
+"""
+
+from dataclasses import replace
+
+from configs.sotu import mdlm
+from diffusion.plaid import Plaid
+from experiments.config import Experiment
+from samplers.mean_ancestral import MeanAncestral
+
+
+def get_config() -> Experiment:
+    base = mdlm.get_config()
+    return replace(
+        base,
+        process=Plaid(),
+        model=replace(base.model, time_conditioning=True),
+        sampler=MeanAncestral(steps=256, score_temperature=0.9),
+    )

@@ -1,0 +1,186 @@
+"""How noise grows in a normal process: gamma(t) = -log SNR(t), rising from t = 0 to t = 1.
+
+A schedule of one's own is one method, gamma(t), of a `LogSNR`. Between the same ends the bound of a
+normal process does not depend on the form of gamma (`diffusion.gaussian`), only its variance does. So a
+learned schedule (VDM, arXiv 2107.00630; Plaid, arXiv 2305.18619),
+
+    gamma(t) = gamma_0 + (gamma_1 - gamma_0) shape(t),    shape(t) = (f(t) - f(0)) / (f(1) - f(0)),
+    f(t) = sum_k softplus(w_k) tanh(softplus(v_k) (t - 1/2) + b_k),
+
+learns its ends by the gradient of the loss, and its shape by that of the square of the loss.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.numerics import in_float64
+from diffusion.random import normal, split
+
+LARGEST = 20.0  # of |gamma|: beyond it float32 does not tell noise from none
+
+
+class LogSNR(ABC):
+    """gamma(t); an implementation is a frozen dataclass of settings.
+
+    ValueError for a gamma that falls somewhere on 257 times, or leaves [-20, 20]; a subclass with a
+    `__post_init__` of its own calls that of this class.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
+    learned: ClassVar[bool] = False
+    """Whether `init` makes parameters."""
+
+    @abstractmethod
+    def gamma(self, t: Array) -> Array:
+        """-log SNR at t, elementwise, made of functions of `jax.numpy`."""
+
+    def rate(self, t: Array) -> Array:
+        """d gamma / dt, of the shape of t."""
+        return jax.jvp(self.gamma, (t,), (jnp.ones_like(t),))[1]
+
+    def in_training(self, t: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
+        """(gamma, its rate, finish), t (B, 1): in the loss, nats (B, L) of which the schedule is to see
+        the gradient are finish(nats), the same number."""
+        return self.gamma(t), self.rate(t), lambda nats: nats
+
+    def init(self, key: Array) -> dict:
+        """Parameters of the schedule; {} where it has none."""
+        return {}
+
+    def bind(self, params: dict) -> Self:
+        """The schedule with the parameters that `init` made and training changed."""
+        return self
+
+    def __post_init__(self):
+        gamma = in_float64(self.gamma, np.linspace(0, 1, 257))
+        where = f"{type(self).__name__}: gamma = -log SNR goes from {gamma[0]:.4g} at t = 0 to "
+        where += f"{gamma[-1]:.4g} at t = 1"
+        if not np.abs(gamma).max() <= LARGEST:  # nor where it is no number
+            raise ValueError(
+                f"{where}; it must stay where float32 tells noise from none, between -{LARGEST:g} and "
+                f"{LARGEST:g}"
+            )
+        if np.diff(gamma).min() < 0 or gamma[0] == gamma[-1]:
+            raise ValueError(f"{where}; it must rise, and never fall in between")
+
+
+@dataclass(frozen=True)
+class LinearLogSNR(LogSNR):
+    """gamma = start + (end - start) t.
+
+    start: -log SNR at t = 0. end: at t = 1, above start.
+    """
+
+    start: float = -6.0
+    end: float = 8.0
+
+    def gamma(self, t: Array) -> Array:
+        return self.start + (self.end - self.start) * t
+
+    def rate(self, t: Array) -> Array:
+        return jnp.full_like(t, self.end - self.start)
+
+
+@dataclass(frozen=True)
+class LearnedLogSNR(LogSNR):
+    """A monotone network, learned with the model. Before `bind`, what training starts from.
+
+    start, end: -log SNR at t = 0 and t = 1 at the start. width: how many terms f has. learns_ends:
+    whether training changes the ends. learns_shape: whether it changes the shape between them.
+    """
+
+    start: float = -0.2
+    end: float = 8.8
+    width: int = 1024
+    learns_ends: bool = True
+    learns_shape: bool = True
+    learned: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError(f"LearnedLogSNR.width = {self.width} must be at least 1")
+        super().__post_init__()
+
+    def init(self, key: Array) -> dict:
+        """{"ends": (2,), "inner": (N,), "offset": (N,), "outer": (N,)}, N = width."""
+        keys = dict(zip(("inner", "offset", "outer"), split(key, 3), strict=True))
+        shape = {name: normal(k, (self.width,)) for name, k in keys.items()}
+        return {"ends": jnp.array([self.start, self.end], jnp.float32), **shape}
+
+    def bind(self, params: dict) -> Self:
+        bound = copy.copy(self)
+        vars(bound)["_params"] = {
+            name: value if self._learns(name) else jax.lax.stop_gradient(value)
+            for name, value in params.items()
+        }
+        return bound
+
+    def _learns(self, name: str) -> bool:
+        return self.learns_ends if name == "ends" else self.learns_shape
+
+    @property
+    def _bound(self) -> dict:
+        return vars(self).get("_params") or self.init(jax.random.key(0))
+
+    def gamma(self, t: Array) -> Array:
+        return self._between(self.shape(t), t.dtype)
+
+    def in_training(self, t):
+        (start, end) = self._bound["ends"].astype(t.dtype)
+        shape, message = _send(self.shape(t))
+        slope, of_slope = _send(jax.jvp(self.shape, (t,), (jnp.ones_like(t),))[1])
+
+        def finish(nats):
+            return _answer(nats, message, of_slope)
+
+        return start + (end - start) * shape, (end - start) * slope, finish
+
+    def _between(self, shape, dtype):
+        start, end = self._bound["ends"].astype(dtype)
+        return start + (end - start) * shape
+
+    def shape(self, t: Array) -> Array:
+        """shape(t), from 0 to 1, of the shape of t."""
+        params = {name: value.astype(t.dtype) for name, value in self._bound.items()}
+        inner, outer = (jax.nn.softplus(params[name]) for name in ("inner", "outer"))
+        inner, offset = (a.reshape((1,) * t.ndim + a.shape) for a in (inner, params["offset"]))
+
+        def f(t):
+            return jnp.tanh((t[..., None] - 0.5) * inner + offset) @ outer
+
+        low, high = (f(jnp.full((1,) * t.ndim, end, t.dtype)) for end in (0.0, 1.0))
+        return (f(t) - low) / (high - low)
+
+
+@jax.custom_vjp
+def _send(x: Array) -> tuple[Array, Array]:
+    """(x, 0): the gradient of x is multiplied by what `_answer` says of the second."""
+    return x, jnp.zeros_like(x)
+
+
+_send.defvjp(lambda x: (_send(x), None), lambda _, cotangents: (cotangents[0] * cotangents[1],))
+
+
+@jax.custom_vjp
+def _answer(nats: Array, *messages: Array) -> Array:
+    """nats (B, L); in the backward pass each of the messages (B, 1) is told twice their mean, so that
+    what was sent has the gradient of the square of a row's loss."""
+    return nats
+
+
+_answer.defvjp(
+    lambda nats, *messages: (nats, (nats, messages)),
+    lambda kept, g: (g, *(_told(kept[0], message) for message in kept[1])),
+)
+
+
+def _told(nats, message):
+    return jnp.broadcast_to(2 * nats.mean(-1, keepdims=True), message.shape).astype(message.dtype)
