@@ -139,6 +139,7 @@ from models.classifier import Classifier
 from models.energy import EnergyTransformer
 from models.lora import LoRA
 from models.modernbert import ModernBert
+from models.plaid import PlaidTransformer
 from models.time_inputs import GeometricNoise, LogLinearNoise, Plain, Thousandfold, TimeInput
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
@@ -263,6 +264,7 @@ __all__ = [
     "Optimizer",
     "PathPlanning",
     "Plaid",
+    "PlaidTransformer",
     "Plain",
     "Polynomial",
     "Posterior",

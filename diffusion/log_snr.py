@@ -93,12 +93,15 @@ class LinearLogSNR(LogSNR):
 class LearnedLogSNR(LogSNR):
     """A monotone network, learned with the model. Before `bind`, what training starts from.
 
-    start, end: -log SNR at t = 0 and t = 1 at the start. width: how many terms f has. learns_ends:
-    whether training changes the ends. learns_shape: whether it changes the shape between them.
+    start, end: -log SNR at t = 0 and t = 1 at the start, less the shift. shift: what is added to all of
+    it; with log D, ends for embeddings of norm 1 are those of the same process at norm sqrt(D). width:
+    how many terms f has. learns_ends: whether training changes the ends. learns_shape: whether it
+    changes the shape between them.
     """
 
     start: float = -0.2
     end: float = 8.8
+    shift: float = 0.0
     width: int = 1024
     learns_ends: bool = True
     learns_shape: bool = True
@@ -131,21 +134,21 @@ class LearnedLogSNR(LogSNR):
         return vars(self).get("_params") or self.init(jax.random.key(0))
 
     def gamma(self, t: Array) -> Array:
-        return self._between(self.shape(t), t.dtype)
+        return self._at(self.shape(t))
 
     def in_training(self, t):
-        (start, end) = self._bound["ends"].astype(t.dtype)
         shape, message = _send(self.shape(t))
         slope, of_slope = _send(jax.jvp(self.shape, (t,), (jnp.ones_like(t),))[1])
+        start, end = self._bound["ends"].astype(t.dtype)
 
         def finish(nats):
             return _answer(nats, message, of_slope)
 
-        return start + (end - start) * shape, (end - start) * slope, finish
+        return self._at(shape), (end - start) * slope, finish
 
-    def _between(self, shape, dtype):
-        start, end = self._bound["ends"].astype(dtype)
-        return start + (end - start) * shape
+    def _at(self, shape):
+        start, end = self._bound["ends"].astype(shape.dtype)
+        return start + (end - start) * shape + self.shift
 
     def shape(self, t: Array) -> Array:
         """shape(t), from 0 to 1, of the shape of t."""

@@ -15,12 +15,12 @@ deeper network of z, so the bound holds.
 The published rows of E have norm 1, ours norm sqrt(D), and with -log SNR higher by log D that is the
 same process: z over its own size, which the published network reads, is our state. Its ends begin at -3
 and 6, ours at -0.2 and 8.8. Its share follows the running deviations of the two terms, its output prior
-is turned on over the first 5000 steps, and its network is told -log SNR for the time; not here.
+is turned on over the first 5000 steps; not here.
 """
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class Plaid(GaussianProcess):
     embedding: of the tokens, learned or given. schedule: -log SNR by time. head: "leave_one_out" is the
     output prior, "posterior" a network that has to read its own position. self_conditioning: the share
     of rows that is trained with an estimate as second input; 0 is a network without one.
-    reconstruction_share: that of the rows that is spent on the reconstruction.
+    reconstruction_share: that of the rows that is spent on the reconstruction. told: what the network is
+    told of the time, t ("time") or -log SNR ("log_snr").
     """
 
     vocab_size: int | None = None
@@ -52,6 +53,7 @@ class Plaid(GaussianProcess):
     head: Head = "leave_one_out"
     self_conditioning: float = 0.25
     reconstruction_share: float = 0.125
+    told: Literal["time", "log_snr"] = "time"
     known_tokens: ClassVar[KnownTokens] = "biased"
 
     def __post_init__(self):
@@ -100,7 +102,16 @@ class Plaid(GaussianProcess):
 
     def wrapped(self, model: Model) -> Model:
         """As the interface: the model with both passes of self-conditioning."""
+        if self.told == "log_snr":
+            model = self._telling(model)
         return SelfConditioned(model, self._estimate) if self.self_conditioning else model
+
+    def _telling(self, model):
+        def told(z, t, **condition):
+            gamma = jax.lax.stop_gradient(self.schedule.gamma(t))
+            return model(z, gamma, **condition)
+
+        return told
 
     def _estimate(self, out, z, t):
         return self.mean(self.predict(out, z, t))

@@ -108,8 +108,8 @@ class Encoder(Backbone):
         segments: Array | None = None,
     ) -> Array:
         """What the last layer gives, (B, L, D), from the arguments of `apply`."""
-        rows, length = z.shape
-        x = constrain_batch(bind(self._ends, params["ends"]).embed(z, segments))
+        rows, length = z.shape[:2]
+        x = constrain_batch(self._embedded(params, z, t, segments))
         mask = None if segments is None else segments[:, :, None] == segments[:, None]
 
         def layer(build, x, params, keys):
@@ -142,6 +142,10 @@ class Encoder(Backbone):
         )
         return Attention(form, dtype, out_scale, rngs)
 
+    def _embedded(self, params: dict, z: Array, t: Array, segments: Array | None) -> Array:
+        """What the first layer reads, (B*L, D)."""
+        return bind(self._ends, params["ends"]).embed(z, segments)
+
     @abstractmethod
     def _through(self, layer: LayerFunction, x: Array, layers: dict, keys: Array | None) -> Array:
         """x (B*L, D) after all layers of these parameters."""
@@ -151,7 +155,7 @@ class Encoder(Backbone):
         """A layer: x (B*L, D), length, mask and keys (B, 2) -> x."""
 
     @abstractmethod
-    def _ends(self, rngs: nnx.Rngs) -> "Ends":
+    def _ends(self, rngs: nnx.Rngs) -> Any:
         """What stands around the layers."""
 
 

@@ -65,7 +65,7 @@ def test_the_tensors_of_an_export_are_those_that_were_read(case):
 
 
 def test_a_run_goes_out_as_it_came_in(tmp_path, capsys):
-    for name in ("format_bf16", "ar", "gpt2", "bert_mlm_old_names", "modernbert"):
+    for name in ("format_bf16", "ar", "gpt2", "bert_mlm_old_names", "modernbert", "plaid"):
         case = case_of(name)
         assert imported(case, tmp_path / name) == 0
         out = tmp_path / f"{name}-out"
@@ -136,8 +136,8 @@ def trained(case: Case, folder: Path, **changes) -> tuple[Run, Checkpoint]:
     draw = np.random.default_rng(0)
     forms = jax.eval_shape(experiment.init_params, jax.random.key(0))
     params = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), forms)
-    mask, table = architecture.options.mask, params["ends"]["embedding"]
-    if mask is not None:
+    if (mask := architecture.options.mask) is not None:
+        table = params["ends"]["embedding"]
         table[mask] = table[-1]  # the file's own row of the mask, which ours stands for
     return Run(experiment, params, 0, "0" * 16, make_mesh(experiment.mesh)), checkpoint
 

@@ -21,6 +21,7 @@ CLOSE = 1e-4
 INPUTS = {
     "input_ids", "x0", "t", "x", "sigma", "dsigma", "alpha", "beta_pi", "soft_input", "labels",
     "lambda_", "p_mask", "masked",
+    "t_grid", "z",
     "train_loss",  # of training alone: test_golden_gidd.py
 }  # fmt: skip
 
@@ -190,10 +191,30 @@ def encoder(read: Read):
     yield "loss_mean", loss.sum()[None] / read.a["masked"].sum()
 
 
+def plaid(read: Read):
+    """Their states are of embeddings of norm 1, ours of norm sqrt(D); logits up to a constant."""
+    process, a = read.process.bind(read.network.params["process"]), read.a
+    schedule, root = process.schedule, process.embeddings.shape[1] ** 0.5
+    t, grid = (jnp.asarray(a[name])[:, None] for name in ("t", "t_grid"))
+    yield "gamma_tilde", schedule.shape(grid)[:, 0]
+    yield "gamma_grid", schedule.gamma(grid)[:, 0] - 2 * np.log(root)
+    yield "gamma", schedule.gamma(t)[:, 0] - 2 * np.log(root)
+    yield "embedding_rows", process.embeddings / root
+    signal, noise = (jax.nn.sigmoid(x * a["gamma"])[:, None, None] for x in (-1, 1))
+    z = a["z"] / np.sqrt(signal / root**2 + noise)
+    network = process.wrapped(read.network)
+    passes = {"_first": network(z, t, estimate=jnp.zeros_like(z)), "": network(z, t)}
+    for name, out in passes.items():
+        log_p0 = process.predict(out, z, t)
+        a[f"logits{name}"] = jax.nn.log_softmax(a[f"logits{name}"])
+        yield f"logits{name}", log_p0
+        yield f"x_reconst{name}", process.mean(log_p0) / root
+
+
 OUTCOMES = {
     "mdlm": masked, "bd3lm": blocks, "sedd": sedd, "duo": duo, "udlm": udlm, "gidd": gidd, "radd": radd,
     "ar": from_left, "gpt2": from_left, "llada": gated, "dream": gated, "a2d-qwen3": gated,
-    "smdm": smdm, "bert": encoder, "modernbert": encoder,
+    "smdm": smdm, "bert": encoder, "modernbert": encoder, "plaid": plaid,
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from models.bert import Bert
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
 from models.modernbert import ModernBert
+from models.plaid import PlaidTransformer
 from models.roles import Matrix, Table, Vector
 from models.transformer import Transformer
 
@@ -108,6 +109,15 @@ NETWORKS |= {
         ENCODER | {"ends/final_norm/scale": (P(), None)},
     ),
 }
+PLAIN = ("dense", "embedding", "head_norm", "ends/bias")
+NETWORKS["plaid"] = (
+    PlaidTransformer(27, 2, 32, 4, 64, vector_width=32),
+    {name: told for name, told in ENCODER.items() if not any(part in name for part in PLAIN)}
+    | dict.fromkeys(
+        ["ends/vectors/kernel", "ends/estimate/kernel", "ends/time/kernel"], (IN, False)
+    )
+    | {"ends/head/kernel": (P("tensor", None), False), "ends/head/bias": (P(), None)},
+)
 MESH = AbstractMesh((2, 2, 2), AXES)
 
 

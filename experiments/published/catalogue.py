@@ -139,6 +139,14 @@ RELEASES = (
         "scores of tasks, of their own protocol",
     ),
     Release(
+        "plaid",
+        ("igul222/plaid (Plaid-1B, four files of torch)",),
+        "1,275,925,506 parameters",
+        "its own tokenizer, of 32,768 tokens",
+        "zero-shot perplexity (SEDD paper): WikiText-2 at most 51.80, LAMBADA 57.28",
+        "the same bound; its z_1 is compared with noise of the size of ours",
+    ),
+    Release(
         "gpt2",
         tuple(f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")),
         "124 million to 1.5 billion parameters",

@@ -169,4 +169,4 @@ def _stored(array: np.ndarray, dtype: str) -> StoredTensor:
     import ml_dtypes  # names bfloat16 for numpy
 
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    return StoredTensor(array.shape, kind, lambda: np.ascontiguousarray(array, dtype=kind))
+    return StoredTensor(array.shape, kind, lambda: np.asarray(array, dtype=kind, order="C"))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import jax
 from jax import Array
 
 from diffusion.process import Objective
@@ -55,6 +56,13 @@ class Architecture:
     def network(self) -> "Backbone | Whole":
         """What the files hold the parameters of: the model, or all that an experiment trains."""
         return self.model if self.experiment is None else Whole(self.experiment)
+
+    @property
+    def forms(self) -> dict:
+        """The parameters that the files hold, and those of the process, with shapes alone."""
+        key = jax.random.key(0)
+        own = {} if self.experiment else jax.eval_shape(self.process.init, key)
+        return jax.eval_shape(self.network.init, key) | ({"process": own} if own else {})
 
 
 @dataclass(frozen=True)

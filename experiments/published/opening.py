@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from experiments.errors import UserError
 from experiments.plain_json import parse
-from experiments.published.families import bert, ddit, gated, gpt2, modernbert, own
+from experiments.published.families import bert, ddit, gated, gpt2, modernbert, own, plaid
 from experiments.published.family import Architecture, Family, Options, check_layout, some
 from experiments.published.parts import Shape, flat
 from experiments.tensor_files import StoredTensor, read_tensors
@@ -23,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     *gpt2.FAMILIES,
     *bert.FAMILIES,
     *modernbert.FAMILIES,
+    *plaid.FAMILIES,
     own.OWN,
 )
 _MOST_JSON = 10_000_000  # bytes of a config.json
@@ -108,8 +108,7 @@ def open_checkpoint(
         architecture = _read(chosen, shapes, config, options)
         layout = chosen.layout(architecture.network, architecture.options)
         layout = _without(layout, architecture.fresh)
-        forms = jax.eval_shape(architecture.network.init, jax.random.key(0))
-        check_layout(layout, shapes, forms)
+        check_layout(layout, shapes, architecture.forms)
         _check_repeated(architecture.repeated, tensors)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error

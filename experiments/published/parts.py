@@ -68,6 +68,52 @@ class Same(Part):
 
 
 @dataclass(frozen=True)
+class Flat(Same):
+    """A row (1, N), or a column (N, 1), as a vector (N,).
+
+    last: whether N is the last of its axes, as of a row.
+    """
+
+    last: bool = True
+
+    def shape(self, shapes):
+        shape = shapes[self.key]
+        size, one = shape[::-1] if self.last else shape
+        if one != 1:
+            raise ValueError(f"{self.key} has the shape {shape}, not a row or column of one")
+        return (size,)
+
+    def fill(self, get, room):
+        room[...] = get(self.key).reshape(-1)
+
+    def save(self, array, rest):
+        return {self.key: array[None] if self.last else array[:, None]}
+
+
+@dataclass(frozen=True)
+class Scalars(Part):
+    """Several numbers, each a tensor without axes, as a vector."""
+
+    names: tuple[str, ...]
+
+    @property
+    def keys(self):
+        return self.names
+
+    def shape(self, shapes):
+        for name in self.names:
+            if shapes[name] != ():
+                raise ValueError(f"{name} has the shape {shapes[name]}, and should be one number")
+        return (len(self.names),)
+
+    def fill(self, get, room):
+        room[...] = [get(name) for name in self.names]
+
+    def save(self, array, rest):
+        return {name: np.asarray(x) for name, x in zip(self.names, array, strict=True)}
+
+
+@dataclass(frozen=True)
 class Transposed(Same):
     """A matrix (outputs, inputs), as torch has it."""
 
