@@ -13,11 +13,14 @@ import numpy as np
 from diffusion.bfn import BFN
 from diffusion.d3pm import D3PM
 from diffusion.dirichlet import DirichletFlow
+from diffusion.gaussian import GivenEmbeddings
 from diffusion.gidd import GIDD
 from diffusion.hidden_markov import HiddenMarkov
 from diffusion.kernels import Absorbing, Uniform
 from diffusion.linear_flow import LinearFlow
+from diffusion.log_snr import LinearLogSNR
 from diffusion.mdlm import MDLM
+from diffusion.plaid import Plaid
 from diffusion.process import Process
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
@@ -30,20 +33,22 @@ VOCAB = 4
 LAGS = (1, 8)
 
 
-def processes() -> list[Process]:
-    """Processes whose parts need no data and no parameters of their own."""
-    return [
-        MDLM(VOCAB),
-        SEDD(VOCAB, kernel=Absorbing()),
-        SEDD(VOCAB, kernel=Uniform()),
-        UDLM(VOCAB),
-        GIDD(VOCAB),
-        D3PM(VOCAB, kernel=Absorbing(), num_steps=256),
-        D3PM(VOCAB, kernel=Uniform(), num_steps=256),
-        DirichletFlow(VOCAB),
-        LinearFlow(VOCAB),
-        BFN(VOCAB),
-    ]
+def processes() -> dict[str, Process]:
+    """Processes by name whose parts need no data and no parameters of their own."""
+    corners = GivenEmbeddings(tuple(map(tuple, np.eye(VOCAB).tolist())))
+    return {
+        "MDLM": MDLM(VOCAB),
+        "SEDD(Absorbing())": SEDD(VOCAB, kernel=Absorbing()),
+        "SEDD(Uniform())": SEDD(VOCAB, kernel=Uniform()),
+        "UDLM": UDLM(VOCAB),
+        "GIDD": GIDD(VOCAB),
+        "D3PM(Absorbing())": D3PM(VOCAB, kernel=Absorbing(), num_steps=256),
+        "D3PM(Uniform())": D3PM(VOCAB, kernel=Uniform(), num_steps=256),
+        "DirichletFlow": DirichletFlow(VOCAB),
+        "LinearFlow": LinearFlow(VOCAB),
+        "BFN": BFN(VOCAB),
+        "Plaid": Plaid(VOCAB, corners, LinearLogSNR(), self_conditioning=0),
+    }
 
 
 def in_steps(sampler: Sampler, steps: int) -> Sampler | None:
@@ -109,8 +114,7 @@ def measure(
     data = HiddenMarkov.drawn(VOCAB, length, seed=seed)
     entropy, error = entropy_of(data)
     found = []
-    for process in processes():
-        name = written(process)
+    for name, process in processes().items():
         if only not in name:
             continue
         model = data.denoiser(process)
