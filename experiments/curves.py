@@ -181,4 +181,4 @@ def write_curves(workdir: Path, log: Callable[[str], None]) -> None:
         if curves:
             save(draw_curves({workdir.name: curves}), path)
     except Exception as error:  # whatever it is, there is no need of the picture
-        log(f"{path}: could not be drawn ({shortened(str(error))}); ddlm plot draws it anew")
+        log(f"{path}: could not be drawn ({shortened(str(error))}); to try again: ddlm plot")

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     if sha256(content) != header.text_sha256:
         raise UserError(f"{path}: {elsewhere}; nothing was written")
     write_atomically(out, content)
-    print(f"{out}: {len(content):,} bytes, as they were")
+    print(f"{out}: {len(content):,} bytes, restored exactly")
 
 
 if __name__ == "__main__":

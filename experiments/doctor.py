@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
             print(f"{'':<15} WRONG: {check.wrong}", flush=True)
     if failed:
         raise Failed(f"these checks fail: {', '.join(failed)}")
-    print("all is as it should be")
+    print("all checks pass")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _lock(file: IO[bytes], path: Path, what: str, advice: str, log, wait: bool) 
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        log(f"{path}: no locks on this file system; see to it that no other process writes there")
+        log(f"{path}: this file system has no locks; make sure that no other process writes there")
 
 
 def _try(file: IO[bytes]) -> None:

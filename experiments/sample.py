@@ -155,7 +155,7 @@ def _draw(prepared, args) -> None:
         (held,) = first_says([writer.start])
         if held:
             more = f"; continuing to {args.num:,}" if held < args.num else ""
-            cli.log(f"{args.out}: {held:,} samples are there{more}")
+            cli.log(f"{args.out}: {held:,} samples exist{more}")
         start = 0 if tracing else held  # frames are kept nowhere
         size = min(args.batch_size, max(1, args.num - start))
         for number, sampled, fixed in sample_run(
@@ -184,7 +184,7 @@ def _draw(prepared, args) -> None:
         record = trace_record(run.experiment, args.workdir, traced)
         if args.trace:
             write_atomically(args.trace, page(record))
-            print(f"trace: {args.trace}, to be opened in a browser")
+            print(f"trace: {args.trace} (open it in a browser)")
         if args.watch:  # last: who has seen enough ends it
             from experiments.sampling.watch import watch
 

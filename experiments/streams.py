@@ -65,7 +65,7 @@ def log(line: str) -> None:
         print(line, flush=True)
     except OSError as error:
         if not getattr(sys.stdout, "lost", False):
-            complain(f"{NAME} cannot be written ({error.strerror or error}); the work goes on")
+            complain(f"{NAME} cannot be written ({error.strerror or error}); the command continues")
         cast(Any, sys.stdout).lost = True
 
 

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
                 f"{path} is no trace; give a page that ddlm sample --trace wrote"
             ) from error
     write_atomically(args.page, pages(traces))
-    print(f"traces: {args.page}, to be opened in a browser")
+    print(f"traces: {args.page} (open it in a browser)")
 
 
 if __name__ == "__main__":

@@ -274,7 +274,7 @@ def test_no_content_makes_the_reader_fail(tmp_path):
         ("mdlm", b"", [], "empty"),
         ("mdlm", b"text", ["--group", "25"], "24 tokens"),
         ("autoregressive", b"text", ["--group", "2"], "one token per call"),
-        ("udlm", b"text", [], "UDLM gives no distribution"),
+        ("udlm", b"text", [], "UDLM has no distribution"),
         ("mdlm", b"text", ["--step", "99"], "99"),
     ],
 )

@@ -108,7 +108,7 @@ def test_gpt2_becomes_masked_with_sizes_and_tokens_of_its_run(gpt2, numbers, tmp
     assert convert("gpt2", gpt2, workdir, numbers) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert "  gradient norm " in said
-    assert f"start token of {gpt2} gives its place to the mask" in said
+    assert f"the mask replaces the start token of {gpt2}" in said
     assert f"arrays loaded from {gpt2} (16): ends/embedding, " in said
     assert "fresh" not in said and "another shape" not in said and "not used" not in said
     source, run = load_run(str(gpt2)), load_run(str(workdir), ema=False)

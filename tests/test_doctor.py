@@ -27,7 +27,7 @@ def test_a_healthy_machine_has_nothing_wrong_and_nothing_is_written(tmp_path):
     assert "Python 3." in found["system"] and " x cpu, " in found["devices"]
     assert "loss 3." in found["train"] and "compiles in " in found["train"]
     assert str(tmp_path / "cache" / "programs") in found["program"]
-    assert done.stdout.endswith("all is as it should be\n") and "WRONG" not in done.stdout
+    assert done.stdout.endswith("all checks pass\n") and "WRONG" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -87,12 +87,12 @@ def test_training_goes_on_from_the_newest_good_checkpoint_and_keeps_the_damaged(
     lines = [line for line in run(copy) if "is damaged" in line]
     assert [line.split()[1] for line in lines] == ["16", "12"]
     assert "the bits changed of" in lines[0] and "its hash differs" in lines[1]
-    assert all("kept as" in line and line.endswith("going on from step 8") for line in lines)
+    assert all("kept as" in line and line.endswith("continuing from step 8") for line in lines)
     assert names(copy) == ["12", "12.damaged", "16", "16.damaged", "8"]
     same(copy, straight)
     damage(copy, 16, "truncated")
     lines = [line for line in run(copy) if "is damaged" in line]
-    assert len(lines) == 1 and lines[0].endswith("going on from step 12")
+    assert len(lines) == 1 and lines[0].endswith("continuing from step 12")
     assert names(copy) == ["12", "12.damaged", "16", "16.damaged", "16.damaged.2", "8"]
     same(copy, straight)
 
@@ -100,7 +100,9 @@ def test_training_goes_on_from_the_newest_good_checkpoint_and_keeps_the_damaged(
 def test_training_sets_a_folder_without_a_record_aside(copy, straight):
     damage(copy, 16, "gone")
     kept = copy / "checkpoints" / "16.damaged"
-    line = f"checkpoint 16 is damaged ({RECORD} is gone) and kept as {kept}; going on from step 12"
+    line = (
+        f"checkpoint 16 is damaged ({RECORD} is gone) and kept as {kept}; continuing from step 12"
+    )
     assert line in run(copy)
     assert names(copy) == ["12", "16", "16.damaged", "8"] and not (kept / RECORD).exists()
     same(copy, straight)
@@ -292,7 +294,7 @@ def test_a_save_on_a_full_disk_is_one_line_and_the_run_goes_on_later(straight, t
 def test_metrics_that_are_gone_are_told(copy, straight):
     (copy / "metrics.jsonl").unlink()
     assert not any("metrics.jsonl" in line for line in run(straight))
-    said = f"{copy / 'metrics.jsonl'} is not there; it begins anew after step 16"
+    said = f"{copy / 'metrics.jsonl'} is missing; a new one starts after step 16"
     assert said in run(copy, "train.num_steps=17")
 
 

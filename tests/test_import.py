@@ -83,7 +83,7 @@ def test_an_imported_run_is_evaluated_and_sampled(text, tmp_path, capsys):
     run = tmp_path / "run"
     assert imported(case_of("mdlm"), run) == 0
     said = capsys.readouterr()
-    assert "texts are numbers of tokens" in said.out + said.err
+    assert "texts are token numbers" in said.out + said.err
     assert cli.guarded("evaluate", ["--workdir", str(run), "--text", str(text)]) == 0
     said = capsys.readouterr().out
     assert "bound on all" in said and "published: perplexity at most 23.21" in said
@@ -384,4 +384,4 @@ def test_a_family_against_what_the_files_say_is_a_warning(tmp_path, capsys):
     words = [str(case_of("mdlm").folder), "--workdir", str(tmp_path / "run"), "--family", "duo"]
     assert cli.guarded("import", words) == 0
     said = capsys.readouterr()
-    assert "would not have been taken for the family duo" in said.out + said.err
+    assert "do not look like the family duo" in said.out + said.err

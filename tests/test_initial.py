@@ -168,7 +168,7 @@ def test_few_steps_and_gradient_noise_measure_runs(runs, tmp_path, monkeypatch, 
     found = [(row["sampler"], row["steps"], row["network_calls"]) for row in rows]
     assert found == [(several[1], None, 4), (several[3], 1, 1), (several[3], 2, 2)]
     assert all(0 <= row["real_words"] <= 1 for row in rows)
-    assert "LeftToRight does not go with it" in capsys.readouterr().out
+    assert "LeftToRight does not support it" in capsys.readouterr().out
     assert cli.guarded("studies.few_steps", [*mdlm, "--sampler", "FirstHitting groups=4"]) == 2
     assert "group" in capsys.readouterr().err
     out = tmp_path / "noise.json"

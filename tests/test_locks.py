@@ -179,7 +179,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", none)
     with held(tmp_path / ".lock", "it", log=lines.append):
         pass
-    assert len(lines) == 1 and "no locks on this file system" in lines[0]
+    assert len(lines) == 1 and "this file system has no locks" in lines[0]
 
 
 # Training

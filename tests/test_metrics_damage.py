@@ -50,9 +50,9 @@ def test_a_continuation_keeps_lines_that_cannot_be_read_aside_and_says_which(tmp
     with Metrics(tmp_path, 2, lines.append):
         pass
     cut, kept = lines
-    assert cut == f"{path}: its last line was cut short by a kill, and goes"
-    assert "5 of its lines (number 2, 3, 4, 5, ...) cannot be read" in kept
-    assert kept.endswith(f"are now in {aside}")
+    assert cut == f"{path}: its last line was cut short and is removed"
+    assert "unreadable lines: 5 (number 2, 3, 4, 5, ...)" in kept
+    assert kept.endswith(f"moved to {aside}")
     assert path.read_bytes() == b"\n".join(good[:2]) + b"\n"
     assert aside.read_bytes() == b"\n".join(bad) + b"\n"
     for _ in range(2):
@@ -62,5 +62,5 @@ def test_a_continuation_keeps_lines_that_cannot_be_read_aside_and_says_which(tmp
     path.write_bytes(b"\0\n" + good[0] + b"\n")
     with Metrics(tmp_path, 2, lines.append):
         pass
-    assert "1 of its lines (number 1) cannot be read" in lines[2]
+    assert "unreadable lines: 1 (number 1)" in lines[2]
     assert aside.read_bytes() == b"\n".join([*bad, b"\0"]) + b"\n"

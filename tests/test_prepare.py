@@ -139,7 +139,7 @@ def test_a_killed_preparation_goes_on_with_the_split_it_was_at(run, tmp_path):
     assert (out / "train.txt").exists() and (out / ".valid.txt").exists()
     assert not {"valid.txt", "test.txt", "dataset.json"} & {path.name for path in out.iterdir()}
     before = (out / "train.txt").stat()
-    assert "train: was finished before" in run("lines", source)
+    assert "train: already finished" in run("lines", source)
     after = (out / "train.txt").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     run("lines", source, out=tmp_path / "at once")
@@ -171,10 +171,10 @@ def test_a_folder_is_prepared_once_and_mended(corpus, run, tmp_path):
     run("ptb", source)
     whole, out = read(tmp_path / "out"), tmp_path / "out"
     inodes = {path.name: path.stat().st_ino for path in out.glob("*.txt")}
-    assert run("ptb", source).count("was finished before") == 3
+    assert run("ptb", source).count("already finished") == 3
     assert {path.name: path.stat().st_ino for path in out.glob("*.txt")} == inodes
     (out / "valid.txt").write_bytes(b"damaged")
-    assert run("ptb", source).count("was finished before") == 2
+    assert run("ptb", source).count("already finished") == 2
     assert read(out) == whole
 
 

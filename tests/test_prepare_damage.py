@@ -35,7 +35,7 @@ def twice(name):
     "name, change, message",
     [
         ("ptb", break_text(b"naive", b"native"), None),
-        ("ptb", break_text("naïve".encode(), b"native"), "its test is not that of ptb"),
+        ("ptb", break_text("naïve".encode(), b"native"), "its test split is not that of ptb"),
         ("wikitext2", break_text("naïve".encode(), b"na\xefve"), "tokens, line 1: not UTF-8"),
         ("ptb", drop("ptb.valid.txt"), "ptb.valid.txt of the valid split is missing"),
         ("ptb", twice("ptb.test.txt"), "ptb.test.txt of the test split occurs more than once"),

@@ -75,7 +75,7 @@ def test_the_same_command_continues_to_the_same_file(held, cut, whole, sample, t
     said = sample("--num", 7, "--batch-size", 2, "--out", out)
     expected = b"".join(whole) + (begun if held == 7 else b"")  # to which nothing was added
     assert out.read_bytes() == expected and out.stat().st_ino == kept
-    assert (f"{held} samples are there" in said) == (held > 0) and "[" not in said
+    assert (f"{held} samples exist" in said) == (held > 0) and "[" not in said
 
 
 def test_fewer_samples_than_are_there_lose_none(whole, sample, tmp_path):

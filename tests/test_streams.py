@@ -69,7 +69,7 @@ def test_a_lost_log_ends_no_work_and_is_said_once(name, code, bad, program, tmp_
 
     reason = bad()
     assert program(work, name=name) == code and (tmp_path / "result").read_text() == "42"
-    said = f"standard output cannot be written ({reason}); the work goes on\n"
+    said = f"standard output cannot be written ({reason}); the command continues\n"
     assert capfd.readouterr().err == said
 
 

@@ -92,7 +92,7 @@ def _evaluate(plan: Plan, method: Method, log: Log) -> dict:
     }
     same = all(record.get(name) == value for name, value in identity.items())
     if same and full_context(record)["counted"] == COUNTED:
-        log(f"evaluated already: {path}")
+        log(f"already evaluated: {path}")
         return record
     run = restore_run(directory, step, experiment)
     record = evaluate_run(run, plan.split, SEED, ema=True, log=log)

@@ -76,7 +76,7 @@ def _prepare(kind, source, out, partial, log, column) -> dict:
         for split, examples in generators.items():
             record = _still_there(out, split, finished)
             if record:
-                log(f"{split}: was finished before, {_counts(record)}")
+                log(f"{split}: already finished, {_counts(record)}")
             else:
                 record = _write(builder, split, examples, out, about, log)
             if record:

@@ -86,8 +86,8 @@ def _check_port(option: str, address: str) -> None:
 
 def _give_up(option: str) -> None:
     print(
-        f"error: {option}: not all processes are there after {_WAIT} seconds; start all of them, each "
-        "with its own number and the same HOST:PORT, that of the first",
+        f"error: {option}: some processes are missing after {_WAIT} seconds; start all of them, "
+        "each with its own number and the HOST:PORT of the first",
         file=sys.stderr,
         flush=True,
     )

@@ -136,18 +136,18 @@ def _describe(checkpoint: Checkpoint, experiment: Experiment, log: Log) -> None:
         log(f"note: {note}")
     if not checkpoint.fits:
         log(
-            f"warning: by its tensors and config.json it would not have been taken for the family "
-            f"{checkpoint.family.name}, which --family says"
+            "warning: its tensors and config.json do not look like the family "
+            f"{checkpoint.family.name} given with --family"
         )
     if checkpoint.averaged:
-        log("note: the file's average (EMA) of the parameters is taken")
+        log("note: using the file's average (EMA) of the parameters")
     if checkpoint.unknown:
         log(
-            f"warning: tensors that the family does not know are left out: "
+            "warning: ignored tensors that are unknown in this family: "
             f"{some(list(checkpoint.unknown))}"
         )
     if checkpoint.architecture.experiment is None and not experiment.data.tokenizer.sha256:
-        log("note: no tokenizer is given (--tokenizer), so texts are numbers of tokens")
+        log("note: no tokenizer (--tokenizer), so texts are token numbers")
 
 
 def _write(

@@ -59,7 +59,7 @@ def measure(
         for spec in samplers or [type(base.sampler).__name__]:
             experiment = _with_sampler(base, spec) if samplers else base
             if experiment is None:
-                log(f"{name}: {spec} does not go with it")
+                log(f"{name}: {spec} does not support it")
                 continue
             for count in steps if _stepped(experiment, spec) else [None]:
                 at = replace(run, experiment=with_steps(experiment, count) if count else experiment)

@@ -39,7 +39,7 @@ def load_initial(
         params = base.params
         if isinstance(base.experiment.process, Sequential) and not isinstance(process, Sequential):
             params = base.experiment.model.with_mean_mask(params)
-            log(f"the start token of {experiment.init_from} gives its place to the mask")
+            log(f"the mask replaces the start token of {experiment.init_from}")
         return experiment, _fitting(experiment, params, experiment.init_from, log)
     assert isinstance(process, Composed)  # what has an energy is over the process that it corrects
     kind = type(process.base)

@@ -65,7 +65,7 @@ class Metrics:
             if self._path.exists():
                 self._keep(start)
             elif start:
-                self._log(f"{self._path} is not there; it begins anew after step {start}")
+                self._log(f"{self._path} is missing; a new one starts after step {start}")
         purge = SessionLog(status=SessionLog.START)
         with self._failing():
             self._file = open(self._path, "a", buffering=1)  # noqa: SIM115, closed in __exit__
@@ -77,7 +77,7 @@ class Metrics:
         lines = list(_lines(content))
         if lines and lines[-1][2] is None and not content.endswith(b"\n"):
             lines.pop()
-            self._log(f"{self._path}: its last line was cut short by a kill, and goes")
+            self._log(f"{self._path}: its last line was cut short and is removed")
         damaged = {number: line for number, line, value in lines if value is None}
         if damaged:
             aside = self._path.with_name(DAMAGED)
@@ -85,8 +85,7 @@ class Metrics:
                 file.writelines(line + b"\n" for line in damaged.values())
             named = ", ".join(map(str, list(damaged)[:4])) + (", ..." if len(damaged) > 4 else "")
             self._log(
-                f"{self._path}: {len(damaged)} of its lines (number {named}) cannot be read, and are "
-                f"now in {aside}"
+                f"{self._path}: unreadable lines: {len(damaged)} (number {named}), moved to {aside}"
             )
         kept = [line for _, line, value in lines if value is not None and value["step"] <= start]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))

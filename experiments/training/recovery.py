@@ -137,7 +137,9 @@ def newest_state(
         )
     for bad, what in damaged.items():
         aside = checkpoints.quarantine(bad)
-        log(f"checkpoint {bad} is damaged ({what}) and kept as {aside}; going on from step {step}")
+        log(
+            f"checkpoint {bad} is damaged ({what}) and kept as {aside}; continuing from step {step}"
+        )
     return state, step
 
 

@@ -70,8 +70,8 @@ def _known(path: Path, name: str) -> str | None:
 def _say(log: Callable[[str], None], tracker: Tracker, error: Exception) -> None:
     what = shortened(str(error)) or type(error).__name__
     log(
-        f"train.tracker {type(tracker).__name__}: {what}; training goes on without it, and "
-        "metrics.jsonl has all"
+        f"train.tracker {type(tracker).__name__}: {what}; training continues without it, and "
+        "metrics.jsonl has everything"
     )
 
 
