@@ -155,6 +155,7 @@ from samplers.posterior import Posterior
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
 from samplers.sampler import Compatibility, GridSampler, Sampler, State, Stepwise, TimedSampler
+from samplers.self_correction import SelfCorrection
 from samplers.sliding_window import SlidingWindow
 from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
@@ -283,6 +284,7 @@ __all__ = [
     "Samples",
     "Schedule",
     "ScoreProcess",
+    "SelfCorrection",
     "Sequential",
     "SlidingWindow",
     "Spindle",

@@ -7,6 +7,10 @@ A network without time gives the same output as long as its input stays the same
 called again only when some row of the batch has changed, by a branch inside the compiled loop: the same
 samples bit for bit, for fewer calls where steps are many and rows few (MDLM, arXiv 2406.07524). For many
 rows `samplers.first_hitting` has the same distribution and skips each row's idle steps.
+
+With `greedy_tail` the last step takes the most probable tokens in place of draws (Duo, arXiv
+2506.10892): in few steps much of the noise goes in the last, and draws apart from each other do not fit
+together.
 """
 
 from dataclasses import dataclass
@@ -16,18 +20,25 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.model import Model
+from diffusion.model import LogitsFunction, Model
+from diffusion.numerics import log_one_hot
 from diffusion.process import JumpProcess, Process
 from diffusion.random import split
 from samplers.sampler import Compatibility, GridSampler, State
 
 
 def ancestral_step(
-    key: Array, process: Process, model: Model, z: Array, t: Array, s: Array
+    key: Array,
+    process: Process,
+    model: Model,
+    z: Array,
+    t: Array,
+    s: Array,
+    logits_processor: LogitsFunction | None = None,
 ) -> tuple[Array, Array]:
     """(z_s, x0) as `GridSampler.step` gives them: x0 drawn from the model, then z_s from the bridge."""
     key_draw, key_bridge = split(key)
-    x0 = process.draw(key_draw, model, z, t)
+    x0 = process.draw(key_draw, model, z, t, logits_processor)
     return process.bridge(key_bridge, x0, z, t, s), x0
 
 
@@ -35,10 +46,12 @@ def ancestral_step(
 class Ancestral(GridSampler):
     """`steps` calls of the network; `grid` places them in time.
 
-    cached: whether a call is left out where no row of the batch has changed (above).
+    cached: whether a call is left out where no row of the batch has changed (above). greedy_tail:
+    whether the last step takes the most probable tokens.
     """
 
     cached: bool = False
+    greedy_tail: bool = False
     lacking: ClassVar[str] = "the process has no bridge"
 
     def compatibility(self, process):
@@ -46,9 +59,10 @@ class Ancestral(GridSampler):
             return Compatibility(
                 "unsupported", "cached=True needs a single network and discrete states"
             )
-        return self.unsupported(process) or Compatibility(
-            "exact", "draws of x0, then of the exact bridge"
-        )
+        found = Compatibility("exact", "draws of x0, then of the exact bridge")
+        if self.greedy_tail:
+            found = Compatibility("approximate", "the last step takes the most probable tokens")
+        return self.unsupported(process) or found
 
     def check(self, experiment, path):
         super().check(experiment, path)
@@ -59,7 +73,11 @@ class Ancestral(GridSampler):
             )
 
     def step(self, key, process, model, z, t, s):
-        return ancestral_step(key, process, model, z, t, s)
+        def greedy(log_p0):
+            likeliest = log_one_hot(log_p0.argmax(-1), log_p0.shape[-1])
+            return jnp.where((s > 0)[..., None], log_p0, likeliest)
+
+        return ancestral_step(key, process, model, z, t, s, greedy if self.greedy_tail else None)
 
     def begin(self, key, state, process, known):
         state = super().begin(key, state, process, known)

@@ -110,8 +110,9 @@ def samplers() -> list:
     from samplers.unmask import Tokens, Unmask
 
     besides = [
-        Ancestral(cached=True), FirstHitting(group=2), FirstHitting(steps=64), ReMDM(eta=0.0),
-        Unmask("random"), Unmask("random", Tokens(1)), PredictorCorrector(corrector="forward_backward"),
+        Ancestral(cached=True), Ancestral(greedy_tail=True), FirstHitting(group=2),
+        FirstHitting(steps=64), ReMDM(eta=0.0), Unmask("random"), Unmask("random", Tokens(1)),
+        PredictorCorrector(corrector="forward_backward"),
         BlockByBlock(FirstHitting()), SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
         MeanAncestral(score_temperature=0.9),
     ]  # fmt: skip
