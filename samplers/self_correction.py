@@ -60,7 +60,7 @@ class SelfCorrection(Ancestral):
     def calls(self, process, length):
         return self.steps + self.rounds
 
-    def run(self, key, process, model, shape, known=None, trace=False, start=None):
+    def run(self, key, process: MarkovProcess, model, shape, known=None, trace=False, start=None):
         key_first, key_rounds = split(key)
         first = super().run(key_first, process, model, shape, known, start=start)
         model = self.modified(process, model)

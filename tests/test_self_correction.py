@@ -77,8 +77,19 @@ def test_texts_become_what_the_network_is_sure_of_and_rows_end_by_themselves(pro
     # A better text at the first look, as many looks as were wrong, and then patience.
     wrong = calls - 2 - 1 - SHORT.patience
     assert wrong.min() >= 0 and wrong.max() <= 4 and calls.max() > calls.min()
-    alone = run(keys[2:3], known[2:3])
-    assert (alone.x0 == x0[2:3]).all() and alone.calls[0] == calls[2]
+
+
+def test_a_row_that_has_ended_stays_whatever_its_neighbours_do():
+    def restless(z, t):
+        return 0.02 * fixed([3, 1, 0, 2, 2])(z, t)
+
+    keys = jax.random.split(jax.random.key(0), 6)
+    run = jax.jit(lambda keys: SHORT.run(keys, UDLM(4), restless, (len(keys), 5)))
+    x0, calls, _ = run(keys)
+    first = int(calls.argmin())
+    alone = run(keys[first : first + 1])
+    assert calls[first] < calls.max()
+    assert (alone.x0[0] == x0[first]).all() and alone.calls[0] == calls[first]
 
 
 def test_the_network_is_asked_at_one_time_for_so_many_rounds_at_most():
