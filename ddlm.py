@@ -109,6 +109,7 @@ from experiments.time_weights.as_bound import AsBound
 from experiments.time_weights.clipped import Clipped
 from experiments.time_weights.complementary import Complementary
 from experiments.time_weights.dynamic import Dynamic
+from experiments.time_weights.learned_times import LearnedTimes
 from experiments.time_weights.stratified_counts import StratifiedCounts
 from experiments.time_weights.tempered import Tempered
 from experiments.time_weights.time_weight import TimeWeight
@@ -229,6 +230,7 @@ __all__ = [
     "LabelSmoothing",
     "LearnedEmbeddings",
     "LearnedLogSNR",
+    "LearnedTimes",
     "LearningRate",
     "LeftToRight",
     "Letters27",

@@ -1,6 +1,6 @@
 """Weights of times and what chooses times and masks: the expected loss by enumeration, and its noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import jax
@@ -8,16 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.smoke import get_config
 from diffusion.any_order import AnyOrder
 from diffusion.mdlm import MDLM
-from diffusion.schedules import Linear, MDLMCosine, masked_weight
+from diffusion.schedules import Linear, MDLMCosine, Polynomial, masked_weight
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
+from experiments.data.tokenizers import Letters27
+from experiments.overrides import resolve
 from experiments.time_weights.as_bound import AsBound
 from experiments.time_weights.clipped import Clipped
 from experiments.time_weights.complementary import Complementary
+from experiments.time_weights.learned_times import LearnedTimes
 from experiments.time_weights.stratified_counts import StratifiedCounts
 from experiments.time_weights.tempered import Tempered
+from experiments.training.train_step import init_state, make_train_step
 
 V, L, ROWS = 2, 3, 20_000
 X0 = jnp.array([0, 1, 1])
@@ -128,9 +133,76 @@ def test_clipped_weighs_a_masked_token_by_the_bounds_weight_up_to_a_limit(schedu
             lambda: Complementary().check(MDLM(num_steps=8)),
             "MDLM as it is set has no bound that is",
         ),
+        (lambda: LearnedTimes(bins=1), "LearnedTimes.bins = 1 must be at least 2"),
+        (lambda: LearnedTimes(uniform=0.0), r"LearnedTimes.uniform = 0.0 is outside \(0, 1\]"),
+        (lambda: LearnedTimes(decay=1.0), r"LearnedTimes.decay = 1.0 is outside \[0, 1\)"),
+        (lambda: LearnedTimes(weight=LearnedTimes()).check(MDLM()), "learns times itself"),
         (lambda: StratifiedCounts().check(SEDD()), "SEDD as it is set has no bound that is"),
     ],
 )
 def test_mistakes_are_said(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+LEARNED = {"squares": jnp.asarray(np.random.default_rng(0).exponential(size=8) ** 2, jnp.float32)}
+
+
+def test_learned_times_are_drawn_by_their_density_and_divided_by_it():
+    weight, u = LearnedTimes(bins=8, uniform=0.2), (jnp.arange(ROWS)[:, None] + 0.5) / ROWS
+    drawn, factor = weight.draw(LEARNED, u)
+    assert (jnp.diff(drawn[:, 0]) > 0).all() and drawn.min() > 0 and drawn.max() < 1
+    for function in (jnp.ones_like, jnp.square, jnp.sqrt, lambda u: jnp.cos(9 * u)):
+        expected = float((factor * function(drawn)).mean())
+        assert expected == pytest.approx(float(function(u).mean()), abs=2e-4)
+    counts = np.bincount((np.asarray(drawn)[:, 0] * 8).astype(int), minlength=8) / ROWS
+    root = np.sqrt(LEARNED["squares"])
+    np.testing.assert_allclose(counts, 0.8 * root / root.sum() + 0.2 / 8, atol=2e-4)
+    assert factor.max() <= 1 / 0.2
+
+
+def test_learned_times_have_the_expectation_of_the_bound_and_less_noise():
+    weight, u = LearnedTimes(8, 0.1, decay=0.0), (np.arange(ROWS)[:, None] + 0.5) / ROWS
+    learned = weight.init()
+    np.testing.assert_allclose(weight.draw(learned, u)[0], u, rtol=1e-5)
+    process = MDLM(V, Polynomial(4.0))  # whose early times have next to no loss
+    bound = losses(AsBound(), u, process)
+    for _ in range(2):
+        drawn, factor = weight.draw(learned, jnp.asarray(u))
+        nats = losses(weight, drawn, process)
+        learned = weight.learn(learned, weight.observe(drawn, nats))
+    place = (u[:, 0] * 8).astype(int)
+    squares = np.bincount(place, bound.mean(1) ** 2, 8) / np.bincount(place)
+    np.testing.assert_allclose(learned["squares"][5:], squares[5:], rtol=0.1)
+    values = np.asarray(factor * nats)
+    shares = (np.arange(2000) + 0.5) / 2000
+    assert_mean(values, np.mean([at_share(m) / m for m in shares], axis=0))
+    assert (values.sum(1) ** 2).mean() < 0.9 * (bound.sum(1) ** 2).mean()
+
+
+def test_what_is_observed_adds_up_over_microbatches_and_bins_without_draws_stay():
+    weight = LearnedTimes(bins=4, decay=0.5)
+    u, nats = jnp.array([[0.1], [0.2], [0.9]]), jnp.array([[1.0, 3.0], [0.0, 2.0], [3.0, 3.0]])
+    whole = weight.observe(u, nats)
+    parts = jax.tree.map(jnp.add, weight.observe(u[:1], nats[:1]), weight.observe(u[1:], nats[1:]))
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    learned = weight.learn(weight.init(), whole)["squares"]
+    assert learned.tolist() == [0.5 + 0.5 * 2.5, 1, 1, 0.5 + 0.5 * 9]
+
+
+def test_what_is_learned_is_part_of_the_state_and_the_same_for_any_number_of_microbatches():
+    config = get_config()
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    assert "times" not in init_state(resolve(config, Letters27()))
+    learning = replace(config, train=replace(config.train, time_weight=LearnedTimes(bins=4)))
+    tokens = np.random.default_rng(0).integers(0, 27, (16, 8))
+    found = []
+    for parts in (1, 2):
+        experiment = replace(learning, train=replace(learning.train, accumulation=parts))
+        experiment = resolve(experiment, Letters27())
+        step, state = jax.jit(make_train_step(experiment)), init_state(experiment)
+        for _ in range(2):
+            state, loss = step(state, jnp.asarray(tokens).reshape(parts, -1, 8))
+        found.append((state["times"]["squares"], loss))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), *found)
+    assert (found[0][0] != 1).all()

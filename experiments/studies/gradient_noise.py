@@ -4,7 +4,8 @@ For each --setting it measures, at the parameters of a run, how noisy the gradie
 variance over --batches batches, summed over all parameters, over the squared length of the mean
 gradient. Losses have gradients of different means, which is why only the ratio can be compared. A batch
 of some settings takes more work than one of the run's own; "at equal cost" multiplies the noise by that.
-The bound is the same whatever is chosen.
+What a weight of times learns it learns of the same batches before. The bound is the same whatever is
+chosen.
 
 Without --setting: the run's own, the weights of times that go with its process, and losses of tokens; of
 a run of BlockDiffusion the intervals of times, process.clip.
@@ -34,6 +35,7 @@ RECIPES = (
     "train.time_weight=Complementary",
     "train.time_weight=Complementary train.time_weight.weight=Tempered",
     "train.time_weight=StratifiedCounts",
+    "train.time_weight=LearnedTimes",
     "train.token_loss=LabelSmoothing",
     "train.token_loss=Focal",
     "train.token_weight=Goldfish",

@@ -32,5 +32,23 @@ class TimeWeight(ABC):
         loss = process.loss(key, model, x0, u)
         return self(process, u, x0, key) * loss
 
+    def init(self) -> dict:
+        """What it learns while training, before the first step: arrays, part of the training state; {}
+        where it learns nothing. The three methods below are asked of one that does."""
+        return {}
+
+    def draw(self, learned: dict, u: Array) -> tuple[Array, Array]:
+        """(u', by how much the loss there is multiplied), (B, 1) each, of u (B, 1) uniform in (0, 1)."""
+        raise NotImplementedError(f"{type(self).__name__} learns nothing")
+
+    def observe(self, u: Array, nats: Array) -> dict:
+        """Sums over the sequences of a microbatch, to be added to those of others: of u (B, 1) as drawn
+        and the loss there, nats (B, L), before it is multiplied."""
+        raise NotImplementedError(f"{type(self).__name__} learns nothing")
+
+    def learn(self, learned: dict, observed: dict) -> dict:
+        """What it knows after a step with the sums `observed`."""
+        raise NotImplementedError(f"{type(self).__name__} learns nothing")
+
     def check(self, process: Objective) -> None:  # noqa: B027, most have nothing to object
         """Nothing; ValueError where the process has no such weight."""

@@ -36,10 +36,12 @@ def make_optimizer(experiment: Experiment, params: dict) -> optax.GradientTransf
 
 
 def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
-    """{params, ema, optimizer, step, totals, health}: all that training carries from step to step. It
-    begins with the parameters of `begin`, which may lack some, and others drawn by the run's seed."""
+    """{params, ema, optimizer, step, totals, health}, and times where their weight learns: all that
+    training carries from step to step. It begins with the parameters of `begin`, which may lack some,
+    and others drawn by the run's seed."""
     params = experiment.init_params(jax.random.key(experiment.train.seed))
     params = jax.tree.map(jnp.copy, _merged(params, begin or {}))
+    learned = experiment.train.time_weight.init()
     return {
         "params": params,
         "ema": jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
@@ -47,7 +49,7 @@ def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
         "step": jnp.zeros((), jnp.int32),
         "totals": zero_totals(),
         "health": zero_health(),
-    }
+    } | ({"times": learned} if learned else {})
 
 
 def _merged(params: dict, begin: dict) -> dict:
@@ -110,7 +112,9 @@ def make_train_step(
     abstract = jax.eval_shape(lambda: experiment.init_params(jax.random.key(0)))
     optimizer = make_optimizer(experiment, abstract)
 
-    def microbatch_loss(params, key, total, tokens, rows, conditioning, offset, frozen, opened):
+    def microbatch_loss(
+        params, key, total, tokens, rows, conditioning, offset, frozen, opened, learned
+    ):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
         u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
         if "label" in conditioning:
@@ -123,10 +127,19 @@ def make_train_step(
             conditioning = conditioning | {"label": label}
         network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning, **opened)
         process = experiment.bind(params, frozen)
-        nats = training_loss(
-            experiment, process, network, keys[:, 0], tokens, u, conditioning, frozen
-        )
-        return nats.sum() / total
+
+        def nats_at(u):
+            return training_loss(
+                experiment, process, network, keys[:, 0], tokens, u, conditioning, frozen
+            )
+
+        if not learned:
+            return nats_at(u).sum() / total, {}
+        u, scale = train.time_weight.draw(learned, u)
+        nats = nats_at(u)
+        return (scale * nats).sum() / total, train.time_weight.observe(u, nats)
+
+    value_and_grad = jax.value_and_grad(microbatch_loss, has_aux=True)
 
     @use_mesh(mesh)
     def train_step(state, tokens, conditioning=None, frozen=None):
@@ -142,20 +155,23 @@ def make_train_step(
         key_opened = jax.random.fold_in(key, train.batch_size)  # no row's
         opened = opening(key_opened, tokens.shape[2], state["step"], train.attention_annealing)
 
+        learned = state.get("times", {})
+
+        def of_one(microbatch):
+            return value_and_grad(
+                state["params"], key, total, *microbatch, offset, frozen, opened, learned
+            )
+
         def accumulate(carry, microbatch):
-            value_and_grad = jax.value_and_grad(microbatch_loss)
-            new = value_and_grad(state["params"], key, total, *microbatch, offset, frozen, opened)
-            return jax.tree.map(jnp.add, carry, new), None
+            return jax.tree.map(jnp.add, carry, of_one(microbatch)), None
 
         microbatches = (tokens, rows, conditioning)
+        first = jax.tree.map(lambda x: x[0], microbatches)
         if tokens.shape[0] == 1:
-            first = jax.tree.map(lambda x: x[0], microbatches)
-            loss, grads = jax.value_and_grad(microbatch_loss)(
-                state["params"], key, total, *first, offset, frozen, opened
-            )
+            (loss, observed), grads = of_one(first)
         else:
-            zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state["params"]))
-            (loss, grads), _ = jax.lax.scan(accumulate, zero, microbatches)
+            zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_one, first))
+            ((loss, observed), grads), _ = jax.lax.scan(accumulate, zero, microbatches)
         grad_norm = optax.global_norm(grads)
         keep, health = checked_step(train, state, loss, grad_norm)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
@@ -174,6 +190,8 @@ def make_train_step(
             "totals": keep(state["totals"], totals),
             "health": health,
         }
+        if learned:
+            new_state["times"] = keep(learned, train.time_weight.learn(learned, observed))
         return new_state, loss
 
     return train_step

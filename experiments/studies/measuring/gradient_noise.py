@@ -90,7 +90,9 @@ def _flops(program) -> float:
 def _noise(experiment: Experiment, seed: int):
     """noise(params, (texts (N, B, L), {} or {"label": (N, B)}), frozen) -> (noise, loss), jitted."""
 
-    def loss(params, key, text, frozen):
+    weight = experiment.train.time_weight
+
+    def loss(params, key, text, frozen, learned):
         x0, conditioning = text
         rows = x0.shape[0]
         keys = jax.random.split(key, rows + 1)
@@ -98,20 +100,35 @@ def _noise(experiment: Experiment, seed: int):
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
         network = experiment.network(params, **conditioning)
         process = experiment.bind(params, frozen)
+        u, scale = weight.draw(learned, u) if learned else (u, 1)
         nats = training_loss(experiment, process, network, keys[:rows], x0, u, conditioning, frozen)
+        observed = weight.observe(u, nats) if learned else {}
         real = without_padding(jnp.ones(x0.shape), conditioning)
-        return nats.sum() / jnp.maximum(real.sum(), 1)
+        return (scale * nats).sum() / jnp.maximum(real.sum(), 1), observed
+
+    def learn(params, keys, texts, frozen):
+        """What the weight of times learns of the same batches, before anything is measured."""
+
+        def one(learned, batch):
+            key, text = batch
+            return weight.learn(learned, loss(params, key, text, frozen, learned)[1]), None
+
+        learned = weight.init()
+        return jax.lax.scan(one, learned, (keys, texts))[0] if learned else learned
 
     @jax.jit
     def noise(params, texts, frozen):
+        keys = jax.random.split(jax.random.key(seed), len(texts[0]))
+        learned = learn(params, jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys), texts, frozen)
+
         def one(carry, batch):
-            value, grad = jax.value_and_grad(loss)(params, *batch, frozen)
+            of_batch = jax.value_and_grad(loss, has_aux=True)
+            (value, _), grad = of_batch(params, *batch, frozen, learned)
             total, squares, losses = carry
             length = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad))
             return (jax.tree.map(jnp.add, total, grad), squares + length, losses + value), None
 
         zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
-        keys = jax.random.split(jax.random.key(seed), len(texts[0]))
         (total, squares, losses), _ = jax.lax.scan(one, zero, (keys, texts))
         n = len(keys)
         mean = sum(jnp.sum((leaf / n) ** 2) for leaf in jax.tree.leaves(total))
