@@ -50,8 +50,10 @@ def measure(
     for words, experiment in zip(settings, changed, strict=True):
         experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
         experiment, frozen = load_teacher(experiment)
-        program = _noise(experiment, seed).lower(run.params, texts, frozen).compile()
-        noise, loss = map(float, program(run.params, texts, frozen))
+        learn, noise_of = _programs(experiment, seed)
+        learned = learn(run.params, texts, frozen)
+        program = noise_of.lower(run.params, texts, frozen, learned).compile()
+        noise, loss = map(float, program(run.params, texts, frozen, learned))
         flops = _flops(program)
         first = first or flops
         cost = flops / first if first else 1.0
@@ -87,8 +89,9 @@ def _flops(program) -> float:
     return float(analysis.get("flops", 0.0))
 
 
-def _noise(experiment: Experiment, seed: int):
-    """noise(params, (texts (N, B, L), {} or {"label": (N, B)}), frozen) -> (noise, loss), jitted."""
+def _programs(experiment: Experiment, seed: int):
+    """learn(params, (texts (N, B, L), {} or {"label": (N, B)}), frozen) -> what the weight of times
+    learns of them; noise(params, texts, frozen, learned) -> (noise, loss); both jitted."""
 
     weight = experiment.train.time_weight
 
@@ -106,8 +109,12 @@ def _noise(experiment: Experiment, seed: int):
         real = without_padding(jnp.ones(x0.shape), conditioning)
         return (scale * nats).sum() / jnp.maximum(real.sum(), 1), observed
 
-    def learn(params, keys, texts, frozen):
-        """What the weight of times learns of the same batches, before anything is measured."""
+    def keys_of(texts):
+        return jax.random.split(jax.random.key(seed), len(texts[0]))
+
+    @jax.jit
+    def learn(params, texts, frozen):
+        keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys_of(texts))
 
         def one(learned, batch):
             key, text = batch
@@ -117,9 +124,8 @@ def _noise(experiment: Experiment, seed: int):
         return jax.lax.scan(one, learned, (keys, texts))[0] if learned else learned
 
     @jax.jit
-    def noise(params, texts, frozen):
-        keys = jax.random.split(jax.random.key(seed), len(texts[0]))
-        learned = learn(params, jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys), texts, frozen)
+    def noise(params, texts, frozen, learned):
+        keys = keys_of(texts)
 
         def one(carry, batch):
             of_batch = jax.value_and_grad(loss, has_aux=True)
@@ -136,4 +142,4 @@ def _noise(experiment: Experiment, seed: int):
         length = mean - variance / n
         return jnp.where(length > 0, variance / length, jnp.inf), losses / n
 
-    return noise
+    return learn, noise
