@@ -48,6 +48,8 @@ def complete(process, vocab_size, seed=0):
 
 # name: vocabulary, length, seed of the distribution; tests/golden/toys.json pins what comes of them.
 TOYS = {"V3L3": (3, 3, 113), "V4L2": (4, 2, 114), "V5L2": (5, 2, 115)}
+# Few steps, where rules differ most, on every toy; more of them on one.
+STEPS = {"V3L3": (4, 16), "V4L2": (4,), "V5L2": (4,)}
 
 
 @dataclass(frozen=True)
