@@ -14,7 +14,7 @@ from models.transformer import Transformer, _layer
 
 SMALL = Transformer(
     vocab_size=7,
-    num_layers=3,
+    num_layers=2,
     width=16,
     num_heads=2,
     mlp_ratio=2,
@@ -46,7 +46,7 @@ def influence(model):
     def output(x, i):
         return model.apply(params, x, t)[:, i].sum(0) @ jnp.arange(1.0, model.vocab_size + 1)
 
-    grad = jax.jit(jax.grad(output), static_argnums=1)
+    grad = jax.jit(jax.grad(output))
     rows = [np.abs(grad(simplex, i)).max((0, 2)) > 1e-6 for i in range(L)]
     return np.array(rows)
 
@@ -82,8 +82,6 @@ def test_token_and_simplex_inputs_agree():
     [
         dict(mlp="swiglu", qk_norm=True, time_conditioning=True),
         dict(tied=True, attention_bias="near", rotary_base=100.0),
-        dict(time_conditioning=True),
-        dict(time_conditioning=False),
     ],
 )
 def test_scan_remat_and_attention_forms_agree(variant):
@@ -135,7 +133,7 @@ def test_bfloat16_is_close_to_float32_and_logits_stay_float32():
 def test_gradients_in_bfloat16_are_close_to_those_in_float32():
     """Each array's, of 4096 tokens of which most are the mask, and 1024 rows of two labels: sums over
     them in bfloat16 would lose a fifth of what the mask gets."""
-    model = replace(SMALL, num_labels=2, time_conditioning=True)
+    model = replace(SMALL, num_layers=3, num_labels=2, time_conditioning=True)
     rows, (key_z, key_m, key_t) = 1024, jax.random.split(jax.random.key(0), 3)
     x0 = jax.random.randint(key_z, (rows, 4), 0, model.vocab_size)
     z = jnp.where(jax.random.bernoulli(key_m, 0.7, x0.shape), model.vocab_size, x0)

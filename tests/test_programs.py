@@ -1,7 +1,6 @@
 """The commands as users run them: train, kill, resume, evaluate, sample, and every mistake."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -18,13 +17,6 @@ from experiments.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 SMOKE = str(ROOT / "configs" / "smoke.py")
-
-
-def command(*arguments, **options):
-    """The finished process of `python -m experiments...`."""
-    env = {**os.environ, **options.pop("env", {})}
-    line = [sys.executable, "-m", f"experiments.{arguments[0]}", *map(str, arguments[1:])]
-    return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, **options)
 
 
 def train(workdir, *settings):
@@ -86,16 +78,14 @@ def test_a_killed_run_resumes_bit_identical(straight, tmp_path, kind):
     assert metrics(workdir) == metrics(straight)
 
 
-def test_evaluation_record_of_a_whole_split(straight, tmp_path):
+def test_evaluation_record_of_a_whole_split(straight, tmp_path, capsys):
     out = tmp_path / "record.json"
-    done = command(
-        "evaluate", "--workdir", straight, "--split", "test", "--num-times", 2, "--out", out
-    )
-    assert done.returncode == 0, done.stderr
+    line = ["--workdir", str(straight), "--split", "test", "--num-times", "2", "--out", str(out)]
+    assert cli.guarded("evaluate", line) == 0
     record = json.loads(out.read_text())
     assert record["kind"] == "bound" and record["ema"] and record["checkpoint_step"] == 40
     assert record["tokens"] == record["characters"] == 520_020
-    assert 3.5 < record["value"] < 4.7 and f"{record['value']:.4f}" in done.stdout
+    assert 3.5 < record["value"] < 4.7 and f"{record['value']:.4f}" in capsys.readouterr().out
     assert 0 < record["standard_error_over_times"] <= record["standard_error"] < 0.05
     np.testing.assert_allclose(record["value"] * np.log(2), record["nats_per_token"], rtol=1e-9)
     np.testing.assert_allclose(
@@ -115,6 +105,8 @@ def test_evaluation_does_not_depend_on_batch_size_beyond_rounding(straight, tmp_
                 str(straight),
                 "--num-times",
                 "1",
+                "--max-sequences",
+                "300",
                 "--batch-size",
                 str(size),
                 "--out",
