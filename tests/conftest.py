@@ -19,6 +19,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _CHEAP = "--xla_backend_optimization_level=1"
 if version("jaxlib").startswith("0.10."):
     _CHEAP += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    _CHEAP += " --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
 os.environ.setdefault("XLA_FLAGS", _CHEAP)
 
 import jax  # noqa: E402
@@ -85,25 +86,12 @@ def pytest_terminal_summary(terminalreporter):
 
 # Files that take longest, which begin first, so that no worker is left alone with one at the end.
 SLOW = [
-    "samplers",
-    "methods",
-    "sampling_options",
-    "distributed",
-    "simplex",
-    "processes",
-    "meshes",
-    "training",
-    "initial",
-    "classifier",
-    "discrete_guidance",
-    "first_hitting",
-    "fault_injection",
-    "api",
-    "compress",
-    "pinned",
-    "labels",
-    "extension",
-]
+    "methods", "sampling_options", "samplers", "ranking", "distributed", "fault_injection", "simplex",
+    "processes", "infilling", "programs", "models", "notebooks", "precision", "guidance", "extension",
+    "classifier", "edlm", "positions", "recovery", "masked_samplers", "discrete_guidance", "meshes",
+    "compress", "labels", "initial", "motifs", "import", "published", "encoders", "conversion",
+    "pinned", "orders", "first_hitting", "locks",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
