@@ -29,7 +29,7 @@ MODERN = ModernBert(11, 4, 16, 2, 24, local_attention=4, local_base=100.0)
 NETWORKS = {"bert": BERT, "modernbert": MODERN}
 
 
-CASES = ("bert_mlm", "bert_mlm_old_names", "modernbert")
+CASES = ("bert_mlm", "modernbert")
 
 
 @pytest.mark.parametrize("case", CASES)

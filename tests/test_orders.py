@@ -24,10 +24,8 @@ def test_random_order_one_by_one_is_the_distribution_of_the_data(table):
 @pytest.mark.parametrize(
     "order, amount",
     [
-        *itertools.product(
-            ["confidence", "margin", "entropy"], [Tokens(1), Tokens(2), EntropyBudget(0.9)]
-        ),
-        ("confidence", Threshold(0.6)),
+        *((order, Tokens(1)) for order in ("confidence", "margin", "entropy")),
+        *(("confidence", amount) for amount in (Tokens(2), EntropyBudget(0.9), Threshold(0.6))),
     ],
 )
 def test_distribution_of_an_order_is_the_enumerated_one(table, order, amount):
@@ -37,9 +35,9 @@ def test_distribution_of_an_order_is_the_enumerated_one(table, order, amount):
     assert calls.max() == most
 
 
-@pytest.mark.parametrize("amount", [Tokens(1), Threshold(0.6)])
-def test_distribution_at_a_temperature_is_the_enumerated_one(table, amount):
+def test_distribution_at_a_temperature_is_the_enumerated_one(table):
     """Where is decided by the model, what by the tempered model."""
+    amount = Threshold(0.6)
     distribution, most = _ordered_distribution(table, "confidence", amount, power=2)
     sampler = Unmask("confidence", amount, logits_processor=LogitsProcessor(temperature=0.5))
     counts, calls = table.counts(sampler)

@@ -303,11 +303,9 @@ def test_heads_hold_the_same_distribution_when_converted(process, toy, x64):
 
 SAMPLERS = [
     ("dirichlet", Ancestral(64)),
-    ("dirichlet", ODE(150, end=1e-3)),
     ("dirichlet-scale", ODE(150, end=0.03)),
     ("linear", Ancestral(128)),
     ("linear", ODE(200, end=0.01)),
-    ("bfn", Ancestral(64)),
     ("bfn-power", Ancestral(64)),
 ]
 

@@ -177,7 +177,7 @@ def test_guidance_of_any_strength_is_a_distribution(strength, pair):
     np.testing.assert_allclose(got, right / right.sum(), atol=1e-5)
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("strength", [-np.inf, -1e39, 0.0, 2.5, 3e38, np.inf])
 def test_every_guidance_of_any_strength_is_a_distribution(strength):
     log_p, log_free = jax.nn.log_softmax(logits(2, 3)), jax.nn.log_softmax(logits(2, 3, 0.1))
     z, t = jnp.full((2, 3), V), jnp.full((2, 1), 0.5)
