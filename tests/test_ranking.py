@@ -95,9 +95,12 @@ KNOWN = jnp.full((16, 16), -1).at[:4, 3].set(5).at[2].set(7).at[9, ::2].set(0)
     "network, sampler", NETWORKS, ids=lambda v: getattr(v, "__name__", repr(v)[:60])
 )
 def test_a_sample_is_the_same_in_every_batch_and_the_end_of_its_frames(network, sampler):
-    """Alone, among sixteen, in another order of rows, and with frames; with known tokens, and where a
-    schedule leaves noise at t = 0."""
+    """Alone, among sixteen, in another order of rows, and with frames; with known and banned tokens, and
+    where a schedule leaves noise at t = 0."""
     model, process = network(), MDLM(27, RescaledSchedule(Linear(), 0.2))
+    if bans := "logits_processor" in sampler.__dataclass_fields__:
+        banning = replace(sampler.logits_processor, banned=(1,))
+        sampler = replace(sampler, logits_processor=banning)
     keys = jax.vmap(lambda n: fold_in(jax.random.key(0), n))(jnp.arange(16))
     run = jax.jit(
         lambda keys, known, trace: sampler.run(keys, process, model, known.shape, known, trace),
@@ -111,7 +114,7 @@ def test_a_sample_is_the_same_in_every_batch_and_the_end_of_its_frames(network, 
     np.testing.assert_array_equal(np.concatenate([one.x0 for one in alone]), x0)
     if not sampler.cached:  # which asks the network once for all rows
         np.testing.assert_array_equal(np.concatenate([one.calls for one in alone]), calls)
-    assert ((KNOWN < 0) | (x0 == KNOWN)).all() and (x0 < 27).all()
+    assert ((KNOWN < 0) | (x0 == KNOWN)).all() and (x0 < 27).all() and (x0 != 1).all() == bans
     assert (calls <= sampler.calls(process, 16)).all()
     if frames is not None:
         np.testing.assert_array_equal(frames.tokens[-1], x0)

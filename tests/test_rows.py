@@ -169,8 +169,7 @@ def test_a_sentence_has_one_loss_in_a_row_of_its_own_and_among_others(lines, tmp
     assert abs(alone["value"] / packed["value"] - 1) < 1e-5
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_devices_change_no_number(devices, lines, tmp_path):
+def test_devices_change_no_number(lines, tmp_path):
     assert train("mdlm", tmp_path / "w", lines, "data.rows=pack") == 0
     alone = evaluate(tmp_path / "w")
     code = (
@@ -178,11 +177,11 @@ def test_devices_change_no_number(devices, lines, tmp_path):
     )
     arguments = ["--workdir", str(tmp_path / "w"), "--split", "test", "--num-times", "2"]
     subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=on_devices(devices), timeout=300, check=True
+        [sys.executable, "-c", code, *arguments], env=on_devices(8), timeout=300, check=True
     )
     (path,) = (tmp_path / "w" / "records").glob("test-*.json")
     record = json.loads(path.read_text())
-    assert record["device"].startswith(f"{devices} x ") and record["tokens"] == alone["tokens"]
+    assert record["device"].startswith("8 x ") and record["tokens"] == alone["tokens"]
     for field in ("value", "standard_error", "perplexity_per_word"):
         assert abs(record[field] / alone[field] - 1) < 1e-5
 

@@ -16,7 +16,6 @@ from oracle import Toy, complete
 import diffusion
 import samplers
 from diffusion.autoregressive import Autoregressive
-from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.d3pm import D3PM
 from diffusion.dense import Gaussian
 from diffusion.dirichlet import DirichletFlow
@@ -31,7 +30,6 @@ from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.one_step import OneStep
 from diffusion.plaid import Plaid
 from diffusion.sedd import SEDD
-from diffusion.udlm import UDLM
 from experiments import cli
 from experiments.config import Experiment, Train
 from experiments.studies import sampler_table
@@ -193,15 +191,13 @@ def share_of_the_first(process, sampler, rows):
     return (x[:, 0] == 0).mean()
 
 
-@pytest.mark.parametrize(
-    "process", [UDLM(2), BFN(2, PowerAccuracy(12.0)), LINE], ids=lambda p: type(p).__name__
-)
-def test_particles_bring_given_tokens_to_the_conditional_distribution(process):
+def test_particles_bring_given_tokens_to_the_conditional_distribution_on_embeddings():
+    """Of other processes test_infilling has it."""
     rows, error = 1000, np.sqrt(0.15 / 1000)
     many, one = TwistedSMC(24, particles=32), TwistedSMC(24, particles=1)
-    assert many.compatibility(process).kind == "exact"
-    assert abs(share_of_the_first(process, many, rows) - CONDITIONAL) < 4 * error + 0.03
-    assert abs(share_of_the_first(process, one, rows) - CONDITIONAL) > 0.1
+    assert many.compatibility(LINE).kind == "exact"
+    assert abs(share_of_the_first(LINE, many, rows) - CONDITIONAL) < 4 * error + 0.03
+    assert abs(share_of_the_first(LINE, one, rows) - CONDITIONAL) > 0.1
 
 
 def test_particles_are_rejected_where_the_bridge_tells_more_than_the_state():
@@ -210,12 +206,3 @@ def test_particles_are_rejected_where_the_bridge_tells_more_than_the_state():
     (8, 48)."""
     for process in (DirichletFlow(2), LinearFlow(2), OneStep(DirichletFlow(2))):
         assert TwistedSMC(1).compatibility(process).kind == "unsupported"
-
-
-@pytest.mark.parametrize(
-    "process", [DirichletFlow(2), BFN(2, PowerAccuracy(12.0))], ids=lambda p: type(p).__name__
-)
-@pytest.mark.usefixtures("optimized")
-def test_corners_are_the_conditional_distribution(process):
-    share = share_of_the_first(process, Ancestral(64), 8000)
-    assert abs(share - CONDITIONAL) < 4 * np.sqrt(0.15 / 8000) + 0.01

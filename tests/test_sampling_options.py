@@ -66,13 +66,10 @@ def sample(runs, capsys):
 
 
 ON_8 = ["--num", "8", "--seed", "3"]
-SAMPLERS = [
-    ["--sampler", "FirstHitting"], ["--sampler", "FirstHitting", "--steps", "5"],
-    ["--sampler", "Unmask amount=EntropyBudget amount.nats=0.2"],
+SAMPLERS = [  # one of each kind of setting; every sampler with known and banned tokens: test_ranking.py
+    ["--sampler", "FirstHitting"], ["--sampler", "Unmask amount=EntropyBudget amount.nats=0.2"],
     ["--sampler", "Unmask", "--steps", "4", "--set", "sampler.order=margin"],
-    ["--sampler", "Ancestral", "--steps", "5"], ["--sampler", "PathPlanning", "--steps", "5"],
-    ["--sampler", "PredictorCorrector", "--steps", "3"], ["--sampler", "Euler", "--steps", "5"],
-    ["--sampler", "TauLeaping", "--steps", "5"], ["--set", "sampler.cached=True", "--steps", "9"],
+    ["--set", "sampler.cached=True", "--steps", "9"],
     ["--sampler", "SlidingWindow", "--length", "60", "--set", "sampler.window=24",
      "--set", "sampler.stride=12", "--steps", "4"],
     ["--sampler", "TwistedSMC", "--steps", "3"], ["--grid", "cosine", "--steps", "4"],
@@ -80,7 +77,7 @@ SAMPLERS = [
 
 
 @pytest.mark.parametrize("options", SAMPLERS, ids=lambda options: " ".join(options)[:50])
-def test_every_sampler_runs_with_given_tokens_and_banned_ones(options, sample):
+def test_samplers_run_with_given_tokens_and_banned_ones(options, sample):
     long = "--length" in options
     texts = sample("mdlm", *options, "--num", "2", "--ban", "aeiou", "--prompt", "state of ")
     assert len(texts) == 2
@@ -264,8 +261,8 @@ def test_required_text_is_placed_alike_whatever_the_batch(sample):
     assert few == many and np.unique([text.find("qq") for text in few]).size > 1
 
 
-@pytest.mark.parametrize("options", [["--steps", "3"], ["--sampler", "FirstHitting"]])
-def test_samples_are_the_same_on_8_devices(options, runs, sample):
+def test_samples_are_the_same_on_8_devices(runs, sample):
+    options = ["--sampler", "FirstHitting"]  # whose loop ends where the rows of all devices have
     code = "import sys; from experiments import cli; sys.exit(cli.guarded('sample', sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "--workdir", runs["mdlm"], *ON_8, *options],

@@ -66,10 +66,9 @@ def by_hand(sampler, process, model, key, known=None):
 @cases
 def test_a_loop_of_ones_own_gives_the_samples_of_the_sampler(name):
     sampler, process = CASES[name]
-    model = network(process, jnp)
-    for key in (jax.random.key(1), jax.random.split(jax.random.key(2), SHAPE[0])):
-        expected = sampler.sample(key, process, model, SHAPE)
-        np.testing.assert_array_equal(by_hand(sampler, process, model, key), expected)
+    model, keys = network(process, jnp), jax.random.split(jax.random.key(2), SHAPE[0])
+    expected = sampler.sample(keys, process, model, SHAPE)
+    np.testing.assert_array_equal(by_hand(sampler, process, model, keys), expected)
 
 
 @cases
