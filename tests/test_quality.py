@@ -1,5 +1,4 @@
-"""Sample quality: each measure on texts counted by hand, overlap against a plain search, the scorers,
-and the command with every mistake."""
+"""Sample quality: the scorers, the record, and the command with every mistake."""
 
 import dataclasses
 import json
@@ -19,31 +18,15 @@ from experiments.data.text import prepare
 from experiments.data.tokenizers import LETTERS
 from experiments.evaluation.ngram import ngram_nats
 from experiments.run import load_run
-from experiments.sample_metrics import occurrences, sample_quality
-from experiments.sample_metrics.occurrences import match_lengths, word_match_lengths
-from experiments.sample_metrics.record import overlaps, real_texts
+from experiments.sample_metrics import sample_quality
+from experiments.sample_metrics.record import real_texts
 from experiments.sample_metrics.scorers import RunScorer, load_scorer
-from experiments.sample_metrics.text_measures import (
-    distinct,
-    inner_words,
-    mean_entropy,
-    ngram_entropy,
-)
 from samplers.ancestral import Ancestral
 from samplers.first_hitting import FirstHitting
 from samplers.sliding_window import SlidingWindow
 from samplers.unmask import Unmask
 
 LENGTH = 16
-
-
-def test_entropy_is_that_of_ngrams_within_texts():
-    assert ngram_entropy(["aabb", "ab"], 1) == 1
-    assert ngram_entropy(["aabb", "ab"], 2) == pytest.approx(1.5)  # aa ab bb, ab: 1/4 1/2 1/4
-    assert ngram_entropy(["aaab", "bcd"], 3) == pytest.approx(np.log2(3))  # aaa aab, bcd
-    assert ngram_entropy(["abcd"], 1) == 2 and ngram_entropy(["aaaa"], 1) == 0
-    assert ngram_entropy(["é\U0001f600"], 1) == 1 and np.isnan(ngram_entropy(["ab"], 3))
-    assert mean_entropy(["aaaa", "abab"]) == 0.5  # and ngram_entropy of both is 0.81
 
 
 def test_numbers_of_steps_are_for_samplers_that_leave_theirs_open():
@@ -59,69 +42,6 @@ def test_numbers_of_steps_are_for_samplers_that_leave_theirs_open():
         changed = dataclasses.replace(experiment, sampler=sampler)
         assert sample_quality._stepped(changed, type(sampler).__name__) == stepped
     assert not sample_quality._stepped(experiment, "Ancestral steps=4")
-
-
-def test_distinct_ngrams_of_words_do_not_cross_texts():
-    words = [inner_words("x the cat the cat y"), inner_words("x the dog y")]
-    assert words == [["the", "cat", "the", "cat"], ["the", "dog"]]
-    assert distinct(words, 1) == 3 / 6
-    assert distinct(words, 2) == 3 / 4  # the cat, cat the, the cat; the dog
-    assert distinct(words, 3) == 1 and np.isnan(distinct(words, 5))
-    assert inner_words("one") == inner_words("one two") == []
-
-
-def split(text, rng):
-    """The text in pieces of random lengths, also empty ones."""
-    cuts = sorted(rng.choices(range(len(text) + 1), k=4))
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-
-
-@pytest.mark.parametrize("table, kept", [(1 << 22, 24), (0, 24), (0, 2)])
-def test_match_lengths_are_those_of_a_plain_search(table, kept, monkeypatch):
-    monkeypatch.setattr(occurrences, "_TABLE", table)
-    monkeypatch.setattr(occurrences, "_KEPT", kept)
-    rng = random.Random(0)
-    for symbols in ("ab", "abcdé\U0001f600"):
-        for _ in range(10):
-            text = "".join(rng.choices(symbols + "z", k=60))  # z is in no row
-            start = rng.randrange(40)
-            rows = ["".join(rng.choices(symbols + "y", k=k)) for k in (1, 12, 5)]
-            rows.append(text[start : start + 20])
-            found = match_lengths(rows, split(text, rng))
-            for row, lengths in zip(rows, found, strict=True):
-                assert len(lengths) == len(row)
-                for i, length in enumerate(lengths):
-                    assert row[i : i + length] in text
-                    assert i + length == len(row) or row[i : i + length + 1] not in text
-
-
-def test_word_matches_are_those_of_a_plain_search():
-    rng = random.Random(0)
-    for _ in range(20):
-        words = rng.choices(["a", "ab", "b", "other"], k=40)
-        rows = [rng.choices(["a", "ab", "b", "new"], k=k) for k in (7, 0, 2)]
-        found = word_match_lengths(rows, split(" ".join(words), rng), 3)
-        for row, lengths in zip(rows, found, strict=True):
-            for i, length in enumerate(lengths):
-                longest = min(3, len(row) - i)
-                assert length == max(
-                    k
-                    for k in range(longest + 1)
-                    if any(words[j : j + k] == row[i : i + k] for j in range(len(words)))
-                )
-            assert len(lengths) == len(row)
-
-
-def test_overlap_counts_words_ngrams_and_the_longest_match():
-    training = "we the people of the united states in order to form"
-    copied, new = "x the people of the united y", "x the people zz the united y"
-    row, other = overlaps([[copied], [new, "qqq"]], lambda: iter([training]), 3)
-    assert row["words_in_training_text"] == row["ngrams_in_training_text"] == 1
-    assert row["ngram_novelty"] == 0
-    assert row["longest_match_characters"] == len(" the people of the united ")
-    assert other["words_in_training_text"] == 4 / 5 and other["ngrams_in_training_text"] == 0
-    assert other["longest_match_characters"] == len(" the people ")
-    assert other["mean_longest_match_characters"] == len(" the people ") / 2
 
 
 @pytest.fixture(scope="module")
@@ -218,25 +138,28 @@ def test_without_a_scorer_trigrams_of_the_training_text_are_counted(files):
 
 def test_copies_of_the_training_text_are_found(files, tmp_path):
     whole = (files / "text.txt").read_text()
-    samples = write(tmp_path / "c.jsonl", whole[100:140], whole[7:57])
-    assert quality(files, samples, "--ngram", "3") == 0
-    record = json.loads((tmp_path / "c.quality.json").read_text())  # beside the samples
+    samples, other = (
+        write(tmp_path / "c.jsonl", whole[100:140], whole[7:57]),
+        tmp_path / "other.txt",
+    )
+
+    def measured(*options):
+        assert quality(files, samples, *options) == 0
+        return json.loads((tmp_path / "c.quality.json").read_text())  # beside the samples
+
+    record = measured("--ngram", "3")
     ours = record["rows"]["samples"]
     assert ours["longest_match_characters"] == 50 and ours["mean_longest_match_characters"] == 45
     assert ours["ngram_novelty"] == 0 and ours["network_calls"] is None
     assert record["seed"] is record["precision"] is None
-    (tmp_path / "other.txt").write_text("another text")
-    assert quality(files, samples, "--train", str(tmp_path / "other.txt")) == 0
-    record = json.loads((tmp_path / "c.quality.json").read_text())
+    other.write_text("another text")
+    record = measured("--train", str(other))
     assert record["rows"]["samples"]["ngram_novelty"] == 1
     assert record["training_text"]["characters"] == len("another text")
-    text = tmp_path / "own.txt"
-    text.write_text("of the " * 200)
-    assert quality(files, samples, "--text", str(text)) == 0
-    record = json.loads((tmp_path / "c.quality.json").read_text())
-    assert (record["reference"]["source"], record["training_text"]["split"]) == ("own.txt", "train")
-    assert record["rows"]["real text"]["ngram_novelty"] == 0
-    assert record["rows"]["samples"]["ngram_novelty"] == 1
+    other.write_text("of the " * 200)
+    record = measured("--text", str(other))
+    assert record["reference"]["source"] == "other.txt"
+    assert [row["ngram_novelty"] for row in record["rows"].values()] == [1, 0]
 
 
 def test_one_short_sample_leaves_out_what_is_undefined(files, tmp_path, capsys):
