@@ -96,7 +96,8 @@ class LearnedLogSNR(LogSNR):
     start, end: -log SNR at t = 0 and t = 1 at the start, less the shift. shift: what is added to all of
     it; with log D, ends for embeddings of norm 1 are those of the same process at norm sqrt(D). width:
     how many terms f has. learns_ends: whether training changes the ends. learns_shape: whether it
-    changes the shape between them.
+    changes the shape between them. speed: how many times as fast as the network it learns: parameters
+    are stored divided by it, and steps of Adam are of one size.
     """
 
     start: float = -0.2
@@ -105,23 +106,27 @@ class LearnedLogSNR(LogSNR):
     width: int = 1024
     learns_ends: bool = True
     learns_shape: bool = True
+    speed: float = 1.0
     learned: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.width < 1:
             raise ValueError(f"LearnedLogSNR.width = {self.width} must be at least 1")
+        if not self.speed > 0:
+            raise ValueError(f"LearnedLogSNR.speed = {self.speed} must be positive")
         super().__post_init__()
 
     def init(self, key: Array) -> dict:
         """{"ends": (2,), "inner": (N,), "offset": (N,), "outer": (N,)}, N = width."""
         keys = dict(zip(("inner", "offset", "outer"), split(key, 3), strict=True))
         shape = {name: normal(k, (self.width,)) for name, k in keys.items()}
-        return {"ends": jnp.array([self.start, self.end], jnp.float32), **shape}
+        params = {"ends": jnp.array([self.start, self.end], jnp.float32), **shape}
+        return {name: value / self.speed for name, value in params.items()}
 
     def bind(self, params: dict) -> Self:
         bound = copy.copy(self)
         vars(bound)["_params"] = {
-            name: value if self._learns(name) else jax.lax.stop_gradient(value)
+            name: self.speed * (value if self._learns(name) else jax.lax.stop_gradient(value))
             for name, value in params.items()
         }
         return bound
@@ -131,7 +136,9 @@ class LearnedLogSNR(LogSNR):
 
     @property
     def _bound(self) -> dict:
-        return vars(self).get("_params") or self.init(jax.random.key(0))
+        if "_params" in vars(self):
+            return vars(self)["_params"]
+        return {name: self.speed * value for name, value in self.init(jax.random.key(0)).items()}
 
     def gamma(self, t: Array) -> Array:
         return self._at(self.shape(t))

@@ -194,7 +194,7 @@ SAMPLERS = {  # with what its finite steps may err by
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_draw_the_data_with_the_exact_denoiser(name):
-    (sampler, error), rows = SAMPLERS[name], 5000
+    (sampler, error), rows = SAMPLERS[name], 3000
     run = jax.jit(lambda k: sampler.sample(k, EXACT, TOY.denoiser(EXACT), (rows, 3)))
     counts = np.bincount(TOY.index(run(jax.random.key(0))), minlength=len(TOY.p))
     assert_distribution(counts, TOY.p, bias=error)
@@ -221,6 +221,15 @@ def test_a_learned_schedule_rises_between_its_ends():
     np.testing.assert_allclose(
         np.asarray(bound.rate(t))[1:-1, 0], (gamma[2:] - gamma[:-2]) / 0.02, rtol=2e-3
     )
+
+
+def test_a_schedule_that_learns_faster_begins_as_the_same():
+    slow, fast = (LearnedLogSNR(width=16, speed=speed) for speed in (1.0, 7.0))
+    key, t = jax.random.key(0), jnp.array([[0.3]])
+    for bound in (fast, fast.bind(fast.init(key))):
+        np.testing.assert_allclose(bound.gamma(t), slow.gamma(t), rtol=1e-5)
+    moved = fast.bind(fast.init(key) | {"ends": fast.init(key)["ends"] + 1e-2}).gamma(t)
+    np.testing.assert_allclose(moved, slow.gamma(t) + 7e-2, rtol=1e-5)
 
 
 def test_ends_learn_by_the_loss_and_the_shape_by_its_square(x64):
@@ -285,6 +294,7 @@ BAD = {
     "too certain": (lambda: LinearLogSNR(-50.0, 5.0), "between -20 and 20"),
     "no number": (lambda: LinearLogSNR(float("nan"), 5.0), "between -20 and 20"),
     "no terms": (lambda: LearnedLogSNR(width=0), "LearnedLogSNR.width = 0 must be at least 1"),
+    "no speed": (lambda: LearnedLogSNR(speed=0.0), "speed = 0.0 must be positive"),
     "no width": (lambda: Plaid(embedding=LearnedEmbeddings(0)), "width = 0 must be at least 1"),
     "rows": (lambda: Plaid(4, SPREAD), r"has 3 rows of widths \[2\].* each of 4 tokens"),
     "ragged": (lambda: Plaid(2, GivenEmbeddings(((1.0,), (1.0, 2.0)))), r"widths \[1, 2\]"),

@@ -4,12 +4,14 @@
 
 Each ingredient is a setting: `process.schedule=LinearLogSNR`, `process.head=posterior` (no output
 prior), `process.self_conditioning=0`, `process.embedding=GivenEmbeddings`. On the embedded corpus, with
-mdlm.py's model (and the time) and budget; a step is a third longer for its first passes.
+mdlm.py's model (and the time) and budget; a step is a third longer for its first passes. The schedule
+learns seven times as fast as the network, about as published (1e-2 and 1.4e-3).
 """
 
 from dataclasses import replace
 
 from configs.sotu import mdlm
+from diffusion.log_snr import LearnedLogSNR
 from diffusion.plaid import Plaid
 from experiments.config import Experiment
 from samplers.mean_ancestral import MeanAncestral
@@ -19,7 +21,7 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=Plaid(),
+        process=Plaid(schedule=LearnedLogSNR(speed=7.0)),
         model=replace(base.model, time_conditioning=True),
         sampler=MeanAncestral(steps=256, score_temperature=0.9),
     )

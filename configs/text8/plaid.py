@@ -10,6 +10,7 @@ test split: at most 1.48 (arXiv 2406.04329). Not yet trained with this code.
 from dataclasses import replace
 
 from configs.text8 import mdlm
+from diffusion.log_snr import LearnedLogSNR
 from diffusion.plaid import Plaid
 from experiments.config import Experiment
 from samplers.mean_ancestral import MeanAncestral
@@ -19,7 +20,7 @@ def get_config() -> Experiment:
     base = mdlm.get_config()
     return replace(
         base,
-        process=Plaid(),
+        process=Plaid(schedule=LearnedLogSNR(speed=7.0)),
         model=replace(base.model, time_conditioning=True),
         sampler=MeanAncestral(steps=1024, score_temperature=0.9),
     )
