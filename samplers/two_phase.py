@@ -24,6 +24,7 @@ class TwoPhase(TimedSampler, Stepwise):
     """
 
     alpha_0: float = 0.5
+    grids: ClassVar[tuple[str, ...]] = ("uniform", "cosine")  # a fitted one is of all times
     requires: ClassVar[type] = Objective
     lacking: ClassVar[str] = "only masks with one schedule in continuous time are revealed so"
 

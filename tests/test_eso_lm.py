@@ -146,6 +146,7 @@ CONFIG = config.get_config()
     [
         (lambda: EsoLM(alpha_0=1.5), r"EsoLM.alpha_0 = 1.5 is outside \[0, 1\]"),
         (lambda: TwoPhase(alpha_0=-0.1), r"TwoPhase.alpha_0 = -0.1 is outside \[0, 1\]"),
+        (lambda: TwoPhase(grid="fitted"), "TwoPhase.grid = 'fitted' is not 'uniform' or 'cosine'"),
         (lambda: EsoLM(MDLM(num_steps=4)), "EsoLM.base = MDLM is not MDLM in continuous time"),
         (
             lambda: EsoLM(RADD()),
