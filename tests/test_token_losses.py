@@ -25,14 +25,18 @@ from diffusion.spindle import Spindle
 from diffusion.udlm import UDLM
 from experiments import cli
 from experiments.data.tokenizers import Letters27
+from experiments.devices.sharding import make_mesh
 from experiments.errors import UserError
+from experiments.evaluation.estimators import make_bound
 from experiments.overrides import resolve
+from experiments.time_weights.complementary import Complementary
 from experiments.token_losses.error_norm_truncation import ErrorNormTruncation
 from experiments.token_losses.focal import Focal
 from experiments.token_losses.label_smoothing import LabelSmoothing
 from experiments.token_losses.process_loss import ProcessLoss
 from experiments.token_losses.squentropy import Squentropy
 from experiments.token_losses.z_loss import ZLoss
+from experiments.token_weights.goldfish import Goldfish
 from experiments.training.train_step import init_state, make_train_step
 from models.backbone import Network
 from models.transformer import Transformer
@@ -204,6 +208,23 @@ def test_training_takes_it_and_the_default_is_the_processs_own():
 
     assert config.train.token_loss == ProcessLoss()
     assert loss(ZLoss(1.0)) > loss(ProcessLoss()) + 1
+
+
+def test_the_bound_that_is_evaluated_is_the_same_program_whatever_is_trained():
+    plain = resolve(get_config(), Letters27())
+    recipe = replace(
+        plain.train,
+        token_loss=ZLoss(inner=LabelSmoothing()),
+        token_weight=Goldfish(),
+        time_weight=Complementary(),
+    )
+    params = jax.eval_shape(lambda: plain.init_params(jax.random.key(0)))
+
+    def program(experiment, times=2):
+        bound = make_bound(experiment, times, 0, make_mesh(plain.mesh))
+        return bound.lower(params, jnp.zeros((4, 32), int), 0).as_text()
+
+    assert program(replace(plain, train=recipe)) == program(plain) != program(plain, 3)
 
 
 @pytest.mark.parametrize(

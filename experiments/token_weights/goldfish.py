@@ -3,7 +3,8 @@ memorised as a whole.
 
 A hash of the `context` tokens before a position says whether it is left out: 1 of `every` positions is,
 in every epoch and every copy of the text the same ones. The others count every / (every - 1) times, so
-that the mean loss stays what it was.
+that the mean loss stays what it was. Of rows that hold several texts the tokens before are those of the
+row, of another text too.
 
 From left to right the minimum stays where it is at every place that is learned from, since whether it is
 depends on what stands before the token alone; elsewhere nothing is asked, and the network generalises.
