@@ -11,7 +11,6 @@ most probable ones. It moves towards texts that the network is sure of: quality 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,12 @@ from diffusion.markov import MarkovProcess
 from diffusion.numerics import gather_last, log_softmax
 from diffusion.random import categorical, fold_in, split
 from samplers.ancestral import Ancestral
-from samplers.sampler import Compatibility, Sampled
+from samplers.modified_denoiser import processed
+from samplers.sampler import Compatibility, Sampled, TimedSampler
 
 
 @dataclass(frozen=True)
-class SelfCorrection(Ancestral):
+class SelfCorrection(TimedSampler):
     """`steps` calls of the network, and up to `rounds` more.
 
     rounds: the most changes of a token. temperature: of the draws in a round, above 0. time: the time
@@ -36,7 +36,6 @@ class SelfCorrection(Ancestral):
     temperature: float = 0.1
     time: float = 0.01
     patience: int = 32
-    keeps_frames: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,8 +61,9 @@ class SelfCorrection(Ancestral):
 
     def run(self, key, process: MarkovProcess, model, shape, known=None, trace=False, start=None):
         key_first, key_rounds = split(key)
-        first = super().run(key_first, process, model, shape, known, start=start)
-        model = self.modified(process, model)
+        ancestral = Ancestral(self.steps, self.grid, self.information, self.logits_processor)
+        first = ancestral.run(key_first, process, model, shape, known, start=start)
+        model = processed(self.logits_processor, process, model)
         t = process.time(jnp.full((shape[0], 1), self.time))
         free = jnp.ones(shape, bool) if known is None else known < 0
 

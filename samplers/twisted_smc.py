@@ -62,6 +62,7 @@ class TwistedSMC(TimedSampler):
         fixed_all, token_all = _repeat(fixed, count), _repeat(token, count)
         key_start, key_steps, key_one = split(key, 3)
         z = _merge(jax.vmap(lambda k: process.prior(k, shape))(split(key_start, count)))
+        z = self.logits_processor.without_banned(z, process)
         times = self.times()
 
         def over_known(a):

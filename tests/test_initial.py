@@ -113,7 +113,7 @@ def test_the_energy_begins_as_nothing_so_that_the_run_is_its_base(text, runs, tm
         ("mdlm", ["sampler=BlockByBlock"], "BlockByBlock"),
         ("block4", ["sampler.span=3"], "shorter than a block"),
         ("mdlm", ["energy_from=RUNS/autoregressive"], "no energy"),
-        ("edlm_autoregressive", ["train.num_steps=3"], "nothing of"),
+        ("edlm_autoregressive", ["train.num_steps=3"], "nothing to train"),
     ],
 )
 def test_impossible_combinations_are_one_line(

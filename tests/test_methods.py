@@ -197,7 +197,7 @@ def test_impossible_teachers_are_rejected(settings, message, text, teacher, tmp_
 def test_a_teacher_of_another_process_is_rejected(text, teacher, tmp_path, capsys):
     assert train("sdtt", tmp_path / "run", text, f"teacher.workdir={teacher}") == 2
     error = capsys.readouterr().err
-    assert error.endswith("dirichlet holds a DirichletFlow, and SDTT learns from MDLM\n")
+    assert error.endswith("dirichlet holds a DirichletFlow, but SDTT learns from MDLM\n")
 
 
 def test_student_begins_with_the_teachers_parameters(text, teacher, tmp_path):

@@ -123,7 +123,7 @@ def test_what_does_not_fit_a_run_is_one_line(rejected):
     rows = GivenEmbeddings(((1.0, 0.0), (0.0, 1.0)))
     few = Experiment(Plaid(embedding=rows), Transformer(time_conditioning=True))
     assert "each of 27 tokens" in rejected(resolve, few, Letters27())
-    with pytest.raises(ValueError, match="sampler Euler does not go with process Plaid"):
+    with pytest.raises(ValueError, match="sampler Euler does not support process Plaid"):
         Experiment(Plaid(), Transformer(time_conditioning=True), sampler=Euler())
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import ddlm
+from diffusion.gaussian import GivenEmbeddings
 from diffusion.linear_flow import LinearFlow
+from diffusion.log_snr import LinearLogSNR
 from diffusion.mdlm import MDLM
+from diffusion.plaid import Plaid
 from diffusion.random import fold_in, split
 from diffusion.sedd import SEDD
 from diffusion.udlm import UDLM
@@ -17,6 +20,7 @@ from experiments.serialization import decode, encode
 from samplers.ancestral import Ancestral
 from samplers.euler import Euler, TauLeaping
 from samplers.logits_processor import LogitsProcessor
+from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
 from samplers.posterior import Posterior
 from samplers.predictor_corrector import PredictorCorrector
@@ -25,6 +29,8 @@ from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
 
 V, SHAPE = 5, (3, 7)
+CORNERS = GivenEmbeddings(tuple(map(tuple, np.eye(V).tolist())))
+NORMAL = Plaid(V, CORNERS, LinearLogSNR(), self_conditioning=0)
 CASES = {
     "ancestral": (Ancestral(6), MDLM(V)),
     "ancestral of uniform noise": (Ancestral(6, grid="cosine"), UDLM(V)),
@@ -34,6 +40,7 @@ CASES = {
     "tau leaping": (TauLeaping(6), MDLM(V)),
     "tweedie": (Tweedie(6), SEDD(V)),
     "ode": (ODE(6), LinearFlow(V)),
+    "mean ancestral": (MeanAncestral(6), NORMAL),
 }
 cases = pytest.mark.parametrize("name", CASES)
 TABLE = np.random.default_rng(0).normal(size=(V + 1, V)).astype(np.float32)

@@ -159,7 +159,7 @@ def test_a_run_learns_what_a_reference_run_knows_and_evaluates_the_bound(tmp_pat
     capsys.readouterr()
     for settings, words in (
         (rho1[:1], "Rho1 learns from a trained run; give its directory with --set teacher=Teacher"),
-        ([*rho1, "process=UDLM"], "holds a MDLM, and Rho1 learns from UDLM"),
+        ([*rho1, "process=UDLM"], "holds a MDLM, but Rho1 learns from UDLM"),
         (rho1[1:], "learns from no teacher"),
     ):
         assert cli.guarded("train", options(str(tmp_path / "other"), *settings)) == 2

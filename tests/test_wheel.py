@@ -94,7 +94,7 @@ def test_a_wheel_has_every_file_of_its_packages_and_the_names_that_the_guide_sta
     here = {str(p.relative_to(ROOT)) for p in here if "__pycache__" not in p.parts}
     assert set(names) == here | {"ddlm.py"}
     page = (ROOT / "docs/guide/installing.md").read_text()
-    stated = page.partition("An installation puts")[2].partition("site-packages")[0]
+    stated = page.partition("The installation puts")[2].partition("site-packages")[0]
     assert set(re.findall(r"`([\w.]+)`", stated)) == {name.split("/")[0] for name in names}
 
 
