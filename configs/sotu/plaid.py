@@ -6,6 +6,8 @@ Each ingredient is a setting: `process.schedule=LinearLogSNR`, `process.head=pos
 prior), `process.self_conditioning=0`, `process.embedding=GivenEmbeddings`. On the embedded corpus, with
 mdlm.py's model (and the time) and budget; a step is a third longer for its first passes. The schedule
 learns seven times as fast as the network, about as published (1e-2 and 1.4e-3).
+
+Measured: bound 3.291 +- 0.021 bits per character.
 """
 
 from dataclasses import replace
