@@ -169,6 +169,11 @@ class SDTT(Distilled, MDLM):
         self.check_student()
         if self.steps < 1:
             raise ValueError(f"SDTT.steps = {self.steps} must be at least 1")
+        if (self.steps - 1) * self.delta >= 1:
+            raise ValueError(
+                f"SDTT.steps = {self.steps} of SDTT.delta = {self.delta:g} go further than from t = 1 "
+                "to 0; set one of them lower"
+            )
 
     def lesson(self, key, teacher, x0, u):
         key_state, key_teacher = split(key)

@@ -70,7 +70,9 @@ class HiddenMarkov:
         return jax.vmap(draw)(jax.random.split(key, rows)).astype(jnp.int32)
 
     def log_p(self, x: Array) -> Array:
-        """log p(x), (B,) nats, of texts x (B, L)."""
+        """log p(x), (B,) nats, of texts x (B, L) of tokens below V."""
+        if x.ndim != 2 or x.shape[1] != self.length:
+            raise ValueError(f"texts of shape {x.shape} must be (B, {self.length})")
         return self._forward(self._arrays()[2].T[x])[1]
 
     def log_posterior(self, process: Process, z: Array, t: Array) -> Array:
@@ -91,6 +93,11 @@ class HiddenMarkov:
 
     def denoiser(self, process: Process) -> Model:
         """model(z, t) -> out (B, L, V): the exact network, of which `predict` makes log p(x0 | z_t)."""
+        if not isinstance(process, Process) or process.num_tokens != self.vocab_size:
+            raise ValueError(
+                f"{process} is not a process with noisy states of {self.vocab_size} tokens, such as "
+                f"MDLM({self.vocab_size})"
+            )
 
         def model(z, t):
             return process.invert_predict(self.log_posterior(process, z, t), z, t)

@@ -55,6 +55,7 @@ class Plaid(GaussianProcess):
     reconstruction_share: float = 0.125
     told: Literal["time", "log_snr"] = "time"
     known_tokens: ClassVar[KnownTokens] = "biased"
+    token_logits: ClassVar[bool] = False  # the prior term has none
 
     def __post_init__(self):
         self.embedding.check(self.vocab_size)

@@ -228,6 +228,7 @@ def test_a_student_takes_the_noise_of_its_teacher_and_teaches_the_next(student, 
     "make, words",
     [
         (lambda: SDTT(steps=0), "SDTT.steps = 0 must be at least 1"),
+        (lambda: SDTT(steps=200, delta=1 / 32), "go further than from t = 1 to 0"),
         (lambda: SDTT(delta=0.0), r"SDTT.delta = 0.0 is outside \(0, 1\]"),
         (lambda: DCD(delta=1.5), r"DCD.delta = 1.5 is outside \(0, 1\]"),
         (

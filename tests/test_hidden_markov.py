@@ -75,6 +75,11 @@ def test_what_is_no_chain_is_an_error():
         ddlm.HiddenMarkov(row, square, np.eye(3), 4)
     with pytest.raises(ValueError, match="length = 0"):
         ddlm.HiddenMarkov(row, square, square, 0)
+    with pytest.raises(ValueError, match=r"must be \(B, 4\)"):
+        SHORT.log_p(jnp.zeros(4, jnp.int32))
+    for process in (ddlm.MDLM(5), ddlm.Autoregressive(3)):
+        with pytest.raises(ValueError, match=r"of 3 tokens, such as MDLM\(3\)"):
+            SHORT.denoiser(process)
     with pytest.raises(ValueError, match="lag = 4 must be from 1 to 3"):
         SHORT.pairs(4)
 

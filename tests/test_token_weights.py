@@ -13,6 +13,7 @@ from experiments.config import Teacher
 from experiments.data.tokenizers import Letters27
 from experiments.overrides import resolve
 from experiments.run import load_run
+from experiments.studies.measuring.gradient_noise import with_settings
 from experiments.token_weights.both import Both
 from experiments.token_weights.goldfish import Goldfish
 from experiments.token_weights.loss_truncation import LossTruncation
@@ -181,3 +182,12 @@ def test_a_run_learns_what_a_reference_run_knows_and_evaluates_the_bound(tmp_pat
 def test_mistakes_are_said_at_construction(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_without_a_weight_that_compares_the_noise_of_a_run_needs_no_teacher():
+    config = get_config()
+    weighed = replace(
+        config, train=replace(config.train, token_weight=Rho1()), teacher=Teacher("r")
+    )
+    assert with_settings(weighed, "train.token_weight=Even").teacher is None
+    assert with_settings(weighed, "train.time_weight=Tempered").teacher == Teacher("r")

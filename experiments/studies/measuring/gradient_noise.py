@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def those_that_fit(experiment: Experiment, settings: Sequence[str]) -> list[str]
     fitting = []
     for words in settings:
         with contextlib.suppress(UserError):
-            if _changed(experiment, words) != experiment:
+            if with_settings(experiment, words) != experiment:
                 fitting.append(words)
     return fitting
 
@@ -40,7 +41,7 @@ def measure(
     estimated without bias over the same batches; inf where no mean is seen above the noise. cost:
     floating-point operations of a batch, relative to those of the first of the settings.
     """
-    changed = [_changed(run.experiment, words) for words in settings]
+    changed = [with_settings(run.experiment, words) for words in settings]
     corpus, length = prepare(run.experiment.data), run.experiment.data.length
     rows, labels = run.experiment.train.batch_size, corpus.split_labels("train")
     tokens = corpus.split("train", length)
@@ -73,14 +74,20 @@ def measure(
     return results
 
 
-def _changed(experiment: Experiment, words: str) -> Experiment:
+def with_settings(experiment: Experiment, words: str) -> Experiment:
+    """The experiment with overrides that have blanks between them; without its teacher where none is
+    needed any more. UserError for settings of other parts."""
     overrides = words.split()
     other = [w for w in overrides if not w.startswith(("train.", "process.", "teacher"))]
     if other:
         raise UserError(
             f"{other[0]}: only settings of train, process and teacher keep the run's network and text"
         )
-    return override(experiment, overrides)
+    changed = override(experiment, overrides)
+    taught = changed.process.traits.second_network == "teacher"
+    if taught or changed.train.token_weight.needs_reference:
+        return changed
+    return replace(changed, teacher=None)  # of the run's own weight of tokens
 
 
 def _flops(program) -> float:
