@@ -59,10 +59,10 @@ class SelfCorrection(TimedSampler):
     def calls(self, process, length):
         return self.steps + self.rounds
 
-    def run(self, key, process: MarkovProcess, model, shape, known=None, trace=False, start=None):
+    def run(self, key, process: MarkovProcess, model, shape, known=None, trace=False):
         key_first, key_rounds = split(key)
         ancestral = Ancestral(self.steps, self.grid, self.information, self.logits_processor)
-        first = ancestral.run(key_first, process, model, shape, known, start=start)
+        first = ancestral.run(key_first, process, model, shape, known)
         model = processed(self.logits_processor, process, model)
         t = process.time(jnp.full((shape[0], 1), self.time))
         free = jnp.ones(shape, bool) if known is None else known < 0
