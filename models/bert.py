@@ -8,10 +8,8 @@ DiffusionBERT (arXiv 2211.15029) is the spindle schedule on it: configs/lm1b/dif
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -51,14 +49,6 @@ class Bert(Encoder):
         D = self.width
         layer = 4 * D**2 + 2 * D * self.hidden + 2 * length * D
         return 2 * (self.num_layers * layer + D**2 + D * self.vocab_size)
-
-    def _through(self, layer, x, layers, keys):
-        one = partial(layer, Bert._block)
-        if self.scan:
-            return jax.lax.scan(lambda x, xs: (one(x, *xs), None), x, (layers, keys))[0]
-        for n in range(self.num_layers):
-            x = one(x, *jax.tree.map(lambda leaf, n=n: leaf[n], (layers, keys)))
-        return x
 
     def _block(self, rngs):
         return Block(self, self._dtype, rngs)

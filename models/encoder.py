@@ -146,9 +146,14 @@ class Encoder(Backbone):
         """What the first layer reads, (B*L, D)."""
         return bind(self._ends, params["ends"]).embed(z, segments)
 
-    @abstractmethod
     def _through(self, layer: LayerFunction, x: Array, layers: dict, keys: Array | None) -> Array:
-        """x (B*L, D) after all layers of these parameters."""
+        """x (B*L, D) after all layers of these parameters, which are alike here."""
+        one = partial(layer, type(self)._block)
+        if self.scan:
+            return jax.lax.scan(lambda x, xs: (one(x, *xs), None), x, (layers, keys))[0]
+        for n in range(self.num_layers):
+            x = one(x, *jax.tree.map(lambda leaf, n=n: leaf[n], (layers, keys)))
+        return x
 
     @abstractmethod
     def _block(self, rngs: nnx.Rngs) -> nnx.Module:

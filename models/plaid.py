@@ -9,10 +9,8 @@ What the head reads is divided by width / 256, as the code trains networks of an
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
@@ -68,14 +66,6 @@ class PlaidTransformer(Encoder):
 
     def _embedded(self, params, z, t, segments):
         return bind(self._ends, params["ends"]).embed(z, t)
-
-    def _through(self, layer, x, layers, keys):
-        one = partial(layer, PlaidTransformer._block)
-        if self.scan:
-            return jax.lax.scan(lambda x, xs: (one(x, *xs), None), x, (layers, keys))[0]
-        for n in range(self.num_layers):
-            x = one(x, *jax.tree.map(lambda leaf, n=n: leaf[n], (layers, keys)))
-        return x
 
     def _block(self, rngs):
         return Block(self, self._dtype, rngs)
