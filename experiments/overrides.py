@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import itertools
 import pkgutil
 import runpy
 import typing
@@ -37,6 +38,7 @@ RESUMABLE = (
     "evaluation", "sampler", "mesh",
     "data.cache_dir", "data.path", "data.splits", "data.tokenizer.path", "teacher.workdir",
 )  # fmt: skip
+MOST_NAMED = 6  # settings that a message offers as what was meant
 
 
 def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
@@ -91,17 +93,40 @@ def override(
         return _replace(experiment, items)
     except _Unknown as error:
         known = _as_far(experiment, items)
-        path, valid = error.path, list(leaves(known))
-        parent = path.rpartition(".")[0]
-        near = (
-            difflib.get_close_matches(path, valid, 3, 0.8)
-            or difflib.get_close_matches(path, kinds(known), 1, 0.9)
-            or [p for p in valid if parent and p.rpartition(".")[0] == parent]
-            or difflib.get_close_matches(path, valid, 3, 0.6)
-            or [p for p in valid if p.split(".")[-1] == path.split(".")[-1]]
-        )
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
-        raise OverrideError(path, "no such setting", hint) from None
+        hint = _of_another_part(known, error.path) or _near(known, error.path)
+        raise OverrideError(error.path, "no such setting", hint) from None
+
+
+def _of_another_part(config: Any, path: str) -> str:
+    """What to choose so that there is such a setting: it may be of a part that is not the one chosen."""
+    names, part = path.split("."), ""
+    for name, setting in itertools.pairwise(names):
+        part = f"{part}.{name}".lstrip(".")
+        if name not in annotations(type(config)):
+            break
+        hint, config = annotations(type(config))[name], getattr(config, name)
+        options = [c for c in choices(hint, type(config)) if setting in annotations(c)]
+        if not dataclasses.is_dataclass(config) or setting not in annotations(type(config)):
+            classes = " or ".join(f"{part}={c.__name__}" for c in options[:3])
+            return classes and f"it is a setting of {classes}"
+    return ""
+
+
+def _near(experiment: Experiment, path: str) -> str:
+    """Settings that the path may have meant, or all there are."""
+    valid, parent = list(leaves(experiment)), path.rpartition(".")[0]
+    parts = list(kinds(experiment))
+    beside = [p for p in dict.fromkeys(valid + parts) if parent and p.rpartition(".")[0] == parent]
+    near = (
+        difflib.get_close_matches(path, valid, 3, 0.8)
+        or difflib.get_close_matches(path, parts, 1, 0.9)
+        or beside[:MOST_NAMED]
+        or difflib.get_close_matches(path, valid, 3, 0.6)
+        or [p for p in valid if p.split(".")[-1] == path.split(".")[-1]]
+    )
+    if len(beside) > MOST_NAMED and near == beside[:MOST_NAMED]:
+        return f"settings of {parent}: {', '.join(p.rpartition('.')[2] for p in beside)}"
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(valid)}"
 
 
 def _as_far(experiment: Experiment, items: list["_Override"]) -> Experiment:

@@ -26,6 +26,10 @@ from samplers.sliding_window import SlidingWindow
             "sampler.amount.num",
         ),
         (["sampler=firsthiting"], "did you mean FirstHitting"),
+        (["sampler.order=mar"], "it is a setting of sampler=Unmask"),
+        (["train.token_weight.every=4"], "it is a setting of train.token_weight=Goldfish"),
+        (["sampler=Unmask", "sampler.amount.nats=2"], "sampler.amount=EntropyBudget"),
+        (["train.xyz=3"], "settings of train: num_steps, .*, token_weight"),
     ],
 )
 def test_hints_are_of_what_was_chosen(items, word):
