@@ -15,9 +15,12 @@ import pytest
 
 from configs.smoke import get_config
 from experiments import progress, streams
+from experiments.overrides import override
 from experiments.progress import Progress, duration
 from experiments.training import meter
 from experiments.training.meter import Meter
+from experiments.training.metrics import NoMetrics
+from experiments.training.monitor import evaluated
 
 TOTALS = {"loss": 2.0, "grad_norm": 1.0, "steps": 1.0}
 HEALTH = {"skipped": 0, "retry": 0}
@@ -156,3 +159,22 @@ def test_pauses_are_no_part_of_the_speed(clock):
     clock.now += 4
     _, values = measured.read(3, TOTALS, HEALTH, 4, 3)
     assert values["perf/tokens_per_s"] == pytest.approx(16 * 32 * 2 / 4)
+
+
+def test_a_small_loss_is_not_shown_as_none(clock):
+    lines = []
+    measured = Meter(get_config(), 0, lines.append)
+    for number, loss in enumerate((3.0, 2.5e-5), 1):
+        clock.now += 1
+        measured.read(number, TOTALS | {"steps": 1, "loss": loss}, HEALTH, number, number)
+    assert "loss 3.0000 " in lines[0] and "loss 2.5e-05 " in lines[1]
+
+
+def test_a_validated_bound_says_whether_it_is_of_averaged_parameters():
+    lines = []
+    values = {"eval/bound_bits_per_char": 2.0, "eval/bound_bits_per_char_se": 0.1}
+    for decay in (0.0, 0.9):
+        experiment = override(get_config(), [f"train.ema_decay={decay}"])
+        evaluated(lambda ema: values, {"ema": {}}, 4, experiment, NoMetrics(), lines.append)
+    start = "step 4: validation bound 2.0000 +- 0.1000 bits/char"
+    assert lines == [f"{start} (on a sample)", f"{start} (EMA, on a sample)"]

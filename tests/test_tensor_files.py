@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -313,3 +314,10 @@ def test_the_content_decides_and_links_are_followed(tmp_path):
     with pytest.raises(UserError, match="is empty"):
         (tmp_path / "blob").write_bytes(b"")
         read_tensors(tmp_path / "snapshot")
+
+
+def test_parts_of_plaid_name_what_is_missing(tmp_path, rejected):
+    for part in (GOLDEN / "checkpoints/plaid").glob("*.pt"):
+        if part.name != "gamma_bounds.pt":
+            shutil.copy(part, tmp_path)
+    assert "gamma_bounds.pt is missing" in rejected(read_tensors, tmp_path)

@@ -48,9 +48,15 @@ def _choose(folder: Path) -> tuple[Path, ...]:
     choices: list[tuple[Path, ...]] = [(path,) for path in indices]
     choices += [(path,) for path in found if path.suffix == ".safetensors"]
     if not choices:  # the same in older files often lies beside them
-        if set(plaid) <= set(found):
+        absent = [part.name for part in plaid if part not in found]
+        if not absent:
             choices.append(plaid)
             found = [path for path in found if path not in plaid]
+        elif set(plaid[1:]) & set(found):  # other models have a model.pt as well
+            raise UserError(
+                f"{folder}: holds a part of Plaid's files; {' and '.join(absent)} is missing",
+                f"give all of {', '.join(_PLAID)}",
+            )
         choices += [(path,) for path in found]
     if not choices:
         raise UserError(f"{folder}: holds no checkpoint", f"{_KINDS}, and {'*' + _INDEX}")

@@ -63,7 +63,8 @@ class Meter:
             loss = float(totals["loss"]) / count
             values["train/loss_nats_per_token"] = loss
             values["train/grad_norm"] = norm = float(totals["grad_norm"]) / count
-            line += f"  loss {loss:.4f}  gradient norm {norm:.3g}"
+            shown = f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
+            line += f"  loss {shown}  gradient norm {norm:.3g}"
         if skipped > self.skipped:
             line += f"  {skipped - self.skipped} bad steps skipped"
         if self.since is not None and fresh and steps > 0:

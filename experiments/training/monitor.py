@@ -83,5 +83,6 @@ def evaluated(
     what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
     if is_exact(experiment.process):
         what = "exact likelihood"
-    log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} (EMA, on a sample)")
+    of = "EMA, on a sample" if experiment.train.ema_decay else "on a sample"
+    log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} ({of})")
     return value
