@@ -64,11 +64,13 @@ setup(
         ],  # train.tracker=MLflow, with its database for use without a server
         "plan": ["libtpu>=0.0.42"],  # the TPU compiler of experiments.plan; that of the same jax
         "plot": ["matplotlib>=3.10"],  # the curves of a training, the figure of experiments.compare
+        "patterns": ["outlines-core>=0.2.14"],  # --regex and --json-schema as automata over bytes
         "wandb": ["wandb>=0.20"],  # train.tracker=WeightsAndBiases
         "test": [
             "hypothesis>=6.170",  # the cases of experiments.studies.fuzz
             "jupytext>=1.19",  # whether notebooks are those of their scripts
             "matplotlib>=3.10",  # the figure of experiments.compare is drawn in its test
+            "outlines-core>=0.2.14",  # patterns of samples
             "pyright[nodejs]>=1.1.414",  # the type checker, with the Node that runs it
             "pytest>=9.0",  # the test runner
             "pytest-xdist>=3.8",  # the suite on both cores

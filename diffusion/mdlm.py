@@ -25,7 +25,7 @@ from jax import Array
 
 from diffusion.kernels import Absorbing
 from diffusion.markov import ContinuousMarkovProcess
-from diffusion.model import at_positions
+from diffusion.model import JointModel, at_positions
 from diffusion.numerics import gather_last, log_one_hot
 from diffusion.process import Kind, Traits, check_num_steps
 from diffusion.random import categorical, categorical_by, uniforms
@@ -75,12 +75,15 @@ class MDLM(ContinuousMarkovProcess):
         return jnp.where((z == self.mask)[..., None], jax.nn.log_softmax(out), carried)
 
     def draw(self, key, model, z, t, logits_processor=None):
-        if logits_processor is not None:
+        if logits_processor is not None or isinstance(model, JointModel):
             return super().draw(key, model, z, t, logits_processor)
         # A draw needs no normalised distribution, and a revealed token no draw.
         return jnp.where(z == self.mask, categorical(key, model(z, t)), z)
 
     def draw_at(self, key, model, z, t, where):
+        if isinstance(model, JointModel):
+            return self.draw(key, model, z, t)
+
         def drawn(out, draws, z, t):
             return categorical_by(draws, out)
 

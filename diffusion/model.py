@@ -51,6 +51,29 @@ class PositionModel(Protocol):
         ...
 
 
+@runtime_checkable
+class JointModel(Protocol):
+    """A model that draws the tokens of a text together, not each on its own."""
+
+    def __call__(self, z: Array, t: Array, **condition: Array) -> Array:
+        """out (B, L, V), as of every `Model`."""
+        ...
+
+    def tokens(self, key: Array, log_p0: Array, before: Array) -> Array:
+        """x0 (B, L), drawn from log_p0 (B, L, V); before: log_p0 before a logits processor changed
+        it."""
+        ...
+
+    def saying(self, out: Array) -> Model:
+        """The model that puts out `out` (B, L, V), whatever it is given."""
+        ...
+
+
+def saying(model: Model, out: Array) -> Model:
+    """The model that puts out `out`, which it has put out before, and draws tokens as it does."""
+    return model.saying(out) if isinstance(model, JointModel) else lambda z, t: out
+
+
 def given(model: Model, **condition: Array) -> Model:
     """The model with more of a condition, the same in every call."""
     if isinstance(model, PositionModel):

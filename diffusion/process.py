@@ -40,7 +40,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import jax
 
-from diffusion.model import LogitsFunction, Model, RowModel, at_positions
+from diffusion.model import JointModel, LogitsFunction, Model, RowModel, at_positions
 from diffusion.numerics import gather_last, log_one_hot
 from diffusion.random import categorical
 from diffusion.schedules import Schedule
@@ -231,8 +231,11 @@ class Process(Objective):
         logits_processor: LogitsFunction | None = None,
     ) -> Array:
         """A guess of x0, (B, L), drawn from the model; logits_processor changes log_p0 before."""
-        log_p0 = self.predict(model(z, t), z, t)
-        return categorical(key, log_p0 if logits_processor is None else logits_processor(log_p0))
+        before = self.predict(model(z, t), z, t)
+        log_p0 = before if logits_processor is None else logits_processor(before)
+        if isinstance(model, JointModel):
+            return model.tokens(key, log_p0, before)
+        return categorical(key, log_p0)
 
     def draw_at(self, key: Array, model: Model, z: Array, t: Array, where: Array) -> Array:
         """As `draw`, wanted where `where` (B, L) is true alone; anything elsewhere."""

@@ -140,6 +140,14 @@ def text(word: str) -> str:
     return word
 
 
+def content(path: str) -> str:
+    """The text of the file."""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: cannot be read ({error})") from error
+
+
 def positive(text: str) -> int:
     """An integer from 1 to 2^31 - 1, for argparse."""
     return _whole(text, 1)

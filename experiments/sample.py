@@ -64,6 +64,17 @@ def command_line() -> cli.Parser:
         metavar="TEXT",
         help="text that every sample contains, at a place the model chooses; may be repeated",
     )
+    known.add_argument(
+        "--regex",
+        type=cli.text,
+        help="a regular expression that what comes after the prompt matches, as a whole",
+    )
+    known.add_argument(
+        "--json-schema",
+        type=cli.content,
+        metavar="FILE",
+        help="a JSON schema that it matches, in place of --regex",
+    )
     distribution = options.add_argument_group(
         "changes to the model's distribution of each token, in this order"
     )

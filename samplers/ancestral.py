@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.model import LogitsFunction, Model
+from diffusion.model import LogitsFunction, Model, saying
 from diffusion.numerics import log_one_hot
 from diffusion.process import JumpProcess, Process
 from diffusion.random import split
@@ -64,6 +64,10 @@ class Ancestral(GridSampler):
             found = Compatibility("approximate", "the last step takes the most probable tokens")
         return self.unsupported(process) or found
 
+    @property
+    def draws_jointly(self):
+        return True
+
     def check(self, experiment, path):
         super().check(experiment, path)
         if self.cached and experiment.model.time_conditioning:
@@ -92,7 +96,7 @@ class Ancestral(GridSampler):
         out, changed = state.memory
         t, s = self.ends(number, state)
         out = jax.lax.cond(changed, lambda: model(state.z, t).astype(out.dtype), lambda: out)
-        z, x0 = self.step(key, process, lambda z, t: out, state.z, t, s)
+        z, x0 = self.step(key, process, saying(model, out), state.z, t, s)
         if known is not None:
             z = jnp.where(known >= 0, known, z)
         calls = state.calls + changed.astype(jnp.int32)

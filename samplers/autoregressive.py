@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from diffusion.numerics import log_softmax
 from diffusion.process import Sequential
 from diffusion.random import categorical, fold_in
+from samplers.automaton import apart, with_last_resort
 from samplers.logits_processor import LogitsProcessor
 from samplers.sampler import Compatibility, Sampled, Sampler
 
@@ -42,6 +43,10 @@ class LeftToRight(Sampler):
             "exact", "each token from its own distribution"
         )
 
+    @property
+    def draws_jointly(self):
+        return True
+
     def calls(self, process, length):
         return length
 
@@ -50,32 +55,38 @@ class LeftToRight(Sampler):
         t = jnp.zeros((rows, 1))
         first = jnp.full((rows, 1), process.start)
 
-        def choose(out, number, counts):
-            x = categorical(
-                fold_in(key, number), self.logits_processor(log_softmax(out), counts=counts)
-            )
+        network, pattern = apart(model)
+
+        def choose(out, number, counts, state):
+            before = log_softmax(out)
+            log_p = self.logits_processor(before, counts=counts)
+            if pattern is None:
+                x = categorical(fold_in(key, number), log_p)
+            else:
+                log_p = with_last_resort(log_p, before)
+                x, state = pattern.draw(fold_in(key, number), log_p, state, number)
             if known is not None:
                 token = jax.lax.dynamic_slice_in_dim(known, number, 1, axis=1)
                 x = jnp.where(token >= 0, token, x)
-            return x, counts + jax.nn.one_hot(x, counts.shape[-1])
+            return x, counts + jax.nn.one_hot(x, counts.shape[-1]), state
 
         def cached(carry, number):
-            previous, cache, counts = carry
-            out, cache = model.decode(previous, t, cache, number, self.span)
-            x, counts = choose(out, number, counts)
-            return (x, cache, counts), x
+            previous, cache, *drawn = carry
+            out, cache = network.decode(previous, t, cache, number, self.span)
+            x, *drawn = choose(out, number, *drawn)
+            return (x, cache, *drawn), x
 
         def uncached(carry, number):
-            inputs, counts = carry
-            out = jax.lax.dynamic_slice_in_dim(model(inputs[:, :-1], t), number, 1, axis=1)
-            x, counts = choose(out, number, counts)
+            inputs, *drawn = carry
+            out = jax.lax.dynamic_slice_in_dim(network(inputs[:, :-1], t), number, 1, axis=1)
+            x, *drawn = choose(out, number, *drawn)
             inputs = jax.lax.dynamic_update_slice_in_dim(inputs, x, number + 1, axis=1)
-            return (inputs, counts), x
+            return (inputs, *drawn), x
 
-        counts = jnp.zeros((rows, 1, process.num_tokens))
+        drawn = jnp.zeros((rows, 1, process.num_tokens)), jnp.zeros(rows, jnp.int32)
         if self.cached:
-            body, carry = cached, (first, model.cache(rows, length), counts)
+            body, carry = cached, (first, network.cache(rows, length), *drawn)
         else:
-            body, carry = uncached, (jnp.pad(first, ((0, 0), (0, length))), counts)
+            body, carry = uncached, (jnp.pad(first, ((0, 0), (0, length))), *drawn)
         _, tokens = jax.lax.scan(body, carry, jnp.arange(length))
         return Sampled(tokens[..., 0].T, jnp.full(rows, length, jnp.int32))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from diffusion.block import BlockDiffusion
 from diffusion.random import fold_in
 from samplers.ancestral import Ancestral
+from samplers.automaton import Constrained, apart
 from samplers.sampler import Compatibility, Sampled, Sampler
 
 
@@ -44,6 +45,10 @@ class BlockByBlock(Sampler):
         if self.span is not None and self.span < size:
             raise ValueError(f"{path}.span = {self.span} is shorter than a block of {size} tokens")
 
+    @property
+    def draws_jointly(self):
+        return self.inner.draws_jointly
+
     def calls(self, process: BlockDiffusion, length: int) -> int:
         size = process.block_length
         return -(-length // size) * (self.inner.calls(process.base, size) + 1)
@@ -56,16 +61,26 @@ class BlockByBlock(Sampler):
         unknown = jnp.pad(unknown, ((0, 0), (0, blocks * size - length)), constant_values=-1)
         clean = jnp.zeros((rows, 1))
 
-        def body(cache, number):
+        network, pattern = apart(model)
+
+        def body(carry, number):
+            cache, state = carry
             first = number * size
 
-            def network(z, t):
-                return model.decode(z, t, cache, first, self.span)[0]
+            def of_block(z, t):
+                return network.decode(z, t, cache, first, self.span)[0]
 
+            model = of_block
+            if pattern is not None:
+                model = Constrained(of_block, pattern, state, first)
             known = jax.lax.dynamic_slice_in_dim(unknown, first, size, axis=1)
             key_block = fold_in(key, number)
-            x0, calls, _ = self.inner.run(key_block, process.base, network, (rows, size), known)
-            return model.decode(x0, clean, cache, first, self.span)[1], (x0, calls + 1)
+            x0, calls, _ = self.inner.run(key_block, process.base, model, (rows, size), known)
+            if pattern is not None:
+                state = pattern.after(x0, state, first)
+            cache = network.decode(x0, clean, cache, first, self.span)[1]
+            return (cache, state), (x0, calls + 1)
 
-        _, (x0, calls) = jax.lax.scan(body, model.cache(rows, blocks * size), jnp.arange(blocks))
+        start = network.cache(rows, blocks * size), jnp.zeros(rows, jnp.int32)
+        _, (x0, calls) = jax.lax.scan(body, start, jnp.arange(blocks))
         return Sampled(jnp.moveaxis(x0, 0, 1).reshape(rows, -1)[:, :length], calls.sum(0))

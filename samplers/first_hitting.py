@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from diffusion.model import JointModel
 from diffusion.process import mask_schedule
 from diffusion.random import categorical, uniform
 from diffusion.schedules import time_of
@@ -59,6 +60,10 @@ class FirstHitting(Stepwise):
             )
         return Compatibility("exact", "one token per call, at its own time")
 
+    @property
+    def draws_jointly(self):
+        return True
+
     def calls(self, process, length):
         most = -(-length // self.group)
         return most if self.steps is None else min(self.steps, length)
@@ -75,12 +80,13 @@ class FirstHitting(Stepwise):
         z, t, log_u = state.z, state.t, state.memory
         waiting = jnp.where(z == process.vocab_size, log_u, -jnp.inf)
         if self.steps is None:
-            # Only what is revealed is drawn.
-            out = model(z, t)
             first, at = jax.lax.top_k(waiting, min(self.group, z.shape[1]))
-            chosen = jnp.take_along_axis(out, at[..., None], axis=1)
             old = jnp.take_along_axis(z, at, axis=1)
-            x0 = categorical(key, process.predict(chosen, old, t))
+            if isinstance(model, JointModel):
+                x0 = jnp.take_along_axis(process.draw(key, model, z, t), at, axis=1)
+            else:  # only what is revealed is drawn
+                chosen = jnp.take_along_axis(model(z, t), at[..., None], axis=1)
+                x0 = categorical(key, process.predict(chosen, old, t))
             x0 = jnp.where(jnp.isneginf(first), old, x0)
             z = jnp.put_along_axis(z, at, x0, axis=1, inplace=False)
         else:

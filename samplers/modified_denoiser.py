@@ -8,12 +8,13 @@ sampler. What changes it is a logits processor as a rule; guidance mixes network
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jax import Array
 
 from diffusion.model import Model
 from diffusion.process import Process
+from samplers.automaton import Constrained, with_last_resort
 from samplers.logits_processor import LogitsProcessor
 
 
@@ -44,6 +45,14 @@ def processed(logits_processor: LogitsProcessor, process: Process, model: Model)
     """The model with the logits processor applied to its distribution of x0."""
     if logits_processor.is_identity:
         return model
-    return ModifiedDenoiser(
-        process, model, lambda log_p0, z: logits_processor(log_p0, process.space.weights(z))
-    )
+
+    def change(log_p0, z):
+        return logits_processor(log_p0, process.space.weights(z))
+
+    if isinstance(model, Constrained):
+
+        def weakly(log_p0, z):
+            return with_last_resort(change(log_p0, z), log_p0)
+
+        return replace(model, model=ModifiedDenoiser(process, model.model, weakly))
+    return ModifiedDenoiser(process, model, change)

@@ -130,6 +130,12 @@ class Sampler(ABC):
         """This sampler and those inside of it, from the outermost in."""
         return (self,) if self.inner is None else (self, *self.inner.layers)
 
+    @property
+    def draws_jointly(self) -> bool:
+        """Whether it draws all tokens of a step together, where a text has to match a pattern
+        (`samplers.automaton`)."""
+        return False
+
     def check(self, experiment: Any, path: str) -> None:  # noqa: B027, most have nothing to object
         """Nothing; ValueError where the sampler does not go with other parts of the experiment, in which
         it is the setting `path`."""

@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.model import saying
 from diffusion.numerics import gather_last
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
@@ -205,6 +206,10 @@ class Unmask(Stepwise):
             )
         return Compatibility("approximate", "several tokens per call, independently of each other")
 
+    @property
+    def draws_jointly(self):
+        return True
+
     def calls(self, process, length):
         return self.amount.calls(length)
 
@@ -229,7 +234,7 @@ class Unmask(Stepwise):
             if self.logits_processor.is_identity
             else lambda log_p0: self.logits_processor(log_p0, weights)
         )
-        x0 = process.draw(key_x0, lambda z, t: out, z, t, processor)
+        x0 = process.draw(key_x0, saying(model, out), z, t, processor)
         # Up to a constant: to write a normalised distribution of a large V would cost more than the
         # draw.
         distribution = out if process.posterior_head else process.predict(out, z, t)

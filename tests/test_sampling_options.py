@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import SMALL, on_devices
 
+import ddlm
 from experiments import cli
 from experiments.run import load_run
 from experiments.sampling.trace import trace_record
@@ -119,6 +120,16 @@ def test_options_are_settings_of_the_sampler(sample, monkeypatch):
     assert (processor.top_p, processor.min_p, processor.top_k) == (0.5, 0.9, 5)
     assert processor.temperature == 0.7
     assert (sampler.steps, processor.eta, sampler.grid) == (3, 0.25, "cosine")
+
+
+def test_what_comes_after_the_prompt_matches_a_pattern(sample, runs):
+    options = ["--num", "3", "--prompt", "we ", "--regex", "(the|of) ([a-z]{2} )+.*"]
+    texts = sample("mdlm", *options)
+    assert all(re.fullmatch("we (the|of) ([a-z]{2} )+.*", text) for text in texts)
+    assert ddlm.load(runs["mdlm"]).sample(3, prompt="we ", regex=options[-1]) == texts
+    texts = sample("ar", *options)
+    assert all(re.fullmatch("we (the|of) ([a-z]{2} )+.*", text) for text in texts)
+    assert "ReMDM does not draw" in sample("mdlm", *options, "--sampler", "ReMDM", code=2)
 
 
 def test_required_text_stands_in_every_sample(sample):

@@ -18,6 +18,7 @@ from experiments.overrides import differences
 from experiments.run import Run
 from experiments.sampling.known import encode
 from samplers import guidance
+from samplers.automaton import Automaton, Constrained
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors
 from samplers.required import fits
 
@@ -28,7 +29,8 @@ class SamplingConstraints:
 
     words: tokens that samples contain, each in a row. label: its number; strength: of guidance towards
     it, at times within `interval`. classifier: the run that guides, None for classifier-free guidance;
-    exact: whether it is asked for every change of a token, not for its gradient.
+    exact: whether it is asked for every change of a token, not for its gradient. pattern: what samples
+    match, after their known start.
     """
 
     words: tuple[tuple[int, ...], ...] = ()
@@ -37,6 +39,7 @@ class SamplingConstraints:
     interval: tuple[float, float] = (0.0, 1.0)
     classifier: Run | None = None
     exact: bool = False
+    pattern: Automaton | None = None
 
     def network(
         self,
@@ -48,6 +51,10 @@ class SamplingConstraints:
         """The network of the experiment, steered towards the constraints; guide: the parameters of the
         classifier. For a sampler that `guides_steps` the distribution of a step is what is changed.
         tell: called at each step of `exact`, which is slow."""
+        network = self._guided(experiment, params, guide, tell)
+        return network if self.pattern is None else Constrained(network, self.pattern)
+
+    def _guided(self, experiment, params, guide, tell) -> Model:
         if self.label is None:
             return experiment.network(params)
         process = experiment.bind(params)
@@ -100,6 +107,7 @@ def make_constraints(
     interval: Sequence[float] = (0.0, 1.0),
     classifier: Run | None = None,
     exact: bool = False,
+    pattern: Automaton | None = None,
 ) -> SamplingConstraints:
     """The constraints, from text; UserError for what the run cannot do."""
     low, high = interval
@@ -133,7 +141,11 @@ def make_constraints(
             "not support a logits processor: leave out the guidance, or the options that change "
             "the distribution of a token"
         )
-    return SamplingConstraints(required, number, strength, (low, high), classifier, exact)
+    if required and pattern is not None:
+        raise UserError(
+            "a pattern cannot be combined with it; put the text into the pattern", "", "--require"
+        )
+    return SamplingConstraints(required, number, strength, (low, high), classifier, exact, pattern)
 
 
 def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:

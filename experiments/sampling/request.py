@@ -13,6 +13,7 @@ from experiments.run import Run, load_run
 from experiments.sampling.constraints import SamplingConstraints, make_constraints
 from experiments.sampling.grid import fitted_information
 from experiments.sampling.known import banned, check_known, encode_known
+from experiments.sampling.patterns import make_pattern
 from experiments.sampling.samples import with_setting, with_steps
 from experiments.sampling.undrawn import changed, never_drawn
 from experiments.serialization import encode
@@ -27,7 +28,9 @@ class Request:
     sampler: its name, with settings behind it ("Unmask order=random"). steps, grid, temperature to
     repetition: settings of the sampler; None leaves the run's. length: tokens of a sample. prompt:
     text that every sample begins with; template: text with blanks, for each of which the character
-    `blank` stands. require: texts that every sample contains. ban: text whose tokens are never drawn.
+    `blank` stands. regex: a regular expression that what comes after the prompt matches as a whole, or
+    json_schema: a JSON schema, as text. require: texts that every sample contains. ban: text whose
+    tokens are never drawn.
     label, guidance, guidance_interval: the label to guide to, how strongly, and at which times.
     classifier: the run that guides, by its gradient or, if exact, asked for every change of a token.
     seed: sample number i depends on it and on i alone. changes: other settings, as of --set.
@@ -40,6 +43,8 @@ class Request:
     prompt: str = ""
     template: str | None = None
     blank: str = "_"
+    regex: str | None = None
+    json_schema: str | None = None
     require: Sequence[str] = ()
     ban: str = ""
     repetition: float | None = None
@@ -93,6 +98,7 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
         request.guidance_interval,
         classifier,
         request.exact,
+        make_pattern(experiment, known, request.regex, request.json_schema),
     )
     return Prepared(run, known, constraints, _description(run, request, classifier))
 
@@ -154,6 +160,8 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "prompt": request.prompt,
         "template": request.template,
         "blank": request.blank if request.template is not None else None,
+        "regex": request.regex,
+        "json_schema": request.json_schema,
         "require": list(request.require),
         "label": request.label,
         "guidance": request.guidance if guided else None,
