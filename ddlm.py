@@ -154,6 +154,7 @@ from samplers.ode import ODE
 from samplers.path_planning import PathPlanning
 from samplers.posterior import Posterior
 from samplers.predictor_corrector import PredictorCorrector
+from samplers.psi import Psi
 from samplers.remask import ReMDM
 from samplers.sampler import Compatibility, GridSampler, Sampler, State, Stepwise, TimedSampler
 from samplers.self_correction import SelfCorrection
@@ -275,6 +276,7 @@ __all__ = [
     "PredictorCorrector",
     "Process",
     "ProcessLoss",
+    "Psi",
     "Rarity",
     "RateProcess",
     "ReMDM",
