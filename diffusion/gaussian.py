@@ -140,11 +140,19 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
     def space(self) -> Vectors:
         return Vectors(self.embeddings)
 
+    def gamma(self, t: Array, length: int) -> Array:
+        """-log SNR at t of the positions of a text of so many: (B, 1) of all, or (B, L)."""
+        return self.schedule.gamma(t)
+
+    def rate(self, t: Array, length: int) -> Array:
+        """d gamma / dt, of the shape of `gamma`."""
+        return self.schedule.rate(t)
+
     def prior(self, key: Array, shape: tuple[int, int]) -> Array:
         return normal(key, (*shape, self.embeddings.shape[1]))
 
     def corrupt(self, key: Array, x0: Array, t: Array) -> Array:
-        return self.corrupt_to(key, x0, self.schedule.gamma(t))
+        return self.corrupt_to(key, x0, self.gamma(t, x0.shape[1]))
 
     def corrupt_to(self, key: Array, x0: Array, gamma: Array) -> Array:
         """z of -log SNR gamma, (B, 1) or (B, L)."""
@@ -153,7 +161,7 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
         return _alpha(gamma) * x + _sigma(gamma) * noise
 
     def predict(self, out: Array, z: Array, t: Array) -> Array:
-        return self.predict_at(out, z, self.schedule.gamma(t))
+        return self.predict_at(out, z, self.gamma(t, z.shape[1]))
 
     def predict_at(self, out: Array, z: Array, gamma: Array) -> Array:
         """As `predict`, at -log SNR gamma."""
@@ -165,7 +173,7 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
         return log_p0 if self.head == "posterior" else log_divide(log_p0, self.log_likelihood(z, t))
 
     def log_likelihood(self, z: Array, t: Array) -> Array:
-        return self._evidence(z, self.schedule.gamma(t))
+        return self._evidence(z, self.gamma(t, z.shape[1]))
 
     def _evidence(self, z, gamma):
         # alpha / sigma^2 = e^-gamma / alpha
@@ -183,7 +191,7 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
 
     def sharpened(self, x: Array, z: Array, t: Array, temperature: float) -> Array:
         """The estimate x (B, L, D) of the data for which z holds 1 / temperature times the noise."""
-        scale = _alpha(self.schedule.gamma(t)[..., None])
+        scale = _alpha(self.gamma(t, z.shape[1])[..., None])
         return x + (1 - 1 / temperature) * (z / scale - x)
 
     def error(self, log_p0: Array, x0: Array, gamma: Array) -> Array:
@@ -192,8 +200,8 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
         return jnp.exp(-gamma) / 2 * jnp.sum(gap**2, axis=-1)
 
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
-        log_p0 = self.predict(out, z, t)
-        return self.schedule.rate(t) * self.error(log_p0, x0, self.schedule.gamma(t))
+        log_p0, length = self.predict(out, z, t), z.shape[1]
+        return self.rate(t, length) * self.error(log_p0, x0, self.gamma(t, length))
 
     def prior_term(self, x0: Array, dtype: jnp.dtype) -> Array:
         """KL(q(z_1 | x0) || N(0, I)), (B, L) nats."""
@@ -215,9 +223,9 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
             "prior": self.prior_term(x0, u.dtype),
         }
 
-    def _step(self, t, s):
+    def _step(self, z, t, s):
         """(gamma at t, at s, 1 - c, c), each (B, 1 or L, 1)."""
-        now, then = self.schedule.gamma(t)[..., None], self.schedule.gamma(s)[..., None]
+        now, then = (self.gamma(time, z.shape[1])[..., None] for time in (t, s))
         gained = jnp.minimum(then - now, 0)
         return now, then, jnp.exp(gained), -jnp.expm1(gained)
 
@@ -226,25 +234,25 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
 
     def bridge_to(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array:
         """z_s ~ q(z_s | z_t, x) of any x (B, L, D) in the place of an embedding."""
-        now, then, kept, gained = self._step(t, s)
+        now, then, kept, gained = self._step(z, t, s)
         mean = _alpha(then) * (kept * z / _alpha(now) + gained * x)
         return mean + _sigma(then) * jnp.sqrt(gained) * normal(key, z.shape, z.dtype)
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
         """As the interface, of the step that draws a token and then its bridge."""
-        now, then, kept, gained = self._step(t, s)
+        now, then, kept, gained = self._step(z, t, s)
         # log q(z_s | z_t, v) = alpha_s^2 / sigma_s^2 (y.E_v - c |E_v|^2 / 2) + a constant.
         y = z_s / _alpha(then) - kept * z / _alpha(now)
         log_q = jnp.exp(-then) * self._closeness(y, gained)
         return jax.nn.logsumexp(log_p0 + log_q, axis=-1) - gather_last(log_q, x0)
 
     def velocity(self, log_p0: Array, z: Array, t: Array) -> Array:
-        gamma, rate = (f(t)[..., None] for f in (self.schedule.gamma, self.schedule.rate))
+        gamma, rate = (f(t, z.shape[1])[..., None] for f in (self.gamma, self.rate))
         alpha = _alpha(gamma)
         return rate / 2 * alpha * (alpha * z - self.mean(log_p0))
 
     def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
-        now, then, *_ = self._step(t, s)
+        now, then, *_ = self._step(z, t, s)
         ratio = _sigma(then) / _sigma(now)
         return ratio * z + (_alpha(then) - _alpha(now) * ratio) * self.mean(log_p0)
 
