@@ -211,14 +211,14 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
 
     def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
         key_diffusion, key_start = split(key)
-        start = jnp.zeros_like(u)
+        t, start = self.time(u), jnp.zeros_like(u)
         z = self.corrupt(key_start, x0, start)
 
         def of_token(out, x0, z, t):
             return -gather_last(self.predict(out, z, t), x0)
 
         return {
-            "diffusion": self.loss_of(model, x0, self.corrupt(key_diffusion, x0, u), u),
+            "diffusion": self.loss_of(model, x0, self.corrupt(key_diffusion, x0, t), t),
             "reconstruction": at_positions(model, of_token, None, x0, z, start),
             "prior": self.prior_term(x0, u.dtype),
         }
