@@ -18,26 +18,24 @@ and 6, ours at -0.2 and 8.8. Its share follows the running deviations of the two
 is turned on over the first 5000 steps; not here.
 """
 
-import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.gaussian import GaussianProcess, GivenEmbeddings, LearnedEmbeddings
+from diffusion.embedded import EmbeddedProcess
+from diffusion.gaussian import GivenEmbeddings, LearnedEmbeddings
 from diffusion.log_snr import LearnedLogSNR, LogSNR
 from diffusion.markov import Head
 from diffusion.model import Model
 from diffusion.numerics import gather_last
-from diffusion.process import KnownTokens, Traits
-from diffusion.random import split, uniform
-from diffusion.self_conditioned import SelfConditioned
+from diffusion.random import split
 
 
 @dataclass(frozen=True)
-class Plaid(GaussianProcess):
+class Plaid(EmbeddedProcess):
     """Diffusion of embeddings, each ingredient a setting.
 
     embedding: of the tokens, learned or given. schedule: -log SNR by time. head: "leave_one_out" is the
@@ -54,58 +52,18 @@ class Plaid(GaussianProcess):
     self_conditioning: float = 0.25
     reconstruction_share: float = 0.125
     told: Literal["time", "log_snr"] = "time"
-    known_tokens: ClassVar[KnownTokens] = "biased"
-    token_logits: ClassVar[bool] = False  # the prior term has none
 
     def __post_init__(self):
-        self.embedding.check(self.vocab_size)
-        if not 0 <= self.self_conditioning <= 1:
-            raise ValueError(
-                f"Plaid.self_conditioning = {self.self_conditioning} is outside [0, 1]; it is the share "
-                "of rows that is trained with an estimate"
-            )
+        super().__post_init__()
         if not 0 < self.reconstruction_share < 1:
             raise ValueError(
                 f"Plaid.reconstruction_share = {self.reconstruction_share} is outside (0, 1); both "
                 "terms need rows"
             )
 
-    @property
-    def traits(self) -> Traits:
-        """What of it depends on the settings: the width of the network's input, own parameters, and
-        that the shape of a schedule is learned by sums over a row."""
-        width = self.embedding.width
-        return Traits(
-            own_parameters=self.schedule.learned or self.embedding.learned,
-            whole_rows=self.schedule.learned,
-            vector_width=width and width * (2 if self.self_conditioning else 1),
-        )
-
-    def init(self, key: Array) -> dict:
-        """{"schedule": ..., "embedding": ...}, of those that are learned."""
-        keys = split(key)
-        own = {
-            "schedule": self.schedule.init(keys[0]),
-            "embedding": self.embedding.init(keys[1], self.num_tokens),
-        }
-        return {name: params for name, params in own.items() if params}
-
-    def bind(self, params: dict) -> Self:
-        bound = copy.copy(self)
-        vars(bound)["schedule"] = self.schedule.bind(params.get("schedule", {}))
-        vars(bound)["_table"] = params.get("embedding", {})
-        return bound
-
-    @property
-    def embeddings(self) -> Array:
-        """E, (V, D): what was bound, or what training starts from."""
-        return self.embedding.table(vars(self).get("_table", {}), self.num_tokens)
-
     def wrapped(self, model: Model) -> Model:
-        """As the interface: the model with both passes of self-conditioning."""
-        if self.told == "log_snr":
-            model = self._telling(model)
-        return SelfConditioned(model, self._estimate) if self.self_conditioning else model
+        """As the interface: told what `told` says, with both passes of self-conditioning."""
+        return super().wrapped(self._telling(model) if self.told == "log_snr" else model)
 
     def _telling(self, model):
         def told(z, t, **condition):
@@ -113,9 +71,6 @@ class Plaid(GaussianProcess):
             return model(z, gamma, **condition)
 
         return told
-
-    def _estimate(self, out, z, t):
-        return self.mean(self.predict(out, z, t))
 
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         share = self.reconstruction_share
@@ -130,11 +85,3 @@ class Plaid(GaussianProcess):
         diffusion = finish(rate * self.error(log_p0, x0, gamma)) / (1 - share)
         reconstruction = -gather_last(log_p0, x0) / share
         return jnp.where(at_start, reconstruction, diffusion) + self.prior_term(x0, u.dtype)
-
-    def _conditioned(self, key, model, z, t, gamma):
-        """The model with an estimate in the rows that are trained so, and 0 in the others."""
-        none = jnp.zeros_like(z)
-        first = self.mean(self.predict_at(model(z, t, estimate=none), z, gamma))
-        chosen = uniform(key, (z.shape[0], 1, 1)) < self.self_conditioning
-        estimate = jax.lax.stop_gradient(jnp.where(chosen, first, none))
-        return lambda z, t: model(z, t, estimate=estimate)
