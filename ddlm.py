@@ -42,6 +42,7 @@ from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel
 from diffusion.dirichlet import DirichletFlow
 from diffusion.distillation import DCD, SDTT, Distilled, Student
 from diffusion.edlm import EDLM, EDLMAutoregressive
+from diffusion.embedded import EmbeddedProcess
 from diffusion.eso_lm import EsoLM
 from diffusion.gaussian import GaussianProcess, GivenEmbeddings, LearnedEmbeddings
 from diffusion.genmd4 import GenMD4
@@ -49,7 +50,7 @@ from diffusion.gidd import GIDD
 from diffusion.hidden_markov import HiddenMarkov
 from diffusion.kernels import Absorbing, ClosedKernel, Uniform
 from diffusion.linear_flow import LinearFlow
-from diffusion.log_snr import LearnedLogSNR, LinearLogSNR, LogSNR
+from diffusion.log_snr import LearnedLogSNR, LinearLogSNR, LogSNR, NoiseRescaled, SqrtLogSNR
 from diffusion.markov import ContinuousMarkovProcess, MarkovProcess
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
@@ -207,6 +208,7 @@ __all__ = [
     "Diverged",
     "Dynamic",
     "EDLMAutoregressive",
+    "EmbeddedProcess",
     "EnergyTransformer",
     "EntropyBudget",
     "ErrorNormTruncation",
@@ -261,6 +263,7 @@ __all__ = [
     "NearestNeighbour",
     "Network",
     "NoTracker",
+    "NoiseRescaled",
     "NoisyClassifier",
     "Numbers",
     "Objective",
@@ -292,6 +295,7 @@ __all__ = [
     "Sequential",
     "SlidingWindow",
     "Spindle",
+    "SqrtLogSNR",
     "Squentropy",
     "State",
     "StateWeighted",

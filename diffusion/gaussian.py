@@ -29,7 +29,7 @@ their limit in small steps. z_0 keeps some noise: samplers take the tokens from 
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -90,18 +90,24 @@ class GivenEmbeddings:
 
 @dataclass(frozen=True)
 class LearnedEmbeddings:
-    """Embeddings that are learned with the model, each row divided by its norm and of norm sqrt(D).
+    """Embeddings that are learned with the model.
 
-    width: D.
+    width: D. normalisation: of each row, to the norm sqrt(D) ("norm"), to that after its mean is taken
+    from it, as layer normalisation does ("layer"), or none at all ("none").
     """
 
     width: int = 16
+    normalisation: Literal["norm", "layer", "none"] = "norm"
     learned: ClassVar[bool] = True
 
     def check(self, vocab_size: int | None) -> None:
         """ValueError for a width that is none."""
-        if self.width < 1:
-            raise ValueError(f"LearnedEmbeddings.width = {self.width} must be at least 1")
+        least = 2 if self.normalisation == "layer" else 1
+        if self.width < least:
+            raise ValueError(
+                f"LearnedEmbeddings.width = {self.width} must be at least {least}"
+                + (", less the mean of a row nothing is left of one number" if least > 1 else "")
+            )
 
     def init(self, key: Array, vocab_size: int) -> dict:
         """{"embeddings": (V, D)}."""
@@ -110,7 +116,10 @@ class LearnedEmbeddings:
     def table(self, params: dict, vocab_size: int) -> Array:
         """E, (V, D); before training that of `init` with the key 0."""
         params = params or self.init(jax.random.key(0), vocab_size)
-        return _normalised(params["embeddings"])
+        rows = params["embeddings"]
+        if self.normalisation == "layer":
+            rows = rows - rows.mean(-1, keepdims=True)
+        return rows if self.normalisation == "none" else _normalised(rows)
 
 
 def _normalised(table):

@@ -11,6 +11,7 @@ learns its ends by the gradient of the loss, and its shape by that of the square
 """
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import Field, dataclass
@@ -45,6 +46,20 @@ class LogSNR(ABC):
     def rate(self, t: Array) -> Array:
         """d gamma / dt, of the shape of t."""
         return jax.jvp(self.gamma, (t,), (jnp.ones_like(t),))[1]
+
+    def time(self, gamma: Array) -> Array:
+        """t at which -log SNR is gamma, elementwise, between the two ends: the inverse, by halving."""
+
+        def halve(_, ends):
+            low, high = ends
+            middle = (low + high) / 2
+            above = self.gamma(middle) > gamma
+            return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+        times = 50 if gamma.dtype == jnp.float64 else 24
+        ends = jnp.zeros_like(gamma), jnp.ones_like(gamma)
+        low, high = jax.lax.fori_loop(0, times, halve, ends)
+        return (low + high) / 2
 
     def in_training(self, t: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
         """(gamma, its rate, finish), t (B, 1): in the loss, nats (B, L) of which the schedule is to see
@@ -87,6 +102,77 @@ class LinearLogSNR(LogSNR):
 
     def rate(self, t: Array) -> Array:
         return jnp.full_like(t, self.end - self.start)
+
+    def time(self, gamma: Array) -> Array:
+        return (gamma - self.start) / (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class SqrtLogSNR(LogSNR):
+    """sigma^2 = sqrt(a^2 + (b^2 - a^2) t): 1 - alpha^2 is a root of time, as in Diffusion-LM (arXiv
+    2205.14217), with a = `noise` and b = 1 - `signal` for ends that are positive.
+
+    noise: a, the variance of the noise at t = 0. signal: alpha^2 at t = 1, what is left of the data.
+    """
+
+    noise: float = 0.01
+    signal: float = 2e-4
+
+    def __post_init__(self):
+        if not (0 < self.noise < 1 and 0 < self.signal < 1):
+            raise ValueError(
+                f"SqrtLogSNR.noise = {self.noise} and signal = {self.signal} must lie between 0 and 1, "
+                "the shares of noise at t = 0 and of the data at t = 1"
+            )
+        super().__post_init__()
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """The squares of sigma^2 at t = 0 and t = 1."""
+        return self.noise**2, (1 - self.signal) ** 2
+
+    def gamma(self, t: Array) -> Array:
+        start, end = self._ends
+        noise = jnp.sqrt(start + (end - start) * t)
+        # 1 - sigma^2 = (1 - sigma^4) / (1 + sigma^2), of a sum of positive terms.
+        rest = (self.signal * (2 - self.signal) + (end - start) * (1 - t)) / (1 + noise)
+        return jnp.log(noise) - jnp.log(rest)
+
+    def time(self, gamma: Array) -> Array:
+        start, end = self._ends
+        return jnp.clip((jax.nn.sigmoid(gamma) ** 2 - start) / (end - start), 0, 1)
+
+
+@dataclass(frozen=True)
+class NoiseRescaled(LogSNR):
+    """A schedule with `factor` times the noise, z = alpha e(x0) + factor sigma eps, scaled back to a
+    variance of 1: gamma = that of the base + 2 log factor (Difformer, arXiv 2212.09412).
+
+    base: the schedule, one that is not learned. factor: F, by how much the standard deviation of the
+    noise is multiplied.
+    """
+
+    base: LogSNR = SqrtLogSNR()
+    factor: float = 4.0
+
+    def __post_init__(self):
+        if self.base.learned:
+            raise ValueError(
+                f"NoiseRescaled.base = {type(self.base).__name__} is learned, and so is how much noise "
+                "it has; take the schedule itself"
+            )
+        if not self.factor > 0:
+            raise ValueError(f"NoiseRescaled.factor = {self.factor} must be positive")
+        super().__post_init__()
+
+    def gamma(self, t: Array) -> Array:
+        return self.base.gamma(t) + 2 * math.log(self.factor)
+
+    def rate(self, t: Array) -> Array:
+        return self.base.rate(t)
+
+    def time(self, gamma: Array) -> Array:
+        return self.base.time(gamma - 2 * math.log(self.factor))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from oracle import Toy, assert_distribution
 
 from diffusion.gaussian import GivenEmbeddings, LearnedEmbeddings
-from diffusion.log_snr import LearnedLogSNR, LinearLogSNR, LogSNR
+from diffusion.log_snr import LearnedLogSNR, LinearLogSNR, LogSNR, NoiseRescaled, SqrtLogSNR
 from diffusion.numerics import gather_last
 from diffusion.plaid import Plaid
 from experiments.sampling.grid import information
@@ -232,6 +232,37 @@ def test_a_schedule_that_learns_faster_begins_as_the_same():
     np.testing.assert_allclose(moved, slow.gamma(t) + 7e-2, rtol=1e-5)
 
 
+def test_the_square_root_schedule_is_that_of_the_paper(x64):
+    """alpha^2 = 1 - sqrt(t + 1e-4), up to what is left of the data at t = 1."""
+    t = jnp.linspace(0, 0.9, 10)[:, None]
+    signal = jax.nn.sigmoid(-SqrtLogSNR(signal=1e-8).gamma(t))
+    np.testing.assert_allclose(signal, 1 - np.sqrt((1 - 1e-4) * t + 1e-4), rtol=1e-6)
+    ends = jax.nn.sigmoid(-SqrtLogSNR().gamma(jnp.array([[0.0], [1.0]])))
+    np.testing.assert_allclose(ends[:, 0], [0.99, 2e-4], rtol=1e-9)
+
+
+def test_a_rescaled_schedule_has_so_many_times_the_noise(x64):
+    """z = alpha x + F sigma eps, divided by its deviation, has alpha'^2 = a / (F^2 - (F^2 - 1) a)."""
+    t = jnp.linspace(0, 1, 7)[:, None]
+    for base in (SqrtLogSNR(), LinearLogSNR()):
+        scaled, squared = NoiseRescaled(base, 4.0), jax.nn.sigmoid(-base.gamma(t))
+        found = jax.nn.sigmoid(-scaled.gamma(t))
+        np.testing.assert_allclose(found, squared / (16 - 15 * squared), rtol=1e-9)
+        slope = jax.jvp(scaled.gamma, (t,), (jnp.ones_like(t),))[1]
+        np.testing.assert_allclose(scaled.rate(t), slope, rtol=1e-9)
+
+
+INVERTED = [*SCHEDULES.values(), SqrtLogSNR(), NoiseRescaled(), NoiseRescaled(Quadratic(), 0.5)]
+
+
+@pytest.mark.parametrize("schedule", INVERTED, ids=repr)
+def test_time_is_the_inverse_of_log_snr(schedule, x64):
+    t = jnp.array([[0.0], [1e-5], [0.2], [0.77], [1.0]])
+    found = jax.jit(lambda t: schedule.time(schedule.gamma(t)))
+    np.testing.assert_allclose(found(t), t, atol=1e-11)
+    np.testing.assert_allclose(found(t.astype(jnp.float32)), t, atol=1e-5)
+
+
 def test_ends_learn_by_the_loss_and_the_shape_by_its_square(x64):
     process = Plaid(3, SPREAD, LearnedLogSNR(-2.0, 5.0, width=8), self_conditioning=0.0)
     params = jax.tree.map(jnp.float64, process.init(jax.random.key(1)))
@@ -281,6 +312,16 @@ def test_embeddings_are_learned_and_have_one_norm():
     assert np.any(jax.jit(jax.grad(loss))(params)["embedding"]["embeddings"])
 
 
+def test_embeddings_are_normalised_as_asked():
+    """Layer normalisation: each row of mean 0 and variance 1; or rows as they are."""
+    layer, none = (LearnedEmbeddings(4, kind) for kind in ("layer", "none"))
+    params = layer.init(jax.random.key(1), 5)
+    rows = np.asarray(params["embeddings"])
+    np.testing.assert_array_equal(none.table(params, 5), rows)
+    by_hand = (rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True)
+    np.testing.assert_allclose(layer.table(params, 5), by_hand, rtol=1e-4, atol=1e-5)
+
+
 @dataclass(frozen=True)
 class Falling(LogSNR):
     def gamma(self, t):
@@ -296,6 +337,11 @@ BAD = {
     "no terms": (lambda: LearnedLogSNR(width=0), "LearnedLogSNR.width = 0 must be at least 1"),
     "no speed": (lambda: LearnedLogSNR(speed=0.0), "speed = 0.0 must be positive"),
     "no width": (lambda: Plaid(embedding=LearnedEmbeddings(0)), "width = 0 must be at least 1"),
+    "one number": (lambda: Plaid(embedding=LearnedEmbeddings(1, "layer")), "must be at least 2"),
+    "all noise": (lambda: SqrtLogSNR(signal=0.0), "signal = 0.0 must lie between 0 and 1"),
+    "sqrt backwards": (lambda: SqrtLogSNR(noise=0.9, signal=0.5), "must rise"),
+    "no factor": (lambda: NoiseRescaled(factor=0.0), "factor = 0.0 must be positive"),
+    "learned base": (lambda: NoiseRescaled(LearnedLogSNR()), "LearnedLogSNR is learned"),
     "rows": (lambda: Plaid(4, SPREAD), r"has 3 rows of widths \[2\].* each of 4 tokens"),
     "ragged": (lambda: Plaid(2, GivenEmbeddings(((1.0,), (1.0, 2.0)))), r"widths \[1, 2\]"),
     "share": (lambda: Plaid(self_conditioning=1.5), r"self_conditioning = 1.5 is outside"),
