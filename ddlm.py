@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import spaces
+from diffusion.ar_diffusion import ARDiffusion
 from diffusion.autoregressive import Autoregressive
 from diffusion.betas import CosineBetas, LinearBetas, MutualInformation, ReciprocalBetas
 from diffusion.bfn import BFN, PowerAccuracy
@@ -180,6 +181,7 @@ __all__ = [
     "SDTT",
     "SEDD",
     "UDLM",
+    "ARDiffusion",
     "Absorbing",
     "AdamW",
     "AlphaSchedule",

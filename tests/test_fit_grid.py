@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from oracle import Toy, complete
 
+from diffusion.ar_diffusion import ARDiffusion
 from diffusion.autoregressive import Autoregressive
 from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.block import BlockDiffusion
@@ -135,7 +136,7 @@ def test_a_flow_is_given_the_fall_of_its_cross_entropy():
 SMALL = [
     MDLM(), MDLM(num_steps=3), SEDD(), UDLM(), D3PM(num_steps=5), GenMD4(), Spindle(), BFN(), GIDD(),
     BFN(num_steps=4), DirichletFlow(), LinearFlow(), BlockDiffusion(MDLM(), 2),
-    BlockDiffusion(UDLM(), 3), EDLM(), Plaid(),
+    BlockDiffusion(UDLM(), 3), EDLM(), Plaid(), ARDiffusion(), ARDiffusion(num_steps=4),
 ]  # fmt: skip
 
 

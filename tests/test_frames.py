@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.ar_diffusion import ARDiffusion
 from diffusion.bfn import BFN
 from diffusion.dirichlet import DirichletFlow
 from diffusion.genmd4 import GenMD4
@@ -27,6 +28,7 @@ ENDS = [
     *((s, SEDD(6, schedule=LOOSE)) for s in (Euler(3), Tweedie(3))),
     (Euler(3), UDLM(6)), (TauLeaping(3), GenMD4(6)), (Ancestral(3), BFN(6)),
     (Ancestral(3), DirichletFlow(6)), (ODE(3), DirichletFlow(6)), (MeanAncestral(3), Plaid(6)),
+    (MeanAncestral(3), ARDiffusion(6)),
 ]  # fmt: skip
 
 

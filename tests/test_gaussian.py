@@ -49,7 +49,7 @@ def over_noise(toy, process, t, nodes=44, reach=6.0):
     weight = step * np.exp(-(eps**2) / 2) / np.sqrt(2 * np.pi)
     grid = np.stack(np.meshgrid(*[eps] * toy.length, indexing="ij"), -1).reshape(-1, toy.length)
     weights = np.prod(np.stack(np.meshgrid(*[weight] * toy.length)), 0).reshape(-1)
-    gamma = process.schedule.gamma(jnp.full((1, 1), t))[0, 0]
+    gamma = process.gamma(jnp.full((1, 1), t), toy.length)[None, ..., None]
     alpha, sigma = jnp.sqrt(jax.nn.sigmoid(-gamma)), jnp.sqrt(jax.nn.sigmoid(gamma))
     x = process.embeddings[toy.states]  # (N, L, 1)
     z = alpha * x[:, None] + sigma * grid[None, :, :, None]
@@ -68,10 +68,11 @@ def decoding(process):
     return lambda out, x0, z, t: -gather_last(process.predict(out, z, t), x0)
 
 
-def diffusion_term(toy, process, nodes=48):
+def diffusion_term(toy, process, nodes=48, start=0.0, end=1.0):
     times, weights = np.polynomial.legendre.leggauss(nodes)
     rate = jax.jit(lambda t: at(toy, process, t, process.token_loss))
-    return sum(w / 2 * rate((t + 1) / 2) for t, w in zip(times, weights, strict=True))
+    times = start + (end - start) * (times + 1) / 2
+    return sum((end - start) * w / 2 * rate(t) for t, w in zip(times, weights, strict=True))
 
 
 def divergence_from_the_prior(toy, process):

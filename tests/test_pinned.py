@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.ar_diffusion import ARDiffusion
 from diffusion.autoregressive import Autoregressive
 from diffusion.bfn import BFN
 from diffusion.block import BlockDiffusion
@@ -58,6 +59,7 @@ CASES = {
     "dirichlet": (DirichletFlow(V, bound_steps=2), ODE(4)),
     "linear flow": (LinearFlow(V), ODE(4)),
     "plaid": (Plaid(V, LearnedEmbeddings(4)), MeanAncestral(4)),
+    "ar diffusion": (ARDiffusion(V, LearnedEmbeddings(4)), MeanAncestral(4)),
     "autoregressive": (Autoregressive(V), LeftToRight()),
     "block": (BlockDiffusion(MDLM(V)), BlockByBlock(Ancestral(4))),
     "edlm": (EDLM(MDLM(V)), Ancestral(4)),

@@ -12,6 +12,7 @@ import pytest
 from oracle import complete
 from test_processes import ALL
 
+from diffusion.ar_diffusion import ARDiffusion
 from diffusion.betas import CosineBetas
 from diffusion.d3pm import D3PM
 from diffusion.gidd import GIDD
@@ -92,7 +93,11 @@ def test_float32_agrees_with_float64_at_50_thousand_tokens(name, logit):
         assert scale > 0 and np.abs(grads[0] - grads[1]).max() < 1e-3 * scale
 
 
-ENDS = ALL | {"plaid": Plaid(schedule=LearnedLogSNR(width=8), self_conditioning=0.0)}
+ENDS = ALL | {
+    "plaid": Plaid(schedule=LearnedLogSNR(width=8), self_conditioning=0.0),
+    "ar-diffusion": ARDiffusion(),
+    "ar-diffusion-bound": ARDiffusion(objective="bound", token_steps=6),
+}
 
 
 @pytest.mark.parametrize("name", ENDS)

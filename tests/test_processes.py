@@ -14,6 +14,7 @@ import pytest
 from oracle import Toy, assert_distribution, complete, quadrature
 from test_schedules import AlphaOnly
 
+from diffusion.ar_diffusion import ARDiffusion
 from diffusion.autoregressive import Autoregressive
 from diffusion.betas import CosineBetas, LinearBetas, MutualInformation, ReciprocalBetas
 from diffusion.bfn import BFN
@@ -359,6 +360,7 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
         (GenMD4(), "GenMD4.vocab_size"),
         (BFN(), "BFN.vocab_size"),
         (Plaid(), "Plaid.vocab_size"),
+        (ARDiffusion(), "ARDiffusion.vocab_size"),
         (
             D3PM(kernel=Uniform(), schedule=MutualInformation(), vocab_size=3),
             "MutualInformation.unigram",
