@@ -20,14 +20,16 @@ from each other, and none ever loses noise. So with any estimate that is a funct
 
     -log p(x0) <= reconstruction + prior + 1/2 int sum_n gamma_n' e^-gamma_n E |e(x0^n) - xhat_n|^2 dt.
 
-In K steps, what a step from t to s = t - 1 / K is charged stands in the place of the rate:
+The chain that `samplers.mean_ancestral` draws in K steps ("skipping") has a bound too: K - 1 normal
+steps, from t = k / K to s = t - 1 / K, are charged their divergence in the place of the integral,
 
-    1/2 sum_n (e^-gamma_n(s) - e^-gamma_n(t)) E |e(x0^n) - xhat_n(z_t)|^2,
+    1/2 sum_{k = 2..K} sum_n (e^-gamma_n(s) - e^-gamma_n(t)) E |e(x0^n) - xhat_n(z_t)|^2,
 
-the bound of the chain that `samplers.mean_ancestral` draws in K steps ("skipping"). In continuous time
-the exact denoiser has H(p) + KL(q(z_1) || N(0, I)), if z_0 is decoded exactly, as with one time for all
-tokens: what a state tells of x0 does not depend on the way to it. K steps have more, by how far normal
-steps are from those of the exact reverse process. The paper gives no bound.
+and the last call draws the tokens: the reconstruction is that of t = 1 / K. (With a normal step to z_0
+as well the sum is a bound, but a loose one: a normal step does not choose between tokens.) In continuous
+time the exact denoiser has H(p) + KL(q(z_1) || N(0, I)), if the tokens are decoded jointly, as with one
+time for all of them: what a state tells of x0 does not depend on the way to it. K steps have more, by
+how far normal steps are from those of the exact reverse process. The paper gives no bound.
 
 Its loss weighs all steps of the sentence alike, and reads tokens off z_0 by their vectors alone:
 
@@ -95,8 +97,8 @@ class ARDiffusion(EmbeddedProcess):
     it to the network. token_steps: T, how many steps of the sentence the first token has noise in; with
     many all tokens move nearly together, with few one after the other. objective: of training, "squares"
     is the published loss, "bound" weighs squares as the bound does. num_steps: K of the bound in K steps
-    of the sentence; None is continuous time. self_conditioning: the share of rows that is trained with
-    an estimate as second input; 0, a network without one, is published.
+    of the sentence; None, and all training, is in continuous time. self_conditioning: the share of rows
+    that is trained with an estimate as second input; 0, a network without one, is published.
     """
 
     vocab_size: int | None = None
@@ -137,8 +139,14 @@ class ARDiffusion(EmbeddedProcess):
         return changed
 
     def time(self, u: Array) -> Array:
-        steps = self.num_steps
-        return u if steps is None else jnp.ceil(u * steps) / steps
+        if self.num_steps is None:
+            return u
+        return (jnp.ceil(u * (self.num_steps - 1)) + 1) / self.num_steps
+
+    @property
+    def first_time(self) -> float:
+        """0, or the time of the last call of a sampler in K steps."""
+        return 0.0 if self.num_steps is None else 1 / self.num_steps
 
     def times(self, t: Array, length: int) -> Array:
         """tau, (B, L): the own time of each position at the time t (B, 1) of the sentence; times that
@@ -169,7 +177,7 @@ class ARDiffusion(EmbeddedProcess):
         if self.num_steps is None:
             return self.rate(t, length) * jnp.exp(-gamma) / 2
         before = self.gamma(jnp.maximum(t - 1 / self.num_steps, 0), length)
-        return self.num_steps * jnp.exp(-gamma) * jnp.expm1(gamma - before) / 2
+        return (self.num_steps - 1) * jnp.exp(-gamma) * jnp.expm1(gamma - before) / 2
 
     def squares(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         """|e(x0) - xhat|^2, (B, L)."""
@@ -185,14 +193,13 @@ class ARDiffusion(EmbeddedProcess):
 
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         key_state, key_estimate, key_start = split(key, 3)
-        t, length = self.time(u), x0.shape[1]
-        z = self.corrupt(key_state, x0, t)
+        z, start = self.corrupt(key_state, x0, u), jnp.zeros_like(u)
         if self.self_conditioning:
-            model = self._conditioned(key_estimate, model, z, t, self.gamma(t, length))
-        start = jnp.zeros_like(t)
+            model = self._conditioned(key_estimate, model, z, u, self.gamma(u, x0.shape[1]))
         clean = self.log_likelihood(self.corrupt(key_start, x0, start), start)
         rounding = -gather_last(log_softmax(clean), x0)
         if self.objective == "bound":
-            return self.loss_of(model, x0, z, t) + rounding + self.prior_term(x0, t.dtype)
-        squares = at_positions(model, self.squares, None, x0, z, t)
+            weighted = self.in_steps(None).loss_of(model, x0, z, u)
+            return weighted + rounding + self.prior_term(x0, u.dtype)
+        squares = at_positions(model, self.squares, None, x0, z, u)
         return squares / self.embeddings.shape[1] + rounding

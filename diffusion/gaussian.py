@@ -137,6 +137,8 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
     head: Head
     """What the network holds: "posterior", p(x0 | z_t), or "leave_one_out", without what z says of its
     own position."""
+    first_time: float = 0.0
+    """The time of the state that the bound reads the tokens off."""
     states: ClassVar[str] = "vectors"
     likelihood: ClassVar[Kind] = "bound"
 
@@ -220,7 +222,7 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
 
     def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
         key_diffusion, key_start = split(key)
-        t, start = self.time(u), jnp.zeros_like(u)
+        t, start = self.time(u), jnp.full_like(u, self.first_time)
         z = self.corrupt(key_start, x0, start)
 
         def of_token(out, x0, z, t):

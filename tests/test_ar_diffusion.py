@@ -74,23 +74,27 @@ def enumerated(process):
     if process.num_steps is None:
         pieces = (0.0, 1 / 3), (1 / 3, 1.0)
         return sum(diffusion_term(PAIRS, process, 12, *piece) for piece in pieces)
-    steps = process.num_steps
+    places = process.num_steps - 1
+    u = (np.arange(places)[:, None] + 0.5) / places
     rate = jax.jit(lambda t: at(PAIRS, process, t, process.token_loss))
-    return sum(rate((k + 1) / steps) for k in range(steps)) / steps
+    return sum(rate(t) for t in process.time(jnp.asarray(u))[:, 0]) / places
 
 
 @pytest.mark.usefixtures("optimized")
 def test_the_bound_along_sentence_times_is_the_entropy(x64):
-    """H(p) + KL(q(z_1) || N(0, I)) where the text is decoded jointly: as with one time for all tokens;
-    in K steps more, the less the more steps."""
+    """H(p) + KL(q(z_1) || N(0, I)) where the text is decoded jointly, as with one time for all tokens;
+    more in K steps, which are those of a sampler."""
     prior = PAIRS.p @ TWO.prior_term(jnp.asarray(PAIRS.states), jnp.float64).sum(1)
-    start = at(PAIRS, TWO, 0.0, jointly(TWO))
     exact = PAIRS.entropy + divergence(PAIRS, TWO)
-    total = enumerated(TWO) + start + prior
-    np.testing.assert_allclose(total, exact, atol=1e-4)
-    excess = [enumerated(TWO.in_steps(k)) + start + prior - exact for k in (2, 8, 32)]
-    assert excess[0] > 2 * excess[1] > 4 * excess[2] > 0
-    assert at(PAIRS, TWO, 0.0, decoding(TWO)) > start + 1e-4  # by position costs more
+
+    def excess(process, decoded):
+        start = at(PAIRS, process, process.first_time, decoded(process))
+        return enumerated(process) + start + prior - exact
+
+    np.testing.assert_allclose(excess(TWO, jointly), 0, atol=1e-4)
+    by_position = excess(TWO, decoding)
+    in_steps = [excess(TWO.in_steps(k), decoding) - by_position for k in (4, 8, 32)]
+    assert in_steps[0] > 1.5 * in_steps[1] > 4 * in_steps[2] > 0 < by_position
 
 
 def jointly(process):
@@ -105,6 +109,31 @@ def jointly(process):
     return nats
 
 
+@pytest.mark.usefixtures("optimized")
+def test_the_bound_in_two_steps_is_that_of_the_sampler():
+    """At least the cross entropy of what it draws, whose last call draws the tokens; less than with a
+    normal step in the place of that."""
+    two, rows = TWO.in_steps(2), 20_000
+    run = jax.jit(lambda k: MeanAncestral(2).sample(k, two, PAIRS.denoiser(two), (rows, 2)))
+    share = np.bincount(PAIRS.index(run(jax.random.key(0))), minlength=9) / rows
+    error = 4 * np.sqrt((PAIRS.p**2 / share).sum() / rows)
+    cross_entropy = -PAIRS.p @ np.log(share)
+    prior = PAIRS.p @ two.prior_term(jnp.asarray(PAIRS.states), jnp.float32).sum(1)
+    last = jax.jit(lambda: at(PAIRS, two, 0.5, decoding(two)))()
+    bound = enumerated(two) + last + prior
+    assert PAIRS.entropy + error < cross_entropy < bound - error
+    assert bound < cross_entropy + 0.3
+    x0 = PAIRS.states[np.random.default_rng(0).choice(9, rows, p=PAIRS.p)]
+    u = (jnp.arange(rows)[:, None] + 0.5) / rows
+    estimate = jax.jit(lambda k: two.bound(k, PAIRS.denoiser(two), x0, u).sum(1))
+    nats = np.asarray(estimate(jax.random.key(1)))
+    assert abs(nats.mean() - bound) < 4 * nats.std() / rows**0.5
+    gamma = two.gamma(jnp.array([[0.0], [0.5]]), 2)
+    charge = (jnp.exp(-gamma[:1]) - jnp.exp(-gamma[1:])) / 2
+    step = jax.jit(lambda: at(PAIRS, two, 0.5, lambda *a: charge * two.squares(*a)))()
+    assert step + at(PAIRS, two, 0.0, decoding(two)) > last + 0.05
+
+
 def test_a_step_is_charged_its_divergence():
     """Of q(z_s | z_t, v) from q(z_s | z_t, x0), by draws; nothing where a token is finished."""
     process, rows, steps = TWO.in_steps(6), 40_000, 6
@@ -116,7 +145,7 @@ def test_a_step_is_charged_its_divergence():
         moved = process.bridge(keys[1], x0, z, t, s)
         sure = jnp.log(jax.nn.one_hot(other, 3))
         ratio = np.asarray(process.log_transition(sure, x0, z, moved, t, s))
-        charged = process.charge(t[:1], 2)[0] * 2.2**2 / steps  # of vectors -1.3 and 0.9
+        charged = process.charge(t[:1], 2)[0] * 2.2**2 / (steps - 1)  # of vectors -1.3 and 0.9
         error = 5 * ratio.std(0) / rows**0.5 + 1e-6
         assert (np.abs(-ratio.mean(0) - charged) < error).all()
         assert (charged[0] == 0) == finished and charged[1] > 0
@@ -156,7 +185,9 @@ def test_the_loss_is_that_of_a_few_lines(x64):
     np.testing.assert_allclose(loss(process), squares / 4 + rounding, rtol=1e-6)
     prior = process.prior_term(jnp.asarray(x0), jnp.float64)
     bound = process.charge(jnp.asarray(u), 3) * squares + rounding + prior
-    np.testing.assert_allclose(loss(replace(process, objective="bound")), bound, rtol=1e-6)
+    weighted = replace(process, objective="bound")
+    np.testing.assert_allclose(loss(weighted), bound, rtol=1e-6)
+    np.testing.assert_array_equal(loss(replace(weighted, num_steps=3)), loss(weighted))
 
 
 MODEL = Transformer(V, 1, 16, 2, time_conditioning=True, condition_width=8, dtype="float32")
