@@ -40,6 +40,7 @@ from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel, NearestNeighbour
+from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.distillation import DCD, SDTT, Distilled, Student
 from diffusion.edlm import EDLM, EDLMAutoregressive
@@ -205,6 +206,7 @@ __all__ = [
     "ContinuousMarkovProcess",
     "Cosine",
     "CosineBetas",
+    "Difformer",
     "DirichletFlow",
     "Distilled",
     "Diverged",

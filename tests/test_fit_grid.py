@@ -15,6 +15,7 @@ from diffusion.autoregressive import Autoregressive
 from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
+from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM
 from diffusion.genmd4 import GenMD4
@@ -136,7 +137,7 @@ def test_a_flow_is_given_the_fall_of_its_cross_entropy():
 SMALL = [
     MDLM(), MDLM(num_steps=3), SEDD(), UDLM(), D3PM(num_steps=5), GenMD4(), Spindle(), BFN(), GIDD(),
     BFN(num_steps=4), DirichletFlow(), LinearFlow(), BlockDiffusion(MDLM(), 2),
-    BlockDiffusion(UDLM(), 3), EDLM(), Plaid(), ARDiffusion(), ARDiffusion(num_steps=4),
+    BlockDiffusion(UDLM(), 3), EDLM(), Plaid(), ARDiffusion(), ARDiffusion(num_steps=4), Difformer(),
 ]  # fmt: skip
 
 

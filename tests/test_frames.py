@@ -7,6 +7,7 @@ import pytest
 
 from diffusion.ar_diffusion import ARDiffusion
 from diffusion.bfn import BFN
+from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
@@ -29,6 +30,7 @@ ENDS = [
     (Euler(3), UDLM(6)), (TauLeaping(3), GenMD4(6)), (Ancestral(3), BFN(6)),
     (Ancestral(3), DirichletFlow(6)), (ODE(3), DirichletFlow(6)), (MeanAncestral(3), Plaid(6)),
     (MeanAncestral(3), ARDiffusion(6)),
+    (MeanAncestral(3, rounding="last", end=0.2), Difformer(6)),
 ]  # fmt: skip
 
 

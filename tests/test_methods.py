@@ -86,6 +86,9 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
         "dirichlet_one_step": [f"teacher.workdir={teacher}"],
         "sdtt": [initial[0].replace("init_from", "teacher.workdir")],
         "edlm": initial[:1],
+        "difformer": [
+            "process.embedding.width=4"
+        ],  # small noise costs an untrained network as much
         "mdlm_labels": ["data.labels=None"],  # those of tests/test_labels.py
         "edlm_autoregressive": [*initial, "train.num_steps=0"],
     }.get(name, [])

@@ -16,6 +16,7 @@ from diffusion.autoregressive import Autoregressive
 from diffusion.bfn import BFN
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
+from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM
 from diffusion.gaussian import LearnedEmbeddings
@@ -60,6 +61,7 @@ CASES = {
     "linear flow": (LinearFlow(V), ODE(4)),
     "plaid": (Plaid(V, LearnedEmbeddings(4)), MeanAncestral(4)),
     "ar diffusion": (ARDiffusion(V, LearnedEmbeddings(4)), MeanAncestral(4)),
+    "difformer": (Difformer(V, LearnedEmbeddings(4, "layer")), MeanAncestral(4, rounding="last")),
     "autoregressive": (Autoregressive(V), LeftToRight()),
     "block": (BlockDiffusion(MDLM(V)), BlockByBlock(Ancestral(4))),
     "edlm": (EDLM(MDLM(V)), Ancestral(4)),

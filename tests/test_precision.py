@@ -15,6 +15,7 @@ from test_processes import ALL
 from diffusion.ar_diffusion import ARDiffusion
 from diffusion.betas import CosineBetas
 from diffusion.d3pm import D3PM
+from diffusion.difformer import Difformer
 from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
 from diffusion.log_snr import LearnedLogSNR
@@ -97,6 +98,7 @@ ENDS = ALL | {
     "plaid": Plaid(schedule=LearnedLogSNR(width=8), self_conditioning=0.0),
     "ar-diffusion": ARDiffusion(),
     "ar-diffusion-bound": ARDiffusion(objective="bound", token_steps=6),
+    "difformer": Difformer(self_conditioning=0.0),
 }
 
 

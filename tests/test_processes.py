@@ -21,6 +21,7 @@ from diffusion.bfn import BFN
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeighbour
+from diffusion.difformer import Difformer
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
@@ -361,6 +362,7 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
         (BFN(), "BFN.vocab_size"),
         (Plaid(), "Plaid.vocab_size"),
         (ARDiffusion(), "ARDiffusion.vocab_size"),
+        (Difformer(), "Difformer.vocab_size"),
         (
             D3PM(kernel=Uniform(), schedule=MutualInformation(), vocab_size=3),
             "MutualInformation.unigram",

@@ -114,7 +114,7 @@ def samplers() -> list:
         FirstHitting(steps=64), ReMDM(eta=0.0), Unmask("random"), Unmask("random", Tokens(1)),
         PredictorCorrector(corrector="forward_backward"),
         BlockByBlock(FirstHitting()), SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
-        MeanAncestral(score_temperature=0.9),
+        MeanAncestral(score_temperature=0.9), MeanAncestral(rounding="last"), MeanAncestral(end=0.3),
     ]  # fmt: skip
     every = []
     for cls in choices(Sampler, Ancestral):
