@@ -33,6 +33,7 @@ setup(
         "fsspec>=2024.6",  # text and runs at gs://, s3://, https:// ...; tokenizers brings it
         "constriction>=0.5.0",  # the entropy coder of experiments.compress
         "shtab>=1.13",  # the scripts of `ddlm completion`, made of the options that argparse has
+        "scipy>=1.14",  # Student's quantiles for seeds, fits of scaling; jax brings it
         "zstandard>=0.25",  # what experiments.compress is compared with
         "tokenizers>=0.23",  # WordPiece and byte-level BPE, as their vocabularies were made
         "sentencepiece>=0.2.3",  # the vocabulary of the D3PM protocol of LM1B, trained or loaded
@@ -75,7 +76,6 @@ setup(
             "pytest>=9.0",  # the test runner
             "pytest-xdist>=3.8",  # the suite on both cores
             "ruff>=0.17",  # lint and format
-            "scipy>=1.14",  # the distributions that draws on the simplex are compared with
         ],
     },
     entry_points={"console_scripts": ["ddlm = experiments.cli:main"]},

@@ -3,16 +3,21 @@
 With --config, trains every config on the same budget, evaluates each on a whole split, and prints a
 sorted table of the bounds. The table is also written as Markdown, with a plot. The configs may differ
 only in process and sampler; --set applies to all of them. Each config gets a run directory in WORKDIR,
-and finished runs are not repeated.
+and finished runs are not repeated. With --seeds 3 each is trained with three seeds (its train.seed and
+the next two), and the table has the mean, the spread over seeds and an error that joins both; methods
+are in order where they differ by two such errors.
 
 With RECORDs, compares files that `evaluate` wrote. Records of the same protocol (unit, text, tokenizer,
 context, labels) form one sorted table, in which differences below two joint standard errors count as
-ties. Records of different protocols are not ranked; their differences are listed. Published values
-appear next to records of the published protocol. Records with numbers that are not finite or that
-contradict each other are left out, with the reason.
+ties. Runs that differ in train.seed alone share a row, with mean, spread and joint error. Records of
+different protocols are not ranked; their differences are listed. Published values appear next to
+records of the published protocol. Records with numbers that are not finite or that contradict each
+other are left out, with the reason.
 
 Examples:
     ddlm compare --workdir runs/compare --config configs/sotu/mdlm.py --config configs/sotu/md4.py
+    ddlm compare --workdir runs/compare --config configs/sotu/mdlm.py --config configs/sotu/md4.py \\
+        --seeds 3
     ddlm compare runs/*/records/test-*.json
 """
 
@@ -28,6 +33,9 @@ def command_line() -> cli.Parser:
         "--config",
         action="append",
         help="a Python file that defines get_config(); give at least two",
+    )
+    options.add_argument(
+        "--seeds", type=cli.positive, help="how many seeds each config is trained with (default 1)"
     )
     options.add_argument("--split", help="train, validation or test (default)")
     options.add_argument("--num-times", type=cli.positive, help="time samples per sequence")
@@ -50,7 +58,7 @@ def main(arguments: list[str]) -> None:
     """Nothing; the methods are trained and judged on one budget, or the records laid side by side."""
     options = command_line()
     args = options.parse_intermixed_args(arguments)
-    training = ("config", "workdir", "split", "num_times", "batch_size", "set")
+    training = ("config", "workdir", "seeds", "split", "num_times", "batch_size", "set")
     named = ["--" + name.replace("_", "-") for name in training if getattr(args, name)]
     if args.records and named:
         options.error(
@@ -87,6 +95,7 @@ def _train_and_compare(args) -> None:
         args.split or "test",
         args.num_times,
         args.batch_size,
+        args.seeds or 1,
     )
     with one_writer(workdir, cli.log):
         results = run_all(plan, log=cli.log)

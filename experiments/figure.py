@@ -58,22 +58,23 @@ def draw(results: Sequence[Result], title: str, suffix: str) -> bytes:
     from matplotlib.figure import Figure
 
     names = short_names([result.name for result in results])
-    curves = [_columns(result.curve) for result in results]
-    evaluated = any(values for _, values in curves)  # while they trained
+    curves = [[_columns(curve) for curve in result.curves] for result in results]
+    evaluated = any(values for of_seeds in curves for _, values in of_seeds)  # while they trained
     height = 3 + 0.4 * len(results) * (1 + max(name.count("\n") for name in names)) ** 0.5
     figure = Figure(figsize=(11 if evaluated else 7, height), layout="constrained")
     FigureCanvasAgg(figure)
     *left, right = figure.subplots(1, 1 + evaluated, squeeze=False)[0]
     handles = []
-    for number, (result, curve) in enumerate(zip(results, curves, strict=True)):
+    for number, (result, of_seeds) in enumerate(zip(results, curves, strict=True)):
         line, marker = LINES[number // len(COLOURS) % len(LINES)]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": marker, "markersize": 4}
         for axes in left:
-            handles += axes.plot(*curve, linestyle=line, **style)
+            first, *_ = [axes.plot(*curve, linestyle=line, **style) for curve in of_seeds]
+            handles += first
         _end(right, number, result, style)
     for axes in left:
         axes.set(xlabel="step", ylabel="validation bound (bits per character)")
-        axes.set_ylim(limits([values for _, values in curves]))
+        axes.set_ylim(limits([values for of_seeds in curves for _, values in of_seeds]))
         axes.xaxis.get_major_locator().set_params(integer=True)
         draw_legend(figure, handles, names)
     right.set(xlabel="bits per character, with 2 standard errors")
@@ -178,8 +179,13 @@ def limits(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
 def _end(axes, row: int, result: Result, style: dict) -> None:
     """Draws the final value of a method, with its bar, in its row."""
     text = "diverged"
-    if result.record:
-        text = f"{result.record['value']:.3f} {result.record['kind']}"
-        error = 2 * (result.record["standard_error"] or 0)
-        axes.errorbar(result.value, row, xerr=error, capsize=3, linestyle="none", **style)
+    if len(result.done) == len(result.records):
+        measured = result.measured()
+        text = f"{measured.mean:.3f} {result.done[0]['kind']}"
+        error = 2 * measured.error if math.isfinite(measured.error) else 0
+        axes.errorbar(measured.mean, row, xerr=error, capsize=3, linestyle="none", **style)
+        if measured.count > 1:  # a tick for each seed
+            seeds = [record["value"] for record in result.done]
+            tick = style | {"marker": "|", "markersize": 9}
+            axes.plot(seeds, [row] * len(seeds), linestyle="none", **tick)
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)

@@ -22,6 +22,7 @@ from experiments.errors import UserError
 from experiments.labels import fill_labels
 from experiments.overview.configs import config_file, configs
 from experiments.serialization import (
+    RESUMABLE,
     annotations,
     coerce,
     is_finite,
@@ -31,13 +32,6 @@ from experiments.serialization import (
     own_classes,
 )
 
-# What may differ between a run and its continuation: it changes how long, how often and where, not what.
-RESUMABLE = (
-    "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
-    "train.keep_last", "train.keep_best", "train.accumulation", "train.max_rollbacks", "train.tracker",
-    "evaluation", "sampler", "mesh",
-    "data.cache_dir", "data.path", "data.splits", "data.tokenizer.path", "teacher.workdir",
-)  # fmt: skip
 MOST_NAMED = 6  # settings that a message offers as what was meant
 
 

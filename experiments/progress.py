@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from experiments.streams import log as to_standard_output
@@ -60,6 +61,30 @@ class Progress:
         if start < done < total:
             left = f", {duration((now - since) / (done - start) * (total - done))} left"
         log(f"{done:,} of {total:,} {self._what}{left}")
+
+
+class Pace:
+    """How long pieces of work of known costs take, from those that are done."""
+
+    def __init__(self):
+        self._cost = self._seconds = 0.0
+
+    @contextmanager
+    def measuring(self, cost: float) -> Iterator[None]:
+        """A context in which a piece of that cost is done; of cost 0 it says nothing of the pace."""
+        start = time.perf_counter()
+        yield
+        if cost:
+            self._cost, self._seconds = (
+                self._cost + cost,
+                self._seconds + time.perf_counter() - start,
+            )
+
+    def left(self, costs: Iterable[float]) -> str:
+        """What to say of pieces of these costs that are left; empty where no pace is known."""
+        if not self._cost:
+            return ""
+        return f", about {duration(sum(costs) * self._seconds / self._cost)} left"
 
 
 def _bar(what: str):

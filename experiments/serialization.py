@@ -25,6 +25,13 @@ _MODULES = re.compile(
     r"|experiments\.(config|data\.text|data\.tokenizers|data\.subwords)"
     r"|experiments\.(optimization|time_weights|token_losses|token_weights|trackers)\.[a-z0-9_]+"
 )
+# What may differ between a run and its continuation: it changes how long, how often and where, not what.
+RESUMABLE = (
+    "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.keep_last", "train.keep_best", "train.accumulation", "train.max_rollbacks", "train.tracker",
+    "evaluation", "sampler", "mesh",
+    "data.cache_dir", "data.path", "data.splits", "data.tokenizer.path", "teacher.workdir",
+)  # fmt: skip
 
 
 def coerce(value: Any, hint: Any) -> Any:

@@ -307,7 +307,7 @@ def test_figure_and_table_of_fourteen_methods_name_each_of_them():
         record = {"value": value, "standard_error": None if n == 11 else 0.01, "kind": "bound"}
         record |= {"terms_nats_per_token": {}, "tokens": 1, "characters": 1}
         curve = [(s, value + 50 / s) for s in range(1, 9)] if n != 10 else []
-        return Result(f"method{n:02d}", "P", record if n < 13 else None, curve, None)
+        return Result(f"method{n:02d}", "P", (record if n < 13 else None,), (curve,), None)
 
     results = [result(n) for n in range(14)]
     image = draw(results, "title", ".svg").decode()
@@ -330,7 +330,7 @@ def panels(svg):
 
 def ended(name, value=2.0, curve=()):
     record = {"value": value, "standard_error": 0.01, "kind": "bound"}
-    return Result(name, "P", record, list(curve), None)
+    return Result(name, "P", (record,), (list(curve),), None)
 
 
 def test_a_figure_without_evaluations_while_training_has_no_panel_for_them():

@@ -20,6 +20,7 @@ from experiments.overrides import (
     differences,
     leaves,
     load,
+    override,
     reading_options,
     resolve,
 )
@@ -30,18 +31,22 @@ from models.backbone import num_parameters
 
 @dataclass(frozen=True)
 class Method:
-    """A config of the comparison, with the overrides applied; resolved: with what the data fills in;
-    reading: as `experiments.training.trainer.train` takes it."""
+    """A run of the comparison: a config with the overrides and a seed applied; name: of its row, the
+    same for all seeds; directory: of the run; resolved: with what the data fills in; reading: as
+    `experiments.training.trainer.train` takes it; cost: of its training, in any unit."""
 
     name: str
+    directory: Path
     experiment: Experiment
     resolved: Experiment
     reading: tuple[str, ...]
+    cost: float = 1.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is decided before the first run; evaluation: that of the final values."""
+    """All that is decided before the first run. methods: the runs in their order, of each seed all
+    configs before the next seed. evaluation: that of the final values."""
 
     workdir: Path
     methods: list[Method]
@@ -57,11 +62,12 @@ def make_plan(
     split: str,
     num_times: int | None = None,
     batch_size: int | None = None,
+    seeds: int = 1,
 ) -> Plan:
     """The plan of a comparison; UserError for all that can be known to be wrong before training.
 
-    num_times and batch_size replace the configs' own for the final evaluation. Nothing in `workdir`
-    is written.
+    num_times and batch_size replace the configs' own for the final evaluation. seeds: how many runs of
+    each config, with its own train.seed and the next ones. Nothing in `workdir` is written.
     """
     experiments = _experiments(configs, overrides)
     for name, experiment in experiments.items():
@@ -74,17 +80,43 @@ def make_plan(
     first = next(iter(experiments.values()))
     corpus = prepare(first.data)
     least = first.data.length if first.data.rows == "wrap" else 1
-    tokens, *_ = [corpus.split(n, least) for n in ("train", "validation", split)]
-    methods = []
-    for config, (name, experiment) in zip(configs, experiments.items(), strict=True):
-        resolved = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
-        check_bound(resolved)
-        _check_run(workdir / name, resolved)
-        reading = reading_options(experiment, config, overrides)
-        methods.append(Method(name, experiment, resolved, reading))
+    for name in ("train", "validation", split):
+        corpus.split(name, least)
+    named = dict(zip(experiments, configs, strict=True))
+    methods = [
+        method(workdir, name, named[name], experiment, corpus, overrides, number)
+        for number in range(seeds)
+        for name, experiment in experiments.items()
+    ]
+    _check_apart(methods)
     replaced = {"num_times": num_times, "batch_size": batch_size}
     evaluation = replace(first.evaluation, **{k: v for k, v in replaced.items() if v is not None})
     return Plan(workdir, methods, corpus, split, evaluation)
+
+
+def method(
+    workdir: Path,
+    name: str,
+    config: str,
+    experiment: Experiment,
+    corpus: Corpus,
+    overrides: Sequence[str],
+    number: int = 0,
+) -> Method:
+    """The run of an experiment, which the config file with the overrides is, at its seed plus `number`;
+    UserError where it has no bound, or its directory in `workdir` holds another run."""
+    directory = workdir / name
+    if number:
+        seed = experiment.train.seed + number
+        overrides = [*overrides, f"train.seed={seed}"]
+        experiment = override(experiment, overrides[-1:])
+        directory = workdir / f"{name}.seed{seed}"
+    text = corpus.split
+    resolved = resolve(experiment, corpus.tokenizer, lambda: text("train", 1), corpus.label_names)
+    check_bound(resolved)
+    _check_run(directory, resolved)
+    reading = reading_options(experiment, config, overrides)
+    return Method(name, directory, experiment, resolved, reading)
 
 
 def budget(plan: Plan) -> str:
@@ -93,10 +125,12 @@ def budget(plan: Plan) -> str:
     config = experiment.train
     size = num_parameters(jax.eval_shape(experiment.model.init, jax.random.key(0)))
     times = plan.evaluation.num_times
+    seeds = len({method.resolved.train.seed for method in plan.methods})
     return (
         f"model of {size:,} parameters, {config.num_steps:,} steps of {config.batch_size} x "
         f"{experiment.data.length} tokens of {plan.corpus.source}; {plan.split} split, "
         f"{times} time sample{'s' if times > 1 else ''} a sequence, checkpoint {config.num_steps}"
+        + (f"; {seeds} seeds" if seeds > 1 else "")
     )
 
 
@@ -136,6 +170,14 @@ def _check_run(directory: Path, experiment: Experiment) -> None:
             f"{directory} is at step {step} already, beyond train.num_steps = {last}; give "
             f"--set train.num_steps={step}, or another --workdir"
         )
+
+
+def _check_apart(methods: Sequence[Method]) -> None:
+    """Nothing; UserError where two runs would be in one directory."""
+    counts = Counter(method.directory.name for method in methods)
+    for name, count in counts.items():
+        if count > 1:
+            raise UserError(f"two runs would both be named {name}; rename a config file")
 
 
 def _check_budget(experiments: dict[str, Experiment]) -> None:

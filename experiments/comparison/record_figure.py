@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from experiments.comparison.published import Match
 from experiments.comparison.record_groups import Group, quantities
 from experiments.comparison.record_table import title
+from experiments.comparison.seeds import OverSeeds
 from experiments.figure import COLOURS, image, short_names
 
 
@@ -43,9 +44,13 @@ def _panel(axes, group: Group, match: Match, names: Sequence[str]) -> None:
     ends = list(itertools.accumulate((1 + name.count("\n") for name in names), initial=0))
     middles = [(start + end) / 2 for start, end in itertools.pairwise(ends)]
     for row, entry in zip(middles, group.entries, strict=False):
-        value, error = quantities(entry.record).get(unit, (math.nan, math.nan))
-        bar = 2 * error if math.isfinite(error) else 0
-        axes.errorbar(value, row, xerr=bar, capsize=3, marker="o", color=COLOURS[0], linestyle="")
+        whole = entry.measured().get(unit, OverSeeds(0, math.nan, math.nan, math.nan))
+        bar = 2 * whole.error if math.isfinite(whole.error) else 0
+        style = {"color": COLOURS[0], "linestyle": ""}
+        axes.errorbar(whole.mean, row, xerr=bar, capsize=3, marker="o", **style)
+        if entry.others:  # a tick for each seed
+            seeds = [quantities(record).get(unit, (math.nan,))[0] for record in entry.records]
+            axes.plot(seeds, [row] * len(seeds), marker="|", markersize=9, **style)
     for row, value in zip(middles[len(group.entries) :], match.values, strict=True):
         bar = value.get("spread", 0)
         axes.errorbar(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.comparison.seeds import OverSeeds, config_and_seed, over_seeds
 from experiments.data.tokenizers import COUNTED
 from experiments.evaluation.record_files import NoRecord, read_record
 
@@ -21,14 +22,32 @@ OLD_CONTEXT = {"protocol": "wrap", "length_given": False, "added_tokens": [], "c
 # But for text read by documents that was normalised.
 _NORMALIZED = hashlib.sha256(b'{"normalize": true}').hexdigest()
 _BEFORE = "characters and words of the text before normalising"
+# What records must have in common beside their protocols to differ in the seed of training alone.
+_EVALUATED = ("checkpoint_step", "ema", "kind", "estimator", "num_times", "seed", "sequences")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A record under the name it has in a table."""
+    """A record under the name it has in a table; others: those of runs that differ from it in their
+    training seed alone."""
 
     name: str
     record: dict
+    others: tuple[dict, ...] = ()
+
+    @property
+    def records(self) -> tuple[dict, ...]:
+        """All of them, that of the lowest seed first."""
+        return (self.record, *self.others)
+
+    def measured(self) -> dict[str, OverSeeds]:
+        """Mean, spread and error over the seeds by unit, the unit of `value` first."""
+        every = [quantities(record) for record in self.records]
+        return {
+            unit: over_seeds([values[unit] for values in every])
+            for unit in every[0]
+            if all(unit in values for values in every)
+        }
 
 
 @dataclass(frozen=True)
@@ -50,10 +69,11 @@ def full_context(record: dict) -> dict:
 
 
 def read_entries(paths: Sequence[str]) -> tuple[list[Entry], list[str]]:
-    """The records in the files under short names, each record once, and a line for each file that adds
-    none: it holds no record, or one that contradicts itself, or one that another file holds too.
-    UserError where no record is left, or a file cannot be read."""
-    entries, left_out, mistakes = [], [], []
+    """The records in the files under short names, each record once and those of runs that differ in
+    their seed alone together, and a line for each file that adds none: it holds no record, or one that
+    contradicts itself, or one that another file holds too. UserError where no record is left, or a file
+    cannot be read."""
+    entries, left_out, mistakes, places = [], [], [], []
     for name, path in zip(name_records(paths), paths, strict=True):
         try:
             record = read_record(Path(path))
@@ -66,9 +86,29 @@ def read_entries(paths: Sequence[str]) -> tuple[list[Entry], list[str]]:
             left_out.append(f"the same record as {same[0]}: {path}")
         else:
             entries.append(Entry(name, record))
+            places.append(Path(path))
     if not entries:
         raise mistakes[0]
-    return entries, left_out
+    return _joined(entries, places), left_out
+
+
+def _joined(entries: Sequence[Entry], paths: Sequence[Path]) -> list[Entry]:
+    """The entries, those of runs that differ in their seed alone made one; paths: of their records. Of
+    two runs of the same seed the second stays by itself: it is no other draw."""
+    of_config: dict[Any, dict[int, Entry]] = {}
+    for number, (entry, path) in enumerate(zip(entries, paths, strict=True)):
+        config, seed = config_and_seed(path) or (number, 0)
+        how = [entry.record[name] for name in _EVALUATED]
+        key = json.dumps([config, protocol(entry.record), how])
+        seeds = of_config.setdefault(key, {})
+        if seed in seeds:
+            seeds = of_config.setdefault(number, {})
+        seeds[seed] = entry
+    joined = []
+    for seeds in of_config.values():
+        first, *others = [seeds[seed] for seed in sorted(seeds)]
+        joined.append(Entry(first.name, first.record, tuple(e.record for e in others)))
+    return joined
 
 
 def protocol(record: dict) -> dict[str, Any]:
@@ -121,8 +161,10 @@ def group(entries: Sequence[Entry]) -> list[Group]:
         by_key.setdefault(json.dumps(protocol(entry.record)), []).append(entry)
     groups = []
     for members in by_key.values():
-        ordered = sorted(members, key=lambda e: e.record["value"])
-        values = [quantities(e.record)[e.record["unit"]] for e in ordered]
+        measured = [next(iter(entry.measured().values())) for entry in members]
+        order = sorted(range(len(members)), key=lambda i: measured[i].mean)
+        values = [(measured[i].mean, measured[i].error) for i in order]
+        ordered = [members[i] for i in order]
         groups.append(Group(protocol(ordered[0].record), ordered, places(values)))
     return groups
 

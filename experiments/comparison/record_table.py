@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.comparison.published import Match, published
-from experiments.comparison.record_groups import Entry, Group, differences, quantities
+from experiments.comparison.record_groups import Entry, Group, differences
+from experiments.comparison.seeds import ONE_SEED, SEEDS, OverSeeds
 
 TIES = (
     "Lower is better. Places like 1-2 are ties: less than two joint standard errors from another. (The "
@@ -26,6 +27,9 @@ def report(groups: Sequence[Group], matches: Sequence[Match], left_out: Sequence
         parts += [f"## {number}. {title(members)}", _records(members, match)]
         if len(members.entries) > 1:
             parts.append(TIES)
+        seeds = {len(entry.records) for entry in members.entries}
+        if seeds != {1}:
+            parts += [SEEDS, ONE_SEED] if 1 in seeds else [SEEDS]
         if len({entry.record["kind"] for entry in members.entries}) > 1:
             parts.append(KINDS)
         parts += [_published(match)] if match.protocol else []
@@ -73,19 +77,27 @@ def markdown(rows: Sequence[Sequence[str]], left: Sequence[str]) -> str:
 def _records(group: Group, match: Match) -> str:
     own = group.protocol["unit"]
     units = [own, match.unit] if match.unit not in ("", own) else [own]
-    head = ["place", "record"]
-    head += [name for unit in units for name in (unit, "standard error")]
+    several = any(entry.others for entry in group.entries)
+    head = ["place", "record", "seeds"] if several else ["place", "record"]
+    own_columns = ("spread", "standard error") if several else ("standard error",)
+    head += [name for unit in units for name in (unit, *own_columns)]
     rows = [[*head, "kind", "estimator", "tokens", "checkpoint"]]
     for entry, (best, worst) in zip(group.entries, group.places, strict=True):
-        record = entry.record
-        pairs = [quantities(record).get(unit) for unit in units]
-        values = [_number(x) for pair in pairs for x in pair or (float("nan"),) * 2]
-        place = str(best) if best == worst else f"{best}-{worst}"
+        record, measured = entry.record, entry.measured()
+        values = [str(len(entry.records))] if several else []
+        for unit in units:
+            m = measured.get(unit, OverSeeds(0, math.nan, math.nan, math.nan))
+            values += map(_number, (m.mean, m.spread, m.error) if several else (m.mean, m.error))
         which = f"{record['checkpoint_step']:,} {'EMA' if record['ema'] else 'raw'}"
         last = [record["kind"], record["estimator"], _tokens(record)]
-        last.append(f"{which}, {record['checkpoint_fingerprint'][:8]}")
-        rows.append([place, f"{entry.name} ({record['process']})", *values, *last])
+        last.append(f"{which}, {' '.join(r['checkpoint_fingerprint'][:8] for r in entry.records)}")
+        rows.append([place(best, worst), f"{entry.name} ({record['process']})", *values, *last])
     return markdown(rows, ("place", "record", "kind", "estimator", "checkpoint"))
+
+
+def place(best: int, worst: int) -> str:
+    """The places that one may have, as a table shows them."""
+    return str(best) if best == worst else f"{best}-{worst}"
 
 
 def _number(value: float) -> str:
