@@ -16,8 +16,7 @@ other are left out, with the reason.
 
 Examples:
     ddlm compare --workdir runs/compare --config configs/sotu/mdlm.py --config configs/sotu/md4.py
-    ddlm compare --workdir runs/compare --config configs/sotu/mdlm.py --config configs/sotu/md4.py \\
-        --seeds 3
+    ddlm compare --workdir runs/c --config configs/sotu/mdlm.py --config configs/sotu/md4.py --seeds 3
     ddlm compare runs/*/records/test-*.json
 """
 

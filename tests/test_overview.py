@@ -58,7 +58,7 @@ def test_programs_are_kept_of_commands_that_compile_alone(name, monkeypatch):
     with pytest.raises(SystemExit):
         cli._run(name, [])
     compiling = ("train", "plan", "sample", "compress", "decompress", "evaluate", "quality")
-    assert bool(kept) == (name in (*compiling, "prepare", "compare"))
+    assert bool(kept) == (name in (*compiling, "prepare", "compare", "scaling"))
 
 
 def test_configs_are_all_there_with_the_first_line_of_their_docstring(monkeypatch):

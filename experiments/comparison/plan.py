@@ -71,11 +71,7 @@ def make_plan(
     """
     experiments = _experiments(configs, overrides)
     for name, experiment in experiments.items():
-        if experiment.energy is not None or experiment.init_from:
-            raise UserError(
-                f"{name} starts from another run, so its budget is not equal; train it separately "
-                "and compare its records, or use python -m experiments.studies.few_steps"
-            )
+        check_alone(name, experiment)
     _check_budget(experiments)
     first = next(iter(experiments.values()))
     corpus = prepare(first.data)
@@ -92,6 +88,15 @@ def make_plan(
     replaced = {"num_times": num_times, "batch_size": batch_size}
     evaluation = replace(first.evaluation, **{k: v for k, v in replaced.items() if v is not None})
     return Plan(workdir, methods, corpus, split, evaluation)
+
+
+def check_alone(name: str, experiment: Experiment) -> None:
+    """Nothing; UserError where the experiment, of that name, starts from another run."""
+    if experiment.energy is not None or experiment.init_from:
+        raise UserError(
+            f"{name} starts from another run, so its budget is not equal; train it separately "
+            "and compare its records, or use python -m experiments.studies.few_steps"
+        )
 
 
 def method(
