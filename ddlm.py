@@ -106,6 +106,7 @@ from experiments.optimization.warmup_stable_decay import WarmupStableDecay
 from experiments.overrides import override
 from experiments.sample_metrics.record import of_texts
 from experiments.sample_metrics.scorers import RunScorer
+from experiments.sampling.known import written
 from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
 from experiments.time_weights.as_bound import AsBound
@@ -506,10 +507,11 @@ def _drawn(ready: Prepared, num: int, batch_size: int, size: int | None = None) 
     """So many samples, or the first `size` tokens of each."""
     seed, batch = ready.description["seed"], min(batch_size, num)
     drawn = list(sample_run(ready.run, num, seed, ready.known, batch, ready.constraints))
+    data = ready.run.experiment.data
+    texts = [written(data, sampled.x0[:size], fixed[:size]) for _, sampled, fixed in drawn]
     tokens = np.stack([sampled.x0[:size] for _, sampled, _ in drawn])
-    decode = ready.run.experiment.data.tokenizer.decode
     calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])
-    return Samples([decode(row) for row in tokens], tokens, calls)
+    return Samples([data.tokenizer.decode(text) for text in texts], tokens, calls)
 
 
 def load(

@@ -234,11 +234,7 @@ class Experiment:
                 f"train.label_dropout = {self.train.label_dropout}, but {type(self.process).__name__} "
                 "learns the label of every sequence; set it to 0"
             )
-        if self.data.rows != "wrap" and self.process.traits.whole_rows:
-            raise ValueError(
-                f"data.rows = {self.data.rows!r}: {type(self.process).__name__} treats a row as "
-                "one text of full length; set data.rows = wrap"
-            )
+        self._check_rows()
         self.process.check(self)
         for depth, sampler in enumerate(self.sampler.layers):
             sampler.check(self, "sampler" + depth * ".inner")
@@ -321,6 +317,24 @@ class Experiment:
                 f"{type(self.process).__name__}: {compatibility.why}; Autoregressive is sampled "
                 "by LeftToRight, BlockDiffusion by BlockByBlock, EsoLM by TwoPhase, other processes "
                 "of this project by Ancestral and more (docs/samplers.md)"
+            )
+
+    def _check_rows(self) -> None:
+        name, traits, rows = type(self.process).__name__, self.process.traits, self.data.rows
+        if "segments" in self.data.given and traits.whole_rows:
+            advice = "fill rows up with data.end" if rows == "pair" else "set data.rows = wrap"
+            raise ValueError(
+                f"data.rows = {rows!r}: {name} treats a row as one text of full length; {advice}"
+            )
+        # What has no loss of its own for each position, given that others are known.
+        summed = traits.own_parameters and traits.whole_rows
+        if rows == "pair" and (
+            traits.second_network != "none" or traits.output != "tokens" or summed
+        ):
+            raise ValueError(
+                f"data.rows = 'pair': {name} has no loss of answers given prompts, since it needs "
+                "whole rows; use one that has, such as MDLM, RADD, SEDD, UDLM, BlockDiffusion or "
+                "Autoregressive"
             )
 
     def _check_labels(self) -> None:

@@ -153,6 +153,7 @@ def _draw(prepared, args) -> None:
     from experiments.devices.distributed import first_says, is_first
     from experiments.files import write_atomically
     from experiments.progress import Progress
+    from experiments.sampling.known import written
     from experiments.sampling.samples import sample_run
     from experiments.sampling.samples_writer import SamplesWriter
     from experiments.sampling.trace import trace_record
@@ -160,7 +161,7 @@ def _draw(prepared, args) -> None:
 
     tracing, traced, lines = args.trace is not None or args.watch, [], []
     run, out = prepared.run, args.out if is_first() else None
-    tokenizer = run.experiment.data.tokenizer
+    data = run.experiment.data
     told = Progress(cli.log if args.out or args.exact else None, "samples")
     with SamplesWriter(out, prepared.description, args.force) as writer, told as progress:
         (held,) = first_says([writer.start])
@@ -182,7 +183,7 @@ def _draw(prepared, args) -> None:
         ):
             if not is_first():
                 continue
-            text = tokenizer.decode(sampled.x0)
+            text = data.tokenizer.decode(written(data, sampled.x0, fixed))
             writer.write(number, text, int(sampled.calls))
             line = f"[{number}] {text}"
             if args.watch:

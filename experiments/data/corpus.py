@@ -17,11 +17,12 @@ import numpy as np
 
 from experiments.data.documents import Documents, DocumentWriter, forget_progress
 from experiments.data.labels import Labels, cut_each, folder_of, from_runs, period
+from experiments.data.pairs import Around, make_pair_rows, read_pairs
 from experiments.data.prepared import SPLITS, checked, table
 from experiments.data.reading import CHUNK, Source, read
 from experiments.data.rows import Rows, make_rows
 from experiments.data.splits import Plan
-from experiments.data.tokenizers import Letters27, Tokenizer, count
+from experiments.data.tokenizers import Letters27, Tokenizer, count, token_number
 from experiments.errors import UserError
 from experiments.plain_json import parse
 
@@ -38,7 +39,7 @@ class Corpus:
     labels: of all tokens, or None; documents, of all tokens, where the text was read by documents;
     unknown: how many tokens of a split stand for what the vocabulary lacks; dataset: the published
     corpus that it is, where that is known; files: which of them are in which split, in words; one:
-    whether the text has no splits but those cut of it."""
+    whether the text has no splits but those cut of it; end: of pairs, the token that ends answers."""
 
     tokens: np.ndarray
     tokenizer: Tokenizer
@@ -51,6 +52,7 @@ class Corpus:
     dataset: str | None = None
     files: str = ""
     one: bool = False
+    end: int | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -67,7 +69,8 @@ class Corpus:
             if self.one and self.documents and 0 < (count := len(self.documents.starts) - 1) < 20:
                 advice = (
                     f"splits are cut between documents, and it has {count}: take lines as documents by "
-                    "--set data.document=line, or give a folder with train.txt, valid.txt and test.txt"
+                    "--set data.document=line (or data.rows=pair), or give a folder with train.txt, "
+                    "valid.txt and test.txt"
                 )
             raise UserError(
                 f"{self.source}: the {name} split has {stop - start} tokens, fewer than one sequence "
@@ -81,6 +84,9 @@ class Corpus:
             return self.split(name, length)
         tokens, documents = self.split(name, 1), self.split_documents(name)
         assert documents is not None  # `Text` asks for them where rows are not "wrap"
+        if rows == "pair":
+            where = f"{self.source}, {name}"
+            return make_pair_rows(tokens, documents, length, self.end, where)
         return make_rows(tokens, documents.starts, length, rows == "pack")
 
     def whole(self, name: str) -> "Corpus":
@@ -143,7 +149,7 @@ def write_corpus(
         raise UserError(f"data.path {data.path}: {source} contains no text")
     ends = list((plan.one and data.split_points) or plan.ends(sizes.get("train", 0)))
     if data.by_documents:
-        starts = np.load(folder / "documents.npy", "r")[0]
+        starts = np.load(folder / "documents.npy", "r")[0, :: 2 if data.rows == "pair" else 1]
         ends = [int(starts[np.searchsorted(starts, end)]) for end in ends]
     if ends[-1] > total:
         raise UserError(
@@ -183,7 +189,11 @@ def write_corpus(
 
 def _with_symbols(data, parts, source: str) -> Tokenizer:
     """The tokenizer with every character that occurs."""
-    chunks = chain.from_iterable(chunk for _, _, chunk, _ in _streams(data, parts))
+    if data.rows == "pair":  # whose files have others too, those of JSON
+        texts = chain.from_iterable(texts for _, texts, _ in read_documents(data, parts))
+        chunks = chain(texts, [data.begin, data.end])
+    else:
+        chunks = chain.from_iterable(chunk for _, _, chunk, _ in _streams(data, parts))
     tokenizer = replace(data.tokenizer, symbols="".join(sorted(set().union(*chunks))))
     if len(tokenizer.symbols) > 65535:
         raise UserError(f"{source}: {len(tokenizer.symbols)} characters; use data.tokenizer=Bytes")
@@ -206,8 +216,8 @@ def _write_stream(folder, data, tokenizer, parts, dtype):
 def _write_documents(folder, data, tokenizer, parts, dtype):
     """As `_write_stream`, of text document by document; after a kill from where it was."""
     around = [
-        np.array([tokenizer.number(token)] if token else [], dtype)
-        for token in (data.begin, data.end)
+        np.array([token_number(tokenizer, token, f"data.{name}")] if token else [], dtype)
+        for name, token in (("begin", data.begin), ("end", data.end))
     ]
     waiting = deque()  # characters and words of documents that are being encoded
 
@@ -222,7 +232,11 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
             while written and next(texts, None) is not None:
                 written -= 1
             for tokens in tokenizer.without_normalizing().encode(counted(texts), where):
-                whole = np.concatenate([around[0], tokens.astype(dtype), around[1]])
+                tokens = tokens.astype(dtype)
+                if data.rows == "pair":
+                    whole = Around(*around).document(writer.count, tokens, tokenizer, where)
+                else:
+                    whole = np.concatenate([around[0], tokens, around[1]])
                 writer.add(name, whole, *waiting.popleft())
         writer.finish()
         return writer.sizes, []
@@ -231,8 +245,9 @@ def _write_documents(folder, data, tokenizer, parts, dtype):
 def read_documents(
     data: "Text", parts: dict[str, list[Source]]
 ) -> Iterator[tuple[str, Iterator[str], str]]:
-    """(split, documents that are not empty, normalised, where from). In a text that goes on, with no
-    tokens around documents, what stands between them belongs to the later one."""
+    """(split, documents that are not empty, normalised, where from); of pairs prompts and answers in
+    turn. In a text that goes on, with no tokens around documents, what stands between them belongs to
+    the later one."""
     joined = data.rows == "wrap" and not (data.begin or data.end)
     begun = set()
 
@@ -243,7 +258,7 @@ def read_documents(
                 begun.add(name)
 
     def modelled(name, texts):
-        texts = parted(name, texts)
+        texts = texts if data.rows == "pair" else parted(name, texts)
         if joined:
             return data.tokenizer.normalized(texts)
         return chain.from_iterable(data.tokenizer.normalized([text]) for text in texts)
@@ -254,7 +269,10 @@ def read_documents(
                 yield split, modelled(split, [text.strip()]), EMBEDDED
             continue
         for source, chunks in read(sources, data.tokenizer):
-            texts = _lines(chunks) if data.document == "line" else ["".join(chunks)]
+            if data.rows == "pair":
+                texts = read_pairs(_lines(chunks), str(source))
+            else:
+                texts = _lines(chunks) if data.document == "line" else ["".join(chunks)]
             yield name, modelled(name, texts), str(source)
 
 
@@ -317,13 +335,21 @@ def open_corpus(folder: Path, data: "Text", source: str) -> Corpus:
         labels = Labels(names, starts, ids)
         if data.label_names:
             labels = labels.numbered_as(data.label_names, source)
-    documents = None
-    if data.by_documents:
-        starts, characters, words = table(folder / "documents.npy", 3)
-        if starts[0] != 0 or starts[-1] != len(tokens) or (np.diff(starts) < 0).any():
-            raise ValueError("its documents changed")
-        documents = Documents(starts, characters[:-1], words[:-1])
+    documents = _documents(folder, len(tokens), data.rows) if data.by_documents else None
+    end = None
+    if data.rows == "pair" and data.end:
+        end = token_number(tokenizer, data.end, "data.end")
     return Corpus(
         tokens, tokenizer, bounds, described["sha256"], source, labels, documents,
-        described.get("unknown", {}), files=described["files"], one=described["one"],
+        described.get("unknown", {}), files=described["files"], one=described["one"], end=end,
     )  # fmt: skip
+
+
+def _documents(folder: Path, size: int, rows: str) -> Documents:
+    """The documents of so many tokens in the folder; ValueError where they are not those."""
+    starts, characters, words = table(folder / "documents.npy", 3)
+    in_pairs = rows != "pair" or len(starts) % 2
+    whole = starts[0] == 0 and starts[-1] == size and in_pairs
+    if not whole or (np.diff(starts) < 0).any():
+        raise ValueError("its documents changed")
+    return Documents(starts, characters[:-1], words[:-1])

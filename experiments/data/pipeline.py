@@ -5,7 +5,8 @@ sequences, takes the strata in random order and one random start within each. Ex
 function of (seed, e), so a position is one number and every process computes its own share. Where
 documents stand in rows (`experiments.data.rows`), an epoch takes the rows in random order.
 
-Batches come with what the network is given besides: {}, {"label": (B,)} or {"segments": (B, L)}.
+Batches come with what is given besides: {}, {"label": (B,)}, {"segments": (B, L)}, or of pairs
+{"known": bool (B, L)}, the prompts (`experiments.data.pairs`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,7 @@ import grain
 import numpy as np
 
 from experiments.data.labels import Labels
-from experiments.data.rows import Rows
-
-Conditioning = dict[str, np.ndarray]
+from experiments.data.rows import Conditioning, Rows
 
 
 class _Strata:
@@ -75,8 +74,7 @@ def _shuffled(text: Rows, seed: int) -> Callable[[list[int]], tuple[np.ndarray, 
     order = grain.MapDataset.range(len(text)).seed(seed).shuffle().repeat()
 
     def rows_of(examples):
-        rows, segments = text.read(np.array([order[e] for e in examples]))
-        return rows, {"segments": segments}
+        return text.batch(np.array([order[e] for e in examples]))
 
     return rows_of
 
@@ -105,8 +103,7 @@ def evaluation_batches(
     comes last, as a row of its own length.
     """
     if isinstance(text, Rows):
-        for rows, segments, count in text.batches(batch_size):
-            yield rows, {"segments": segments}, count
+        yield from text.batches(batch_size)
         return
 
     def conditioning(of_rows):

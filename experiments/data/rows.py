@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+Conditioning = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -29,9 +31,19 @@ class Rows:
         return replace(self, starts=self.starts[numbers], stops=self.stops[numbers])
 
     @property
+    def counted_from(self) -> np.ndarray:
+        """Where what is counted of each row begins; it ends at `stops`."""
+        return self.starts
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many tokens of each row are counted."""
+        return self.stops - self.counted_from
+
+    @property
     def count(self) -> int:
-        """How many tokens they hold."""
-        return int((self.stops - self.starts).sum())
+        """How many tokens are counted."""
+        return int(self.sizes.sum())
 
     def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and segments of rows, int32 (n, length) each; segments count from 1, and 0 is padding,
@@ -45,12 +57,17 @@ class Rows:
             segments[row, : stop - start] = of - of[0] + 1
         return tokens, segments
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """(tokens, segments, how many rows count), all rows in order, the last batch filled up by
-        repetition."""
+    def batch(self, numbers: np.ndarray) -> tuple[np.ndarray, Conditioning]:
+        """Tokens of rows, int32 (n, length), and what is given of them."""
+        tokens, segments = self.read(numbers)
+        return tokens, {"segments": segments}
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, Conditioning, int]]:
+        """(tokens, what is given of them, how many rows count), all rows in order, the last batch filled
+        up by repetition."""
         for first in range(0, len(self), size):
             count = min(size, len(self) - first)
-            yield *self.read(np.resize(np.arange(first, first + count), size)), count
+            yield *self.batch(np.resize(np.arange(first, first + count), size)), count
 
 
 def make_rows(tokens: np.ndarray, starts: np.ndarray, length: int, pack: bool) -> Rows:

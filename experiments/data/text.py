@@ -53,9 +53,12 @@ class Text:
 
     rows: what a sequence is. "wrap": `length` tokens of the text as it goes on, which random crops are
     trained and chunks evaluated on. "sentence": a document, padded. "pack": as many whole documents as
-    fit, padded, each seen alone. Padding counts as nothing. Splits by share are then cut between
-    documents. document: what a document is, a "file" or a "line" of one. begin, end: tokens of the
-    vocabulary put around each document, such as "[CLS]" and "[SEP]", which count as tokens; "" is none.
+    fit, padded, each seen alone. Padding counts as nothing. "pair": a prompt, which is known, and its
+    answer, which is learned, of a line {"prompt": "...", "answer": "..."} (experiments.data.pairs).
+    Splits by share are then cut between documents, or pairs. document: what a document is, a "file" or
+    a "line" of one. begin, end: tokens of the vocabulary put around each document, such as "[CLS]" and
+    "[SEP]", which count as tokens; "" is none. Of pairs, they stand before the prompt and after the
+    answer, where `end` fills up the row, and may be a character of an alphabet.
 
     labels: what sequences are labelled by, a condition of the network (experiments.data.labels); None is
     nothing. "period" is for the embedded corpus: the quarter of its addresses, in order of date.
@@ -72,7 +75,7 @@ class Text:
     cache_dir: str | None = None
     labels: Literal["period", "folder"] | None = None
     label_names: tuple[str, ...] = ()
-    rows: Literal["wrap", "sentence", "pack"] = "wrap"
+    rows: Literal["wrap", "sentence", "pack", "pair"] = "wrap"
     document: Literal["file", "line"] = "file"
     begin: str = ""
     end: str = ""
@@ -83,6 +86,13 @@ class Text:
         """Whether the text is kept document by document."""
         subwords = isinstance(self.tokenizer, SubwordTokenizer)
         return subwords or self.rows != "wrap" or self.document != "file"
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What is given of each position of a row: "segments" where rows have padding, and which tokens
+        are "known" of pairs."""
+        padded = self.rows in ("sentence", "pack") or (self.rows == "pair" and not self.end)
+        return ("segments",) * padded + ("known",) * (self.rows == "pair")
 
     def __post_init__(self):
         if self.length < 1:
@@ -114,7 +124,13 @@ class Text:
                 f"whole files, not {type(self.tokenizer).__name__}, rows = {self.rows!r}, "
                 f"document = {self.document!r}; leave it out"
             )
-        if (self.begin or self.end) and not isinstance(self.tokenizer, SubwordTokenizer):
+        if self.rows == "pair" and self.path is None:
+            raise ValueError(
+                "Text.rows = 'pair' takes pairs of prompt and answer, and Text.path = None is the "
+                "embedded corpus; give a file of JSON lines with data.path"
+            )
+        named = isinstance(self.tokenizer, SubwordTokenizer) or self.rows == "pair"
+        if (self.begin or self.end) and not named:
             raise ValueError(
                 f"Text.begin = {self.begin!r}, Text.end = {self.end!r}: "
                 f"{type(self.tokenizer).__name__} has no such tokens; leave them out, or use "
@@ -133,7 +149,7 @@ def prepare(data: Text) -> Corpus:
         # Whether documents are joined into one text, or each stands alone.
         more += (
             data.tokenizer.sha256 or None,
-            data.rows == "wrap",
+            "pair" if data.rows == "pair" else data.rows == "wrap",
             data.document,
             data.begin,
             data.end,

@@ -115,6 +115,17 @@ class SubwordTokenizer(Tokenizer):
         their own: a space that is put before the text, all bytes of a character but one."""
 
 
+def token_number(tokenizer: Tokenizer, token: str, setting: str) -> int:
+    """The number of a token that a setting gives: of subwords by its name, of others one character."""
+    if isinstance(tokenizer, SubwordTokenizer):
+        return tokenizer.number(token)
+    numbers = np.concatenate([*tokenizer.encode([token], setting), np.zeros(0, np.uint8)])
+    if len(numbers) != 1:
+        kind = type(tokenizer).__name__
+        raise UserError(f"{setting} = {token!r} is not one token of {kind}; give one character")
+    return int(numbers[0])
+
+
 @dataclass(frozen=True)
 class Letters27(Tokenizer):
     """text8's alphabet: space is 0, a to z are 1 to 26.

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
+from experiments.data.pairs import PairRows
 from experiments.data.pipeline import evaluation_batches
 from experiments.data.rows import Rows
 from experiments.data.text import prepare
@@ -53,10 +54,9 @@ def estimate(
     batch = _batch(experiment, text, mesh)
     terms: dict[str, list] = {}
     positions: dict[str, np.ndarray] = {}
-    sizes, times, first = [], [], 0
+    times, first = [], 0
     total = len(text) if isinstance(text, Rows) else -(-len(text) // length)
     for tokens, inputs, count in evaluation_batches(text, length, batch, labels):
-        counted = inputs.get("segments", tokens + 1) > 0
         rows, conditioning = jax.tree.map(
             lambda array: global_batch(mesh, array, axis=0), (tokens, inputs)
         )
@@ -67,18 +67,24 @@ def estimate(
             positions[name] = positions.get(name, 0) + parts
         if values.times is not None:
             times.append(np.asarray(values.times)[:count])
-        sizes += counted.sum(1)[:count].tolist()
         first += count
         if progress:
             progress(first, total)
     stacked = {name: np.concatenate(value) for name, value in terms.items()}
-    sizes = np.array(sizes)
+    sizes = _sizes(text, length)
     result = Estimate(sum(stacked.values(), np.zeros(())), sizes, characters, not_text)
     return result, Breakdown(
         {name: float(v.mean(1).sum() / sizes.sum()) for name, v in stacked.items()},
         _per_token(at_times(stacked, times), sizes),
         _per_token(positions, sizes),
     )
+
+
+def _sizes(text: np.ndarray | Rows, length: int) -> np.ndarray:
+    """How many tokens of each sequence are counted, (N,)."""
+    if isinstance(text, Rows):
+        return text.sizes
+    return np.diff(np.append(np.arange(0, len(text), length), len(text)))
 
 
 def _per_token(parts: dict[str, np.ndarray], sizes: np.ndarray) -> dict[str, list[float]]:
@@ -106,7 +112,11 @@ def check_estimate(
     batch, split = _batch(experiment, text, mesh), NamedSharding(mesh, P(BATCH))
     length = experiment.data.length
     rows = jax.ShapeDtypeStruct((batch, length), np.int32, sharding=split)
-    conditioning = {"segments": rows} if isinstance(text, Rows) else {}
+    given = text.batch(np.zeros(batch, int))[1] if isinstance(text, Rows) else {}
+    conditioning = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=split)
+        for name, array in given.items()
+    }
     if labels is not None:
         conditioning["label"] = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
     lowered = bound.lower(params, rows, 0, frozen, conditioning)
@@ -161,8 +171,8 @@ class Counts:
 
 
 def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) -> Counts:
-    """The counts of the text, all of a split or sequences of `length` of it; characters and words of a
-    part that was read by documents in proportion to its tokens."""
+    """The counts of the text, all of a split or sequences of `length` of it, of pairs those of the
+    answers; characters and words of a part that was read by documents in proportion to its tokens."""
     tokenizer, documents = corpus.tokenizer, corpus.split_documents(split)
     runs = _runs(text, length, len(text) == int(np.diff(corpus.bounds[split])[0]))
     not_text = sum(map(tokenizer.count_not_text, runs)) if tokenizer.binary else None
@@ -170,6 +180,11 @@ def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) ->
         assert isinstance(text, np.ndarray)  # rows are made of documents
         characters = sum(map(tokenizer.count_characters, runs))
         return Counts(characters, tokenizer.count_words(text), not_text)
+    if isinstance(text, PairRows):
+        answers = np.searchsorted(documents.starts, text.answers, side="right") - 1
+        return Counts(
+            int(documents.characters[answers].sum()), int(documents.words[answers].sum()), not_text
+        )
     share = (text.count if isinstance(text, Rows) else len(text)) / documents.starts[-1]
     characters, words = (
         round(each.sum() * share) for each in (documents.characters, documents.words)
@@ -180,7 +195,7 @@ def spelled(corpus: Corpus, split: str, text: np.ndarray | Rows, length: int) ->
 def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]:
     """The parts of the text in each of which it goes on."""
     if isinstance(text, Rows):
-        return [text.tokens[a:b] for a, b in zip(text.starts, text.stops, strict=True)]
+        return [text.tokens[a:b] for a, b in zip(text.counted_from, text.stops, strict=True)]
     return [text] if whole else np.split(text, range(length, len(text), length))
 
 

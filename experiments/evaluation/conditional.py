@@ -17,7 +17,7 @@ from diffusion.process import Sequential, denoising_process
 from experiments.config import Experiment
 from experiments.data.padding import SHORTEST, padded_batches
 from experiments.data.text import Text
-from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, Tokenizer
+from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, Tokenizer, token_number
 from experiments.devices.sharding import batch_shards, global_batch, replicated
 from experiments.errors import UserError
 from experiments.evaluation.estimators import (
@@ -27,7 +27,7 @@ from experiments.evaluation.estimators import (
     times_per_sequence,
 )
 from experiments.run import Run
-from experiments.training.train_step import without_padding
+from experiments.training.train_step import of_network, only_counted
 from models.layers import use_mesh
 
 Progress = Callable[[int, int], None]
@@ -51,9 +51,17 @@ def encode_pair(run: Run, context: str, continuation: str) -> Pair:
     """The pair as tokens; UserError for text outside of the run's alphabet, and where nothing goes on.
 
     A token that stands over the seam, such as a space with the word after it, is of the continuation.
-    Where the run is of documents, the token that begins one stands before the context.
+    Where the run is of documents, the token that begins one stands before the context. Where it is of
+    pairs, these are one: two texts apart, and the tokens that end the row.
     """
     data = run.experiment.data
+    if data.rows == "pair":
+        given = np.concatenate([begin_of(data), encode(data.tokenizer, context)])
+        answer = encode(data.tokenizer, continuation)
+        _check_continuation(continuation, len(answer))
+        ends = max(data.length - len(given) - len(answer), 1) if data.end else 0
+        end = [token_number(data.tokenizer, data.end, "data.end")] if data.end else []
+        return Pair(given, np.concatenate([answer, np.array(end * ends, np.int32)]))
     whole, before = (
         encode(data.tokenizer, context + continuation),
         encode(data.tokenizer, context),
@@ -61,19 +69,23 @@ def encode_pair(run: Run, context: str, continuation: str) -> Pair:
     shared = min(len(whole), len(before))
     differing = np.flatnonzero(whole[:shared] != before[:shared])
     seam = int(differing[0]) if len(differing) else shared
-    if seam == len(whole):
-        raise UserError(
-            f"the continuation {continuation[:40]!r} has no tokens",
-            "give at least one character of it",
-        )
+    _check_continuation(continuation, len(whole) - seam)
     return Pair(np.concatenate([begin_of(data), whole[:seam]]), whole[seam:])
+
+
+def _check_continuation(text: str, tokens: int) -> None:
+    if not tokens:
+        raise UserError(
+            f"the continuation {text[:40]!r} has no tokens", "give at least one character of it"
+        )
 
 
 def begin_of(data: Text) -> np.ndarray:
     """The tokens (n,) int32 that stand before each text of the run's data, none or one."""
     tokenizer, numbers = data.tokenizer, []
-    if data.rows != "wrap" and isinstance(tokenizer, SubwordTokenizer) and data.begin:
-        numbers = [tokenizer.number(data.begin)]
+    named = isinstance(tokenizer, SubwordTokenizer) or data.rows == "pair"
+    if data.rows != "wrap" and named and data.begin:
+        numbers = [token_number(tokenizer, data.begin, "data.begin")]
     return np.array(numbers, np.int32)
 
 
@@ -121,9 +133,9 @@ def check_conditional(experiment: Experiment) -> None:
 
 def kind_of_pair(experiment: Experiment, pair: Pair) -> str:
     """What the number is: that of the run's bound, but an estimate after a context of clean tokens that
-    mean something else to the network than that they are known."""
-    process = experiment.process
-    given = len(pair.context) and not isinstance(process, Sequential)
+    mean something else to the network than that they are known. A run of pairs has learned it."""
+    process, joint = experiment.process, experiment.data.rows != "pair"
+    given = joint and len(pair.context) and not isinstance(process, Sequential)
     if given and denoising_process(process).known_tokens == "biased":
         return "estimate"
     return kind_of(experiment)
@@ -153,8 +165,8 @@ def conditional_nats(
     draws = times_per_sequence(experiment)
     bound, nats = make_bound(experiment, draws, seed, run.mesh), np.zeros((len(pairs), draws))
 
-    def of_batch(rows, numbers, conditioning, known):
-        return bound(run.params, rows, numbers, None, conditioning, known).terms
+    def of_batch(rows, numbers, conditioning):
+        return bound(run.params, rows, numbers, None, conditioning).terms
 
     for numbers, terms in _batched(run, pairs, batch_size, of_batch, progress):
         for term in terms.values():
@@ -186,16 +198,16 @@ def are_likeliest(
     experiment, found = run.experiment, np.zeros(len(pairs), bool)
 
     @use_mesh(run.mesh)
-    def differ(params, rows, conditioning, known):
+    def differ(params, rows, conditioning):
         process = experiment.bind(params)
         assert isinstance(process, Sequential)  # the caller's
-        likeliest = process.likeliest(experiment.network(params, **conditioning), rows)
-        return without_padding((likeliest != rows) & ~known, conditioning)
+        network = experiment.network(params, **of_network(conditioning))
+        return only_counted(process.likeliest(network, rows) != rows, conditioning)
 
     compiled = jax.jit(differ, out_shardings=replicated(run.mesh))
 
-    def of_batch(rows, numbers, conditioning, known):
-        return compiled(run.params, rows, conditioning, known)
+    def of_batch(rows, numbers, conditioning):
+        return compiled(run.params, rows, conditioning)
 
     for numbers, other in _batched(run, pairs, batch_size, of_batch, progress):
         found[numbers] = ~np.any(np.asarray(other)[: len(numbers)], axis=1)
@@ -219,7 +231,7 @@ def _batched(run: Run, pairs, batch_size, of_batch, progress):
         drawn = np.array([pairs[n].number for n in rows], np.uint32)
         # A network may know of no segments where rows have no padding.
         given = {"segments": segments} if experiment.model.decodes else {}
-        arrays = (tokens, drawn, given, known)
+        arrays = (tokens, drawn, given | {"known": known})
         yield numbers, of_batch(*jax.tree.map(lambda a: global_batch(run.mesh, a, axis=0), arrays))
         done += len(numbers)
         if progress:

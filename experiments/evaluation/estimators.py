@@ -13,7 +13,7 @@ from experiments.config import Experiment
 from experiments.devices.sharding import replicated
 from experiments.errors import UserError
 from experiments.evaluation.breakdown import Nats, in_parts
-from experiments.training.train_step import without_padding
+from experiments.training.train_step import of_network, only_counted
 from models.layers import use_mesh
 
 
@@ -24,10 +24,10 @@ def make_bound(
     mesh: jax.sharding.Mesh,
     quantity: Literal["bound", "loss"] = "bound",
 ) -> jax.stages.Wrapped:
-    """bound(params, x0 (B, L), first, frozen, conditioning, known) -> `Nats`, of positions without
-    padding; jitted. With quantity "loss" the loss is the only term. conditioning: what the network is
-    given of the rows, as `experiments.data.pipeline` has it. known: bool (B, L), tokens that are given
-    and not counted (`diffusion.conditional`); None for none.
+    """bound(params, x0 (B, L), first, frozen, conditioning) -> `Nats`, of positions without padding;
+    jitted. With quantity "loss" the loss is the only term. conditioning: what is given of the rows, as
+    `experiments.data.pipeline` has it; its "known", bool (B, L), are tokens that are given and not
+    counted (`diffusion.conditional`).
 
     Sequence number first + row, or first (B,) of each, and time sample k decide all randomness.
     """
@@ -36,23 +36,24 @@ def make_bound(
     length = experiment.data.length
 
     @use_mesh(mesh)
-    def bound(params, x0, first, frozen=None, conditioning=None, known=None):
-        process = experiment.bind(params, frozen)
+    def bound(params, x0, first, frozen=None, conditioning=None):
+        process, conditioning = experiment.bind(params, frozen), conditioning or {}
+        known = conditioning.get("known")
         bounded = _estimated(experiment, chosen, process, known) if quantity == "bound" else None
-        conditioning = conditioning or {}
+        losing = process if known is None else Conditional(process, known)
         numbers = first + jnp.arange(x0.shape[0]) if jnp.ndim(first) == 0 else first
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
         places, weights = _places(chosen, num_times, keys, seed, numbers)
-        network = experiment.network(params, **conditioning)
+        network = experiment.network(params, **of_network(conditioning))
 
         def at(k):
             keys_k = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
             u = places[k][:, None]
             if bounded is None:
-                terms = {"loss": process.loss(keys_k, network, x0, u)}
+                terms = {"loss": losing.loss(keys_k, network, x0, u)}
             else:
                 terms = bounded.bound_terms(keys_k, network, x0, u)
-            terms = {name: without_padding(term, conditioning) for name, term in terms.items()}
+            terms = {name: only_counted(term, conditioning) for name, term in terms.items()}
             return jax.tree.map(lambda a: weights[k] * a, (
                 {name: term.sum(1) for name, term in terms.items()},
                 {name: in_parts(term, length) for name, term in terms.items()},

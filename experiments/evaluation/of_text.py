@@ -56,9 +56,10 @@ def log_likelihood(
     for a process without a likelihood.
 
     A text longer than the run's sequences is taken in pieces of their length, each seen alone, and where
-    the run is of documents it is one, with the tokens that stand around each.
+    the run is of documents it is one, with the tokens that stand around each. Where it is of pairs, the
+    text is the answer and the context its prompt.
     """
-    if context:
+    if context or run.experiment.data.rows == "pair":
         return _of_continuation(run, text, num_times, seed, context)
     experiment = sampled(run.experiment, num_times)
     check_bound(experiment)

@@ -55,15 +55,16 @@ def context_of(data: Text, corpus: Corpus) -> dict:
         "wrap": "fixed chunks of the text as it goes on, not overlapping, the shorter tail included",
         "sentence": "one document a row, longer ones in several",
         "pack": "whole documents packed into rows, none seeing another",
+        "pair": "a prompt and its answer a row; answers alone are counted, given the prompts",
     }
     return {
         "protocol": protocol_of(data, corpus.bounds) or data.rows,
         "length": data.length,
         "chunks": rows[data.rows],
-        "packed": data.rows != "sentence",
+        "packed": data.rows in ("wrap", "pack"),
         "documents": data.document if data.by_documents else "file",
         "counted": COUNTED,
-        "length_given": data.rows != "wrap",
+        "length_given": "segments" in data.given,
         "added_tokens": [token for token in (data.begin, data.end) if token],
         "bos_or_eos_counted": bool(data.begin or data.end),
     }

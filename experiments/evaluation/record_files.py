@@ -36,7 +36,9 @@ def write_record(path: Path, record: dict) -> str:
     if wrong := _fault(json.loads(content)):  # what a reader will see: tuples are lists
         raise ValueError(f"not an evaluation record: {wrong}")
     write_atomically(path, content)
-    labels = ", given the labels" if record.get("labels") == "given" else ""
+    given = ", given the labels" if record.get("labels") == "given" else ""
+    answers = record["context"].get("protocol") == "pair"
+    given += ", of answers given their prompts" if answers else ""
     perplexities = [f"perplexity {_perplexity(record, 'token')}"]
     if record.get("words") and record["tokenizer"] == "Subwords":  # of letters it is astronomical
         perplexities.append(f"{_perplexity(record, 'word')} a word")
@@ -46,9 +48,9 @@ def write_record(path: Path, record: dict) -> str:
         count += f" of UTF-8, and {lost:,} of the {every:,} bytes are not text"
     error = number_text(record["standard_error"], ".4f")
     return (
-        f"{record['kind']} on {record['split']}{labels}: {record['value']:.4f} +- {error} "
+        f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- {error} "
         f"{record['unit']} ({record['nats_per_token']:.4f} nats per "
-        f"token, {', '.join(perplexities)}) over {count}, checkpoint "
+        f"{'answer ' * answers}token, {', '.join(perplexities)}) over {count}, checkpoint "
         f"{record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
     )
 

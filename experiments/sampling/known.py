@@ -3,17 +3,26 @@
 import re
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from experiments.config import Experiment
-from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, Tokenizer
+from experiments.data.text import Text
+from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, Tokenizer, token_number
 from experiments.errors import UserError
+from experiments.evaluation.conditional import begin_of
 from experiments.sampling.stand_in import banned_tokens, encode_alone, encode_around
 
 
 def encode_known(
-    tokenizer: Tokenizer, length: int, prompt: str, template: str | None, blank: str
+    tokenizer: Tokenizer,
+    length: int,
+    prompt: str,
+    template: str | None,
+    blank: str,
+    begin: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(L,) int32, -1 where the model is to fill in; UserError for what cannot stand in a sample."""
+    """(L,) int32, -1 where the model is to fill in; UserError for what cannot stand in a sample. begin:
+    tokens (n,) that stand before the text."""
     if prompt and template is not None:
         raise UserError(
             "--prompt and --template cannot be combined; put the prompt into the template"
@@ -23,7 +32,8 @@ def encode_known(
     known = np.full(length, -1, np.int32)
     name, text = ("--prompt", prompt) if template is None else ("--template", template)
     parts, blanks = _parts(text, blank) if template is not None else ([text], [])
-    at = 0
+    at = 0 if begin is None else len(begin)
+    known[:at] = [] if begin is None else begin
     for tokens, gap in zip(_encode_around(tokenizer, parts, name), [*blanks, 0], strict=True):
         if at + len(tokens) + gap > length:
             raise UserError(
@@ -32,6 +42,19 @@ def encode_known(
         known[at : at + len(tokens)] = tokens
         at += len(tokens) + gap
     return known
+
+
+def written(data: Text, x0: ArrayLike, known: np.ndarray) -> np.ndarray:
+    """The tokens (n,) of a sample (L,) that are its text: of a run of pairs, without the token before
+    the prompt and without what stands from the first end on."""
+    x0 = np.asarray(x0)
+    if data.rows != "pair":
+        return x0
+    begin, blanks = len(begin_of(data)), np.flatnonzero(known < 0)
+    if not data.end:
+        return x0[begin:]
+    ends = blanks[x0[blanks] == token_number(data.tokenizer, data.end, "data.end")]
+    return x0[begin : ends[0]] if len(ends) else x0[begin:]
 
 
 def _parts(text: str, blank: str) -> tuple[list[str], list[int]]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.config import Experiment
 from experiments.errors import UserError
+from experiments.evaluation.conditional import begin_of
 from experiments.evaluation.record import precision
 from experiments.overrides import OverrideError
 from experiments.run import Run, load_run
@@ -85,8 +86,9 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
     run = replace(run, experiment=experiment)
     classifier = load_run(request.classifier) if request.classifier else None
     data = experiment.data
+    begin = begin_of(data) if data.rows == "pair" else None
     known = encode_known(
-        data.tokenizer, data.length, request.prompt, request.template, request.blank
+        data.tokenizer, data.length, request.prompt, request.template, request.blank, begin
     )
     check_known(experiment, known)
     constraints = make_constraints(

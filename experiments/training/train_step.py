@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion.conditional import clamped
 from diffusion.process import Objective
 from experiments.config import Experiment
 from experiments.training.annealing import opening
@@ -66,9 +67,17 @@ def zero_totals() -> dict:
     return {name: jnp.zeros(()) for name in ("steps", "loss", "grad_norm")}
 
 
-def without_padding(nats: jax.Array, conditioning: dict) -> jax.Array:
-    """nats (B, L), 0 where the segment is that of padding, 0."""
-    return jnp.where(conditioning["segments"] > 0, nats, 0) if "segments" in conditioning else nats
+def only_counted(nats: jax.Array, conditioning: dict) -> jax.Array:
+    """nats (..., L), 0 where the segment is that of padding, 0, and where the token is known."""
+    if "segments" in conditioning:
+        nats = jnp.where(conditioning["segments"] > 0, nats, 0)
+    return jnp.where(conditioning["known"], 0, nats) if "known" in conditioning else nats
+
+
+def of_network(conditioning: dict) -> dict:
+    """What the network is given of the rows: all but which tokens are known, which stand clean in what
+    it reads."""
+    return {name: array for name, array in conditioning.items() if name != "known"}
 
 
 def training_loss(
@@ -81,21 +90,25 @@ def training_loss(
     conditioning: dict,
     frozen: dict | None = None,
 ) -> jax.Array:
-    """(B, L): what is minimised, 0 where there is padding: the loss of the bound process, with the loss
-    of tokens and the weights of `Train`. key, tokens, u: as of `Objective.loss`; conditioning,
-    frozen: as of the step."""
+    """(B, L): what is minimised, 0 where there is padding and where tokens are known: the loss of the
+    bound process, with the loss of tokens and the weights of `Train`. key, tokens, u: as of
+    `Objective.loss`; conditioning, frozen: as of the step."""
     train = experiment.train
 
     def of(network):
+        if "known" in conditioning:
+            network = clamped(process, network, tokens, conditioning["known"])
         costing = train.token_loss.applied(network)
         return train.time_weight.loss(process, key, costing, tokens, u)
 
     loss, reference = of(network), None
     if train.token_weight.needs_reference:
-        reference = jax.lax.stop_gradient(of(experiment.reference(frozen, **conditioning)))
-    nats = without_padding(jax.lax.stop_gradient(loss), conditioning)
+        reference = jax.lax.stop_gradient(
+            of(experiment.reference(frozen, **of_network(conditioning)))
+        )
+    nats = only_counted(jax.lax.stop_gradient(loss), conditioning)
     weight = train.token_weight(tokens, nats, reference)
-    return without_padding(weight * loss, conditioning)
+    return only_counted(weight * loss, conditioning)
 
 
 def make_train_step(
@@ -103,8 +116,9 @@ def make_train_step(
 ) -> Callable[..., tuple[dict, jax.Array]]:
     """step(state, tokens (A, M, L), conditioning, frozen) -> (state, loss), A microbatches of M rows.
 
-    conditioning: what the network is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)} or
-    {}, as `experiments.data.pipeline` has it; the loss is the mean over tokens that are not padding.
+    conditioning: what is given of the rows, {"label": (A, M)}, {"segments": (A, M, L)}, {"known": bool
+    (A, M, L)} or {}, as `experiments.data.pipeline` has it; the loss is the mean over tokens that are
+    neither padding nor known.
     frozen: parameters of the teacher or reference, or None. mesh: the devices that the state is spread
     over.
     """
@@ -125,7 +139,8 @@ def make_train_step(
             assert nobody is not None  # filled in with the labels of the data
             label = jnp.where(hidden(keys[:, 1]), nobody, conditioning["label"])
             conditioning = conditioning | {"label": label}
-        network = experiment.network(params, dropout_keys=keys[:, 1], **conditioning, **opened)
+        given = of_network(conditioning) | opened
+        network = experiment.network(params, dropout_keys=keys[:, 1], **given)
         process = experiment.bind(params, frozen)
 
         def nats_at(u):
@@ -145,8 +160,9 @@ def make_train_step(
     def train_step(state, tokens, conditioning=None, frozen=None):
         conditioning = conditioning or {}
         total = float(train.batch_size * tokens.shape[2])  # as an integer it may exceed 32 bits
-        if "segments" in conditioning:
-            total = jnp.maximum((conditioning["segments"] > 0).sum(), 1)
+        if "segments" in conditioning or "known" in conditioning:
+            counts = only_counted(jnp.ones(tokens.shape, jnp.int32), conditioning)
+            total = jnp.maximum(counts.sum(), 1)
         key_offset, key = jax.random.split(
             jax.random.fold_in(run_key(train.seed, state["health"]["retry"]), state["step"])
         )

@@ -336,8 +336,9 @@ def described_batch(
     train, split = experiment.train, NamedSharding(mesh, P(None, BATCH))
     rows = (train.accumulation, train.batch_size // train.accumulation)
     tokens = jax.ShapeDtypeStruct((*rows, experiment.data.length), jnp.int32, sharding=split)
-    if experiment.data.rows != "wrap":
-        return tokens, {"segments": tokens}
+    if given := experiment.data.given:
+        known = jax.ShapeDtypeStruct(tokens.shape, bool, sharding=split)
+        return tokens, {name: known if name == "known" else tokens for name in given}
     label = jax.ShapeDtypeStruct(rows, jnp.int32, sharding=split)
     return tokens, {"label": label} if experiment.data.labels else {}
 

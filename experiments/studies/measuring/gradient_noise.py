@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.overrides import override, resolve
 from experiments.run import Run
 from experiments.training.teacher import load_teacher
-from experiments.training.train_step import training_loss, without_padding
+from experiments.training.train_step import of_network, only_counted, training_loss
 
 
 def those_that_fit(experiment: Experiment, settings: Sequence[str]) -> list[str]:
@@ -108,12 +108,12 @@ def _programs(experiment: Experiment, seed: int):
         keys = jax.random.split(key, rows + 1)
         offset = jax.random.uniform(keys[rows], minval=1e-6, maxval=1 - 1e-6)
         u = ((jnp.arange(rows) + offset) / rows)[:, None]
-        network = experiment.network(params, **conditioning)
+        network = experiment.network(params, **of_network(conditioning))
         process = experiment.bind(params, frozen)
         u, scale = weight.draw(learned, u) if learned else (u, 1)
         nats = training_loss(experiment, process, network, keys[:rows], x0, u, conditioning, frozen)
         observed = weight.observe(u, nats) if learned else {}
-        real = without_padding(jnp.ones(x0.shape), conditioning)
+        real = only_counted(jnp.ones(x0.shape), conditioning)
         return (scale * nats).sum() / jnp.maximum(real.sum(), 1), observed
 
     def keys_of(texts):
