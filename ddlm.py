@@ -4,6 +4,7 @@
 
     run = ddlm.load("runs/quickstart")
     run.sample(4, prompt="the state of")            # texts; .tokens and .calls are arrays
+    run.sample(prompts=["the state of", "we"])      # one text of each
     run.log_likelihood("the state of the union")    # a bound or exact, in nats and bits per character
     run.log_likelihood(" union", context="the state of the")
     run.fill("we ____ the people")
@@ -373,12 +374,14 @@ class Run:
 
     def sample(self, num: int = 1, batch_size: int = 16, **options: Any) -> Samples:
         """So many texts. options: those of `ddlm sample`, as in `experiments.sampling.request.Request`:
-        prompt, template, require, sampler, steps, temperature, top_p, label, guidance, seed and more.
+        prompt, prompts, template, require, sampler, steps, temperature, top_p, label, guidance, seed and
+        more. Given a list of prompts, of any lengths, `num` texts of each: of all the first, in order,
+        then of all the second.
 
         Sample i depends on the seed and i alone, not on how many are drawn or how many at a time.
         """
         ready = prepare(self._run, Request(**options), str(self.workdir))
-        return _drawn(ready, num, batch_size)
+        return _drawn(ready, num * len(np.atleast_2d(ready.known)), batch_size)
 
     def frames(self, blank: str = "_", **options: Any) -> list[str]:
         """A sample as it is made: the text at the start and after each step, with `blank` for each mask.

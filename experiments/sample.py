@@ -1,6 +1,7 @@
 """Draw samples of text from a trained run.
 
-Give known text as a --prompt, which starts every sample, or as a --template, in which each --blank
+Give known text as a --prompt, which starts every sample, as --prompts, a file of JSON lines
+{"prompt": "..."} with --num samples for each, or as a --template, in which each --blank
 character stands for one token that the model fills in. Known tokens never change. Sample number i
 depends only on the seed and i, not on the batch size or the number of samples, up to rounding, which
 occasionally changes a draw. If a sampler ranks positions by the model's confidence, the seed breaks
@@ -11,6 +12,7 @@ the same command to continue; --num and --batch-size may change.
 
 Examples:
     ddlm sample --workdir runs/a --num 8 --steps 64 --prompt "the state of"
+    ddlm sample --workdir runs/a --prompts prompts.jsonl --num 1 --out answers.jsonl
     ddlm sample --workdir runs/a --template "we ____ the people" --trace trace.html
     ddlm sample --workdir runs/a --num 1000 --temperature 0.9 --out s.jsonl
 """
@@ -27,7 +29,10 @@ def command_line() -> cli.Parser:
     options = cli.parser("sample", __doc__)
     options.add_argument("--workdir", required=True, help="the run directory")
     options.add_argument(
-        "--num", type=cli.positive, default=8, help="number of samples (default 8)"
+        "--num",
+        type=cli.positive,
+        default=8,
+        help="number of samples, with --prompts of each (default 8)",
     )
     options.add_argument(
         "--steps", type=cli.positive, help="steps of the sampler (default: the config's)"
@@ -51,6 +56,12 @@ def command_line() -> cli.Parser:
     options.add_argument("--watch", action="store_true", help="replay the sampling in the terminal")
     known = options.add_argument_group("known text")
     known.add_argument("--prompt", type=cli.text, help="text that every sample begins with")
+    known.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help='prompts of any lengths, a line {"prompt": "..."} for each; sample number i is of prompt i '
+        "modulo their number",
+    )
     known.add_argument(
         "--template",
         type=cli.text,
@@ -135,6 +146,7 @@ def main(arguments: list[str]) -> None:
             "PAGE.html"
         )
 
+    from experiments.data.pairs import read_prompts
     from experiments.devices.distributed import start
     from experiments.run import load_run
     from experiments.sampling.request import Request, prepare
@@ -142,13 +154,15 @@ def main(arguments: list[str]) -> None:
     start(args.distributed)
     names = [f.name for f in dataclasses.fields(Request)]
     values = {name: v for name, v in vars(args).items() if name in names and v is not None}
+    if args.prompts is not None:
+        values["prompts"] = read_prompts(args.prompts, "--prompts")
     request = Request(**values, changes=tuple(args.set))  # its defaults are those of the options
     of_run = [change for change in args.set if not change.startswith("sampler")]
     run = load_run(args.workdir, args.step, of_run, args.config)
-    _draw(prepare(run, request, args.workdir), args)
+    _draw(prepare(run, request, args.workdir), request.prompts, args)
 
 
-def _draw(prepared, args) -> None:
+def _draw(prepared, prompts, args) -> None:
     """Nothing; the samples are printed, or in the file that is given, and the trace in its own."""
     from experiments.devices.distributed import first_says, is_first
     from experiments.files import write_atomically
@@ -161,18 +175,18 @@ def _draw(prepared, args) -> None:
 
     tracing, traced, lines = args.trace is not None or args.watch, [], []
     run, out = prepared.run, args.out if is_first() else None
-    data = run.experiment.data
+    data, num = run.experiment.data, args.num * max(1, len(prompts))
     told = Progress(cli.log if args.out or args.exact else None, "samples")
     with SamplesWriter(out, prepared.description, args.force) as writer, told as progress:
         (held,) = first_says([writer.start])
         if held:
-            more = f"; continuing to {args.num:,}" if held < args.num else ""
+            more = f"; continuing to {num:,}" if held < num else ""
             cli.log(f"{args.out}: {held:,} samples exist{more}")
         start = 0 if tracing else held  # frames are kept nowhere
-        size = min(args.batch_size, max(1, args.num - start))
+        size = min(args.batch_size, max(1, num - start))
         for number, sampled, fixed in sample_run(
             run,
-            args.num,
+            num,
             prepared.description["seed"],
             prepared.known,
             size,
@@ -184,7 +198,8 @@ def _draw(prepared, args) -> None:
             if not is_first():
                 continue
             text = data.tokenizer.decode(written(data, sampled.x0, fixed))
-            writer.write(number, text, int(sampled.calls))
+            given = prompts[number % len(prompts)] if prompts else None
+            writer.write(number, text, int(sampled.calls), given)
             line = f"[{number}] {text}"
             if args.watch:
                 lines.append(line)

@@ -185,6 +185,7 @@ def check(name, options, runs, files, monkeypatch):
         monkeypatch.setattr(request, "load_run", lambda workdir: stand_in(run(workdir)))
         fields = request.Request.__dataclass_fields__
         asked = {n: v for n, v in given.items() if n in fields and v is not None}
+        asked |= {"prompts": ("the", "we are")} if "prompts" in asked else {}  # of a file
         request.prepare(stand_in(experiment), request.Request(**asked), options.workdir)
 
 

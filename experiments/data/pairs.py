@@ -11,6 +11,8 @@ turn.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,27 +22,51 @@ from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError, shortened
 from experiments.plain_json import parse
 
+_PROMPT = '{"prompt": "..."}'
 _FORM = '{"prompt": "...", "answer": "..."}'
 
 
 def read_pairs(lines: Iterable[str], where: str) -> Iterator[str]:
     """Prompt and answer of each line that is not blank, in turn; UserError for what is no pair."""
+    for place, pair in _objects(lines, where, _FORM):
+        prompt, answer = pair.get("prompt"), pair.get("answer")
+        if not isinstance(prompt, str) or not isinstance(answer, str):
+            raise UserError(f"{place}: is not {_FORM}; both must be texts")
+        if not answer:
+            raise UserError(f"{place}: the answer is empty; leave the pair out")
+        yield prompt
+        yield answer
+
+
+def read_prompts(path: str, option: str) -> tuple[str, ...]:
+    """The prompts of a file of JSON lines, in order; UserError, which names the option, where it has
+    none."""
+    try:
+        lines = Path(path).expanduser().read_bytes().decode().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        advice = f"give a file with a line {_PROMPT} for each"
+        raise UserError(f"cannot be read ({reason})", advice, f"{option} {path}") from error
+    prompts = [(place, of.get("prompt")) for place, of in _objects(lines, path, _PROMPT)]
+    wrong = next((place for place, prompt in prompts if not isinstance(prompt, str)), None)
+    if wrong or not prompts:
+        what = f"{wrong}: is not {_PROMPT}" if wrong else "holds no prompts"
+        raise UserError(what, f"give a line {_PROMPT} for each", f"{option} {path}")
+    return tuple(str(prompt) for _, prompt in prompts)
+
+
+def _objects(lines: Iterable[str], where: str, form: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, the object) of each line that is not blank; {} for another value."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        place = f"{where}, line {number}"
         try:
-            pair = parse(line)
+            value = parse(line)
         except ValueError as error:
-            what = f"{where}, line {number}: is not JSON ({shortened(str(error))})"
-            raise UserError(what, f"give a line {_FORM} for each pair") from error
-        pair = pair if isinstance(pair, dict) else {}
-        prompt, answer = pair.get("prompt"), pair.get("answer")
-        if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise UserError(f"{where}, line {number}: is not {_FORM}; both must be texts")
-        if not answer:
-            raise UserError(f"{where}, line {number}: the answer is empty; leave the pair out")
-        yield prompt
-        yield answer
+            what = f"{place}: is not JSON ({shortened(str(error))})"
+            raise UserError(what, f"give a line {form} for each") from error
+        yield place, value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)

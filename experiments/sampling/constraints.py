@@ -157,12 +157,13 @@ def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
             f"--require: {type(experiment.process).__name__} writes from left to right and cannot "
             "place a later word; use another process, such as MDLM"
         )
-    if not fits((known < 0).tolist(), tokens):
-        sizes = " and ".join(str(len(word)) for word in tokens)
-        raise UserError(
-            f"--require: text of {sizes} tokens may not fit into {int((known < 0).sum())} blanks "
-            f"of {len(known)} tokens; shorten it, or raise --length"
-        )
+    for row in np.atleast_2d(known):
+        if not fits((row < 0).tolist(), tokens):
+            sizes = " and ".join(str(len(word)) for word in tokens)
+            raise UserError(
+                f"--require: text of {sizes} tokens may not fit into {int((row < 0).sum())} blanks "
+                f"of {len(row)} tokens; shorten it, or raise --length"
+            )
     return tuple(tuple(int(v) for v in word) for word in tokens)
 
 

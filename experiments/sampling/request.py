@@ -1,11 +1,14 @@
 """What samples a user asks for, as values, and the run made ready to draw them."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from experiments.config import Experiment
+from experiments.data.text import Text
 from experiments.errors import UserError
 from experiments.evaluation.conditional import begin_of
 from experiments.evaluation.record import precision
@@ -28,10 +31,10 @@ class Request:
 
     sampler: its name, with settings behind it ("Unmask order=random"). steps, grid, temperature to
     repetition: settings of the sampler; None leaves the run's. length: tokens of a sample. prompt:
-    text that every sample begins with; template: text with blanks, for each of which the character
-    `blank` stands. regex: a regular expression that what comes after the prompt matches as a whole, or
-    json_schema: a JSON schema, as text. require: texts that every sample contains. ban: text whose
-    tokens are never drawn.
+    text that every sample begins with; prompts: several, of any lengths, each with samples of its own;
+    template: text with blanks, for each of which the character `blank` stands. regex: a regular
+    expression that what comes after the prompt matches as a whole, or json_schema: a JSON schema, as
+    text. require: texts that every sample contains. ban: text whose tokens are never drawn.
     label, guidance, guidance_interval: the label to guide to, how strongly, and at which times.
     classifier: the run that guides, by its gradient or, if exact, asked for every change of a token.
     seed: sample number i depends on it and on i alone. changes: other settings, as of --set.
@@ -42,6 +45,7 @@ class Request:
     grid: str | None = None
     length: int | None = None
     prompt: str = ""
+    prompts: Sequence[str] = ()
     template: str | None = None
     blank: str = "_"
     regex: str | None = None
@@ -65,9 +69,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run with its sampler as asked for; known: tokens (L,), -1 where the model fills in;
-    constraints: on samples besides; description: of how they are drawn, the same for all samples of a
-    file."""
+    """The run with its sampler as asked for; known: tokens (L,), -1 where the model fills in, or (P, L)
+    of P prompts; constraints: on samples besides; description: of how they are drawn, the same for all
+    samples of a file."""
 
     run: Run
     known: np.ndarray
@@ -85,12 +89,9 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
     experiment = _of_sampler(_changed(run.experiment, request), run, request, workdir)
     run = replace(run, experiment=experiment)
     classifier = load_run(request.classifier) if request.classifier else None
-    data = experiment.data
-    begin = begin_of(data) if data.rows == "pair" else None
-    known = encode_known(
-        data.tokenizer, data.length, request.prompt, request.template, request.blank, begin
-    )
-    check_known(experiment, known)
+    known = _known(experiment.data, request)
+    for row in np.atleast_2d(known):
+        check_known(experiment, row)
     constraints = make_constraints(
         experiment,
         known,
@@ -103,6 +104,29 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
         make_pattern(experiment, known, request.regex, request.json_schema),
     )
     return Prepared(run, known, constraints, _description(run, request, classifier))
+
+
+def _known(data: Text, request: Request) -> np.ndarray:
+    """The known tokens (L,) that the request gives, or (P, L) where it gives P prompts."""
+    begin = begin_of(data) if data.rows == "pair" else None
+
+    def encoded(prompt):
+        return encode_known(
+            data.tokenizer, data.length, prompt, request.template, request.blank, begin
+        )
+
+    if not request.prompts:
+        return encoded(request.prompt)
+    if request.prompt or request.template is not None:
+        other = "--prompt" if request.prompt else "--template"
+        raise UserError(f"--prompts and {other} cannot be combined; leave one of them out")
+    rows = []
+    for number, prompt in enumerate(request.prompts, 1):
+        try:
+            rows.append(encoded(prompt))
+        except UserError as error:
+            raise UserError(error.what, error.advice, f"--prompts, prompt {number}") from error
+    return np.stack(rows)
 
 
 def _changed(experiment: Experiment, request: Request) -> Experiment:
@@ -144,6 +168,11 @@ def _of_sampler(experiment: Experiment, run: Run, request: Request, workdir: str
     return experiment
 
 
+def _digest(prompts: Sequence[str]) -> str | None:
+    """What tells lists of prompts apart; None of an empty one."""
+    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest() if prompts else None
+
+
 def _description(run: Run, request: Request, classifier: Run | None) -> dict:
     """What every line of a file of samples says of how they were drawn: samples of equal descriptions
     are those of one file, whatever their number and the batch size."""
@@ -160,6 +189,7 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
     guided = request.label is not None and (request.guidance != 1 or classifier is not None)
     requested = {
         "prompt": request.prompt,
+        "prompts_sha256": _digest(request.prompts),
         "template": request.template,
         "blank": request.blank if request.template is not None else None,
         "regex": request.regex,

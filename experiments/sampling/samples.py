@@ -92,9 +92,9 @@ def sample_run(
     start: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Sampled, np.ndarray]]:
-    """(number, `Sampled`, known tokens (L,) with required words), of samples start to num - 1.
-    progress(samples drawn, num) is called after each batch, and after each step of a slow one, as if it
-    drew its samples one after another."""
+    """(number, `Sampled`, known tokens (L,) with required words), of samples start to num - 1. known:
+    (L,), or (P, L), of which sample n has row n modulo P. progress(samples drawn, num) is called after
+    each batch, and after each step of a slow one, as if it drew its samples one after another."""
     if trace and not run.experiment.sampler.keeps_frames:
         raise UserError(
             f"sampler {type(run.experiment.sampler).__name__} keeps no frames for --trace and --watch; "
@@ -110,19 +110,24 @@ def sample_run(
         nonlocal calls
         assert progress is not None  # without it nobody is told
         calls += 1
-        most = run.experiment.sampler.calls(run.experiment.process, len(known)) + 1
+        most = run.experiment.sampler.calls(run.experiment.process, known.shape[-1]) + 1
         progress(first + min(batch, num - first) * min(calls, most - 1) // most, num)
 
     compiled = make_sample(run.experiment, run.mesh, constraints, trace, progress and tell)
     guide = constraints.classifier and constraints.classifier.params
     split = NamedSharding(run.mesh, P(BATCH))
+
+    def given(numbers):
+        return known if known.ndim == 1 else global_batch(run.mesh, known[numbers % len(known)], 0)
+
     numbers = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
-    lowered = compiled.lower(run.params, seed, numbers, known, guide)
-    check_program(lowered, batch, len(known), run.mesh, "--batch-size", "--length")
+    lowered = compiled.lower(run.params, seed, numbers, given(np.arange(batch)), guide)
+    check_program(lowered, batch, known.shape[-1], run.mesh, "--batch-size", "--length")
     for first in range(start, num, batch):
         calls = 0
-        numbers = global_batch(run.mesh, np.arange(first, first + batch, dtype=np.int32), axis=0)
-        sampled, fixed = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, known, guide))
+        of_batch = np.arange(first, first + batch, dtype=np.int32)
+        numbers, rows = global_batch(run.mesh, of_batch, axis=0), given(of_batch)
+        sampled, fixed = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, rows, guide))
         for i in range(min(batch, num - first)):
             frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))
             yield (
