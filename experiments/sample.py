@@ -110,10 +110,15 @@ def command_line() -> cli.Parser:
         "--min-p", type=float, help="drop tokens below this share of the top probability"
     )
     distribution.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
-    label = options.add_argument_group("labels, for runs trained with them, or with a classifier")
+    label = options.add_argument_group(
+        "guidance: to a label of a run trained with labels or by a classifier, or to the prompt"
+    )
     label.add_argument("--label", type=cli.text, help="the label's name")
     label.add_argument(
-        "--guidance", type=float, help="strength; 1, the default, is the label's distribution"
+        "--guidance",
+        type=float,
+        help="strength; 1, the default, is the label's distribution; without a label, of masked models, "
+        "strength of the prompt: LLaDA's cfg_scale + 1",
     )
     label.add_argument(
         "--classifier",

@@ -12,6 +12,18 @@ readings of the network (`diffusion.markov`), whose evidence appears to the powe
 1 - strength. `samplers.discrete_guidance` mixes posteriors over z_s instead, which for uniform noise is
 another distribution, and has the guidance by a classifier of discrete states.
 
+Of masked processes a prompt can take the label's place: the network without it sees masks where the
+prompt stands (`HiddenPrompt`), and with w = strength, masked positions are drawn from
+
+    p proportional to p(x0 | z, prompt)^w p(x0 | z)^(1 - w),
+
+which is LLaDA's logits_free + (cfg_scale + 1) (logits - logits_free), w = cfg_scale + 1 (arXiv
+2502.09992). Both networks are the same one, so it has to know the text without a prompt too: one that
+was trained on whole texts does, one that was trained from the start on pairs of prompt and answer has
+never seen a masked prompt. A network with time is asked at the time of the sampler, though more is
+masked. Positions of one step are drawn independently of each other, and products of such distributions
+at each step are not the product of those of texts: w is a knob, not an exact tilt, as for labels.
+
 On the simplex, where log q(z | x0 = v) = evidence log z_v + constant, the score of p_t(z) along log z is
 evidence times p(x0 | z_t) and a part that no label changes. Hence both rules there:
 
@@ -69,6 +81,33 @@ def classifier_free(
     if space is None:
         space = "probability" if isinstance(process, SimplexProcess) else "log_probability"
     return _Mixed(process, conditional, unconditional, strength, space, interval)
+
+
+@dataclass(frozen=True)
+class HiddenPrompt:
+    """A model that sees masks where tokens are known.
+
+    model: what it asks, on states of tokens. mask: the number of the mask. known: int (B, L), -1 where a
+    token is not known. A sampler with K particles a row asks for all rows K times, particle by particle.
+    """
+
+    model: Model
+    mask: int
+    known: Array
+
+    def __call__(self, z: Array, t: Array) -> Array:
+        """out (B, L, V) of the state without the known tokens."""
+        known = jnp.tile(self.known, (len(z) // len(self.known), 1))
+        return self.model(jnp.where(known >= 0, self.mask, z), t)
+
+
+def hides_prompts(process: Objective) -> bool:
+    """Whether the network can be asked without a prompt: where the noise is a mask, and every position
+    sees every other."""
+    if isinstance(process, Sequential) or process.traits.attention_block is not None:
+        return False
+    noisy = denoising_process(process)
+    return noisy.space.mask is not None and noisy.known_tokens == "exact"
 
 
 def check_interval(interval: tuple[float, float]) -> None:

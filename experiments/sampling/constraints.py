@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffusion.model import Model
-from diffusion.process import Composed, JumpProcess, Sequential
+from diffusion.process import Composed, JumpProcess, Sequential, denoising_process
 from diffusion.simplex import EvidenceProcess
 from experiments.config import Experiment
 from experiments.errors import UserError
@@ -28,9 +29,9 @@ class SamplingConstraints:
     """What samples must have besides their known tokens.
 
     words: tokens that samples contain, each in a row. label: its number; strength: of guidance towards
-    it, at times within `interval`. classifier: the run that guides, None for classifier-free guidance;
-    exact: whether it is asked for every change of a token, not for its gradient. pattern: what samples
-    match, after their known start.
+    it, or without a label towards the known tokens, at times within `interval`. classifier: the run that
+    guides, None for classifier-free guidance; exact: whether it is asked for every change of a token,
+    not for its gradient. pattern: what samples match, after their known start.
     """
 
     words: tuple[tuple[int, ...], ...] = ()
@@ -46,20 +47,22 @@ class SamplingConstraints:
         experiment: Experiment,
         params: dict,
         guide: dict | None,
+        known: Array,
         tell: Callable[[], None] | None = None,
     ) -> Model:
         """The network of the experiment, steered towards the constraints; guide: the parameters of the
-        classifier. For a sampler that `guides_steps` the distribution of a step is what is changed.
-        tell: called at each step of `exact`, which is slow."""
-        network = self._guided(experiment, params, guide, tell)
+        classifier; known: (B, L), the tokens of the prompt, -1 elsewhere. For a sampler that
+        `guides_steps` the distribution of a step is what is changed. tell: called at each step of
+        `exact`, which is slow."""
+        network = self._guided(experiment, params, guide, tell, known)
         return network if self.pattern is None else Constrained(network, self.pattern)
 
-    def _guided(self, experiment, params, guide, tell) -> Model:
-        if self.label is None:
+    def _guided(self, experiment, params, guide, tell, known) -> Model:
+        if self.label is None and self.strength == 1:
             return experiment.network(params)
         process = experiment.bind(params)
         if self.classifier is not None:
-            assert guide is not None  # the parameters of `classifier`
+            assert guide is not None and self.label is not None  # what `classifier` is asked for
             label = jnp.full(1, self.label)  # of all rows, however many
             log_p_label = self.classifier.experiment.network(guide, label=label)
             free, interval = experiment.network(params), self.interval
@@ -74,10 +77,16 @@ class SamplingConstraints:
         def labelled(label):
             return experiment.network(params, label=jnp.full(1, label))
 
-        conditional = labelled(self.label)
-        if self.strength == 1:
-            return conditional
-        free = labelled(experiment.model.num_labels)
+        if self.label is None:
+            mask = denoising_process(process).space.mask
+            assert mask is not None  # `guidance.hides_prompts`
+            conditional = experiment.network(params)
+            free = guidance.HiddenPrompt(conditional, mask, known)
+        else:
+            conditional = labelled(self.label)
+            if self.strength == 1:
+                return conditional
+            free = labelled(experiment.model.num_labels)
         two = (conditional, free, self.strength)
         if experiment.sampler.guides_steps:
             assert isinstance(process, JumpProcess)  # `Posterior.requires`
@@ -115,9 +124,10 @@ def make_constraints(
         raise UserError(f"--guidance-interval {low} {high} must rise within [0, 1]")
     if not math.isfinite(strength):
         raise UserError(f"--guidance {strength}: must be finite")
-    if label is None and (strength != 1 or classifier is not None):
-        option = "--classifier" if classifier is not None else f"--guidance {strength}"
-        raise UserError(f"{option} needs a label; name it with --label")
+    if label is None and classifier is not None:
+        raise UserError("--classifier needs a label; name it with --label")
+    if label is None and strength != 1:
+        _check_prompt(experiment, known, strength, (low, high))
     if exact and classifier is None:
         raise UserError("--exact is for guidance by a classifier; give its run with --classifier")
     required = _words(experiment, known, words)
@@ -146,6 +156,36 @@ def make_constraints(
             "a pattern cannot be combined with it; put the text into the pattern", "", "--require"
         )
     return SamplingConstraints(required, number, strength, (low, high), classifier, exact, pattern)
+
+
+def _check_prompt(experiment: Experiment, known, strength: float, interval) -> None:
+    """UserError where there is no prompt to guide to, or none that the network can be asked without."""
+    if (known < 0).all():
+        raise UserError(
+            f"--guidance {strength} needs a label, or known text to guide to",
+            "name the label with --label, or give --prompt",
+        )
+    sampler, name = experiment.sampler, type(experiment.process).__name__
+    if not guidance.hides_prompts(experiment.process):
+        raise UserError(
+            f"--guidance {strength} without a label masks the prompt, which {name} cannot",
+            "use a masked process on whole texts, such as MDLM or RADD, or guide to a --label",
+        )
+    if sampler.seen_together(known.shape[-1]) < known.shape[-1]:
+        raise UserError(
+            f"--guidance {strength}: {type(sampler).__name__} sees a part of the text at a time",
+            "use a sampler of the whole text, such as Ancestral or Unmask",
+        )
+    _check_cached(experiment, interval != (0, 1))
+
+
+def _check_cached(experiment: Experiment, timed: bool) -> None:
+    """UserError where outputs are stored and guidance makes them depend on time."""
+    if timed and experiment.sampler.layers[-1].cached:
+        raise UserError(
+            "sampler.cached = True, but guidance that depends on time changes the distribution "
+            "where no token does; set it to False"
+        )
 
 
 def _words(experiment, known, words) -> tuple[tuple[int, ...], ...]:
@@ -205,9 +245,4 @@ def _check_classifier(experiment, classifier: Run, interval, exact: bool) -> Non
         )
     if exact and isinstance(process, EvidenceProcess):
         raise UserError(f"--exact: states of {name} are not tokens; leave it out, for the gradient")
-    timed = classifier.experiment.model.time_conditioning or interval != (0, 1)
-    if timed and experiment.sampler.layers[-1].cached:
-        raise UserError(
-            "sampler.cached = True, but guidance that depends on time changes the distribution "
-            "where no token does; set it to False"
-        )
+    _check_cached(experiment, classifier.experiment.model.time_conditioning or interval != (0, 1))

@@ -35,7 +35,8 @@ class Request:
     template: text with blanks, for each of which the character `blank` stands. regex: a regular
     expression that what comes after the prompt matches as a whole, or json_schema: a JSON schema, as
     text. require: texts that every sample contains. ban: text whose tokens are never drawn.
-    label, guidance, guidance_interval: the label to guide to, how strongly, and at which times.
+    label, guidance, guidance_interval: the label to guide to, how strongly, and at which times; without
+    a label it is the known text (`samplers.guidance`).
     classifier: the run that guides, by its gradient or, if exact, asked for every change of a token.
     seed: sample number i depends on it and on i alone. changes: other settings, as of --set.
     """
@@ -186,7 +187,7 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "sampler": encode(experiment.sampler),
         "length": experiment.data.length,
     }
-    guided = request.label is not None and (request.guidance != 1 or classifier is not None)
+    guided = request.guidance != 1 or classifier is not None
     requested = {
         "prompt": request.prompt,
         "prompts_sha256": _digest(request.prompts),

@@ -69,7 +69,7 @@ def make_sample(
         shape = (len(numbers), known.shape[-1])
         known = jnp.broadcast_to(known, shape)
         process = experiment.bind(params)
-        network = constraints.network(experiment, params, guide, tell)
+        network = constraints.network(experiment, params, guide, known, tell)
         network = given(network, **conditioning) if conditioning else network
         if constraints.words:
             known = place(

@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> dict:
     from experiments.files import write_atomically
     from experiments.plain_json import dumped
     from experiments.run import load_run
+    from experiments.training.train_step import only_counted
 
     run = load_run(args.workdir, overrides=args.set)
     check_bound(run.experiment)
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> dict:
                     nats += sum(
                         np.asarray(t, np.float64)[:count].mean(1).sum() for t in terms.values()
                     )
-                    tokens += (known.get("segments", x + 1) > 0)[:count].sum()
+                    tokens += np.asarray(only_counted(np.ones_like(x), known))[:count].sum()
                     first += count
                 values.append(nats / tokens)
             noise, mean = float(np.std(values, ddof=1)), float(np.mean(values))
