@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import GOLDEN, SMALL
 
 import ddlm
 from experiments import evaluate
@@ -210,3 +210,18 @@ def test_a_finished_run_is_fine_tuned_on_pairs(tmp_path):
     lines = []
     ddlm.train(tuned, tmp_path / "tuned", log=lines.append)
     assert any("loaded" in line for line in lines)
+
+
+def test_an_imported_run_is_fine_tuned_on_pairs_and_answers(tmp_path):
+    """LLaDA's network, whose texts are numbers here; `data.end` is the name of one of its tokens."""
+    source = GOLDEN / "checkpoints" / "llada"
+    base = ddlm.import_checkpoint(source, tmp_path / "base", length=8, log=lambda line: None)
+    path = write(tmp_path / "pairs.jsonl", [("1 2", "3"), ("4", "5 6")] * 30)
+    changes = [f"data.path={path}", f"data.cache_dir={tmp_path}/cache", "data.rows=pair", "data.end=7",
+               f"init_from={base.workdir}", "init_model=run", "data.tokenizer=Letters27"]  # fmt: skip
+    tuned = load(CONFIG, [*SMALL, "data.length=8", *changes])
+    run = ddlm.train(tuned, tmp_path / "tuned", log=lambda line: None)
+    assert type(run.experiment.data.tokenizer) is type(base.experiment.data.tokenizer)
+    texts = run.sample(prompts=["1 2", "4"], guidance=2.0, steps=4)
+    assert [text.split()[:n] for text, n in zip(texts, (2, 1), strict=True)] == [["1", "2"], ["4"]]
+    assert all("7" not in text.split()[n:] for text, n in zip(texts, (2, 1), strict=True))

@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> dict:
     import math
     from dataclasses import replace
 
+    import jax.numpy as jnp
     import numpy as np
 
     from experiments.data.pipeline import evaluation_batches
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> dict:
                     nats += sum(
                         np.asarray(t, np.float64)[:count].mean(1).sum() for t in terms.values()
                     )
-                    tokens += np.asarray(only_counted(np.ones_like(x), known))[:count].sum()
+                    tokens += np.asarray(only_counted(jnp.ones(x.shape), known))[:count].sum()
                     first += count
                 values.append(nats / tokens)
             noise, mean = float(np.std(values, ddof=1)), float(np.mean(values))
