@@ -114,6 +114,11 @@ def test_what_cannot_be_matched_is_one_line(change, regex, schema, says, tokeniz
     assert "\n" not in str(caught.value)
 
 
+def test_several_prompts_have_no_pattern(tokenizers):
+    with pytest.raises(UserError, match="--regex: goes with one prompt for all samples"):
+        make_pattern(experiment_of(tokenizers["letters"]), np.full((2, 12), -1), "a.*", None)
+
+
 def test_banned_tokens_are_no_part_of_a_match(tokenizers):
     sampler = ddlm.Ancestral(logits_processor=ddlm.LogitsProcessor(banned=(1,)))
     experiment = experiment_of(tokenizers["letters"], sampler=sampler)

@@ -38,6 +38,8 @@ def make_pattern(
         return None
     option = "--regex" if schema is None else "--json-schema"
     needed("outlines_core", option)
+    if known.ndim > 1:
+        raise UserError("goes with one prompt for all samples", "give it with --prompt", option)
     _check_sampler(experiment, option)
     of_bytes = _of_bytes(_expression(regex, schema), option)
     blank = known < 0
