@@ -5,6 +5,7 @@ faster so than on (B, L, D), and elsewhere it makes no difference. Attention alo
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Literal
 
@@ -182,13 +183,16 @@ class Attention(nnx.Module):
         self.rotary_base = None if config.learned_positions else config.rotary_base
         self.backend: AttentionBackend = config.attention
         queries, keys = self.num_heads * head, self.key_heads * head
-        self.qkv = linear(width, queries + 2 * keys, dtype, rngs, Matrix(), bias=bias != "none")
+        self.qkv = linear(
+            width, queries + 2 * keys, dtype, rngs, Matrix(rate=config.rate), bias=bias != "none"
+        )
         if bias == "near" and self.qkv.bias is not None:
             self.qkv.bias[...] = near_biases(
                 width, self.num_heads, config.rotary_base, config.block_length == 1
             )
+        closing = Matrix(closing=True, rate=config.rate)
         self.out = linear(
-            queries, width, dtype, rngs, Matrix(closing=True), out_scale, config.attention_out_bias
+            queries, width, dtype, rngs, closing, out_scale, config.attention_out_bias
         )
         norms = [
             normalisation("rms", head, dtype, rngs, config.norm_eps) if config.qk_norm else None
@@ -245,11 +249,13 @@ class MLP(nnx.Module):
         dtype: DTypeLike,
         out_scale: float,
         rngs: nnx.Rngs,
+        rate: float = 1.0,
     ):
         self.activation, self.gated = ACTIVATIONS[kind], kind in ("swiglu", "geglu")
         both = hidden * (2 if self.gated else 1)
-        self.up = linear(width, both, dtype, rngs, Matrix(), bias=bias)
-        self.down = linear(hidden, width, dtype, rngs, Matrix(closing=True), out_scale, bias)
+        closing = Matrix(closing=True, rate=rate)
+        self.up = linear(width, both, dtype, rngs, Matrix(rate=rate), bias=bias)
+        self.down = linear(hidden, width, dtype, rngs, closing, out_scale, bias)
 
     def __call__(self, x: Array) -> Array:
         """(..., D), from x (..., D)."""
@@ -297,7 +303,8 @@ class Block(nnx.Module):
         self.norm_attention = normalisation(norm, width, dtype, rngs, eps)
         self.attention = Attention(config, dtype, out_scale, rngs)
         self.norm_mlp = normalisation(norm, width, dtype, rngs, eps)
-        self.mlp = MLP(width, config.hidden, config.mlp, config.mlp_bias, dtype, out_scale, rngs)
+        mlp = config.hidden, config.mlp, config.mlp_bias
+        self.mlp = MLP(width, *mlp, dtype, out_scale, rngs, config.rate)
         self.modulation = (
             linear(config.condition_width, 6 * width, dtype, rngs, Matrix(), scale=0, bias=True)
             if config.modulated
@@ -363,10 +370,11 @@ class EmbedAndHead(nnx.Module):
         table = init(rngs.params(), (V + 1, config.width), jnp.float32)
         self.embedding = nnx.Param(table, role=Table())
         self.norm = normalisation(config.norm, config.width, dtype, rngs, config.norm_eps)
+        last = replace(LAST, rate=config.rate)
         self.head = (
             None
             if config.tied
-            else linear(config.width, V, dtype, rngs, LAST, scale=0, bias=config.head_bias)
+            else linear(config.width, V, dtype, rngs, last, scale=0, bias=config.head_bias)
         )
         self.timed, self.label_activation = config.time_conditioning, config.label_activation
         self.time = (

@@ -14,11 +14,13 @@ class Matrix:
     hidden: whether it leads from activations to activations, so that `Muon` takes it; the head does not,
     nor does a layer that reads vectors or times. closing: whether it ends a branch that another matrix
     begins, as the second of an MLP does: devices split its inputs as they split the outputs of the
-    first, so that one reduction serves both.
+    first, so that one reduction serves both. rate: times which AdamW's learning rate is multiplied, and
+    by whose root Muon's, as widths ask for (`Transformer.base_width`).
     """
 
     hidden: bool = True
     closing: bool = False
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)

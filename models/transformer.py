@@ -44,6 +44,11 @@ class Transformer(Backbone):
     position speaks of the next one, as in networks that were autoregressive once (Dream); the first then
     speaks of itself too. dropout: the probability of an activation to be dropped, in training.
 
+    base_width: None, or the width at which the learning rate was chosen: at any other width, with heads
+    as wide as there, the same rate is then right (maximal update parametrisation, arXiv 2203.03466).
+    Matrices that read activations learn at base_width / width of AdamW's rate, and at the root of that
+    of Muon's; weight decay stays as it is. At the base width nothing changes.
+
     time_conditioning: whether every layer is modulated by the time. condition_width: of the vector that
     time and label enter as. time_input: the number whose sinusoids stand for the time.
     constant_condition: whether layers are modulated though no time is given, as at input 0, like the
@@ -94,6 +99,7 @@ class Transformer(Backbone):
     num_labels: int | None = None
     label_activation: Literal["none", "silu"] = "none"
     dropout: float = 0.0
+    base_width: int | None = None
     block_length: int | None = None
     vector_width: int | None = None
     attention: AttentionBackend = "auto"
@@ -105,7 +111,7 @@ class Transformer(Backbone):
     def __post_init__(self):
         sizes = ("num_layers", "width", "num_heads", "condition_width")
         optional = ("num_key_heads", "head_width", "mlp_width", "learned_positions", "block_length")
-        optional += ("num_labels",)
+        optional += ("num_labels", "base_width")
         for name in sizes + tuple(name for name in optional if getattr(self, name) is not None):
             if getattr(self, name) < 1:
                 also = ", or None" if name in optional else ""
@@ -124,6 +130,11 @@ class Transformer(Backbone):
         self._check_heads()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"Transformer.dropout = {self.dropout} is outside [0, 1)")
+        if self.base_width is not None and self.tied:
+            raise ValueError(
+                f"Transformer.base_width = {self.base_width} needs a head of its own, since a table "
+                "that is looked up learns at another rate; set tied to False"
+            )
         if self.norm_eps is not None and self.norm_eps <= 0:
             raise ValueError(f"Transformer.norm_eps = {self.norm_eps} must be above 0, or None")
         if self.shifted and self.block_length is not None:
@@ -165,6 +176,11 @@ class Transformer(Backbone):
     def key_heads(self) -> int:
         """The number of heads of keys and values."""
         return self.num_key_heads or self.num_heads
+
+    @property
+    def rate(self) -> float:
+        """That of the matrices that read activations (`models.roles.Matrix`)."""
+        return self.base_width / self.width if self.base_width else 1.0
 
     @property
     def modulated(self) -> bool:

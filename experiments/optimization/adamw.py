@@ -7,6 +7,7 @@ import optax
 from experiments.optimization.optimizer import (
     LearningRate,
     Optimizer,
+    at_rates,
     check_settings,
     clipped,
     matrices,
@@ -34,12 +35,15 @@ class AdamW(Optimizer):
         check_settings(self, ("beta1", "beta2"))
 
     def build(self, params, roles):
-        adamw = optax.adamw(
-            self.schedule.build(),
-            b1=self.beta1,
-            b2=self.beta2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            mask=matrices(roles),
-        )
-        return clipped(self.clip_norm, adamw)
+        def adamw(schedule, weight_decay):
+            return optax.adamw(
+                schedule,
+                b1=self.beta1,
+                b2=self.beta2,
+                eps=self.eps,
+                weight_decay=weight_decay,
+                mask=matrices(roles),
+            )
+
+        update = at_rates(adamw, self.schedule.build(), self.weight_decay, roles)
+        return clipped(self.clip_norm, update)

@@ -4,6 +4,10 @@ The update of a matrix is its momentum with all singular values set to about 1, 
 iteration (K. Jordan, 2024), scaled by 0.2 sqrt(max(inputs, outputs)), so that it has the size of AdamW's
 and one learning rate serves both (arXiv 2502.16982). Layers are stored stacked, (N, inputs, outputs):
 each of the N matrices is made orthogonal by itself.
+
+All singular values of an update being alike, it changes what a matrix gives by the learning rate times
+0.2 sqrt(width) of what it reads, and AdamW's, which is aligned with it, by the rate times width: under
+`Transformer.base_width` the one needs the root of the rate that the other needs.
 """
 
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from experiments.optimization.adamw import AdamW
 from experiments.optimization.optimizer import (
     LearningRate,
     Optimizer,
+    at_rates,
     check_settings,
     clipped,
     hidden_matrices,
@@ -49,13 +54,18 @@ class Muon(Optimizer):
             raise ValueError(f"Muon.iterations = {self.iterations} must be at least 1")
 
     def build(self, params, roles):
-        of_matrices = muon(
-            self.schedule.build(),
-            ns_steps=self.iterations,
-            beta=self.momentum,
-            weight_decay=self.weight_decay,
-            muon_weight_dimension_numbers=stacked_matrices,
-            consistent_rms=0.2,
+        def orthogonal(schedule, weight_decay):
+            return muon(
+                schedule,
+                ns_steps=self.iterations,
+                beta=self.momentum,
+                weight_decay=weight_decay,
+                muon_weight_dimension_numbers=stacked_matrices,
+                consistent_rms=0.2,
+            )
+
+        of_matrices = at_rates(
+            orthogonal, self.schedule.build(), self.weight_decay, roles, power=0.5
         )
         rest = AdamW(self.schedule, self.beta1, self.beta2, self.eps, self.weight_decay, None)
         update = optax.partition(

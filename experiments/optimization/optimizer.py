@@ -2,6 +2,7 @@
 of its own, chosen by `--set optimizer=NAME` and `--set optimizer.schedule=NAME`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from dataclasses import Field
 from typing import Any, ClassVar
 
@@ -72,6 +73,30 @@ def matrices(roles: dict) -> dict:
 def hidden_matrices(roles: dict) -> dict:
     """Whether each parameter is a matrix that leads from activations to activations."""
     return jax.tree.map(lambda role: isinstance(role, Matrix) and role.hidden, roles)
+
+
+def at_rates(
+    build: Callable[[optax.Schedule, float], optax.GradientTransformation],
+    schedule: optax.Schedule,
+    weight_decay: float,
+    roles: dict,
+    power: float = 1.0,
+) -> optax.GradientTransformation:
+    """build(schedule, weight_decay), for matrices whose role has another rate than 1 with the schedule
+    times the power of that rate, and the decay over it, so that their product is as it was."""
+    factors = jax.tree.map(lambda r: r.rate**power if isinstance(r, Matrix) else 1.0, roles)
+    if all(factor == 1 for factor in jax.tree.leaves(factors)):
+        return build(schedule, weight_decay)
+    labels = jax.tree.map(str, factors)
+    kinds: dict[Hashable, optax.GradientTransformation] = {
+        str(factor): build(_times(schedule, factor), weight_decay / factor)
+        for factor in jax.tree.leaves(factors)
+    }
+    return optax.partition(kinds, labels)
+
+
+def _times(schedule: optax.Schedule, factor: float) -> optax.Schedule:
+    return lambda step: factor * schedule(step)
 
 
 def check_settings(optimizer: Optimizer, betas: tuple[str, ...]) -> None:
