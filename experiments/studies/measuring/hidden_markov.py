@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.ar_diffusion import ARDiffusion
 from diffusion.bfn import BFN
 from diffusion.d3pm import D3PM
 from diffusion.dirichlet import DirichletFlow
@@ -48,6 +49,8 @@ def processes() -> dict[str, Process]:
         "LinearFlow": LinearFlow(VOCAB),
         "BFN": BFN(VOCAB),
         "Plaid": Plaid(VOCAB, corners, LinearLogSNR(), self_conditioning=0),
+        "ARDiffusion": ARDiffusion(VOCAB, corners, LinearLogSNR()),
+        "ARDiffusion(token_steps=64)": ARDiffusion(VOCAB, corners, LinearLogSNR(), token_steps=64),
     }
 
 
