@@ -14,7 +14,6 @@ Examples:
     ddlm sample --workdir runs/a --num 8 --steps 64 --prompt "the state of"
     ddlm sample --workdir runs/a --prompts prompts.jsonl --num 1 --out answers.jsonl
     ddlm sample --workdir runs/a --template "we ____ the people" --trace trace.html
-    ddlm sample --workdir runs/a --num 1000 --temperature 0.9 --out s.jsonl
 """
 
 import dataclasses
