@@ -167,7 +167,7 @@ from samplers.sliding_window import SlidingWindow
 from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
 from samplers.two_phase import TwoPhase
-from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
+from samplers.unmask import EntropyBudget, Factor, Steps, Threshold, Tokens, Unmask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,6 +223,7 @@ __all__ = [
     "Evaluation",
     "Even",
     "Experiment",
+    "Factor",
     "FirstHitting",
     "FlowProcess",
     "Focal",

@@ -12,11 +12,13 @@ kept:
     amount    Steps(steps, grid)    a share of the masks per call, evenly or by MaskGIT's cosine
               Tokens(num)           as many tokens a call ("top-k reveal")
               Threshold(probability)  all that are at least so sure (Fast-dLLM, arXiv 2505.22618)
+              Factor(factor)        the first n while (n + 1) (1 - p_n) is below the factor, p_n the
+                                    probability of the n-th (Fast-dLLM)
               EntropyBudget(nats)   as many as keep sum - max of their entropies within the budget, which
                                     bounds what is lost by drawing them apart (EB-Sampler, 2505.24857)
 
-at least one token each. What misses a threshold or a budget by rounding is within it, and equal scores
-are in random order (`samplers.ranking`). Scores are of the distribution before temperature
+at least one token each. What misses a threshold, a factor or a budget by rounding is within it, and
+equal scores are in random order (`samplers.ranking`). Scores are of the distribution before temperature
 (`samplers.logits_processor.RankBy`): temperature decides which token is drawn, not where. All but
 "random" prefer what the model is sure of: the distribution is another than that of the reverse process,
 with less entropy. With the exact denoiser and Tokens(1) only "drawn" does so: the others choose a place
@@ -145,6 +147,33 @@ class Threshold(Amount):
 
 
 @dataclass(frozen=True)
+class Factor(Amount):
+    """Reveals the surest n tokens, with the largest n for which (n + 1) (1 - p_n) is within the factor,
+    p_n being the least probability among them, and one at least (Fast-dLLM, arXiv 2505.22618).
+
+    The more are revealed together, the surer they have to be. Up to a factor of 1, and for the likeliest
+    tokens, they are the likeliest together too: of n tokens whose probabilities exceed 1 - e, the joint
+    probability exceeds 1 - n e, and that of any other choice is below e.
+
+    factor: above 0.
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self):
+        if not self.factor > 0:
+            raise ValueError(f"Factor.factor = {self.factor} must be above 0")
+
+    def calls(self, length):
+        return length
+
+    def count(self, number, masked, first, ranked):
+        together = jnp.arange(1, ranked[1].shape[1] + 1)[None]
+        within = -(together + 1) * jnp.expm1(ranked[1]) <= self.factor + TIE
+        return jnp.cumprod(within, axis=1).sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
 class EntropyBudget(Amount):
     """Reveals as many as keep the sum less the largest of their entropies within the budget, and one at
     least (EB-Sampler, arXiv 2505.24857).
@@ -178,7 +207,7 @@ class Unmask(Stepwise):
     """
 
     order: Order = "confidence"
-    amount: Steps | Tokens | Threshold | EntropyBudget = Steps()
+    amount: Steps | Tokens | Threshold | Factor | EntropyBudget = Steps()
     noise: float = 0.0
     logits_processor: LogitsProcessor = LogitsProcessor()
     rank_by: RankBy = "model"
@@ -188,9 +217,11 @@ class Unmask(Stepwise):
             raise ValueError(
                 f"Unmask.noise = {self.noise} must not be negative, and is for order='drawn'"
             )
-        if isinstance(self.amount, Threshold) and self.order not in ("confidence", "drawn"):
+        sure = isinstance(self.amount, Threshold | Factor)
+        if sure and self.order not in ("confidence", "drawn"):
+            name = type(self.amount).__name__
             raise ValueError(
-                f"Unmask.order = {self.order!r}: a Threshold goes with 'confidence' or 'drawn'"
+                f"Unmask.order = {self.order!r}: a {name} goes with 'confidence' or 'drawn'"
             )
 
     def compatibility(self, process):

@@ -25,7 +25,7 @@ from samplers.posterior import Posterior
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.remask import ReMDM
 from samplers.sliding_window import SlidingWindow
-from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
+from samplers.unmask import EntropyBudget, Factor, Steps, Threshold, Tokens, Unmask
 
 
 class OfficialGrid:
@@ -181,6 +181,8 @@ def test_a_fitted_grid_spends_equal_shares_of_the_loss(grid):
         (lambda: Unmask("drawn", noise=math.nan), "noise"),
         (lambda: PathPlanning(eta=math.inf), "eta"),
         (lambda: Threshold(0.0), "probability"),
+        (lambda: Factor(0.0), "factor"),
+        (lambda: Unmask("entropy", Factor()), "a Factor goes with"),
         (lambda: EntropyBudget(-1.0), "nats"),
         (lambda: Tokens(0), "num"),
         (lambda: Steps(0), "steps"),

@@ -12,7 +12,7 @@ from oracle import ROWS, as_array, assert_distribution, reveal
 from diffusion.mdlm import MDLM
 from samplers.logits_processor import LogitsProcessor
 from samplers.sampler import State
-from samplers.unmask import EntropyBudget, Steps, Threshold, Tokens, Unmask
+from samplers.unmask import EntropyBudget, Factor, Steps, Threshold, Tokens, Unmask
 
 
 def test_random_order_one_by_one_is_the_distribution_of_the_data(table):
@@ -26,6 +26,7 @@ def test_random_order_one_by_one_is_the_distribution_of_the_data(table):
     [
         *((order, Tokens(1)) for order in ("confidence", "margin", "entropy")),
         *(("confidence", amount) for amount in (Tokens(2), EntropyBudget(0.9), Threshold(0.6))),
+        ("confidence", Factor(1.2)),
     ],
 )
 def test_distribution_of_an_order_is_the_enumerated_one(table, order, amount):
@@ -33,6 +34,21 @@ def test_distribution_of_an_order_is_the_enumerated_one(table, order, amount):
     counts, calls = table.counts(Unmask(order, amount))
     assert_distribution(counts, distribution)
     assert calls.max() == most
+
+
+def test_up_to_a_factor_of_1_the_likeliest_tokens_are_the_likeliest_together():
+    """Of random joint distributions that are sure enough for the rule to reveal all of them."""
+    rng, checked = np.random.default_rng(0), 0
+    for length in (2, 3) * 200:
+        joint = rng.dirichlet(np.full(3**length, 0.05)).reshape((3,) * length)
+        others = [tuple(j for j in range(length) if j != i) for i in range(length)]
+        marginal = [joint.sum(axis) for axis in others]
+        log_sure = jnp.log(jnp.sort(jnp.array([[p.max() for p in marginal]])))[:, ::-1]
+        if int(Factor(1.0).count(0, None, None, (None, log_sure))[0, 0]) == length:
+            best = np.unravel_index(joint.argmax(), joint.shape)
+            assert best == tuple(p.argmax() for p in marginal)
+            checked += 1
+    assert checked > 50
 
 
 def test_distribution_at_a_temperature_is_the_enumerated_one(table):
@@ -66,6 +82,9 @@ def _ordered_distribution(table, order, amount, power=1):
                 count = amount.num
             elif isinstance(amount, Threshold):
                 count = sum(p0[i].max() >= amount.probability for i in masked)
+            elif isinstance(amount, Factor):
+                within = [(n + 2) * (1 - p0[i].max()) < amount.factor for n, i in enumerate(ranked)]
+                count = max((n + 1 for n, holds in enumerate(within) if holds), default=0)
             else:
                 sums = np.cumsum([entropy[i] for i in ranked])
                 most = np.maximum.accumulate([entropy[i] for i in ranked])

@@ -144,16 +144,15 @@ def experiment(process, **train):
     return Experiment(process, MODEL, DATA, Ancestral(), train=train)
 
 
-@pytest.mark.parametrize("process", [MDLM(5), UDLM(5)], ids=lambda p: type(p).__name__)
-def test_a_training_step_learns_answers_alone_from_clean_prompts(process):
+def test_a_training_step_learns_answers_alone_from_clean_prompts():
     """The loss is the mean over positions that are not known; what the prompt costs is not in it."""
-    asked = experiment(process)
+    asked = experiment(UDLM(5))
     x0 = jax.random.randint(jax.random.key(1), (4, 8), 0, 5)
     known = jnp.arange(8)[None] < jnp.array([[2], [0], [5], [7]])
     state = init_state(asked)
     step = jax.jit(make_train_step(asked))
     _, loss = step(state, x0[None], {"known": known[None]})
-    everything = jax.jit(make_train_step(experiment(process)))(state, x0[None])[1]
+    everything = jax.jit(make_train_step(asked))(state, x0[None])[1]
     assert abs(float(loss) - float(everything)) > 1e-3
 
     def one(row, seen):  # a single answer's place, the others known

@@ -199,19 +199,6 @@ def test_a_prompt_has_an_answer_up_to_the_end(trained):
     assert any(len(text) < 9 for text in texts)
 
 
-def test_a_finished_run_is_fine_tuned_on_pairs(tmp_path):
-    """`init_from`, of a run on text with the same alphabet."""
-    path = write(tmp_path / "sums.jsonl")
-    (tmp_path / "text.txt").write_text("+0123456789=|" * 40)
-    common = [*OVERRIDES, f"data.cache_dir={tmp_path}/cache"]
-    base = load(CONFIG, [*common, "data.rows=wrap", "data.end=", f"data.path={tmp_path}/text.txt"])
-    ddlm.train(base, tmp_path / "base", log=lambda line: None)
-    tuned = load(CONFIG, [*common, f"data.path={path}", f"init_from={tmp_path}/base"])
-    lines = []
-    ddlm.train(tuned, tmp_path / "tuned", log=lines.append)
-    assert any("loaded" in line for line in lines)
-
-
 def test_an_imported_run_is_fine_tuned_on_pairs_and_answers(tmp_path):
     """LLaDA's network, whose texts are numbers here; `data.end` is the name of one of its tokens."""
     source = GOLDEN / "checkpoints" / "llada"
