@@ -72,6 +72,11 @@ def test_characters_of_several_bytes_and_bytes_of_characters(tokenizers):
 def test_after_its_end_a_text_goes_on_with_that_token(files):
     tokenizer = ddlm.Subwords(str(files["bert"])).read()
     experiment = experiment_of(tokenizer, 10, end="[SEP]")
+    of_bytes = experiment_of(ddlm.Bytes(), 6, end="|", rows="pair", path="pairs.jsonl")
+    letters = make_pattern(of_bytes, np.full(6, -1), "a+", None)
+    assert {bytes(x.tolist()) for x in draws(letters, np.full(6, -1))} == {
+        b"a" * n + b"|" * (6 - n) for n in range(1, 7)
+    }
     known = np.full(10, -1)
     pattern = make_pattern(experiment, known, "the (state|union)( of)?", None)
     for x in draws(pattern, known):

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion.process import Composed
 from experiments.config import Experiment
-from experiments.data.tokenizers import SubwordTokenizer, Tokenizer
+from experiments.data.tokenizers import SubwordTokenizer, Tokenizer, token_number
 from experiments.errors import UserError, needed
 from samplers.automaton import Automaton
 
@@ -116,9 +116,7 @@ def _of_bytes(expression: str, option: str) -> _OfBytes:
 def _end(experiment: Experiment) -> int | None:
     """The token that ends a text, after which it goes on to the end of the sample."""
     data = experiment.data
-    if not data.end or not isinstance(data.tokenizer, SubwordTokenizer):
-        return None
-    return data.tokenizer.number(data.end)
+    return token_number(data.tokenizer, data.end, "data.end") if data.end else None
 
 
 def _of_tokens(
