@@ -245,7 +245,7 @@ class Experiment:
         if (traits.second_network == "energy") != (self.energy is not None):
             raise ValueError(
                 f"energy = {self.energy}, but process {name} has "
-                + ("no energy" if self.energy else "one; give its network")
+                + ("no energy" if self.energy else "one; set energy, as configs/sotu/edlm.py")
             )
         if self.model.output != traits.output:
             raise ValueError(
@@ -321,20 +321,20 @@ class Experiment:
 
     def _check_rows(self) -> None:
         name, traits, rows = type(self.process).__name__, self.process.traits, self.data.rows
-        if "segments" in self.data.given and traits.whole_rows:
-            advice = "fill rows up with data.end" if rows == "pair" else "set data.rows = wrap"
-            raise ValueError(
-                f"data.rows = {rows!r}: {name} treats a row as one text of full length; {advice}"
-            )
         # What has no loss of its own for each position, given that others are known.
         summed = traits.own_parameters and traits.whole_rows
         if rows == "pair" and (
             traits.second_network != "none" or traits.output != "tokens" or summed
         ):
             raise ValueError(
-                f"data.rows = 'pair': {name} has no loss of answers given prompts, since it needs "
-                "whole rows; use one that has, such as MDLM, RADD, SEDD, UDLM, BlockDiffusion or "
+                f"data.rows = 'pair': {name} has no loss of answers given prompts, which is a sum over "
+                "positions; use a process that has, such as MDLM, RADD, SEDD, UDLM, BlockDiffusion or "
                 "Autoregressive"
+            )
+        if "segments" in self.data.given and traits.whole_rows:
+            advice = "fill rows up with data.end" if rows == "pair" else "set data.rows = wrap"
+            raise ValueError(
+                f"data.rows = {rows!r}: {name} treats a row as one text of full length; {advice}"
             )
 
     def _check_labels(self) -> None:

@@ -73,6 +73,8 @@ class Sampler(ABC):
     """Whether outputs of the network are stored, a setting of those that can."""
     logits_processor: LogitsProcessor = LogitsProcessor()
     """What changes the distribution of each token, a setting of all that draw tokens themselves."""
+    weighs_known: ClassVar[bool] = False
+    """Whether known tokens decide which states are kept, so that none is taken for a noisy one."""
     guides_steps: ClassVar[bool] = False
     """Whether guidance changes its distribution of a step, not of a token (`samplers.posterior`)."""
 

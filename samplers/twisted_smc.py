@@ -38,6 +38,7 @@ class TwistedSMC(TimedSampler):
     """
 
     particles: int = 8
+    weighs_known: ClassVar[bool] = True
     requires: ClassVar[type] = TransitionProcess
     lacking: ClassVar[str] = "the process does not give the probability of a step"
 

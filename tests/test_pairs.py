@@ -131,6 +131,8 @@ def test_an_end_is_one_token_and_pairs_are_a_file(tmp_path):
         Text(rows="pair")
     with pytest.raises(UserError, match=r"splits are cut between documents.*data\.rows=pair"):
         read(write(tmp_path / "few.jsonl", [("q", "a")] * 3)).split("validation", 1)
+    with pytest.raises(UserError, match="the validation split has no pair of the 3; give more"):
+        read(write(tmp_path / "few.jsonl", [("q", "a")] * 3)).sequences("validation", 9, "pair")
 
 
 # The commands

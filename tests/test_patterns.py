@@ -93,6 +93,9 @@ def test_a_json_schema_gives_json():
     }
     experiment, known = experiment_of(tokenizer, 40), np.full(40, -1)
     pattern = make_pattern(experiment, known, None, json.dumps(schema))
+    np.testing.assert_array_equal(
+        make_pattern(experiment, known, None, schema).moves, pattern.moves
+    )
     for x in draws(pattern, known):
         value = json.loads(tokenizer.decode(x))
         assert value["kind"] in ("war", "peace") and isinstance(value["year"], int)
@@ -103,8 +106,9 @@ def test_a_json_schema_gives_json():
     [
         ({}, "a(b", None, r"--regex: 'a\(b' is no pattern"),
         ({}, "abc", None, "no text of 12 tokens matches it"),
-        ({}, "[A-Z]+", None, "is no pattern|no text of 12 tokens matches it"),
-        ({}, None, "[", "--json-schema: is no schema"),
+        ({}, "[A-Z]+", None, "the tokens that may be drawn spell no text"),
+        ({}, None, '{"type": "object"}', "the tokens that may be drawn spell no text"),
+        ({}, None, "[", "--json-schema: is no JSON schema"),
         ({}, "a", "{}", "cannot be combined"),
         ({"sampler": ddlm.ReMDM()}, "a.*", None, "sampler ReMDM does not draw"),
         ({"sampler": ddlm.SlidingWindow()}, "a.*", None, "sampler SlidingWindow does not draw"),
@@ -127,7 +131,7 @@ def test_several_prompts_have_no_pattern(tokenizers):
 def test_banned_tokens_are_no_part_of_a_match(tokenizers):
     sampler = ddlm.Ancestral(logits_processor=ddlm.LogitsProcessor(banned=(1,)))
     experiment = experiment_of(tokenizers["letters"], sampler=sampler)
-    with pytest.raises(UserError, match="no text of 12 tokens matches it"):
+    with pytest.raises(UserError, match="the tokens that may be drawn spell no text"):
         make_pattern(experiment, np.full(12, -1), "a.*", None)
     pattern = make_pattern(experiment, np.full(12, -1), "[abc]*", None)
     assert {t for x in draws(pattern, np.full(12, -1)) for t in x} == {2, 3}

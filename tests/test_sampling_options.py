@@ -12,6 +12,7 @@ from conftest import SMALL, on_devices
 import ddlm
 from experiments import cli
 from experiments.run import load_run
+from experiments.sampling.request import Request, prepare
 from experiments.sampling.trace import trace_record
 from experiments.sampling.trace_page import page
 from experiments.studies.measuring import sampler_error_toy
@@ -101,7 +102,7 @@ def test_options_shape_the_distribution(sample):
 def test_options_are_settings_of_the_sampler(sample, monkeypatch):
     """What each setting does to a distribution is in tests/test_temperature.py and test_remasking.py."""
     drawn = []
-    monkeypatch.setattr("experiments.sample._draw", lambda prepared, _: drawn.append(prepared))
+    monkeypatch.setattr("experiments.sample._draw", lambda prepared, *_: drawn.append(prepared))
     options = ["--top-p", "0.5", "--min-p", "0.9", "--top-k", "5", "--temperature", "0.7"]
     sample(
         "mdlm",
@@ -130,6 +131,22 @@ def test_what_comes_after_the_prompt_matches_a_pattern(sample, runs):
     texts = sample("ar", *options)
     assert all(re.fullmatch("we (the|of) ([a-z]{2} )+.*", text) for text in texts)
     assert "ReMDM does not draw" in sample("mdlm", *options, "--sampler", "ReMDM", code=2)
+
+
+def test_a_prompt_that_the_network_takes_for_noise_is_told(runs, capsys):
+    notes = {}
+    for name, options in {
+        "mdlm": {"prompt": "we"},
+        "ar": {"prompt": "we"},
+        "udlm": {"prompt": "we"},
+        "udlm ": {"template": "_we", "sampler": "TwistedSMC"},
+        "udlm  ": {},
+    }.items():
+        workdir = runs[name.strip()]
+        prepare(load_run(workdir), Request(**options), workdir)
+        notes[name] = capsys.readouterr().err
+    assert notes.pop("udlm").startswith("note: UDLM takes known text for noisy text")
+    assert set(notes.values()) == {""}
 
 
 def test_required_text_stands_in_every_sample(sample):

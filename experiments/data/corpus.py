@@ -80,6 +80,13 @@ class Corpus:
 
     def sequences(self, name: str, length: int, rows: str) -> np.ndarray | Rows:
         """What batches of a split are made of: its tokens, (N,), for rows "wrap"; else its rows."""
+        start, stop = self.bounds.get(name, (0, 1))
+        if rows == "pair" and start == stop:
+            assert self.documents is not None  # prompts and answers
+            raise UserError(
+                f"{self.source}: the {name} split has no pair of the {len(self.documents.starts) // 2}; "
+                "give more, or a folder with train.jsonl, valid.jsonl and test.jsonl"
+            )
         if rows == "wrap":
             return self.split(name, length)
         tokens, documents = self.split(name, 1), self.split_documents(name)

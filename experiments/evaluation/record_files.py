@@ -60,6 +60,8 @@ def _perplexity(record: dict, unit: str) -> str:
     value, error = (record[f"perplexity_per_{unit}{end}"] for end in ("", "_standard_error"))
     if value is None:
         return "beyond 1e308"
+    if value > 1e9:
+        return f"{value:.3g} +- {number_text(error, '.2g')}"
     digits = 1 - math.floor(math.log10(error)) if error else 3
     form = f",.{min(max(digits, 0), 4)}f"
     return f"{value:{form}} +- {number_text(error, form)}"

@@ -6,7 +6,8 @@ text of a token is what it adds to the text before it, so that " of" of a vocabu
 its space, except at the start of a text.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class _OfBytes:
 
 
 def make_pattern(
-    experiment: Experiment, known: np.ndarray, regex: str | None, schema: str | None
+    experiment: Experiment, known: np.ndarray, regex: str | None, schema: str | Mapping | None
 ) -> Automaton | None:
     """The automaton of what comes after the known start of each sample, None where there is no pattern;
     UserError for one that is no pattern, or that no sample of this length can match."""
@@ -51,6 +52,12 @@ def make_pattern(
     allowed[~blank] = False
     allowed[~blank, known[~blank]] = True
     automaton = Automaton.over(moves, accepts, allowed, first)
+    if not _reached(moves)[accepts].any():
+        raise UserError(
+            "the tokens that may be drawn spell no text that matches it",
+            "use characters that the vocabulary has",
+            option,
+        )
     if not automaton.is_possible:
         ends = "" if end is None else f", or {experiment.data.end} before their end"
         raise UserError(
@@ -72,12 +79,12 @@ def _check_sampler(experiment: Experiment, option: str) -> None:
     if not sampler.draws_jointly:
         raise UserError(
             f"sampler {type(sampler).__name__} does not draw the tokens of a text together",
-            "choose --sampler Ancestral, FirstHitting or Unmask",
+            "choose --sampler Ancestral",
             option,
         )
 
 
-def _expression(regex: str | None, schema: str | None) -> str:
+def _expression(regex: str | None, schema: str | Mapping | None) -> str:
     if schema is None:
         assert regex is not None  # one of the two is given
         return regex
@@ -85,10 +92,13 @@ def _expression(regex: str | None, schema: str | None) -> str:
         raise UserError("cannot be combined", "leave one out", "--regex and --json-schema")
     from outlines_core import json_schema
 
+    text = schema if isinstance(schema, str) else json.dumps(schema)
     try:
-        return json_schema.build_regex_from_schema(schema)
+        return json_schema.build_regex_from_schema(text) + "[ \n]*"
     except Exception as error:  # of several classes of the library's own
-        raise UserError(f"is no schema that it can read ({error})", "", "--json-schema") from error
+        raise UserError(
+            f"is no JSON schema that outlines-core can read ({error})", "", "--json-schema"
+        ) from error
 
 
 def _of_bytes(expression: str, option: str) -> _OfBytes:
@@ -145,6 +155,17 @@ def _of_tokens(
         ended[0, end] = len(moves)
         moves, accepts = np.concatenate([moves, ended]), np.append(accepts, True)
     return moves, accepts
+
+
+def _reached(moves: np.ndarray) -> np.ndarray:
+    """(S,): whether any tokens lead from the first state to a state; moves (S, V)."""
+    reached = np.zeros(len(moves), bool)
+    news = np.array([0])
+    while len(news):
+        reached[news] = True
+        following = np.unique(moves[news])
+        news = following[(following >= 0) & ~reached[following]]
+    return reached
 
 
 def _walk(of_bytes: _OfBytes, texts: Sequence[bytes]) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from diffusion.process import Sequential, denoising_process
 from experiments.config import Experiment
 from experiments.data.text import Text
 from experiments.errors import UserError
@@ -21,6 +22,7 @@ from experiments.sampling.patterns import make_pattern
 from experiments.sampling.samples import with_setting, with_steps
 from experiments.sampling.undrawn import changed, never_drawn
 from experiments.serialization import encode
+from experiments.streams import complain
 
 _OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "eta", "repetition")
 
@@ -34,7 +36,7 @@ class Request:
     text that every sample begins with; prompts: several, of any lengths, each with samples of its own;
     template: text with blanks, for each of which the character `blank` stands. regex: a regular
     expression that what comes after the prompt matches as a whole, or json_schema: a JSON schema, as
-    text. require: texts that every sample contains. ban: text whose tokens are never drawn.
+    text or a dict. require: texts that every sample contains. ban: text whose tokens are never drawn.
     label, guidance, guidance_interval: the label to guide to, how strongly, and at which times; without
     a label it is the known text (`samplers.guidance`).
     classifier: the run that guides, by its gradient or, if exact, asked for every change of a token.
@@ -50,7 +52,7 @@ class Request:
     template: str | None = None
     blank: str = "_"
     regex: str | None = None
-    json_schema: str | None = None
+    json_schema: str | Mapping | None = None
     require: Sequence[str] = ()
     ban: str = ""
     repetition: float | None = None
@@ -104,7 +106,22 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
         request.exact,
         make_pattern(experiment, known, request.regex, request.json_schema),
     )
+    if (known >= 0).any():
+        _tell_of_bias(experiment)
     return Prepared(run, known, constraints, _description(run, request, classifier))
+
+
+def _tell_of_bias(experiment: Experiment) -> None:
+    """Nothing; a note where the network takes known tokens for noisy ones."""
+    process, sampler = experiment.process, experiment.sampler
+    if isinstance(process, Sequential) or experiment.data.rows == "pair":
+        return  # it reads no noise, or has learned from clean prompts
+    biased = denoising_process(process).known_tokens == "biased"
+    if biased and not any(layer.weighs_known for layer in sampler.layers):
+        complain(
+            f"note: {type(process).__name__} takes known text for noisy text and heeds it too little; "
+            "--sampler TwistedSMC does not"
+        )
 
 
 def _known(data: Text, request: Request) -> np.ndarray:
