@@ -23,6 +23,7 @@ from samplers.logits_processor import LogitsProcessor
 from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
 from samplers.posterior import Posterior
+from samplers.psi import Psi
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.sampler import GridSampler, Sampler, Stepwise
 from samplers.tweedie import Tweedie
@@ -41,6 +42,7 @@ CASES = {
     "tweedie": (Tweedie(6), SEDD(V)),
     "ode": (ODE(6), LinearFlow(V)),
     "mean ancestral": (MeanAncestral(6), NORMAL),
+    "psi": (Psi(6, interval=(0.3, 0.8)), UDLM(V)),
 }
 cases = pytest.mark.parametrize("name", CASES)
 TABLE = np.random.default_rng(0).normal(size=(V + 1, V)).astype(np.float32)
