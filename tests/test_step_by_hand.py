@@ -23,8 +23,8 @@ from samplers.logits_processor import LogitsProcessor
 from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
 from samplers.posterior import Posterior
-from samplers.psi import Psi
 from samplers.predictor_corrector import PredictorCorrector
+from samplers.psi import Psi
 from samplers.sampler import GridSampler, Sampler, Stepwise
 from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
