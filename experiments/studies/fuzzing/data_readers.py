@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from experiments.data import preparing
 from experiments.data.builders import builder_class
+from experiments.data.pairs import read_prompts
 from experiments.data.reading import files_of, read, sources_of
 from experiments.data.rows import Rows
 from experiments.data.splits import WORDS
@@ -101,6 +102,26 @@ def _read_text(case: tuple[str, bytes], folder: Path) -> None:
     (folder / "cache").mkdir()
     corpus = prepare(Text(str(path), Bytes(), cache_dir=str(folder / "cache")))
     corpus.tokenizer.decode(corpus.tokens)
+
+
+def _pair_files() -> st.SearchStrategy[bytes]:
+    """Files of pairs of prompt and answer, some lines of which are damaged."""
+    whole = {"prompt": "12 + 7 = ", "answer": "né"}
+    lines = st.lists(st.one_of(st.just(json.dumps(whole).encode()), json_text(whole)), max_size=4)
+    before = json.dumps({"prompt": "", "answer": "b"}).encode() + b"\n"
+    return lines.map(lambda some: before * 30 + b"\n".join(some))
+
+
+def _read_pairs(case: bytes, folder: Path) -> None:
+    path = folder / "pairs.jsonl"
+    path.write_bytes(case)
+    read_prompts(str(path), "--prompts")
+    cache = str(folder / "cache")
+    data = Text(str(path), Bytes(), 24, rows="pair", end="|", cache_dir=cache)
+    for name in ("train", "validation", "test"):
+        rows = prepare(data).sequences(name, 24, "pair")
+        assert isinstance(rows, Rows)
+        rows.batch(np.arange(len(rows)))
 
 
 def _splits() -> st.SearchStrategy[tuple]:
@@ -297,7 +318,8 @@ def _notes(folder: Path) -> Reader:
 def readers(folder: Path) -> list[Reader]:
     """The readers of this file, each with its cases; folder: where they may write."""
     return [
-        Reader("text files, compressed or not", 600, _files(), _read_text),
+        Reader("text files, compressed or not", 400, _files(), _read_text),
+        Reader("pairs and prompts", 200, _pair_files(), _read_pairs),
         Reader("names that tell splits", 300, _splits(), _read_splits),
         *_corpora(folder / "corpora"),
         Reader("datasets and their archives", 400, _archives(), _prepare_dataset),
