@@ -107,7 +107,7 @@ from experiments.optimization.warmup_stable_decay import WarmupStableDecay
 from experiments.overrides import override
 from experiments.sample_metrics.record import of_texts
 from experiments.sample_metrics.scorers import RunScorer
-from experiments.sampling.known import written
+from experiments.sampling.known import answered, written
 from experiments.sampling.request import Prepared, Request, prepare
 from experiments.sampling.samples import sample_run
 from experiments.time_weights.as_bound import AsBound
@@ -353,11 +353,14 @@ __all__ = [
 
 
 class Samples(list):
-    """Texts, str, with `tokens`, int32 (N, L), and `calls` of the network for each, int (N,)."""
+    """Texts, str, with `answers`, what of each comes after its prompt; `tokens`, int32 (N, L); and
+    `calls` of the network for each, int (N,)."""
 
-    def __init__(self, texts: Sequence[str], tokens: np.ndarray, calls: np.ndarray):
+    def __init__(
+        self, texts: Sequence[str], answers: Sequence[str], tokens: np.ndarray, calls: np.ndarray
+    ):
         super().__init__(texts)
-        self.tokens, self.calls = tokens, calls
+        self.answers, self.tokens, self.calls = list(answers), tokens, calls
 
 
 class Run:
@@ -512,10 +515,13 @@ def _drawn(ready: Prepared, num: int, batch_size: int, size: int | None = None) 
     seed, batch = ready.description["seed"], min(batch_size, num)
     drawn = list(sample_run(ready.run, num, seed, ready.known, batch, ready.constraints))
     data = ready.run.experiment.data
-    texts = [written(data, sampled.x0[:size], fixed[:size]) for _, sampled, fixed in drawn]
+    rows = [(sampled.x0[:size], fixed[:size]) for _, sampled, fixed in drawn]
+    texts, answers = (
+        [data.tokenizer.decode(part(data, *row)) for row in rows] for part in (written, answered)
+    )
     tokens = np.stack([sampled.x0[:size] for _, sampled, _ in drawn])
     calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])
-    return Samples([data.tokenizer.decode(text) for text in texts], tokens, calls)
+    return Samples(texts, answers, tokens, calls)
 
 
 def load(

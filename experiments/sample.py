@@ -171,7 +171,7 @@ def _draw(prepared, prompts, args) -> None:
     from experiments.devices.distributed import first_says, is_first
     from experiments.files import write_atomically
     from experiments.progress import Progress
-    from experiments.sampling.known import written
+    from experiments.sampling.known import answered, written
     from experiments.sampling.samples import sample_run
     from experiments.sampling.samples_writer import SamplesWriter
     from experiments.sampling.trace import trace_record
@@ -202,8 +202,10 @@ def _draw(prepared, prompts, args) -> None:
             if not is_first():
                 continue
             text = data.tokenizer.decode(written(data, sampled.x0, fixed))
-            given = prompts[number % len(prompts)] if prompts else None
-            writer.write(number, text, int(sampled.calls), given)
+            more = {"given": prompts[number % len(prompts)]} if prompts else {}
+            if prompts or data.rows == "pair":
+                more["answer"] = data.tokenizer.decode(answered(data, sampled.x0, fixed))
+            writer.write(number, text, int(sampled.calls), **more)
             line = f"[{number}] {text}"
             if args.watch:
                 lines.append(line)

@@ -196,6 +196,7 @@ def test_a_prompt_has_an_answer_up_to_the_end(trained):
     end = run.experiment.data.tokenizer.symbols.index("|")
     for text, row in zip(texts, texts.tokens, strict=True):
         assert text.startswith("3+4=") and "|" not in text
+        assert text == "3+4=" + texts.answers[texts.index(text)]
         ends = np.flatnonzero(row == end)
         assert len(text) == (ends[0] if len(ends) else 9)
     assert any(len(text) < 9 for text in texts)

@@ -121,6 +121,7 @@ def test_prompts_of_a_file_are_continued_with_more_of_each(run, tmp_path, capsys
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["given"] for line in lines] == ["we", "the"] * 2
     assert [line["text"] for line in lines] == run.sample(2, prompts=["we", "the"])
+    assert all(line["text"] == line["given"] + line["answer"] for line in lines)
     file.write_text('{"prompt": "we"}\n{"prompt": "a"}\n')
     with pytest.raises(UserError, match="holds other samples"):
         sample.main([*command, "--num", "3"])

@@ -57,6 +57,12 @@ def written(data: Text, x0: ArrayLike, known: np.ndarray) -> np.ndarray:
     return x0[begin : ends[0]] if len(ends) else x0[begin:]
 
 
+def answered(data: Text, x0: ArrayLike, known: np.ndarray) -> np.ndarray:
+    """The tokens (n,) of `written` after the known start, of a run of pairs the answer."""
+    start = int(np.argmin(np.append(known, -1) >= 0))
+    return written(data, x0, known)[start - (len(begin_of(data)) if data.rows == "pair" else 0) :]
+
+
 def _parts(text: str, blank: str) -> tuple[list[str], list[int]]:
     """The parts of a text, and how many blanks stand after each but the last; the first and the last may
     be empty."""

@@ -12,7 +12,13 @@ from experiments.files import open_stream, writing
 from experiments.plain_json import parse
 from experiments.sampling.samples_file import is_cut_short
 
-_OF_ONE = ("number", "text", "network_calls", "given")  # what a line says of its sample alone
+_OF_ONE = (
+    "number",
+    "text",
+    "network_calls",
+    "given",
+    "answer",
+)  # what a line says of its sample alone
 _LONGEST = 1 << 26  # bytes of a line, at most
 
 
@@ -40,13 +46,13 @@ class SamplesWriter(AbstractContextManager):
         self.start, self._end = (0, 0) if force else _held(file, self._path, self._description)
         return file
 
-    def write(self, number: int, text: str, network_calls: int, given: str | None = None) -> None:
-        """Nothing; the line of a sample is in the file, unless it was there. given: its prompt, where
-        each has its own."""
+    def write(self, number: int, text: str, network_calls: int, **more: str) -> None:
+        """Nothing; the line of a sample is in the file, unless it was there. more: `given`, its prompt,
+        where each has its own, and `answer`, its text after that."""
         if self._file is None or number < self.start:
             return
         line = {"number": number, "text": text, "network_calls": network_calls}
-        line |= ({} if given is None else {"given": given}) | self._description
+        line |= more | self._description
         with writing(self._path):
             if self._end is not None:  # what follows is half a line, or to be replaced
                 self._file.truncate(self._end)
