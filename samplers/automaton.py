@@ -29,12 +29,10 @@ import numpy as np
 from jax import Array
 
 from diffusion.model import Model
-from diffusion.numerics import log_one_hot
 from diffusion.random import categorical, split
 
-_UNLIKELY = (
-    -1e4
-)  # log of what a token counts that a logits processor has cut, beside one that is left
+# log of what a token counts that a logits processor has cut, beside one that is left
+_UNLIKELY = -1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +77,7 @@ class Automaton:
         comes before them led to `state` (B,) and an accepted text can still be reached after them; and
         the state after them, (B,). Any tokens where none that fit have a probability, or beyond the
         text."""
-        length = len(self.viable) - 1
-        places = first + jnp.arange(log_p.shape[1])
-        bound = (places >= self.first) & (places < length)
-        moves = jnp.asarray(np.where(self.moves < 0, len(self.moves), self.moves))
-        moves = jnp.concatenate([moves, jnp.full_like(moves[:1], len(self.moves))])  # of no state
+        bound, moves = self._bound(first, log_p.shape[1]), self._moves()
         classes, by_position = jnp.asarray(self.classes), jnp.moveaxis(log_p, 1, 0)
 
         def backward(beta, position):
@@ -100,26 +94,40 @@ class Automaton:
             return jnp.where(bound, moves[state, classes[x]], state), x
 
         viable = jnp.asarray(np.pad(self.viable, ((0, 0), (0, 1))))
-        viable = viable[jnp.minimum(places[-1] + 1, length)]
+        viable = viable[jnp.minimum(first + log_p.shape[1], len(viable) - 1)]
         goal = jnp.where(viable, 0, -jnp.inf).astype(log_p.dtype)
         goal = jnp.broadcast_to(goal[None], (len(log_p), len(moves)))
         _, betas = jax.lax.scan(backward, goal, (by_position, bound), reverse=True)
-        keys = split(key, len(places))
+        keys = split(key, len(bound))
         state, x = jax.lax.scan(forward, state, (keys, by_position, betas, bound))
         return jnp.moveaxis(x, 0, 1), state
 
     def after(self, x: Array, state: Array, first: int | Array) -> Array:
         """The state (B,) after tokens x (B, n) of the positions from `first` on, from `state` on."""
-        certain = log_one_hot(x, len(self.classes))
-        return self.draw(jax.random.key(0), certain, state, first)[1]
+        moves, classes = self._moves(), jnp.asarray(self.classes)
+
+        def walk(state, position):
+            x, bound = position
+            return jnp.where(bound, moves[state, classes[x]], state), None
+
+        return jax.lax.scan(walk, state, (x.T, self._bound(first, x.shape[1])))[0]
+
+    def _bound(self, first: int | Array, count: int) -> Array:
+        """Which of `count` positions from `first` on are moved by, (count,)."""
+        places = first + jnp.arange(count)
+        return (places >= self.first) & (places < len(self.viable) - 1)
+
+    def _moves(self) -> Array:
+        """(S + 1, C): the last state is none, which nothing leaves."""
+        moves = np.where(self.moves < 0, len(self.moves), self.moves)
+        return jnp.asarray(np.pad(moves, ((0, 1), (0, 0)), constant_values=len(self.moves)))
 
 
 def _of_classes(log_p: Array, classes: Array, count: int) -> Array:
     """log of the mass of each class of tokens, (B, C), of log_p (B, V)."""
     empty = jnp.full((len(log_p), count), -jnp.inf, log_p.dtype)
-    top = empty.at[:, classes].max(
-        log_p
-    )  # of each class: one may be beyond the exponents of another
+    # The largest of each class: one class may be beyond the exponents of another.
+    top = empty.at[:, classes].max(log_p)
     top = jnp.where(jnp.isneginf(top), 0, top)
     p = jnp.exp(log_p - top[:, classes])
     return jnp.log(jnp.zeros_like(empty).at[:, classes].add(p)) + top
