@@ -49,7 +49,7 @@ from diffusion.embedded import EmbeddedProcess
 from diffusion.gaussian import GivenEmbeddings, LearnedEmbeddings
 from diffusion.log_snr import LogSNR, SqrtLogSNR
 from diffusion.markov import Head
-from diffusion.model import Model, at_positions, given
+from diffusion.model import Around, Model, at_positions
 from diffusion.numerics import gather_last, log_softmax
 from diffusion.process import Traits, check_num_steps
 from diffusion.random import split
@@ -58,7 +58,7 @@ OBJECTIVES = ("squares", "bound")
 
 
 @dataclass(frozen=True)
-class PositionTimes:
+class PositionTimes(Around):
     """A model that is told the own time of each position.
 
     model: the network. times: times(t, length) -> (B, L).
@@ -71,20 +71,11 @@ class PositionTimes:
         """out (B, L, V) of z at the time t of the sentence, (B, 1), or at times of its own, (B, L)."""
         return self.model(z, self.times(t, z.shape[1]), **condition)
 
-    @property
-    def segments(self) -> Array | None:
-        """Those of the model, as of `diffusion.model.RowModel`."""
-        return self.model.segments
-
     def at(
         self, function: Callable[..., Array], where: Array | None, x0: Array, z: Array, t: Array
     ) -> Array:
         """As of `diffusion.model.PositionModel`; the function is given times (B, L)."""
         return at_positions(self.model, function, where, x0, z, self.times(t, z.shape[1]))
-
-    def given(self, **condition: Array) -> "PositionTimes":
-        """As of `diffusion.model.PositionModel`."""
-        return replace(self, model=given(self.model, **condition))
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ times, with `loss`, is a model of p(y | x) alone, and then it is the same for ev
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.model import Model, at_positions, given
+from diffusion.model import Around, Model, at_positions
 from diffusion.process import Likelihood, Objective, Sequential, denoising_process
 from diffusion.spaces import StateSpace
 
 
 @dataclass(frozen=True)
-class Clamped:
+class Clamped(Around):
     """A model that is shown the known tokens clean, whatever the state has in their places.
 
     model: what it asks. space: of its states. known: int (B, L), -1 where a token is not known.
@@ -31,11 +31,6 @@ class Clamped:
     model: Model
     space: StateSpace
     known: Array
-
-    @property
-    def segments(self) -> Array | None:
-        """Those of the model, as of `diffusion.model.RowModel`."""
-        return self.model.segments
 
     def __call__(self, z: Array, t: Array, **condition: Array) -> Array:
         """out of the state with the known tokens in it."""
@@ -47,10 +42,6 @@ class Clamped:
         """As of `diffusion.model.PositionModel`; where some positions are asked for, 0 at the known."""
         where = None if where is None else where & (self.known < 0)
         return at_positions(self.model, function, where, x0, self.space.clamp(z, self.known), t)
-
-    def given(self, **condition: Array) -> "Clamped":
-        """As of `diffusion.model.PositionModel`."""
-        return replace(self, model=given(self.model, **condition))
 
 
 def clamped(objective: Objective, model: Model, x0: Array, known: Array) -> Model:

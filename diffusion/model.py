@@ -4,7 +4,8 @@ A process calls it and knows nothing else of the network; `models.backbone.Netwo
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,21 @@ def given(model: Model, **condition: Array) -> Model:
     if isinstance(model, PositionModel):
         return model.given(**condition)
     return lambda z, t, **more: model(z, t, **condition, **more)
+
+
+class Around:
+    """What a frozen dataclass over a `model` passes on to it: what its rows hold, and conditions."""
+
+    model: Model
+
+    @property
+    def segments(self) -> Array | None:
+        """Those of the model, as of `RowModel`."""
+        return cast(RowModel, self.model).segments
+
+    def given(self, **condition: Array) -> Self:
+        """As of `PositionModel`."""
+        return replace(cast(Any, self), model=given(self.model, **condition))
 
 
 def at_positions(

@@ -5,16 +5,16 @@ with the estimate 0 and then with its own, so what it says is a function of z: a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.model import Model, at_positions, given
+from diffusion.model import Around, Model, at_positions
 
 
 @dataclass(frozen=True)
-class SelfConditioned:
+class SelfConditioned(Around):
     """A model of z from one of [z, estimate].
 
     model: the network. estimate: estimate(out, z, t) -> (B, L, D), of what it says of z.
@@ -34,11 +34,6 @@ class SelfConditioned:
     def _first(self, z, t, **condition):
         return self.estimate(self(z, t, estimate=jnp.zeros_like(z), **condition), z, t)
 
-    @property
-    def segments(self) -> Array | None:
-        """Those of the model, as of `diffusion.model.RowModel`."""
-        return self.model.segments
-
     def at(
         self, function: Callable[..., Array], where: Array | None, x0: Array, z: Array, t: Array
     ) -> Array:
@@ -49,7 +44,3 @@ class SelfConditioned:
 
         both = jnp.concatenate([z, self._first(z, t)], axis=-1)
         return at_positions(self.model, of_state, where, x0, both, t)
-
-    def given(self, **condition: Array) -> "SelfConditioned":
-        """As of `diffusion.model.PositionModel`."""
-        return replace(self, model=given(self.model, **condition))
