@@ -7,7 +7,8 @@ runs do not determine the fit it says so. With --next it predicts a further run,
 that too and prints predicted beside measured.
 
 Runs are in WORKDIR: an interrupted ladder continues with the same command, finished runs are not
-repeated, and sizes and budgets can be added. Writes table.md and plot.png there.
+repeated, and sizes and budgets can be added. Writes table.md and plot.png there. Sizes and steps of the
+config (and of --set) count as proportions only: of heads to the width, of the warm-up to the steps.
 
 Examples:
     ddlm scaling --config configs/sotu/mdlm.py --workdir runs/l --sizes 2x64 4x128 --budgets 1e12 4e12
@@ -46,6 +47,9 @@ def command_line() -> cli.Parser:
     options.add_argument(
         "--split", default="validation", help="train, validation (default) or test"
     )
+    options.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained, and train nothing"
+    )
     cli.add_set(options)
     return options
 
@@ -62,7 +66,7 @@ def flops(text: str) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    """Nothing; the ladder is trained, and its table, fit and prediction are printed."""
+    """Nothing; the ladder is trained, and its table, fit and prediction are printed (or its plan)."""
     options = command_line()
     args = options.parse_args(arguments)
     if args.check and not args.next:
@@ -78,6 +82,7 @@ def main(arguments: list[str]) -> None:
     from experiments.files import write_atomically
     from experiments.ladders.climb import climb
     from experiments.ladders.ladder import make_ladder
+    from experiments.ladders.report import plan_table
     from experiments.training.workdir import one_writer
 
     workdir = Path(args.workdir)
@@ -85,6 +90,10 @@ def main(arguments: list[str]) -> None:
     settings = workdir, args.config, args.set
     ladder = make_ladder(*settings, args.sizes, args.budgets, args.split)
     last = further and make_ladder(*settings, [further[0]], [further[1]], args.split)
+    if args.dry_run:
+        rungs = [*ladder.rungs, *(last.rungs if last else ())]
+        print(plan_table(rungs, ladder.plan.corpus))
+        return
     with one_writer(workdir, cli.log):
         text, image = climb(ladder, last, args.check, Path(args.config).stem, cli.log)
         write_atomically(workdir / "table.md", f"{text}\n")

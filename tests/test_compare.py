@@ -236,7 +236,7 @@ def test_a_record_of_something_else_is_made_anew(done, tmp_path, change, monkeyp
 
 @pytest.mark.parametrize("error, code", [(Stopped("stopped", 15), 143), (KeyboardInterrupt(), 130)])
 def test_an_interruption_ends_the_comparison(done, tmp_path, error, code, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **more):
         raise error
 
     monkeypatch.setattr(methods, "train", interrupted)

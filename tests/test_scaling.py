@@ -123,13 +123,16 @@ def test_a_ladder_that_was_stopped_continues_and_does_nothing_twice(
     words = ["--sizes", "1x16", "--budgets", "2e6", "4e6"]
     trained, train = [], methods.train
 
-    def stopped_at_the_second(experiment, directory, *more):
+    def stopped_at_the_second(experiment, directory, log, **more):
         if trained:
             raise Stopped("stopped", 15)
         trained.append(directory.name)
-        train(experiment, directory, *more)
+        train(experiment, directory, log, **more)
 
     monkeypatch.setattr(methods, "train", stopped_at_the_second)
+    assert scaling(tmp_path / "w", settings, *words, "--dry-run") == 0
+    planned = cells(capsys.readouterr().out)[0]
+    assert not (tmp_path / "w").exists()
     assert scaling(tmp_path / "w", settings, *words) == 143
     assert trained == ["1x16-2e06"] and not (tmp_path / "w" / "table.md").exists()
     monkeypatch.setattr(methods, "train", train)
@@ -140,6 +143,7 @@ def test_a_ladder_that_was_stopped_continues_and_does_nothing_twice(
     table = (tmp_path / "w" / "table.md").read_text()
     rows = cells(table)[0][1:]
     assert [row[0] for row in rows] == ["1x16", "1x16"] and rows[0][5] < rows[1][5]
+    assert [row[:6] for row in rows] == planned[1:] and "ddlm evaluate" not in said
     for row, name in zip(rows, ("1x16-2e06", "1x16-4e06"), strict=True):
         (path,) = (tmp_path / "w" / name / "records").iterdir()
         assert row[6] == f"{json.loads(path.read_text())['value']:.4f}"

@@ -100,7 +100,7 @@ def _is_trained(method: Method) -> bool:
 def _run(plan: Plan, method: Method, log: Log) -> dict | None:
     """The record of a run, trained and evaluated as far as it is not; None where it diverged."""
     try:
-        train(method.experiment, method.directory, log, method.reading)
+        train(method.experiment, method.directory, log, reading=None)
         return _evaluate(plan, method, log)
     except Diverged as error:
         log(f"{method.directory.name} diverged: {error}")

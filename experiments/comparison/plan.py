@@ -21,7 +21,6 @@ from experiments.overrides import (
     leaves,
     load,
     override,
-    reading_options,
     resolve,
 )
 from experiments.training.checkpoints import Checkpoints
@@ -32,14 +31,13 @@ from models.backbone import num_parameters
 @dataclass(frozen=True)
 class Method:
     """A run of the comparison: a config with the overrides and a seed applied; name: of its row, the
-    same for all seeds; directory: of the run; resolved: with what the data fills in; reading: as
-    `experiments.training.trainer.train` takes it; cost: of its training, in any unit."""
+    same for all seeds; directory: of the run; resolved: with what the data fills in; cost: of its
+    training, in any unit."""
 
     name: str
     directory: Path
     experiment: Experiment
     resolved: Experiment
-    reading: tuple[str, ...]
     cost: float = 1.0
 
 
@@ -78,9 +76,8 @@ def make_plan(
     least = first.data.length if first.data.rows == "wrap" else 1
     for name in ("train", "validation", split):
         corpus.split(name, least)
-    named = dict(zip(experiments, configs, strict=True))
     methods = [
-        method(workdir, name, named[name], experiment, corpus, overrides, number)
+        method(workdir, name, experiment, corpus, number)
         for number in range(seeds)
         for name, experiment in experiments.items()
     ]
@@ -100,28 +97,20 @@ def check_alone(name: str, experiment: Experiment) -> None:
 
 
 def method(
-    workdir: Path,
-    name: str,
-    config: str,
-    experiment: Experiment,
-    corpus: Corpus,
-    overrides: Sequence[str],
-    number: int = 0,
+    workdir: Path, name: str, experiment: Experiment, corpus: Corpus, number: int = 0
 ) -> Method:
-    """The run of an experiment, which the config file with the overrides is, at its seed plus `number`;
-    UserError where it has no bound, or its directory in `workdir` holds another run."""
+    """The run of an experiment at its seed plus `number`; UserError where it has no bound, or its
+    directory in `workdir` holds another run."""
     directory = workdir / name
     if number:
         seed = experiment.train.seed + number
-        overrides = [*overrides, f"train.seed={seed}"]
-        experiment = override(experiment, overrides[-1:])
+        experiment = override(experiment, [f"train.seed={seed}"])
         directory = workdir / f"{name}.seed{seed}"
     text = corpus.split
     resolved = resolve(experiment, corpus.tokenizer, lambda: text("train", 1), corpus.label_names)
     check_bound(resolved)
     _check_run(directory, resolved)
-    reading = reading_options(experiment, config, overrides)
-    return Method(name, directory, experiment, resolved, reading)
+    return Method(name, directory, experiment, resolved)
 
 
 def budget(plan: Plan) -> str:

@@ -97,7 +97,7 @@ def make_ladder(
             every = [*changes, *_step_overrides(base, size, budget, flops)]
             name = f"{size}-{budget:g}".replace("+", "")  # as a folder
             experiment = override(base, every)
-            run = method(workdir, name, config, experiment, corpus, [*overrides, *every])
+            run = method(workdir, name, experiment, corpus)
             cost = float(flops * experiment.train.num_steps)
             rungs.append(Rung(size, budget, parameters, flops, replace(run, cost=cost)))
     methods = [rung.method for rung in rungs]

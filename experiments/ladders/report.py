@@ -22,6 +22,7 @@ REPEATED = (
     "Where epochs exceed 1 the text is seen again, and L(N, D), which takes every token to be new, does "
     "not hold for it."
 )
+PLANNED = ("size", "FLOPs", "parameters", "tokens", "epochs", "steps")
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,37 @@ def fitted(measured: Sequence[Point]) -> Fit | Undetermined:
 
 def table(measured: Sequence[Point], found: Fit | Undetermined, corpus: Corpus) -> str:
     """The runs as a Markdown table, the fit below it; no final newline."""
-    text = corpus.bounds["train"][1] - corpus.bounds["train"][0]
     unit = next((p.unit for p in measured if p.unit), "bits per character")
-    rows = [["size", "FLOPs", "parameters", "tokens", "epochs", "steps", unit, "standard error"]]
-    rows[0] += ["fit"] if isinstance(found, Fit) else []
+    rows = [[*PLANNED, unit, "standard error", *(["fit"] if isinstance(found, Fit) else [])]]
     for p in measured:
         r, diverged = p.rung, math.isinf(p.value)
-        row = [r.size, f"{r.flops:.3g}", f"{r.parameters:,}", f"{r.tokens:,}"]
-        row += [f"{r.tokens / text:.2g}", f"{r.steps:,}"]
+        row = _planned(r, corpus)
         row += ["diverged", "-"] if diverged else [f"{p.value:.4f}", number_text(p.error, ".4f")]
         row += [f"{found.loss(r.parameters, r.tokens):.4f}"] if isinstance(found, Fit) else []
         rows.append(row)
-    notes = [EQUAL, *([REPEATED] if any(p.rung.tokens > text for p in measured) else [])]
+    notes = _notes([p.rung for p in measured], corpus)
     return "\n\n".join([markdown(rows, ("size",)), *notes, _fit(found, measured)])
+
+
+def plan_table(rungs: Sequence[Rung], corpus: Corpus) -> str:
+    """The runs before they are trained as a Markdown table; no final newline."""
+    rows = [[*PLANNED], *(_planned(rung, corpus) for rung in rungs)]
+    return "\n\n".join([markdown(rows, ("size",)), *_notes(rungs, corpus)])
+
+
+def _planned(rung: Rung, corpus: Corpus) -> list[str]:
+    sizes = [rung.size, f"{rung.flops:.3g}", f"{rung.parameters:,}", f"{rung.tokens:,}"]
+    return [*sizes, f"{rung.tokens / _training_tokens(corpus):.2g}", f"{rung.steps:,}"]
+
+
+def _training_tokens(corpus: Corpus) -> int:
+    start, end = corpus.bounds["train"]
+    return end - start
+
+
+def _notes(rungs: Sequence[Rung], corpus: Corpus) -> list[str]:
+    repeated = any(rung.tokens > _training_tokens(corpus) for rung in rungs)
+    return [EQUAL, *([REPEATED] if repeated else [])]
 
 
 def _fit(found: Fit | Undetermined, measured: Sequence[Point]) -> str:

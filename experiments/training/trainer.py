@@ -59,11 +59,11 @@ Log = Callable[[str], None]
 
 
 def train(
-    experiment: Experiment, workdir: Path, log: Log = print, reading: Sequence[str] = ()
+    experiment: Experiment, workdir: Path, log: Log = print, reading: Sequence[str] | None = ()
 ) -> None:
     """Trains up to `train.num_steps`, from the newest checkpoint in `workdir` where there is one.
     reading: the options with which other commands read the run (`overrides.reading_options`), for the
-    last line of the log.
+    last line of the log, which names the next command; None where the caller goes on itself.
 
     Raises UserError for what the user can put right (nothing in `workdir` changes then), also where
     another process trains in it; Diverged for a loss that is not finite and stays so, Stopped after a
@@ -158,7 +158,7 @@ def set_up(
 
 
 def _train(
-    experiment: Experiment, workdir: Path, log: Log, reading: Sequence[str], signals: Signals
+    experiment: Experiment, workdir: Path, log: Log, reading: Sequence[str] | None, signals: Signals
 ) -> None:
     config = experiment.train
     ready, begin = set_up(experiment, workdir, log, signals)
@@ -177,7 +177,7 @@ def _train(
         log(f"continuing after step {start}" if start else "starting")
         if config.num_steps == 0 and checkpoints.latest() is None:
             checkpoints.save(0, state, _meta(experiment, corpus, 0))
-            log(f"saved as step 0; now: {_next(experiment, workdir, reading)}")
+            log(f"saved as step 0{_next(experiment, workdir, reading)}")
             return
         pending = start and checkpoints.meta(start).get("evaluation_pending")
         if start >= config.num_steps and not pending:
@@ -202,7 +202,7 @@ def _train(
                     metrics.rewind(start)
     if is_first():
         write_curves(workdir, log)
-    log(f"trained to step {config.num_steps}; now: {_next(experiment, workdir, reading)}")
+    log(f"trained to step {config.num_steps}{_next(experiment, workdir, reading)}")
 
 
 @contextmanager
@@ -221,11 +221,14 @@ def _metrics(
         yield metrics
 
 
-def _next(experiment: Experiment, workdir: Path, reading: Sequence[str]) -> str:
+def _next(experiment: Experiment, workdir: Path, reading: Sequence[str] | None) -> str:
+    """The end of a line that names the next command; empty where the caller goes on itself."""
+    if reading is None:
+        return ""
     if experiment.process.traits.output == "label":
-        return f"ddlm sample --workdir RUN --classifier {shlex.quote(str(workdir))} --label NAME"
+        return f"; now: ddlm sample --workdir RUN --classifier {shlex.quote(str(workdir))} --label NAME"
     then = "evaluate" if isinstance(experiment.process, Likelihood) else "sample"
-    return shlex.join(["ddlm", then, "--workdir", str(workdir), *reading])
+    return f"; now: {shlex.join(['ddlm', then, '--workdir', str(workdir), *reading])}"
 
 
 def _loop(ready: Ready, state, start, save, metrics, signals, log) -> Rollback | None:
