@@ -11,7 +11,8 @@ import ddlm
 from diffusion.mdlm import MDLM
 from diffusion.schedules import MDLMCosine
 from experiments.errors import UserError
-from experiments.overrides import load
+from experiments.overrides import load, override
+from experiments.sampling.request import _tell_of_pairs
 from samplers.guidance import HiddenPrompt, classifier_free, hides_prompts
 
 SCALE = 1.5  # cfg_scale of LLaDA; the strength is 1 more
@@ -113,3 +114,13 @@ def test_at_strength_0_the_prompt_says_nothing_and_at_1_nothing_is_added(run, mo
 def test_what_cannot_be_guided_so_is_told(run, options, changes, message):
     with pytest.raises(UserError, match=message):
         ddlm.load(run.workdir, changes=changes).sample(guidance=2.0, **options)
+
+
+def test_a_run_that_saw_no_text_without_its_prompt_says_so(capsys):
+    """One that learned from pairs from the start; not one that began with a run of whole texts."""
+    pairs = load("configs/sotu/mdlm.py", ["data.rows=pair", "data.path=a.jsonl", "data.end=!"])
+    _tell_of_pairs(override(pairs, ["init_from=runs/a"]))
+    _tell_of_pairs(load("configs/sotu/mdlm.py", []))
+    assert capsys.readouterr().err == ""
+    _tell_of_pairs(pairs)
+    assert "learned from pairs alone" in capsys.readouterr().err

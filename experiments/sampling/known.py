@@ -36,9 +36,8 @@ def encode_known(
     known[:at] = [] if begin is None else begin
     for tokens, gap in zip(_encode_around(tokenizer, parts, name), [*blanks, 0], strict=True):
         if at + len(tokens) + gap > length:
-            raise UserError(
-                f"{name} is longer than the model's {length} tokens; shorten it, or raise --length"
-            )
+            what = f"is longer than the model's {length} tokens"
+            raise UserError(what, "shorten it, or raise --length", name)
         known[at : at + len(tokens)] = tokens
         at += len(tokens) + gap
     return known

@@ -108,6 +108,8 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
     )
     if (known >= 0).any():
         _tell_of_bias(experiment)
+        if request.guidance != 1 and not request.label:
+            _tell_of_pairs(experiment)
     return Prepared(run, known, constraints, _description(run, request, classifier))
 
 
@@ -121,6 +123,15 @@ def _tell_of_bias(experiment: Experiment) -> None:
         complain(
             f"note: {type(process).__name__} takes known text for noisy text and heeds it too little; "
             "--sampler TwistedSMC does not"
+        )
+
+
+def _tell_of_pairs(experiment: Experiment) -> None:
+    """Nothing; a note where the network cannot know what text is like without its prompt."""
+    if experiment.data.rows == "pair" and not experiment.init_from:
+        complain(
+            "note: this run learned from pairs alone and saw no text without its prompt, so --guidance "
+            "compares with a guess; a run that begins with one of whole texts (init_from) knows it"
         )
 
 
