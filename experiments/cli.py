@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
@@ -156,6 +157,14 @@ def positive(text: str) -> int:
 def natural(text: str) -> int:
     """An integer from 0 to 2^31 - 1, for argparse."""
     return _whole(text, 0)
+
+
+def above_zero(text: str) -> float:
+    """A number above 0 and finite, for argparse."""
+    with suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:20]} must be a number above 0, such as 10 or 1e13")
 
 
 def _whole(text: str, least: int) -> int:

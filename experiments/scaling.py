@@ -16,7 +16,6 @@ Examples:
 """
 
 import argparse
-import math
 
 from experiments import cli
 
@@ -33,7 +32,7 @@ def command_line() -> cli.Parser:
         "--budgets",
         required=True,
         nargs="+",
-        type=flops,
+        type=cli.above_zero,
         metavar="FLOPS",
         help="FLOPs of the training of a run, such as 1e13",
     )
@@ -54,17 +53,6 @@ def command_line() -> cli.Parser:
     return options
 
 
-def flops(text: str) -> float:
-    """A positive number, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text[:20]} must be a positive number, such as 1e13")
-    return value
-
-
 def main(arguments: list[str]) -> None:
     """Nothing; the ladder is trained, and its table, fit and prediction are printed (or its plan)."""
     options = command_line()
@@ -72,7 +60,7 @@ def main(arguments: list[str]) -> None:
     if args.check and not args.next:
         options.error("--check needs a run to check; give --next LAYERSxWIDTH FLOPS")
     try:
-        further = args.next and (args.next[0], flops(args.next[1]))
+        further = args.next and (args.next[0], cli.above_zero(args.next[1]))
     except argparse.ArgumentTypeError as error:
         options.error(f"argument --next: {error}")
 

@@ -297,7 +297,7 @@ class Block(nnx.Module):
     """One pre-norm layer: attention, then MLP, each modulated by time where there is a condition."""
 
     def __init__(self, config: "Transformer", dtype: DTypeLike, rngs: nnx.Rngs):
-        width, out_scale = config.width, (2 * config.num_layers) ** -0.5
+        width, out_scale = config.width, config.residual_scale or (2 * config.num_layers) ** -0.5
         self.rate = config.dropout
         norm, eps = config.norm, config.norm_eps
         self.norm_attention = normalisation(norm, width, dtype, rngs, eps)
@@ -366,7 +366,8 @@ class EmbedAndHead(nnx.Module):
     def __init__(self, config: "Transformer", dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
         V = config.num_tokens
-        init = nnx.initializers.normal(1.0 if not config.tied else config.width**-0.5)
+        usual = config.width**-0.5 if config.tied else 1.0
+        init = nnx.initializers.normal(config.embedding_std or usual)
         table = init(rngs.params(), (V + 1, config.width), jnp.float32)
         self.embedding = nnx.Param(table, role=Table())
         self.norm = normalisation(config.norm, config.width, dtype, rngs, config.norm_eps)

@@ -40,7 +40,11 @@ class Transformer(Backbone):
     many positions with a vector of their own each, as in GPT-2, instead of rotary ones.
     attention_bias: whether queries, keys and values have biases, which begin at 0 ("zero") or so that
     each head looks at a neighbour of its own ("near"), which characters are learned much faster from.
-    attention_out_bias: whether what attention puts out has one. shifted: whether what is put out at a
+    attention_out_bias: whether what attention puts out has one. embedding_std: the standard deviation
+    that embeddings begin with; None takes 1, and D^-1/2 of a tied table. residual_scale: what the
+    matrices that close attention and feed-forward layers begin with, as a factor on 1 / sqrt(inputs);
+    None takes (2 N)^-1/2. Both are what "Spike No More" (arXiv 2312.16903) asks for: large embeddings
+    and small layers. shifted: whether what is put out at a
     position speaks of the next one, as in networks that were autoregressive once (Dream); the first then
     speaks of itself too. dropout: the probability of an activation to be dropped, in training.
 
@@ -91,6 +95,8 @@ class Transformer(Backbone):
     learned_positions: int | None = None
     attention_bias: Literal["none", "zero", "near"] = "none"
     attention_out_bias: bool = False
+    embedding_std: float | None = None
+    residual_scale: float | None = None
     shifted: bool = False
     time_conditioning: bool = False
     condition_width: int = 128
@@ -135,8 +141,10 @@ class Transformer(Backbone):
                 f"Transformer.base_width = {self.base_width} needs a head of its own, since a table "
                 "that is looked up learns at another rate; set tied to False"
             )
-        if self.norm_eps is not None and self.norm_eps <= 0:
-            raise ValueError(f"Transformer.norm_eps = {self.norm_eps} must be above 0, or None")
+        for name in ("norm_eps", "embedding_std", "residual_scale"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"Transformer.{name} = {value} must be above 0, or None")
         if self.shifted and self.block_length is not None:
             raise ValueError(
                 "Transformer.shifted = True is for networks that see all positions; leave "
