@@ -86,6 +86,7 @@ from diffusion.schedules import (
     Schedule,
 )
 from diffusion.sedd import SEDD
+from diffusion.soft_targets import SoftTargets
 from diffusion.spindle import Spindle
 from diffusion.toy import Toy
 from diffusion.udlm import UDLM
@@ -301,6 +302,7 @@ __all__ = [
     "SelfCorrection",
     "Sequential",
     "SlidingWindow",
+    "SoftTargets",
     "Spindle",
     "SqrtLogSNR",
     "Squentropy",

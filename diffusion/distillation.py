@@ -85,29 +85,11 @@ class Lesson(NamedTuple):
     target: Array
 
 
-@dataclass(frozen=True)
-class Distilled(Student, TimeIntegral):
-    """A student that keeps process and bound of its teacher; a subclass inherits from the process too.
+class OfSameProcess(Student, TimeIntegral):
+    """A student that keeps process and bound of its teacher; a subclass inherits from both."""
 
-    measure: how the student's distribution p is compared with the target q, of each position: "backward"
-    KL(p || q), "forward" KL(q || p), "mse", the mean over tokens of (log p - log q)^2, or
-    "total_variation", half of the sum of |p - q|. delta: how far in time the teacher goes in a step;
-    published from 1 / 1024 (SDTT) or 1 / 512 (DCD) on, twice as far each round.
-    """
-
-    measure: Literal["backward", "forward", "mse", "total_variation"] = "backward"
-    delta: float = 1 / 128
     kind: ClassVar[type[TimeIntegral]]
     """The process of teacher and student."""
-
-    def check_student(self) -> None:
-        """ValueError for a measure that is none, or a delta outside of (0, 1]."""
-        name = type(self).__name__
-        if self.measure not in _MEASURES:
-            allowed = ", ".join(map(repr, _MEASURES))
-            raise ValueError(f"{name}.measure = {self.measure!r} is not one of {allowed}")
-        if not 0 < self.delta <= 1:
-            raise ValueError(f"{name}.delta = {self.delta} is outside (0, 1]")
 
     @property
     def traits(self) -> Traits:
@@ -120,24 +102,52 @@ class Distilled(Student, TimeIntegral):
             raise ValueError(f"{type(self).__name__} learns from {self.kind.__name__}")
         return replace(self, **_settings(process, self.kind))
 
+    def teacher_of(self, model: RowModel) -> Model:
+        """The teacher's network with what the student is given of the rows."""
+        return (
+            given(self.teacher, segments=model.segments)
+            if model.segments is not None
+            else self.teacher
+        )
+
+    def bound_terms(self, key, model, x0, u):
+        process = self.kind(**_settings(self, self.kind))
+        return process.bound_terms(key, model, x0, u)
+
+
+@dataclass(frozen=True)
+class Distilled(OfSameProcess):
+    """A student that says at once what its teacher says further on.
+
+    measure: how the student's distribution p is compared with the target q, of each position: "backward"
+    KL(p || q), "forward" KL(q || p), "mse", the mean over tokens of (log p - log q)^2, or
+    "total_variation", half of the sum of |p - q|. delta: how far in time the teacher goes in a step;
+    published from 1 / 1024 (SDTT) or 1 / 512 (DCD) on, twice as far each round.
+    """
+
+    measure: Literal["backward", "forward", "mse", "total_variation"] = "backward"
+    delta: float = 1 / 128
+
+    def check_student(self) -> None:
+        """ValueError for a measure that is none, or a delta outside of (0, 1]."""
+        name = type(self).__name__
+        if self.measure not in _MEASURES:
+            allowed = ", ".join(map(repr, _MEASURES))
+            raise ValueError(f"{name}.measure = {self.measure!r} is not one of {allowed}")
+        if not 0 < self.delta <= 1:
+            raise ValueError(f"{name}.delta = {self.delta} is outside (0, 1]")
+
     @abstractmethod
     def lesson(self, key: Array, teacher: Model, x0: Array, u: Array) -> Lesson:
         """What is asked of the student, of x0 (B, L) and u (B, 1)."""
 
     def loss(self, key: Array, model: RowModel, x0: Array, u: Array) -> Array:
-        teacher, segments = self.teacher, model.segments
-        if segments is not None:
-            teacher = given(teacher, segments=segments)
-        z, t, target = self.lesson(key, teacher, x0, u)
+        z, t, target = self.lesson(key, self.teacher_of(model), x0, u)
 
         def apart(out, target, z, t):
             return _MEASURES[self.measure](log_softmax(out), target)
 
         return at_positions(model, apart, self.counted(z), target, z, t)
-
-    def bound_terms(self, key, model, x0, u):
-        process = self.kind(**_settings(self, self.kind))
-        return process.bound_terms(key, model, x0, u)
 
 
 def _settings(process: Any, kind: type) -> dict[str, Any]:

@@ -94,12 +94,14 @@ class MDLM(ContinuousMarkovProcess):
         return z == self.mask
 
     def token_loss(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
+        return jnp.where(z == self.mask, self.weight(t) * _cross_entropy(out, x0), 0)
+
+    def weight(self, t: Array) -> Array:
+        """w(t) of a time of the bound: what a masked position's cross-entropy counts, as t."""
         if self.num_steps is None:
-            weight = masked_weight(self.schedule, t)
-        else:
-            weights = jnp.asarray(masked_weights(self.schedule, self.num_steps), t.dtype)
-            weight = weights[jnp.round(t * self.num_steps).astype(jnp.int32)]
-        return jnp.where(z == self.mask, weight * _cross_entropy(out, x0), 0)
+            return masked_weight(self.schedule, t)
+        weights = jnp.asarray(masked_weights(self.schedule, self.num_steps), t.dtype)
+        return weights[jnp.round(t * self.num_steps).astype(jnp.int32)]
 
     def log_ratio(self, out: Array, z: Array, t: Array) -> Array:
         """As the interface; -inf for what the reverse process never does: leave a revealed token."""
