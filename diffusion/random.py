@@ -86,7 +86,7 @@ def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) 
     P(draw < p) = p to a relative error of 2^-23 for p down to 2^-40, where the usual multiples of
     2^-23 would round p. Near 1 the grid is that of the dtype.
     """
-    high, low = (bits(k, shape).astype(dtype) for k in split(key))
+    high, low = jax.vmap(lambda k: bits(k, shape).astype(dtype))(split(key))
     return jnp.clip((high + (low + 0.5) * 2.0**-32) * 2.0**-32, 2.0**-65, _HIGHEST)
 
 
@@ -102,9 +102,10 @@ def categorical(key: Array, log_p: Array) -> Array:
 
 def uniforms(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Uniform draws (B, L, 2 or 4), by which `categorical_by` draws from log_p of `shape` (B, L, V)."""
-    keys = [key] if shape[-1] <= _ONE_SUM else split(key)
-    draws = [uniform(k, (*shape[:-1], 1), dtype) for of_one in keys for k in split(of_one)]
-    return jnp.concatenate(draws, axis=-1)
+    keys = split(key)
+    if shape[-1] > _ONE_SUM:
+        keys = jax.vmap(split)(keys).reshape(4, *keys.shape[1:])
+    return jnp.moveaxis(jax.vmap(lambda k: uniform(k, shape[:-1], dtype))(keys), 0, -1)
 
 
 def categorical_by(draws: Array, log_p: Array) -> Array:

@@ -357,10 +357,14 @@ def time_of(schedule: Schedule, log1m_alpha: Array) -> Array:
     def of(t):
         return jax.lax.bitcast_convert_type(jnp.full_like(log1m_alpha, t), bits)
 
-    low, high = of(jnp.finfo(dtype).tiny), of(1.0)
-    for _ in range(30 if bits == jnp.int32 else 62):
+    def halved(_, ends):
+        low, high = ends
         middle = low + ((high - low) >> 1)
         t = jax.lax.bitcast_convert_type(middle, dtype)
         below = schedule.log1m_alpha(t) < log1m_alpha
-        low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    ends = of(jnp.finfo(dtype).tiny), of(1.0)
+    count = 30 if bits == jnp.int32 else 62
+    high = jax.lax.fori_loop(0, count, halved, ends, unroll=2)[1]
     return jax.lax.bitcast_convert_type(high, dtype)
