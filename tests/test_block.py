@@ -22,6 +22,7 @@ from models.backbone import Network
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.blocks import BlockByBlock
+from samplers.unmask import EntropyBudget, Unmask
 
 ROWS = 10_000
 
@@ -218,6 +219,28 @@ def test_distribution_of_the_samples_approaches_the_data(name, size, toy):
     counts = np.bincount(toy.index(draw(jax.random.key(0))), minlength=len(toy.p))
     assert_distribution(counts, toy.p, bias=0 if steps == 1 else 0.01)
     assert sampler.calls(process, toy.length) == -(-toy.length // size) * (steps + 1)
+
+
+@pytest.mark.parametrize("nats", [0.0, 9.0])
+def test_a_budget_of_entropy_within_blocks_decides_what_is_drawn_apart(nats, toy):
+    """Without one, tokens that are not certain come one at a time: the data. With much, a block at once:
+    its tokens by their marginals."""
+    process, sampler = (
+        BlockDiffusion(MDLM(3), block_length=2),
+        BlockByBlock(Unmask("entropy", EntropyBudget(nats))),
+    )
+    sampled = jax.jit(
+        lambda key: sampler.run(key, process, Exact(toy, process), (ROWS, toy.length))
+    )(jax.random.key(0))
+    p = np.asarray(toy.p).reshape(3, 3, 3)
+    first = p.sum(2)
+    apart = first.sum(1)[:, None] * first.sum(0)[None]
+    expected = p if nats == 0 else apart[..., None] * p / first[..., None]
+    counts = np.bincount(toy.index(sampled.x0), minlength=len(toy.p))
+    assert_distribution(counts, expected.reshape(-1))
+    # Each of two blocks has a call more that stores it; the second is cut to one of its places.
+    assert (sampled.calls == (6 if nats == 0 else 4)).all()
+    assert sampled.calls.max() <= sampler.calls(process, toy.length)
 
 
 def test_network_samples_do_not_depend_on_their_neighbours_and_keep_the_prompt():

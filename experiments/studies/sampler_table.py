@@ -113,7 +113,9 @@ def samplers() -> list:
         Ancestral(cached=True), Ancestral(greedy_tail=True), FirstHitting(group=2),
         FirstHitting(steps=64), ReMDM(eta=0.0), Unmask("random"), Unmask("random", Tokens(1)),
         PredictorCorrector(corrector="forward_backward"),
-        BlockByBlock(FirstHitting()), SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
+        BlockByBlock(FirstHitting()), BlockByBlock(Unmask()),
+        BlockByBlock(Unmask("random", Tokens(1))),
+        SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
         MeanAncestral(score_temperature=0.9), MeanAncestral(rounding="last"), MeanAncestral(end=0.3),
     ]  # fmt: skip
     every = []
