@@ -51,7 +51,7 @@ from diffusion.gaussian import GaussianProcess, GivenEmbeddings, LearnedEmbeddin
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
 from diffusion.hidden_markov import HiddenMarkov
-from diffusion.kernels import Absorbing, ClosedKernel, Uniform
+from diffusion.kernels import Absorbing, ClosedKernel, Redrawing, Uniform
 from diffusion.linear_flow import LinearFlow
 from diffusion.log_snr import LearnedLogSNR, LinearLogSNR, LogSNR, NoiseRescaled, SqrtLogSNR
 from diffusion.markov import ContinuousMarkovProcess, MarkovProcess
@@ -88,6 +88,7 @@ from diffusion.schedules import (
 from diffusion.sedd import SEDD
 from diffusion.soft_targets import SoftTargets
 from diffusion.spindle import Spindle
+from diffusion.stationary import Stationary, Unigram
 from diffusion.toy import Toy
 from diffusion.udlm import UDLM
 from experiments import run as trained
@@ -292,6 +293,7 @@ __all__ = [
     "RateProcess",
     "ReMDM",
     "ReciprocalBetas",
+    "Redrawing",
     "RescaledSchedule",
     "Rho1",
     "Run",
@@ -308,6 +310,7 @@ __all__ = [
     "Squentropy",
     "State",
     "StateWeighted",
+    "Stationary",
     "Steps",
     "Stepwise",
     "Stopped",
@@ -338,6 +341,7 @@ __all__ = [
     "TwistedSMC",
     "TwoPhase",
     "Uniform",
+    "Unigram",
     "Unmask",
     "UserError",
     "WarmupConstant",

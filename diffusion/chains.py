@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffusion.kernels import ClosedKernel, Keep, draw_token
+from diffusion.kernels import ClosedKernel, Keep
 from diffusion.numerics import log_divide, log_one_hot, logaddexp
 from diffusion.random import categorical, split
 from diffusion.schedules import Schedule
@@ -29,7 +29,8 @@ class Chain(ABC):
     @abstractmethod
     def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array:
         """z_1, (B, L), from p(z_1): the mean of q(z_1 | x) over all tokens x. Where a schedule leaves
-        something of the data at t = 1, that share of the positions holds a uniformly drawn token."""
+        something of the data at t = 1, that share of the positions holds a uniformly drawn token, or
+        one that is drawn as noise draws it (`Redrawing`)."""
 
     @abstractmethod
     def draw_marginal(self, key: Array, x: Array, t: Array) -> Array:
@@ -81,7 +82,7 @@ class Interpolation(Chain):
 
     def draw_prior(self, key: Array, shape: tuple[int, int]) -> Array:
         key_kept, key_token = split(key)
-        token = draw_token(key_token, shape, self.vocab_size)
+        token = self.kernel.draw_token(key_token, shape, self.vocab_size)
         return self.kernel.draw(key_kept, token, self._at_1(), self.vocab_size)
 
     def draw_marginal(self, key: Array, x: Array, t: Array) -> Array:
@@ -119,8 +120,8 @@ class Interpolation(Chain):
             keep, move = (math.exp(a[0, 0]) for a in self._at_1())
         if keep == 0:
             return None
-        value = self.kernel.prior_divergence(keep, move, self.vocab_size)
-        return jnp.full(x.shape, max(value, 0.0), dtype)
+        value = np.maximum(self.kernel.prior_divergence(keep, move, self.vocab_size), 0)
+        return jnp.asarray(np.broadcast_to(value, self.vocab_size), dtype)[x]
 
     def _at_1(self) -> Keep:
         return self.keep(jnp.ones((1, 1)))

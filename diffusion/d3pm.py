@@ -37,16 +37,8 @@ from diffusion.betas import (
     ReciprocalBetas,
 )
 from diffusion.chains import DenseChain, Interpolation
-from diffusion.dense import (
-    BandDiagonal,
-    Gaussian,
-    Masked,
-    Matrix,
-    NearestNeighbour,
-    check_ergodic,
-    check_size,
-)
-from diffusion.kernels import Absorbing, ClosedKernel, Keep, Uniform
+from diffusion.dense import MatrixKernel, check_ergodic, check_size
+from diffusion.kernels import Absorbing, ClosedKernel, Keep
 from diffusion.markov import Head, MarkovProcess
 from diffusion.model import at_positions
 from diffusion.numerics import divergence, gather_last, log1mexp, log_divide, log_softmax
@@ -57,15 +49,13 @@ from diffusion.process import Kind, KnownTokens, check_num_steps
 class D3PM(MarkovProcess):
     """D3PM with any kernel; a sampler may take any number of steps, on the grid of multiples of 1 / T.
 
-    kernel: Absorbing, Uniform, Gaussian, BandDiagonal, NearestNeighbour, Matrix or Masked. schedule:
-    beta of each step (`diffusion.betas`). num_steps: T, from 1 to 2^22. hybrid: lambda, the weight of
-    the cross entropy as in the official code; 0 trains on the bound alone.
+    kernel: Absorbing, Uniform, Unigram, Stationary, Gaussian, BandDiagonal, NearestNeighbour, Matrix or
+    Masked. schedule: beta of each step (`diffusion.betas`). num_steps: T, from 1 to 2^22. hybrid:
+    lambda, the weight of the cross entropy as in the official code; 0 trains on the bound alone.
     """
 
     vocab_size: int | None = None
-    kernel: Absorbing | Uniform | Gaussian | BandDiagonal | NearestNeighbour | Matrix | Masked = (
-        Absorbing()
-    )
+    kernel: ClosedKernel | MatrixKernel = Absorbing()
     schedule: CosineBetas | LinearBetas | MutualInformation | ReciprocalBetas = ReciprocalBetas()
     num_steps: int = 1000
     hybrid: float = 0.0
@@ -106,6 +96,7 @@ class D3PM(MarkovProcess):
         and vocabulary do not go together."""
         V, kernel = self.num_tokens, self.kernel
         if isinstance(kernel, ClosedKernel):
+            kernel.check(V)
             return _interpolation(kernel, V, self.schedule.betas(self.num_steps, kernel, V))
         check_size(kernel, kernel.num_states(V), self.num_steps)
         steps = kernel.steps(self.schedule.betas(self.num_steps, kernel, V), V)

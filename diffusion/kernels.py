@@ -1,6 +1,6 @@
-"""Two ways to corrupt a token, in closed form: replace it by the mask, or by a uniform token.
+"""Ways to corrupt a token in closed form: replace it by the mask, or by a token drawn from pi.
 
-    q(z_t | x) = alpha(t) e_x + (1 - alpha(t)) pi        pi = e_mask or 1 / V
+    q(z_t | x) = alpha(t) e_x + (1 - alpha(t)) pi        pi = e_mask, 1 / V, or any other
 
 A token is kept with probability alpha(t), else drawn from pi. The same holds from s to t with
 alpha(t) / alpha(s), and Bayes gives the bridge
@@ -68,9 +68,16 @@ def entropy(p: np.ndarray) -> np.ndarray:
 class ClosedKernel(ExponentKernel):
     """A kernel in closed form, of any vocabulary; `Keep` are what is kept at a time, or over a step."""
 
-    complete: ClassVar[bool] = True  # nothing is to be filled in from the data
     masks: ClassVar[bool]
     """Whether a token that is not kept becomes the mask."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to be filled in from the data."""
+        return True
+
+    def check(self, vocab_size: int) -> None:
+        """Nothing; ValueError where the kernel is one of another number of tokens."""
 
     def num_states(self, vocab_size: int) -> int:
         """S: V, and the mask where there is one."""
@@ -79,6 +86,10 @@ class ClosedKernel(ExponentKernel):
     @abstractmethod
     def log_stationary(self, vocab_size: int) -> Array:
         """(S,) log pi."""
+
+    def draw_token(self, key: Array, shape: tuple[int, ...], vocab_size: int) -> Array:
+        """Tokens of `shape`, int32: of the x over which p(z_1) is the mean of q(z_1 | x)."""
+        return draw_token(key, shape, vocab_size)
 
     @abstractmethod
     def draw(self, key: Array, x: Array, keep: Keep, vocab_size: int) -> Array:
@@ -91,9 +102,10 @@ class ClosedKernel(ExponentKernel):
         """z_s ~ q(z_s | z_t, x), (B, L)."""
 
     @abstractmethod
-    def prior_divergence(self, keep: float, move: float, vocab_size: int) -> float:
-        """KL(q(z_1 | x) || p(z_1)) in nats, where the share `keep` > 0 of the tokens is kept at t = 1,
-        `move` = 1 - keep is not, and p(z_1) is the mean of q(z_1 | x) over all tokens x."""
+    def prior_divergence(self, keep: float, move: float, vocab_size: int) -> float | np.ndarray:
+        """KL(q(z_1 | x) || p(z_1)) in nats of each token x, (V,), or one number for all, where the share
+        `keep` > 0 of the tokens is kept at t = 1, `move` = 1 - keep is not, and p(z_1) is the mean of
+        q(z_1 | x) over tokens x as `draw_token` has them."""
 
     def betas_of(self, increments: np.ndarray) -> np.ndarray:
         betas = -np.expm1(-increments)
@@ -131,49 +143,66 @@ class Absorbing(ClosedKernel):
         return -np.log1p(-removal)
 
 
-@dataclass(frozen=True)
-class Uniform(ClosedKernel):
-    """Tokens are drawn anew from all V, their old value included; there is no mask."""
+class Redrawing(ClosedKernel):
+    """Tokens are drawn anew from pi > 0, their old value included; there is no mask."""
 
     masks: ClassVar[bool] = False
 
+    @abstractmethod
+    def pi(self, vocab_size: int) -> np.ndarray:
+        """(V,) probabilities of the tokens, float64; or (1,), that of every token."""
+
+    def log_pi(self, vocab_size: int) -> Array:
+        """log pi, (V,) or (1,)."""
+        return jnp.asarray(np.log(self.pi(vocab_size)))
+
     def log_stationary(self, vocab_size: int) -> Array:
-        return jnp.full(vocab_size, -jnp.log(vocab_size))
+        return jnp.broadcast_to(self.log_pi(vocab_size), (vocab_size,))
 
     def draw(self, key: Array, x: Array, keep: Keep, vocab_size: int) -> Array:
         key_move, key_token = split(key)
         moved = jnp.log(uniform(key_move, x.shape, keep.log_move.dtype)) < keep.log_move
-        return jnp.where(moved, draw_token(key_token, x.shape, vocab_size), x)
+        return jnp.where(moved, self.draw_token(key_token, x.shape, vocab_size), x)
 
     def draw_bridge(self, key, x, z, t, s, step, vocab_size):
         """As the interface, in O(1).
 
-        (a e_z + (1 - a) / V) (alpha_s e_x + (1 - alpha_s) / V) with a = alpha_t / alpha_s is the
-        mixture: z_s = z, z_s = x, or any token.
+        (a [j = z] + (1 - a) pi_z) (alpha_s [j = x] + (1 - alpha_s) pi_j) with a = alpha_t / alpha_s is
+        the mixture: z_s = z, z_s = x, or a token drawn from pi.
         """
         key_which, key_token = split(key)
-        low = -jnp.log(vocab_size)
+        low = self.log_stationary(vocab_size).astype(step.log_move.dtype)[z]
         both = jnp.where(x == z, step.log_keep + s.log_keep, -jnp.inf)
         old = jnp.logaddexp(step.log_keep + s.log_move + low, both)
-        clean = jnp.broadcast_to(step.log_move + low + s.log_keep, z.shape)
-        other = jnp.broadcast_to(step.log_move + low + s.log_move, z.shape)
+        clean = step.log_move + low + s.log_keep
+        other = step.log_move + low + s.log_move
         weights = jax.nn.softmax(jnp.stack([other, clean, old], -1), axis=-1)
         u = uniform(key_which, z.shape, weights.dtype)
-        token = draw_token(key_token, z.shape, vocab_size)
+        token = self.draw_token(key_token, z.shape, vocab_size)
         is_clean = u < weights[..., 0] + weights[..., 1]
         return jnp.where(u < weights[..., 0], token, jnp.where(is_clean, x, z))
 
-    def prior_divergence(self, keep: float, move: float, vocab_size: int) -> float:
-        V = vocab_size
-        same, other = keep + move / V, move / V
-        return same * math.log(same * V) + (V - 1) * other * math.log(move)
+    def prior_divergence(self, keep: float, move: float, vocab_size: int) -> np.ndarray:
+        pi = self.pi(vocab_size)  # which is p(z_1) too, since `draw_token` is from pi
+        same = keep + move * pi
+        return same * np.log(same / pi) + (1 - pi) * move * math.log(move)
 
     def information_removal(self, exponent: np.ndarray, p: np.ndarray) -> np.ndarray:
-        V, kept = len(p), np.exp(-exponent)[:, None]
-        z = kept * p + (1 - kept) / V
-        same, other = kept[:, 0] + (1 - kept[:, 0]) / V, (1 - kept[:, 0]) / V
-        given_x = -same * np.log(same) - (V - 1) * other * np.log(np.maximum(other, 1e-300))
-        return 1 - (entropy(z) - given_x) / entropy(p)
+        V, pi, kept = len(p), self.pi(len(p)), np.exp(-exponent)[:, None]
+        moved, log_moved = 1 - kept, np.log(np.maximum(1 - kept, 1e-300))
+        same, terms = kept + moved * pi, pi * np.log(pi)
+        # -H(z | x): the token itself, and all others, whose probabilities are moved pi_y.
+        others = (1 - pi) * log_moved + (terms.sum() * (V / len(pi)) - terms)
+        given_x = -same * np.log(same) - moved * others
+        return 1 - (entropy(kept * p + moved * pi) - (given_x * p).sum(-1)) / entropy(p)
+
+
+@dataclass(frozen=True)
+class Uniform(Redrawing):
+    """Tokens are drawn anew from all V alike."""
+
+    def pi(self, vocab_size: int) -> np.ndarray:
+        return np.full(1, 1 / vocab_size)
 
 
 def draw_token(key: Array, shape: tuple[int, ...], vocab_size: int) -> Array:

@@ -101,14 +101,16 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
     schedule: Schedule
     """alpha(t), the probability that a token is kept."""
 
-    def check_schedule(self) -> None:
-        """ValueError for a schedule of discrete time."""
+    def check_noise(self) -> None:
+        """ValueError for a schedule of discrete time, or a kernel of another vocabulary."""
         if not isinstance(self.schedule, Schedule):
             name = type(self).__name__
             raise ValueError(
                 f"{name}.schedule = {type(self.schedule).__name__} is for D3PM; use Linear, "
                 "Cosine, Polynomial or another of diffusion.schedules"
             )
+        if self.vocab_size is not None:
+            self.kernel.check(self.vocab_size)
 
     @property
     def posterior_head(self) -> bool:
@@ -140,14 +142,9 @@ class ContinuousMarkovProcess(MarkovProcess, RateProcess):
 
     def log_reverse_rate(self, out: Array, z: Array, t: Array) -> Array:
         t = jnp.minimum(t, 1 - 1e-6)  # at 1 the rate of noise is infinite where alpha is 0
-        rate = self.log_ratio(out, z, t) + jnp.log(self.rate(t))[..., None]
-        if not self.kernel.masks:
-            rate = rate - jnp.log(self.num_tokens)
+        to_z = self.kernel.log_stationary(self.num_tokens).astype(t.dtype)[z]  # of the rate forward
+        rate = self.log_ratio(out, z, t) + (to_z + jnp.log(self.rate(t)))[..., None]
         return jnp.where(jax.nn.one_hot(z, self.num_states, dtype=bool), -jnp.inf, rate)
-
-    def log_kappa(self, t: Array) -> Array:
-        """log(V alpha / (1 - alpha)), at most 80 in size."""
-        return jnp.clip(self.log_odds(t) + jnp.log(self.num_tokens), -80, 80)
 
     def bound_terms(self, key, model, x0, u):
         key_diffusion, key_start = split(key)

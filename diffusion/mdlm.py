@@ -47,7 +47,7 @@ class MDLM(ContinuousMarkovProcess):
     likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
-        self.check_schedule()
+        self.check_noise()
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"MDLM.vocab_size = {self.vocab_size} must be at least 1")
         check_num_steps(self, self.num_steps)

@@ -2,13 +2,16 @@
 
 For s_y the score (the model's ratio of the probabilities of y and z, y being z with one position set to
 another state) and r_y the true ratio given x0, the entropy is sum_(y != z) Q(y, z) r_y D(log s_y / r_y)
-with D(d) = exp(d) - 1 - d >= 0. On the uniform graph, with kappa = V alpha / (1 - alpha),
+with D(d) = exp(d) - 1 - d >= 0. Where tokens are drawn anew from pi, Q(y, z) = pi_z, and with
+kappa_y = alpha / ((1 - alpha) pi_y) and g_y = 1 + kappa_y [y = x0]
 
-    r_y = (1 + kappa [y = x0]) / (1 + kappa [z = x0])        Q = 1 / V.
+    r_y = pi_y g_y / (pi_z g_z),    so that the entropy is sum_(y != z) pi_y g_y / g_z D(log s_y / r_y).
 
 Near t = 0 kappa is 1e8 and more. The published arrangement, sum s - sum r log s + constant, then has no
 correct digit in float32; here every term is formed from log s_y / r_y itself.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,30 +27,46 @@ def absorbing_entropy(log_s: Array, x0: Array, masked: Array, log_odds: Array) -
     return jnp.where(masked, others + of_x0, 0)
 
 
-def uniform_entropy(log_excess: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
-    """(B, L) nats from log s_y / r_y, (B, L, V); log_kappa (B, 1)."""
-    log_r = _log_true_ratio(log_excess, x0, z, log_kappa)
-    terms = jnp.exp(log_r) * bregman(log_excess)
-    return jnp.where(_one_hot(z, log_excess), 0, terms).sum(-1) / log_excess.shape[-1]
+class Redrawn(NamedTuple):
+    """Noise at one time by which tokens are drawn anew from pi: log_kappa (B, 1, V), at most 80 in size,
+    and log_pi (1, 1, V); or 1 in the place of V where pi is one number for all tokens."""
+
+    log_kappa: Array
+    log_pi: Array
 
 
-def excess_of_score(log_s: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
+def redrawn(log_odds: Array, log_pi: Array) -> Redrawn:
+    """The noise of log_odds (B, 1), log alpha / (1 - alpha), towards log_pi (V,) or (1,)."""
+    log_pi = log_pi.astype(log_odds.dtype)[None, None]
+    return Redrawn(jnp.clip(log_odds[..., None] - log_pi, -80, 80), log_pi)
+
+
+def redrawn_entropy(log_excess: Array, x0: Array, z: Array, noise: Redrawn) -> Array:
+    """(B, L) nats from log s_y / r_y, (B, L, V)."""
+    log_g = _relative(_log_g(log_excess, x0, noise), z)
+    terms = jnp.exp(log_g + noise.log_pi) * bregman(log_excess)
+    return jnp.where(_one_hot(z, log_excess), 0, terms).sum(-1)
+
+
+def excess_of_score(log_s: Array, x0: Array, z: Array, noise: Redrawn) -> Array:
     """log s_y / r_y, (B, L, V), of a free score."""
-    return log_s - _log_true_ratio(log_s, x0, z, log_kappa)
+    log_pi = jnp.broadcast_to(noise.log_pi, log_s.shape)
+    return log_s - _relative(log_pi, z) - _relative(_log_g(log_s, x0, noise), z)
 
 
-def excess_of_distribution(log_c: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
-    """log s_y / r_y, (B, L, V), for s_y = (1 + kappa c_y) / (1 + kappa c_z), c leave-one-out."""
-    a = log_kappa[..., None]
-    gain = jax.nn.softplus(a + log_c)  # log (1 + kappa c)
-    excess = gain - jnp.where(_one_hot(x0, log_c), jax.nn.softplus(a), 0)
-    return excess - gather_last(excess, z)[..., None]
+def excess_of_distribution(log_c: Array, x0: Array, z: Array, noise: Redrawn) -> Array:
+    """log s_y / r_y, (B, L, V), for s_y = pi_y (1 + kappa_y c_y) / (pi_z (1 + kappa_z c_z)), c
+    leave-one-out."""
+    gain = jax.nn.softplus(noise.log_kappa + log_c)  # log (1 + kappa c)
+    return _relative(gain - _log_g(log_c, x0, noise), z)
 
 
-def _log_true_ratio(like: Array, x0: Array, z: Array, log_kappa: Array) -> Array:
-    total = jax.nn.softplus(log_kappa)[..., None]  # log (1 + kappa)
-    up = jnp.where(_one_hot(x0, like), total, 0)
-    return up - jnp.where((z == x0)[..., None], total, 0)
+def _log_g(like: Array, x0: Array, noise: Redrawn) -> Array:
+    return jnp.where(_one_hot(x0, like), jax.nn.softplus(noise.log_kappa), 0)
+
+
+def _relative(log_p: Array, z: Array) -> Array:
+    return log_p - gather_last(log_p, z)[..., None]
 
 
 def _one_hot(index: Array, like: Array) -> Array:

@@ -1,8 +1,8 @@
 """SEDD: score entropy on the absorbing and the uniform graph (Lou et al., arXiv 2310.16834).
 
 With sigma = -log alpha, tokens jump at rate sigma'(t) Q: to the mask at rate 1, or to every other token
-at rate 1 / V. For the score s_y = p_t(y) / p_t(z), y being z with one position changed, and
-r_y = q(y | x0) / q(z | x0),
+v at rate pi_v, which is 1 / V on the uniform graph. For the score s_y = p_t(y) / p_t(z), y being z with
+one position changed, and r_y = q(y | x0) / q(z | x0),
 
     -log p(x0) <= E_t sigma'(t) sum_(y != z) Q(y, z) [s_y - r_y - r_y log(s_y / r_y)] + boundary terms,
 
@@ -13,7 +13,7 @@ formed as in `diffusion.score_entropy`. Heads:
                     scaling -log(expm1(sigma)) - log V.
     leave_one_out,  out is a distribution of x0, from which, c being the leave-one-out distribution,
     posterior           s_y = (alpha c_y + (1 - alpha) pi_y) / (alpha c_z + (1 - alpha) pi_z).
-                    The absorbing graph is then MDLM, term by term, and the uniform graph UDLM.
+                    The absorbing graph is then MDLM, term by term, and the others UDLM.
 """
 
 from abc import ABC, abstractmethod
@@ -23,16 +23,18 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.kernels import Absorbing, ClosedKernel, Uniform
+from diffusion.kernels import Absorbing, Redrawing
 from diffusion.markov import ContinuousMarkovProcess
 from diffusion.numerics import gather_last, log_divide, log_one_hot, log_softmax
 from diffusion.process import Kind, ScoreProcess
 from diffusion.schedules import Linear, Schedule
 from diffusion.score_entropy import (
+    Redrawn,
     absorbing_entropy,
     excess_of_distribution,
     excess_of_score,
-    uniform_entropy,
+    redrawn,
+    redrawn_entropy,
 )
 
 
@@ -108,24 +110,30 @@ class _AbsorbingGraph(_Graph):
         return jnp.where(is_mask, jnp.where(last, 0, score - moved * total), score)
 
 
-class _UniformGraph(_Graph):
+class _RedrawingGraph(_Graph):
+    """Of a `Redrawing` kernel."""
+
+    def __init__(self, process: "SEDD", kernel: Redrawing):
+        super().__init__(process)
+        self.kernel = kernel
+
     def log_score(self, out: Array, z: Array, t: Array) -> Array:
         """0 at y = z."""
         return jnp.where(jnp.isneginf(log_one_hot(z, self.process.num_tokens)), out, 0)
 
     def entropy_of_score(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
-        kappa = self.process.log_kappa(t)
-        excess = excess_of_score(self.log_score(out, z, t), x0, z, kappa)
-        return uniform_entropy(excess, x0, z, kappa)
+        noise = self._noise(t)
+        excess = excess_of_score(self.log_score(out, z, t), x0, z, noise)
+        return redrawn_entropy(excess, x0, z, noise)
 
     def entropy_of_p0(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
-        kappa, log_c = self.process.log_kappa(t), log_softmax(self.process.leave_one_out(out, z, t))
-        return uniform_entropy(excess_of_distribution(log_c, x0, z, kappa), x0, z, kappa)
+        noise, log_c = self._noise(t), log_softmax(self.process.leave_one_out(out, z, t))
+        return redrawn_entropy(excess_of_distribution(log_c, x0, z, noise), x0, z, noise)
 
     def leave_one_out(self, out: Array, z: Array, t: Array) -> Array:
-        # alpha c_y + (1 - alpha) / V = s_y / sum s. A learned score may ask for c_y < 0: nearly 0 then.
+        # alpha c_y + (1 - alpha) pi_y = s_y / sum s. A learned score may ask for c_y < 0: nearly 0 then.
         p = jnp.exp(log_softmax(self.log_score(out, z, t)))
-        moved = jnp.exp(self.process.schedule.log1m_alpha(t))[..., None] / self.process.num_tokens
+        moved = jnp.exp(self.process.schedule.log1m_alpha(t)[..., None] + self._log_pi(t))
         return jnp.log(jnp.maximum(p - moved, 1e-6 * p))
 
     def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
@@ -137,32 +145,38 @@ class _UniformGraph(_Graph):
         return log_ratio
 
     def undo(self, score: Array, moved: Array, last: Array) -> Array:
-        return score - moved * score.sum(-1, keepdims=True) / self.process.num_tokens
+        return score - moved * score.sum(-1, keepdims=True) * jnp.exp(self._log_pi(score))
+
+    def _noise(self, t: Array) -> Redrawn:
+        return redrawn(self.process.log_odds(t), self.kernel.log_pi(self.process.num_tokens))
+
+    def _log_pi(self, like: Array) -> Array:
+        return self.kernel.log_pi(self.process.num_tokens).astype(like.dtype)[None, None]
 
 
 @dataclass(frozen=True)
 class SEDD(ContinuousMarkovProcess, ScoreProcess):
-    """Score entropy on one of the two graphs.
+    """Score entropy on the graph of a kernel.
 
-    kernel: Absorbing or Uniform. schedule: published are Linear(1e-3), "log-linear", and Geometric(1e-5,
-    20). head: what the network puts out, as above. scaled: whether the published scaling is added to an
-    absorbing score.
+    kernel: Absorbing, Uniform, Unigram or Stationary (`diffusion.stationary`). schedule: published are
+    Linear(1e-3), "log-linear", and Geometric(1e-5, 20). head: what the network puts out, as above.
+    scaled: whether the published scaling is added to an absorbing score.
     """
 
     vocab_size: int | None = None
-    kernel: Absorbing | Uniform = Absorbing()
+    kernel: Absorbing | Redrawing = Absorbing()
     schedule: Schedule = Linear(1e-3)
     head: Literal["score", "leave_one_out", "posterior"] = "score"
     scaled: bool = False
     likelihood: ClassVar[Kind] = "bound"
 
     def __post_init__(self):
-        self.check_schedule()
-        if not isinstance(self.kernel, ClosedKernel):
+        if not isinstance(self.kernel, Absorbing | Redrawing):
             raise ValueError(
                 f"SEDD.kernel = {type(self.kernel).__name__} has no score entropy here; "
-                "use Absorbing or Uniform, or D3PM, which takes any kernel"
+                "use Absorbing, Uniform, Unigram or Stationary, or D3PM, which takes any kernel"
             )
+        self.check_noise()
         if self.scaled and not (self.head == "score" and self.kernel.masks):
             raise ValueError(
                 "SEDD.scaled = True is for the absorbing score alone; set it to False, or use "
@@ -176,7 +190,9 @@ class SEDD(ContinuousMarkovProcess, ScoreProcess):
 
     @property
     def _graph(self) -> _Graph:
-        return _AbsorbingGraph(self) if self.kernel.masks else _UniformGraph(self)
+        if isinstance(self.kernel, Redrawing):
+            return _RedrawingGraph(self, self.kernel)
+        return _AbsorbingGraph(self)
 
     def counted(self, z: Array) -> Array | None:
         return z == self.num_tokens if self.kernel.masks else None

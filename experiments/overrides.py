@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.config import Experiment
-from experiments.data.statistics import STATISTICS, TABLES, read_table
+from experiments.data.statistics import STATISTICS, TABLES
 from experiments.data.tokenizers import Tokenizer
 from experiments.errors import UserError
 from experiments.labels import fill_labels
@@ -368,7 +368,7 @@ def resolve(
             elif f.name in STATISTICS and value is None:
                 changes[f.name] = STATISTICS[f.name](train_tokens(), tokenizer.vocab_size)
             elif f.name in TABLES and isinstance(value, str):
-                changes[f.name] = read_table(value, where)
+                changes[f.name] = TABLES[f.name](value, where)
             elif dataclasses.is_dataclass(value):
                 changes[f.name] = fill(value, f"{where}.")
         try:

@@ -32,6 +32,7 @@ def complete(process, vocab_size, seed=0):
         "vocab_size": lambda: vocab_size,
         "unigram": lambda: tuple((1000 * rng.dirichlet(np.ones(vocab_size))).tolist()),
         "embeddings": lambda: tuple(map(tuple, rng.normal(size=(vocab_size, 3)).tolist())),
+        "probabilities": lambda: tuple(rng.dirichlet(np.ones(vocab_size)).tolist()),
         "matrix": lambda: tuple(
             map(tuple, rng.dirichlet(np.ones(vocab_size), vocab_size).tolist())
         ),

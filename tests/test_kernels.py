@@ -53,7 +53,7 @@ COUNTS = (4.0, 3.0, 2.0, 1.0)
         (lambda: Gaussian(band=0), "at least 1"),
         (lambda: BandDiagonal(0), "at least 1"),
         (lambda: NearestNeighbour(0), "at least 1"),
-        (lambda: SEDD(kernel=Gaussian()), "use Absorbing or Uniform, or D3PM"),
+        (lambda: SEDD(kernel=Gaussian()), "use Absorbing, Uniform, Unigram.*or D3PM"),
         (lambda: SEDD(kernel=Uniform(), scaled=True), "for the absorbing score alone"),
         (lambda: D3PM(4, schedule=Linear()), "use CosineBetas"),
         (lambda: MDLM(schedule=CosineBetas()), "use Linear"),

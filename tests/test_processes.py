@@ -24,7 +24,7 @@ from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, NearestNeigh
 from diffusion.difformer import Difformer
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
-from diffusion.kernels import Uniform
+from diffusion.kernels import Redrawing, Uniform
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.numerics import log_one_hot
@@ -34,6 +34,7 @@ from diffusion.process import denoising_process
 from diffusion.schedules import Cosine, Geometric, Linear, MDLMCosine, Polynomial, RescaledSchedule
 from diffusion.sedd import SEDD
 from diffusion.spindle import Spindle
+from diffusion.stationary import Stationary, Unigram
 from diffusion.udlm import UDLM
 
 CONTINUOUS = {  # exact ends: the bound of the exact denoiser is -log p(x0)
@@ -50,6 +51,8 @@ CONTINUOUS = {  # exact ends: the bound of the exact denoiser is -log p(x0)
     "sedd-uniform-denoiser": SEDD(kernel=Uniform(), schedule=Cosine(), head="leave_one_out"),
     "udlm": UDLM(),
     "udlm-posterior": UDLM(head="posterior"),
+    "udlm-unigram": UDLM(kernel=Unigram()),
+    "sedd-stationary": SEDD(kernel=Stationary(), schedule=Linear()),
     "genmd4": GenMD4(),
     "genmd4-power": GenMD4(initial_power=2.5, head="leave_one_out"),
     "spindle": Spindle(),
@@ -66,6 +69,9 @@ LOOSE_ENDS = {
     "sedd-absorbing-geometric": SEDD(schedule=Geometric(0.01, 4.0)),
     "sedd-uniform-geometric": SEDD(kernel=Uniform(), schedule=Geometric(0.01, 3.0)),
     "udlm-squeezed": UDLM(schedule=RescaledSchedule(Linear(), 0.02)),
+    "udlm-unigram-squeezed": UDLM(
+        schedule=RescaledSchedule(Linear(), 0.02), head="posterior", kernel=Unigram()
+    ),
     "genmd4-eps": GenMD4(eps=0.03),
 }
 GRIDS = {  # T steps
@@ -76,6 +82,7 @@ GRIDS = {  # T steps
     "d3pm-uniform": D3PM(kernel=Uniform(), num_steps=4),
     "d3pm-uniform-posterior": D3PM(kernel=Uniform(), num_steps=4, head="posterior"),
     "d3pm-uniform-mi": D3PM(kernel=Uniform(), schedule=MutualInformation(), num_steps=5),
+    "d3pm-unigram-mi": D3PM(kernel=Unigram(), schedule=MutualInformation(), num_steps=5),
     "d3pm-gaussian": D3PM(kernel=Gaussian(), schedule=LinearBetas(0.1, 1.0), num_steps=5),
     "d3pm-band": D3PM(kernel=BandDiagonal(1), schedule=LinearBetas(0.2, 0.9), num_steps=5),
     "d3pm-nearest": D3PM(kernel=NearestNeighbour(1), schedule=MutualInformation(), num_steps=5),
@@ -99,6 +106,13 @@ def rows(table):
 def toy_and(name, toy="V3L3"):
     toy = Toy.named(toy)
     return toy, complete(ALL[name], toy.vocab_size)
+
+
+def of_prior(process):
+    """The distribution of the x, (V,), over which p(z_1) is the mean of q(z_1 | x): all tokens alike, or
+    as noise draws them."""
+    V, kernel = process.vocab_size, getattr(process, "kernel", None)
+    return np.broadcast_to(kernel.pi(V) if isinstance(kernel, Redrawing) else 1 / V, V)
 
 
 def at_time(toy, process, t, loss=None):
@@ -174,9 +188,9 @@ def test_loose_ends_are_counted_to_their_exact_excess(name, x64):
     q0, q1 = (toy.transition(process, z, t) for t in ends)
     marginal = jnp.where(q0 > 0, jnp.log(q0) - jnp.log(toy.p @ q0)[None], 0)
     jointly = toy.neg_logp - (q0 * marginal).sum(1)
-    # p(z_1) position by position: the mean over tokens of q(z_1 | x)
+    # p(z_1) position by position: a mean over tokens of q(z_1 | x)
     log_q = jnp.maximum(process.log_likelihood(z, ends[1]), -1e30)
-    distribution = jnp.log(jnp.exp(log_q).mean(-1)).sum(1)
+    distribution = jnp.log(jnp.exp(log_q) @ of_prior(process)).sum(1)
     excess = q1 @ jnp.where(toy.p @ q1 > 0, jnp.log(toy.p @ q1) - distribution, 0)
     terms = boundary_terms(toy, process)
     prior = terms["prior"].sum(1) if "prior" in terms else 0
@@ -315,7 +329,7 @@ def test_corrupt_bridge_and_prior_follow_their_exact_distributions(name):
                         drawn, np.exp(np.asarray(distribution))[value, position], bias=1e-6
                     )
     z = process.prior(jax.random.key(4), (many, 2))
-    last = np.exp(process.log_likelihood(states, jnp.ones((S, 1))))[:, 0].mean(-1)
+    last = np.exp(process.log_likelihood(states, jnp.ones((S, 1))))[:, 0] @ of_prior(process)
     assert_distribution(counts(z).sum(0), last, bias=1e-6)
 
 

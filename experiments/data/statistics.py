@@ -1,12 +1,16 @@
 """What processes take from the training text: counts of tokens, and where tokens stand.
 
-`STATISTICS` maps the name of a setting that may be None to the function that fills it in.
+`STATISTICS` maps the name of a setting that may be None to the function that fills it in, `TABLES` that
+of one that may be a file to the function that reads it.
 """
+
+from pathlib import Path
 
 import numpy as np
 
 from experiments.data.arrays import map_array
 from experiments.errors import UserError
+from experiments.plain_json import parse
 
 _CHUNK = 1 << 24
 _MOST_TOKENS = 4096  # for tables of pairs
@@ -42,21 +46,41 @@ def context_embeddings(tokens: np.ndarray, vocab_size: int) -> tuple[tuple[float
 
 
 STATISTICS = {"unigram": unigram, "embeddings": context_embeddings}
-TABLES = ("embeddings", "matrix")
 
 
 def read_table(path: str, setting: str) -> tuple[tuple[float, ...], ...]:
     """The rows of a .npy file with a matrix of numbers; UserError naming the `setting`."""
+    return tuple(map(tuple, _numbers(path, setting, 2).tolist()))
+
+
+def read_numbers(path: str, setting: str) -> tuple[float, ...]:
+    """The numbers of a .npy file with one axis, or the list in a .json file; UserError naming the
+    `setting`."""
+    return tuple(_numbers(path, setting, 1).tolist())
+
+
+def _numbers(path: str, setting: str, axes: int) -> np.ndarray:
+    """The array of a file, float64, of 1 or 2 `axes`; a list in a .json file has one."""
+    kinds = {1: "a .npy or .json file", 2: "a .npy file"}[axes]
     if not path:
-        raise UserError(f"{setting} is missing; give a .npy file: --set {setting}=FILE")
+        raise UserError(f"{setting} is missing; give {kinds}: --set {setting}=FILE")
     try:
-        table = map_array(path)
-        if table.ndim != 2 or not table.size:
-            raise ValueError(f"it has shape {table.shape}, which is not a matrix")
-        if table.dtype.kind not in "fiub":
-            raise ValueError(f"its values are {table.dtype}, not real numbers")
-        return tuple(map(tuple, table.astype(np.float64).tolist()))
+        if axes == 1 and path.endswith(".json"):
+            array = np.array(parse(Path(path).read_bytes(), finite=True))
+        else:
+            array = map_array(path)
+        if array.ndim != axes or not array.size:
+            raise ValueError(
+                f"it has shape {array.shape}, which is not a {'matrix' if axes == 2 else 'list'}"
+            )
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"its values are {array.dtype}, not real numbers")
+        return array.astype(np.float64)
     except (OSError, ValueError) as error:
+        form = "of numbers, rows x columns" if axes == 2 else "with a list of numbers"
         raise UserError(
-            f"{setting} = {path}: cannot be read as a .npy file of numbers, rows x columns ({error})"
+            f"{setting} = {path}: cannot be read as {kinds} {form} ({error})"
         ) from error
+
+
+TABLES = {"embeddings": read_table, "matrix": read_table, "probabilities": read_numbers}
