@@ -125,6 +125,11 @@ class Objective(ABC):
         """The objective with the network of its teacher, where `traits` say that it has one."""
         raise ValueError(f"{type(self).__name__} learns from no teacher")
 
+    def at_step(self, step: Array) -> Self:
+        """The objective as `loss` has it after `step` steps of training, an integer; most have the same
+        loss all the time. Bounds and samples do not depend on it."""
+        return self
+
     @abstractmethod
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
         """(B, L) nats to minimise; u (B, 1) in (0, 1), stratified over the global batch."""

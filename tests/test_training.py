@@ -1,5 +1,7 @@
 """The compiled step: accumulation, devices, stratified times, EMA, schedule of the rate."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,8 +57,6 @@ def test_times_are_stratified_over_the_global_batch():
             jax.debug.callback(lambda u: seen.append(np.asarray(u)), u)
             return jnp.zeros(x0.shape) + 0 * model(x0, u).sum()
 
-    import dataclasses
-
     for accumulation in (1, 4):
         seen.clear()
         e = experiment(f"train.accumulation={accumulation}")
@@ -66,6 +66,20 @@ def test_times_are_stratified_over_the_global_batch():
         np.testing.assert_array_equal(
             np.floor(u * e.train.batch_size), np.arange(e.train.batch_size)
         )
+
+
+def test_the_objective_is_told_how_many_steps_came_before():
+    seen = []
+
+    class Told(MDLM):
+        def at_step(self, step):
+            jax.debug.callback(lambda step: seen.append(int(step)), step)
+            return self
+
+    e = experiment("model.num_layers=1")
+    run(dataclasses.replace(e, process=Told(e.process.vocab_size)))
+    jax.effects_barrier()
+    assert seen == [0, 1, 2]
 
 
 def test_ema_is_the_average_with_warm_up_in_float32():

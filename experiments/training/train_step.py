@@ -127,7 +127,7 @@ def make_train_step(
     optimizer = make_optimizer(experiment, abstract)
 
     def microbatch_loss(
-        params, key, total, tokens, rows, conditioning, offset, frozen, opened, learned
+        params, key, total, tokens, rows, conditioning, offset, frozen, opened, learned, step
     ):
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
         u = ((rows + offset) / train.batch_size)[:, None]  # one stratum an example
@@ -141,7 +141,7 @@ def make_train_step(
             conditioning = conditioning | {"label": label}
         given = of_network(conditioning) | opened
         network = experiment.network(params, dropout_keys=keys[:, 1], **given)
-        process = experiment.bind(params, frozen)
+        process = experiment.bind(params, frozen).at_step(step)
 
         def nats_at(u):
             return training_loss(
@@ -175,7 +175,15 @@ def make_train_step(
 
         def of_one(microbatch):
             return value_and_grad(
-                state["params"], key, total, *microbatch, offset, frozen, opened, learned
+                state["params"],
+                key,
+                total,
+                *microbatch,
+                offset,
+                frozen,
+                opened,
+                learned,
+                state["step"],
             )
 
         def accumulate(carry, microbatch):
