@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracle import complete
-from test_processes import ALL
+from process_cases import ALL
 
 from diffusion.ar_diffusion import ARDiffusion
 from diffusion.betas import CosineBetas

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from test_processes import CONTINUOUS, GRIDS
+from process_cases import CONTINUOUS, GRIDS
 
 import ddlm
 
