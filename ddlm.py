@@ -359,8 +359,8 @@ __all__ = [
 
 
 class Samples(list):
-    """Texts, str, with `answers`, what of each comes after its prompt; `tokens`, int32 (N, L); and
-    `calls` of the network for each, int (N,)."""
+    """Texts, str, with `answers`, what of each comes after its prompt; `tokens`, int32 (N, L), after the
+    end of a text that token again; and `calls` of the network for each, int (N,)."""
 
     def __init__(
         self, texts: Sequence[str], answers: Sequence[str], tokens: np.ndarray, calls: np.ndarray
@@ -520,10 +520,11 @@ def _drawn(ready: Prepared, num: int, batch_size: int, size: int | None = None) 
     """So many samples, or the first `size` tokens of each."""
     seed, batch = ready.description["seed"], min(batch_size, num)
     drawn = list(sample_run(ready.run, num, seed, ready.known, batch, ready.constraints))
-    data = ready.run.experiment.data
+    data, stop = ready.run.experiment.data, ready.constraints.stop
     rows = [(sampled.x0[:size], fixed[:size]) for _, sampled, fixed in drawn]
     texts, answers = (
-        [data.tokenizer.decode(part(data, *row)) for row in rows] for part in (written, answered)
+        [data.tokenizer.decode(part(data, *row, stop)) for row in rows]
+        for part in (written, answered)
     )
     tokens = np.stack([sampled.x0[:size] for _, sampled, _ in drawn])
     calls = np.array([int(sampled.calls) for _, sampled, _ in drawn])

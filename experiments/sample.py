@@ -109,6 +109,20 @@ def command_line() -> cli.Parser:
         "--min-p", type=float, help="drop tokens below this share of the top probability"
     )
     distribution.add_argument("--eta", type=float, help="eta sampling (arXiv 2210.15191)")
+    ending = options.add_argument_group("the end of a sample")
+    ending.add_argument(
+        "--stop",
+        type=cli.text,
+        action="append",
+        metavar="TOKEN",
+        help="end each sample at this token, a name of the vocabulary or one character; may be repeated "
+        "(default: the end of a run of pairs)",
+    )
+    ending.add_argument(
+        "--min-tokens",
+        type=cli.natural,
+        help="tokens after the prompt, at least, before the sample may end (default 0)",
+    )
     label = options.add_argument_group(
         "guidance: to a label of a run trained with labels or by a classifier, or to the prompt"
     )
@@ -168,10 +182,11 @@ def main(arguments: list[str]) -> None:
 
 def _draw(prepared, prompts, args) -> None:
     """Nothing; the samples are printed, or in the file that is given, and the trace in its own."""
+    import numpy as np
+
     from experiments.devices.distributed import first_says, is_first
     from experiments.files import write_atomically
     from experiments.progress import Progress
-    from experiments.sampling.known import answered, written
     from experiments.sampling.samples import sample_run
     from experiments.sampling.samples_writer import SamplesWriter
     from experiments.sampling.trace import trace_record
@@ -179,7 +194,7 @@ def _draw(prepared, prompts, args) -> None:
 
     tracing, traced, lines = args.trace is not None or args.watch, [], []
     run, out = prepared.run, args.out if is_first() else None
-    data, num = run.experiment.data, args.num * max(1, len(prompts))
+    num = args.num * max(1, len(prompts))
     told = Progress(cli.log if args.out or args.exact else None, "samples")
     with SamplesWriter(out, prepared.description, args.force) as writer, told as progress:
         (held,) = first_says([writer.start])
@@ -201,10 +216,7 @@ def _draw(prepared, prompts, args) -> None:
         ):
             if not is_first():
                 continue
-            text = data.tokenizer.decode(written(data, sampled.x0, fixed))
-            more = {"given": prompts[number % len(prompts)]} if prompts else {}
-            if prompts or data.rows == "pair":
-                more["answer"] = data.tokenizer.decode(answered(data, sampled.x0, fixed))
+            text, more = _told(prepared, prompts, number, np.asarray(sampled.x0), fixed)
             writer.write(number, text, int(sampled.calls), **more)
             line = f"[{number}] {text}"
             if args.watch:
@@ -224,6 +236,21 @@ def _draw(prepared, prompts, args) -> None:
             watch(record, lines)
     if args.out:
         print(f"samples: {args.out}")
+
+
+def _told(prepared, prompts, number: int, x0, known) -> tuple[str, dict]:
+    """(text, what else a line says) of sample `number`."""
+    from experiments.sampling.known import answered, written
+    from experiments.sampling.stops import end_of
+
+    data, stop, more = prepared.run.experiment.data, prepared.constraints.stop, {}
+    if prompts:
+        more["given"] = prompts[number % len(prompts)]
+    if prompts or data.rows == "pair":
+        more["answer"] = data.tokenizer.decode(answered(data, x0, known, stop))
+    if stop:
+        more["ended"] = end_of(x0, known, stop) is not None
+    return data.tokenizer.decode(written(data, x0, known, stop)), more
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from diffusion.process import Sequential
 from diffusion.random import categorical, fold_in
 from samplers.automaton import apart, with_last_resort
 from samplers.logits_processor import LogitsProcessor
-from samplers.sampler import Compatibility, Sampled, Sampler
+from samplers.parts import in_parts
+from samplers.sampler import Compatibility, Sampler
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ class LeftToRight(Sampler):
     logits_processor: changes the distribution that each token is drawn from. cached: whether keys and
     values are stored (above). span: how many positions up to the last an attention sees, None for all.
     Beyond the length that the network was trained on, its own length is a span that keeps distances
-    within what it knows.
+    within what it knows. stop: tokens that end a row (`samplers.ending`).
     """
 
     logits_processor: LogitsProcessor = LogitsProcessor()
     cached: bool = True
     span: int | None = None
+    stop: tuple[int, ...] = ()
     requires: ClassVar[type] = Sequential
     lacking: ClassVar[str] = "the process does not go from left to right"
 
@@ -70,23 +72,22 @@ class LeftToRight(Sampler):
                 x = jnp.where(token >= 0, token, x)
             return x, counts + jax.nn.one_hot(x, counts.shape[-1]), state
 
-        def cached(carry, number):
+        def cached(number, ended, carry):
             previous, cache, *drawn = carry
             out, cache = network.decode(previous, t, cache, number, self.span)
             x, *drawn = choose(out, number, *drawn)
-            return (x, cache, *drawn), x
+            return x, 1, (x, cache, *drawn)
 
-        def uncached(carry, number):
+        def uncached(number, ended, carry):
             inputs, *drawn = carry
             out = jax.lax.dynamic_slice_in_dim(network(inputs[:, :-1], t), number, 1, axis=1)
             x, *drawn = choose(out, number, *drawn)
             inputs = jax.lax.dynamic_update_slice_in_dim(inputs, x, number + 1, axis=1)
-            return (inputs, *drawn), x
+            return x, 1, (inputs, *drawn)
 
         drawn = jnp.zeros((rows, 1, process.num_tokens)), jnp.zeros(rows, jnp.int32)
         if self.cached:
-            body, carry = cached, (first, network.cache(rows, length), *drawn)
+            token, carry = cached, (first, network.cache(rows, length), *drawn)
         else:
-            body, carry = uncached, (jnp.pad(first, ((0, 0), (0, length))), *drawn)
-        _, tokens = jax.lax.scan(body, carry, jnp.arange(length))
-        return Sampled(tokens[..., 0].T, jnp.full(rows, length, jnp.int32))
+            token, carry = uncached, (jnp.pad(first, ((0, 0), (0, length))), *drawn)
+        return in_parts(token, shape, 1, carry, self.stop, known)

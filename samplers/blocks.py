@@ -1,7 +1,7 @@
 """Samples of block diffusion: block after block, each by a sampler of the base process.
 
 The network sees earlier blocks through their stored keys and values, which are computed once, by one
-more call on the finished block. One compiled program: a scan over the blocks, the grid of times inside.
+more call on the finished block. One compiled program: a loop over the blocks, the grid of times inside.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from diffusion.block import BlockDiffusion
 from diffusion.random import fold_in
 from samplers.ancestral import Ancestral
 from samplers.automaton import Constrained, apart
-from samplers.sampler import Compatibility, Sampled, Sampler
+from samplers.ending import nothing_to_draw
+from samplers.parts import in_parts
+from samplers.sampler import Compatibility, Sampler
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,12 @@ class BlockByBlock(Sampler):
     """A sampler of the base process on each block.
 
     inner: that sampler; its steps are per block. span: how many positions up to the end of a block are
-    seen, None for all; see `LeftToRight`.
+    seen, None for all; see `LeftToRight`. stop: tokens that end a row (`samplers.ending`).
     """
 
     inner: Sampler = Ancestral(steps=16)
     span: int | None = None
+    stop: tuple[int, ...] = ()
     requires: ClassVar[type] = BlockDiffusion
     lacking: ClassVar[str] = "the process does not go block by block"
 
@@ -56,14 +59,14 @@ class BlockByBlock(Sampler):
     def run(self, key, process: BlockDiffusion, model, shape, known=None, trace=False):
         rows, length = shape
         size = process.block_length
-        blocks = -(-length // size)  # the last one is cut
+        room = -(-length // size) * size  # the last block is cut
         unknown = jnp.full(shape, -1) if known is None else known
-        unknown = jnp.pad(unknown, ((0, 0), (0, blocks * size - length)), constant_values=-1)
+        unknown = jnp.pad(unknown, ((0, 0), (0, room - length)), constant_values=-1)
         clean = jnp.zeros((rows, 1))
 
         network, pattern = apart(model)
 
-        def body(carry, number):
+        def block(number, ended, carry):
             cache, state = carry
             first = number * size
 
@@ -74,13 +77,13 @@ class BlockByBlock(Sampler):
             if pattern is not None:
                 model = Constrained(of_block, pattern, state, first)
             known = jax.lax.dynamic_slice_in_dim(unknown, first, size, axis=1)
+            known = nothing_to_draw(known, ended, self.stop)
             key_block = fold_in(key, number)
             x0, calls, _ = self.inner.run(key_block, process.base, model, (rows, size), known)
             if pattern is not None:
                 state = pattern.after(x0, state, first)
             cache = network.decode(x0, clean, cache, first, self.span)[1]
-            return (cache, state), (x0, calls + 1)
+            return x0, calls + 1, (cache, state)
 
-        start = network.cache(rows, blocks * size), jnp.zeros(rows, jnp.int32)
-        _, (x0, calls) = jax.lax.scan(body, start, jnp.arange(blocks))
-        return Sampled(jnp.moveaxis(x0, 0, 1).reshape(rows, -1)[:, :length], calls.sum(0))
+        start = network.cache(rows, room), jnp.zeros(rows, jnp.int32)
+        return in_parts(block, shape, size, start, self.stop, known)

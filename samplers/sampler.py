@@ -18,6 +18,7 @@ from diffusion.model import Model
 from diffusion.numerics import gather_last
 from diffusion.process import Objective, Process
 from diffusion.random import fold_in, split
+from samplers.ending import padded
 from samplers.logits_processor import LogitsProcessor
 from samplers.modified_denoiser import processed
 
@@ -71,6 +72,9 @@ class Sampler(ABC):
     """How many steps it takes, a setting of those that have one."""
     cached: bool = False
     """Whether outputs of the network are stored, a setting of those that can."""
+    stop: tuple[int, ...] = ()
+    """Tokens that end a row (`samplers.ending`), a setting of those that then call the network no
+    more."""
     logits_processor: LogitsProcessor = LogitsProcessor()
     """What changes the distribution of each token, a setting of all that draw tokens themselves."""
     weighs_known: ClassVar[bool] = False
@@ -271,7 +275,7 @@ class Stepwise(Sampler):
             _, state = jax.lax.while_loop(
                 unfinished, lambda carry: (carry[0] + 1, step(*carry)), (0, state)
             )
-        return Sampled(state.x0, state.calls, frames)
+        return Sampled(padded(state.x0, self.stop, known), state.calls, frames)
 
 
 def _like(rows: Array, array: Array) -> Array:

@@ -28,7 +28,7 @@ network that knows time is asked at the t at which as many tokens are masked in 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from diffusion.model import saying
 from diffusion.numerics import gather_last
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
+from samplers.ending import ends, last_known
 from samplers.logits_processor import LogitsProcessor, RankBy
 from samplers.ranking import TIE, in_order, places
 from samplers.sampler import Compatibility, State, Stepwise, masks
@@ -196,6 +197,13 @@ class EntropyBudget(Amount):
         return jnp.cumprod(lost <= self.nats + TIE, axis=1).sum(1, keepdims=True)
 
 
+class _Start(NamedTuple):
+    """What a row began with, each (B, 1): how many masks, and its last known position."""
+
+    masked: Array
+    last_known: Array
+
+
 @dataclass(frozen=True)
 class Unmask(Stepwise):
     """See above. `Unmask("drawn", Steps(16, "cosine"), noise=4.5)` is MaskGIT's sampler.
@@ -203,7 +211,8 @@ class Unmask(Stepwise):
     order: which positions come first. amount: how many are revealed in a call. noise: of order "drawn",
     what Gumbel noise on the logarithm is multiplied by; 0 has none. logits_processor: changes the
     distribution that each token is drawn from. rank_by: the distribution that positions are ranked by
-    (`samplers.logits_processor.RankBy`).
+    (`samplers.logits_processor.RankBy`). stop: tokens that end a row (`samplers.ending`), which is
+    finished once one is revealed and nothing before it is masked.
     """
 
     order: Order = "confidence"
@@ -211,6 +220,7 @@ class Unmask(Stepwise):
     noise: float = 0.0
     logits_processor: LogitsProcessor = LogitsProcessor()
     rank_by: RankBy = "model"
+    stop: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.noise >= 0 or (self.noise and self.order != "drawn"):
@@ -249,10 +259,16 @@ class Unmask(Stepwise):
 
     def begin(self, key, state, process, known):
         masked = (state.z == process.vocab_size).sum(1, keepdims=True)
-        return state._replace(t=self._time(process, state.z), memory=masked)
+        start = _Start(masked, last_known(known, len(state.z)))
+        return state._replace(t=self._time(process, state.z), memory=start)
 
     def ended(self, state, process):
-        return (state.z != process.vocab_size).all(1)
+        masked = state.z == process.vocab_size
+        if not self.stop:
+            return ~masked.any(1)
+        whole = jnp.cumsum(masked, axis=1) == 0  # up to this position
+        at_end = ends(state.z, self.stop, state.memory.last_known)
+        return ~masked.any(1) | (whole & at_end).any(1)
 
     def advance(self, key, number, state, process, model, known):
         z, t = state.z, state.t
@@ -273,10 +289,10 @@ class Unmask(Stepwise):
         score, entropy, log_sure = scores(self.order, distribution, x0)
         u = uniform(key_order, z.shape)
         if self.noise:
-            score = score - self.noise * left / state.memory * jnp.log(-jnp.log(u))
+            score = score - self.noise * left / state.memory.masked * jnp.log(-jnp.log(u))
         first = in_order(jnp.where(masked, score, -jnp.inf), u)
         ranked = [jnp.take_along_axis(a, first, axis=1) for a in (entropy, log_sure)]
-        count = self.amount.count(number, left, state.memory, (ranked[0], ranked[1]))
+        count = self.amount.count(number, left, state.memory.masked, (ranked[0], ranked[1]))
         z = jnp.where(masked & (places(first) < jnp.maximum(count, 1)), x0, z)
         return State(z, self._time(process, z), z, state.calls + 1, state.memory)
 

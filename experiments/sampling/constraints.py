@@ -13,6 +13,7 @@ from diffusion.model import Model
 from diffusion.process import Composed, JumpProcess, Sequential, denoising_process
 from diffusion.simplex import EvidenceProcess
 from experiments.config import Experiment
+from experiments.data.tokenizers import token_number
 from experiments.errors import UserError
 from experiments.labels import label_number
 from experiments.overrides import differences
@@ -21,6 +22,7 @@ from experiments.sampling.known import encode
 from samplers import guidance
 from samplers.automaton import Automaton, Constrained
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors
+from samplers.ending import Suppressed
 from samplers.required import fits
 
 
@@ -31,7 +33,8 @@ class SamplingConstraints:
     words: tokens that samples contain, each in a row. label: its number; strength: of guidance towards
     it, or without a label towards the known tokens, at times within `interval`. classifier: the run that
     guides, None for classifier-free guidance; exact: whether it is asked for every change of a token,
-    not for its gradient. pattern: what samples match, after their known start.
+    not for its gradient. pattern: what samples match, after their known start. stop: tokens that end a
+    sample, which `min_tokens` others after its known start precede, at least.
     """
 
     words: tuple[tuple[int, ...], ...] = ()
@@ -41,6 +44,8 @@ class SamplingConstraints:
     classifier: Run | None = None
     exact: bool = False
     pattern: Automaton | None = None
+    stop: tuple[int, ...] = ()
+    min_tokens: int = 0
 
     def network(
         self,
@@ -55,6 +60,10 @@ class SamplingConstraints:
         `guides_steps` the distribution of a step is what is changed. tell: called at each step of
         `exact`, which is slow."""
         network = self._guided(experiment, params, guide, tell, known)
+        if self.min_tokens:
+            until = jnp.argmin(jnp.pad(known, ((0, 0), (0, 1)), constant_values=-1) >= 0, axis=1)
+            until = until + self.min_tokens
+            network = Suppressed(experiment.bind(params), network, self.stop, until)
         return network if self.pattern is None else Constrained(network, self.pattern)
 
     def _guided(self, experiment, params, guide, tell, known) -> Model:
@@ -117,6 +126,8 @@ def make_constraints(
     classifier: Run | None = None,
     exact: bool = False,
     pattern: Automaton | None = None,
+    stop: tuple[int, ...] = (),
+    min_tokens: int = 0,
 ) -> SamplingConstraints:
     """The constraints, from text; UserError for what the run cannot do."""
     low, high = interval
@@ -145,17 +156,37 @@ def make_constraints(
             f"--guidance-interval {low} ...: {name} has no times (t is always 0); leave it out"
         )
     sampler = experiment.sampler
-    if guided and sampler.guides_steps and not sampler.logits_processor.is_identity:
+    if (
+        guided
+        and sampler.guides_steps
+        and not (sampler.logits_processor.is_identity and min_tokens == 0)
+    ):
         raise UserError(
             f"{type(sampler).__name__} with guidance changes the distribution of a step and does "
-            "not support a logits processor: leave out the guidance, or the options that change "
-            "the distribution of a token"
+            "not support a logits processor or --min-tokens: leave out the guidance, or the options "
+            "that change the distribution of a token"
         )
-    if required and pattern is not None:
+    if pattern is not None:
+        _check_pattern(experiment, required, stop)
+    return SamplingConstraints(
+        required, number, strength, (low, high), classifier, exact, pattern, stop, min_tokens
+    )
+
+
+def _check_pattern(experiment: Experiment, required, stop: tuple[int, ...]) -> None:
+    """UserError where a pattern, which is of the whole text, does not know of what is asked besides."""
+    if required:
         raise UserError(
             "a pattern cannot be combined with it; put the text into the pattern", "", "--require"
         )
-    return SamplingConstraints(required, number, strength, (low, high), classifier, exact, pattern)
+    data = experiment.data
+    end = (token_number(data.tokenizer, data.end, "data.end"),) if data.end else ()
+    if stop not in ((), end):
+        raise UserError(
+            "a pattern cannot be combined with it, but for data.end; let the pattern say how texts end",
+            "",
+            "--stop",
+        )
 
 
 def _check_prompt(experiment: Experiment, known, strength: float, interval) -> None:

@@ -1,16 +1,18 @@
 """Known tokens: the text that a user gives of a sample, as tokens at their places."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments.config import Experiment
 from experiments.data.text import Text
-from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, Tokenizer, token_number
+from experiments.data.tokenizers import OutsideAlphabet, SubwordTokenizer, Tokenizer
 from experiments.errors import UserError
 from experiments.evaluation.conditional import begin_of
 from experiments.sampling.stand_in import banned_tokens, encode_alone, encode_around
+from experiments.sampling.stops import end_of
 
 
 def encode_known(
@@ -43,23 +45,22 @@ def encode_known(
     return known
 
 
-def written(data: Text, x0: ArrayLike, known: np.ndarray) -> np.ndarray:
-    """The tokens (n,) of a sample (L,) that are its text: of a run of pairs, without the token before
-    the prompt and without what stands from the first end on."""
+def written(data: Text, x0: ArrayLike, known: np.ndarray, stop: Sequence[int]) -> np.ndarray:
+    """The tokens (n,) of a sample (L,) that are its text, without the stop token that ends it and what
+    stands after it; of a run of pairs, without the token before the prompt."""
     x0 = np.asarray(x0)
-    if data.rows != "pair":
-        return x0
-    begin, blanks = len(begin_of(data)), np.flatnonzero(known < 0)
-    if not data.end:
-        return x0[begin:]
-    ends = blanks[x0[blanks] == token_number(data.tokenizer, data.end, "data.end")]
-    return x0[begin : ends[0]] if len(ends) else x0[begin:]
+    return x0[_begin(data) : end_of(x0, known, stop)]
 
 
-def answered(data: Text, x0: ArrayLike, known: np.ndarray) -> np.ndarray:
+def answered(data: Text, x0: ArrayLike, known: np.ndarray, stop: Sequence[int]) -> np.ndarray:
     """The tokens (n,) of `written` after the known start, of a run of pairs the answer."""
     start = int(np.argmin(np.append(known, -1) >= 0))
-    return written(data, x0, known)[start - (len(begin_of(data)) if data.rows == "pair" else 0) :]
+    return written(data, x0, known, stop)[start - _begin(data) :]
+
+
+def _begin(data: Text) -> int:
+    """How many tokens stand before the text of a sample."""
+    return len(begin_of(data)) if data.rows == "pair" else 0
 
 
 def _parts(text: str, blank: str) -> tuple[list[str], list[int]]:

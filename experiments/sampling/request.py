@@ -20,6 +20,7 @@ from experiments.sampling.grid import fitted_information
 from experiments.sampling.known import banned, check_known, encode_known
 from experiments.sampling.patterns import make_pattern
 from experiments.sampling.samples import with_setting, with_steps
+from experiments.sampling.stops import stop_tokens, stopping
 from experiments.sampling.undrawn import changed, never_drawn
 from experiments.serialization import encode
 from experiments.streams import complain
@@ -37,6 +38,8 @@ class Request:
     template: text with blanks, for each of which the character `blank` stands. regex: a regular
     expression that what comes after the prompt matches as a whole, or json_schema: a JSON schema, as
     text or a dict. require: texts that every sample contains. ban: text whose tokens are never drawn.
+    stop: tokens that end a sample; () is the end of a run of pairs. min_tokens: how many tokens come
+    after the known start, at least, before one of them.
     label, guidance, guidance_interval: the label to guide to, how strongly, and at which times; without
     a label it is the known text (`samplers.guidance`).
     classifier: the run that guides, by its gradient or, if exact, asked for every change of a token.
@@ -55,6 +58,8 @@ class Request:
     json_schema: str | Mapping | None = None
     require: Sequence[str] = ()
     ban: str = ""
+    stop: Sequence[str] = ()
+    min_tokens: int = 0
     repetition: float | None = None
     temperature: float | None = None
     top_k: int | None = None
@@ -90,6 +95,8 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
             f"it guides a run on the same noise: --workdir RUN --classifier {workdir} --label NAME",
         )
     experiment = _of_sampler(_changed(run.experiment, request), run, request, workdir)
+    stop = stop_tokens(experiment.data, request.stop, request.min_tokens)
+    experiment = stopping(experiment, stop)
     run = replace(run, experiment=experiment)
     classifier = load_run(request.classifier) if request.classifier else None
     known = _known(experiment.data, request)
@@ -105,6 +112,8 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
         classifier,
         request.exact,
         make_pattern(experiment, known, request.regex, request.json_schema),
+        stop,
+        request.min_tokens,
     )
     if (known >= 0).any():
         _tell_of_bias(experiment)
@@ -224,6 +233,8 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "regex": request.regex,
         "json_schema": request.json_schema,
         "require": list(request.require),
+        "stop": list(request.stop),
+        "min_tokens": request.min_tokens,
         "label": request.label,
         "guidance": request.guidance if guided else None,
         "guidance_interval": list(request.guidance_interval) if guided else None,

@@ -21,6 +21,7 @@ from experiments.overrides import leaves, override
 from experiments.run import Run
 from experiments.sampling.constraints import UNCONSTRAINED, SamplingConstraints
 from models.layers import use_mesh
+from samplers.ending import padded
 from samplers.required import place
 from samplers.sampler import Frames, Sampled
 
@@ -76,7 +77,7 @@ def make_sample(
                 fold_in(keys, 1), denoising_process(process), network, known, constraints.words
             )
         sampled = experiment.sampler.run(keys, process, network, shape, known, trace=trace)
-        return sampled, known
+        return sampled._replace(x0=padded(sampled.x0, constraints.stop, known)), known
 
     return jax.jit(run, out_shardings=replicated(mesh))
 

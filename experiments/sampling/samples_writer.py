@@ -18,6 +18,7 @@ _OF_ONE = (
     "network_calls",
     "given",
     "answer",
+    "ended",
 )  # what a line says of its sample alone
 _LONGEST = 1 << 26  # bytes of a line, at most
 
@@ -46,9 +47,9 @@ class SamplesWriter(AbstractContextManager):
         self.start, self._end = (0, 0) if force else _held(file, self._path, self._description)
         return file
 
-    def write(self, number: int, text: str, network_calls: int, **more: str) -> None:
+    def write(self, number: int, text: str, network_calls: int, **more: str | bool) -> None:
         """Nothing; the line of a sample is in the file, unless it was there. more: `given`, its prompt,
-        where each has its own, and `answer`, its text after that."""
+        where each has its own; `answer`, its text after that; `ended`, whether a stop token ended it."""
         if self._file is None or number < self.start:
             return
         line = {"number": number, "text": text, "network_calls": network_calls}

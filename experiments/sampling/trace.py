@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffusion.process import denoising_process
 from experiments.config import Experiment
@@ -33,12 +34,17 @@ def trace_record(
     }
 
 
+def _same(frames: ArrayLike) -> bool:
+    before, after = np.asarray(frames)
+    return np.array_equal(before, after)
+
+
 def _of_sample(number: int, sampled: Sampled, masks: bool) -> dict:
     assert sampled.frames is not None  # `sample_run` was asked for them
     times, tokens, probability = sampled.frames
     last = len(times)
     # Rows of a batch end each in its own time; what follows is the same frame again.
-    while last > 2 and times[last - 2] == 0 and (tokens[last - 1] == tokens[last - 2]).all():
+    while last > 2 and times[last - 2] == times[last - 1] and _same(tokens[last - 2 : last]):
         last -= 1
     tokens = tokens[:last]
     probability = probability[:last].copy()
