@@ -9,6 +9,7 @@
     run.log_likelihood(" union", context="the state of the")
     run.fill("we ____ the people")
     run.evaluate("test")                            # the record, as `ddlm evaluate` makes it
+    run.score("test", candidates=8)                 # answers of a run of pairs beside the references
     run.denoise("the state of the union", 0.5)      # logits of every token at every position
 
     text = ddlm.Text("my.txt", ddlm.Characters(), length=128)
@@ -92,6 +93,7 @@ from diffusion.stationary import Stationary, Unigram
 from diffusion.toy import Toy
 from diffusion.udlm import UDLM
 from experiments import run as trained
+from experiments.answers.scoring import Task, score
 from experiments.config import Evaluation, Experiment, Mesh, Teacher, Train
 from experiments.data.subwords import Subwords
 from experiments.data.text import Text
@@ -443,6 +445,26 @@ class Run:
         run = replace(self._run, experiment=override(self.experiment, changes))
         whole = text is not None and not Path(text).expanduser().is_dir()
         return evaluate_run(run, split, seed, not self.raw, log, max_sequences, whole)
+
+    def score(
+        self,
+        split: str = "test",
+        num: int = 256,
+        candidates: int = 1,
+        similarity: str = "characters",
+        answer_length: int | str = "end",
+        beam: int | None = None,
+        batch_size: int = 64,
+        log: Callable[[str], None] = lambda line: None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """The record of answers to at most `num` prompts of a split of pairs beside their references, as
+        `ddlm score` makes it: exact match, errors of characters and words, with standard errors, and
+        with several candidates those of the one most like the others. answer_length, beam: as of
+        `experiments.answers.scoring.Task`; options: as of `sample`. No file is written."""
+        task = Task(split, num, candidates, similarity, answer_length, beam)
+        request, workdir = Request(**options), str(self.workdir)
+        return score(self._run, workdir, request, task, batch_size, log)[0]
 
     def quality(
         self,

@@ -38,9 +38,11 @@ setup(
         "tokenizers>=0.23",  # WordPiece and byte-level BPE, as their vocabularies were made
         "sentencepiece>=0.2.3",  # the vocabulary of the D3PM protocol of LM1B, trained or loaded
         "tensorboardX>=2.6.5",  # TensorBoard event files without TensorFlow
+        "rapidfuzz>=3.14",  # edits between answers and references, in experiments.score
         "rich>=14",  # bars of progress, and samples that play in the terminal
     ],
     extras_require={
+        "bleu": ["sacrebleu>=2.5"],  # BLEU and chrF of experiments.score
         "build": ["setuptools>=77"],  # builds this package without a second, unpinned download
         "docs": [
             "mkdocs-material>=9.8",  # the documentation site: pages, search, themes, all offline

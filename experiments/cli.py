@@ -26,7 +26,7 @@ from experiments.streams import log as log
 GROUPS = {
     "Make a model": ("prepare", "train", "import", "plan"),
     "Use it": ("sample", "trace", "compress", "decompress", "export"),
-    "Measure it": ("evaluate", "quality", "compare", "scaling", "plot"),
+    "Measure it": ("evaluate", "score", "quality", "compare", "scaling", "plot"),
     "Look around": ("configs", "runs", "doctor", "completion"),
 }
 COMMANDS = [name for names in GROUPS.values() for name in names]

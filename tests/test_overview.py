@@ -57,7 +57,16 @@ def test_programs_are_kept_of_commands_that_compile_alone(name, monkeypatch):
     monkeypatch.setattr(cli, "guarded", lambda *_: 0)
     with pytest.raises(SystemExit):
         cli._run(name, [])
-    compiling = ("train", "plan", "sample", "compress", "decompress", "evaluate", "quality")
+    compiling = (
+        "train",
+        "plan",
+        "sample",
+        "compress",
+        "decompress",
+        "evaluate",
+        "quality",
+        "score",
+    )
     assert bool(kept) == (name in (*compiling, "prepare", "compare", "scaling"))
 
 

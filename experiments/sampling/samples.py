@@ -92,10 +92,12 @@ def sample_run(
     trace: bool = False,
     start: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    segments: np.ndarray | None = None,
 ) -> Iterator[tuple[int, Sampled, np.ndarray]]:
     """(number, `Sampled`, known tokens (L,) with required words), of samples start to num - 1. known:
     (L,), or (P, L), of which sample n has row n modulo P. progress(samples drawn, num) is called after
-    each batch, and after each step of a slow one, as if it drew its samples one after another."""
+    each batch, and after each step of a slow one, as if it drew its samples one after another. segments:
+    (P, L), 0 where the rows have padding, None where they have none."""
     if trace and not run.experiment.sampler.keeps_frames:
         raise UserError(
             f"sampler {type(run.experiment.sampler).__name__} keeps no frames for --trace and --watch; "
@@ -118,17 +120,22 @@ def sample_run(
     guide = constraints.classifier and constraints.classifier.params
     split = NamedSharding(run.mesh, P(BATCH))
 
+    def of_samples(rows, numbers):
+        return rows if rows.ndim == 1 else global_batch(run.mesh, rows[numbers % len(rows)], 0)
+
     def given(numbers):
-        return known if known.ndim == 1 else global_batch(run.mesh, known[numbers % len(known)], 0)
+        padding = {} if segments is None else {"segments": of_samples(segments, numbers)}
+        return of_samples(known, numbers), guide, padding
 
     numbers = jax.ShapeDtypeStruct((batch,), np.int32, sharding=split)
-    lowered = compiled.lower(run.params, seed, numbers, given(np.arange(batch)), guide)
+    lowered = compiled.lower(run.params, seed, numbers, *given(np.arange(batch)))
     check_program(lowered, batch, known.shape[-1], run.mesh, "--batch-size", "--length")
     for first in range(start, num, batch):
         calls = 0
         of_batch = np.arange(first, first + batch, dtype=np.int32)
-        numbers, rows = global_batch(run.mesh, of_batch, axis=0), given(of_batch)
-        sampled, fixed = jax.tree.map(np.asarray, compiled(run.params, seed, numbers, rows, guide))
+        numbers = global_batch(run.mesh, of_batch, axis=0)
+        drawn = compiled(run.params, seed, numbers, *given(of_batch))
+        sampled, fixed = jax.tree.map(np.asarray, drawn)
         for i in range(min(batch, num - first)):
             frames = sampled.frames and Frames(*(a[:, i] for a in sampled.frames))
             yield (

@@ -42,9 +42,13 @@ class SamplesWriter(AbstractContextManager):
         place.parent.mkdir(parents=True, exist_ok=True)
         self._made = None if place.exists() else place
         file = open(place, "a+b")  # noqa: SIM115, closed in __exit__
-        _lock(file, self._path)
-        file.seek(0)
-        self.start, self._end = (0, 0) if force else _held(file, self._path, self._description)
+        try:
+            _lock(file, self._path)
+            file.seek(0)
+            self.start, self._end = (0, 0) if force else _held(file, self._path, self._description)
+        except BaseException:
+            file.close()  # and with it the lock
+            raise
         return file
 
     def write(self, number: int, text: str, network_calls: int, **more: str | bool) -> None:

@@ -1,0 +1,38 @@
+"""The record of `experiments.score` as a table: a line for each set of answers, a column a measure."""
+
+_COLUMNS = (
+    ("exact", "exact", 100),
+    ("character_error_rate", "characters wrong", 100),
+    ("word_error_rate", "words wrong", 100),
+    ("bleu", "BLEU", 1),
+    ("chrf", "chrF", 1),
+)
+
+
+def table(record: dict) -> str:
+    """The table, in percent, and below it what it depends on."""
+    rows = record["measures"]
+    columns = [column for column in _COLUMNS if column[0] in rows["random candidate"]]
+    lines = [f"{'percent':<18}" + "".join(f"{title:>18}" for _, title, _ in columns)]
+    for name, found in rows.items():
+        cells = (_cell(found[key], scale) for key, _, scale in columns)
+        lines.append(f"{name:<18}" + "".join(f"{cell:>18}" for cell in cells))
+    sampler = record["sampler"]
+    steps = f" of {sampler['steps']} steps" if "steps" in sampler else ""
+    chosen = f", chosen by {record['similarity']}" if record["similarity"] else ""
+    return "\n".join(
+        [
+            *lines,
+            f"{record['prompts']:,} prompts of {record['split']}, {record['source']}; answers to each: "
+            f"{record['candidates']}{chosen}; answer length: {record['answer_length']}",
+            f"{record['process']}, {sampler['_type'].rpartition('.')[2]}{steps}, "
+            f"{record['network_calls']:.4g} calls an answer, seed {record['seed']}, checkpoint "
+            f"{record['checkpoint_step']}",
+        ]
+    )
+
+
+def _cell(found: dict, scale: float) -> str:
+    error = found["standard_error"]
+    spread = "" if error is None else f" +- {scale * error:.2f}"
+    return f"{scale * found['value']:.2f}{spread}"
