@@ -132,7 +132,7 @@ def test_processes_and_samplers_are_exchanged_by_name_on_the_command_line():
     assert sedd.process == SEDD() and sedd.sampler == Tweedie()
     with pytest.raises(
         UserError,
-        match=r"expected one of ARDiffusion, Autoregressive, BFN, .*LinearFlow, MDLM, .*SEDD, Spindle, ",
+        match=r"expected one of ARDiffusion, Autoregressive, BFN, .*MDLM, .*SoftTargets, Spindle, ",
     ):
         override(sedd, ["process=AdamW"])
     with pytest.raises(UserError, match="expected one of AdamW, Muon, or optimizer"):
