@@ -10,6 +10,7 @@ from conftest import SMALL
 import ddlm
 from experiments import score as command
 from experiments.answers.scoring import Task, ask, draw
+from experiments.answers.similarity import SIMILARITIES, character_edits, most_alike
 from experiments.errors import UserError
 from experiments.overrides import load
 from experiments.sampling.request import Request
@@ -70,8 +71,15 @@ def test_answers_are_kept_continued_and_compared_with_the_references(run, capsys
     found = np.mean([line["answer"] == right[line["given"]] for line in lines])
     measured = record["measures"]
     assert measured["random candidate"]["exact"]["value"] == found
-    gain = measured["chosen"]["exact"]["value"] - found
-    assert measured["gain"]["exact"]["value"] == pytest.approx(gain)
+    wrong = sum(character_edits(line["answer"], right[line["given"]]) for line in lines) / 3
+    near, chosen = SIMILARITIES["characters"](), 0
+    for number, prompt in enumerate(prompts[:6]):
+        answers = [line["answer"] for line in lines[number::6]]
+        chosen += character_edits(answers[most_alike(answers, near)], right[prompt])
+    rate, size = "character_error_rate", sum(len(right[prompt]) for prompt in prompts[:6])
+    assert measured["random candidate"][rate]["value"] == pytest.approx(wrong / size)
+    assert measured["chosen"][rate]["value"] == pytest.approx(chosen / size)
+    assert measured["gain"][rate]["value"] == pytest.approx((chosen - wrong) / size)
     assert record["prompts"] == 6 and record["network_calls"] == 4
     assert json.loads(files(run)[f"{path.stem}-3.json"]) == json.loads(json.dumps(record))
 
@@ -124,7 +132,10 @@ def test_nothing_depends_on_what_stands_in_the_padding(padded):
 
     task = Task(num=6, answer_length=2)
     asked = ask(padded._run, str(padded.workdir), Request(), task)
-    moved = jax.tree.map(lambda x: 3 * x + 0.1, padded.params)  # not zeros at the end
+    # One whose tokens depend on others: at the start it says the same of all.
+    moved = jax.tree.map(
+        lambda x: jax.random.normal(jax.random.key(x.size), x.shape), padded.params
+    )
     asked = replace(
         asked, prepared=replace(asked.prepared, run=replace(asked.prepared.run, params=moved))
     )
