@@ -11,6 +11,7 @@ import numpy as np
 from conftest import REFERENCE
 from enumeration import Masked
 
+from diffusion.kernels import Redrawing
 from diffusion.mdlm import MDLM
 
 FLOOR = -1e30  # in place of -inf, whose sums and differences are not numbers
@@ -150,6 +151,12 @@ class Toy:
     def index(self, x):
         """The number of each sequence x (B, L)."""
         return np.asarray(x) @ self.vocab_size ** np.arange(self.length)[::-1]
+
+
+def of_prior(process):
+    """The distribution of the x, (V,), over which p(z_1) is the mean of q(z_1 | x)."""
+    V, kernel = process.vocab_size, getattr(process, "kernel", None)
+    return np.broadcast_to(kernel.pi(V) if isinstance(kernel, Redrawing) else 1 / V, V)
 
 
 ROWS = 20_000

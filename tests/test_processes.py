@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import Toy, assert_distribution, complete, quadrature
+from oracle import Toy, assert_distribution, complete, of_prior, quadrature
 from process_cases import ALL, CONTINUOUS, GRIDS, LOOSE_ENDS
 
 from diffusion.ar_diffusion import ARDiffusion
@@ -22,7 +22,7 @@ from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.difformer import Difformer
 from diffusion.genmd4 import GenMD4
-from diffusion.kernels import Redrawing, Uniform
+from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
 from diffusion.numerics import log_one_hot
@@ -280,9 +280,8 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
     free = np.asarray(z) == toy.vocab_size if absorbing else np.asarray(z) >= 0
     ratio = np.exp(process.log_ratio(out, z, t))
     index = {tuple(state): row for row, state in enumerate(np.asarray(z))}
-    if (
-        name != "d3pm-masked"
-    ):  # whose revealed tokens move, while its masks say nothing of the ratio
+    # Revealed tokens of "d3pm-masked" move, while its masks say nothing of the ratio.
+    if name != "d3pm-masked":
         for row in np.flatnonzero(possible):
             for i in np.flatnonzero(free[row]):
                 state = list(np.asarray(z)[row])
