@@ -41,13 +41,6 @@ def toy_and(name, toy="V3L3"):
     return toy, complete(ALL[name], toy.vocab_size)
 
 
-def of_prior(process):
-    """The distribution of the x, (V,), over which p(z_1) is the mean of q(z_1 | x): all tokens alike, or
-    as noise draws them."""
-    V, kernel = process.vocab_size, getattr(process, "kernel", None)
-    return np.broadcast_to(kernel.pi(V) if isinstance(kernel, Redrawing) else 1 / V, V)
-
-
 def at_time(toy, process, t, loss=None):
     """E_q(z_t | x0) of the loss of the exact denoiser, for every x0, (N,)."""
     z = jnp.asarray(toy.all_states(process))
