@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 import tempfile
 from importlib.metadata import version
@@ -12,6 +13,7 @@ _CACHE = Path(tempfile.gettempdir()) / f"ddlm-tests-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # a tenth of lowering
 os.environ.setdefault("DDLM_CACHE", str(_CACHE / "data"))
 # Most programs of tests run for less time than they compile: without optimization the suite takes half
 # the time. What runs for longer asks for the fixture `optimized`. XLA rejects flags that it does not
@@ -109,11 +111,20 @@ def pytest_collection_finish(session):
     gc.set_threshold(20_000, 20, 50)
 
 
+def _resident() -> float:
+    """Bytes of memory of this process, or infinity where the system does not say."""
+    statm = Path("/proc/self/statm")
+    pages = int(statm.read_text().split()[1]) if statm.is_file() else math.inf
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Compiled programs of a module are dropped at its end: over all modules they are gigabytes, which
-    glibc keeps unless it is asked to give them back."""
+    """Compiled programs are dropped where they have become a gigabyte and more, which glibc keeps unless
+    it is asked to give it back. The next module needs the small ones again: half a second a module."""
     yield
+    if _resident() < 1.7e9:
+        return
     jax.clear_caches()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:

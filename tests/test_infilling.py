@@ -30,8 +30,8 @@ def toy():
     return Toy.named()
 
 
-def distribution(toy, process, sampler, given=GIVEN, key=0):
-    known = jnp.broadcast_to(jnp.array(given), (ROWS, len(given)))
+def distribution(toy, process, sampler, given=GIVEN, key=0, rows=ROWS):
+    known = jnp.broadcast_to(jnp.array(given), (rows, len(given)))
     table = isinstance(process.space, Tokens)  # whose states are few
     model = toy.table(process) if table else toy.denoiser(process)
     draw = jax.jit(lambda k: sampler.sample(k, process, model, known.shape, known))
@@ -46,15 +46,15 @@ def conditional(toy, given=GIVEN):
 @pytest.mark.parametrize("name", ["uniform", "bfn", "masked"])
 @pytest.mark.usefixtures("optimized")
 def test_particles_approach_the_conditional_distribution(name, toy):
-    process, exact = PROCESSES[name], conditional(toy)
+    process, exact, rows = PROCESSES[name], conditional(toy), 1500
     assert TwistedSMC().compatibility(process).kind == "exact"
     distance = {}
     for particles in (1, 16):
-        counts = distribution(toy, process, TwistedSMC(32, particles=particles))
+        counts = distribution(toy, process, TwistedSMC(32, particles=particles), rows=rows)
         assert counts[exact == 0].sum() == 0
-        distance[particles] = np.abs(counts / ROWS - exact).sum() / 2
+        distance[particles] = np.abs(counts / rows - exact).sum() / 2
     # The bias of K particles falls as 1 / K; what is left is that of 32 steps and of counting.
-    noise = np.sqrt(exact / ROWS).sum()
+    noise = np.sqrt(exact / rows).sum()
     assert distance[16] < max(0, distance[1] - noise) / 4 + noise + 0.03
 
 

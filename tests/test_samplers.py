@@ -144,10 +144,10 @@ def test_distribution_of_every_other_process_approaches_the_data(name):
     toy = Toy.named("V4L2")
     process = complete(NEW[name], toy.vocab_size)
     distance = [
-        np.abs(distribution_of(toy, process, Ancestral(T), rows=FEW) / FEW - toy.p).sum() / 2
+        np.abs(distribution_of(toy, process, Ancestral(T), rows=5_000) / 5_000 - toy.p).sum() / 2
         for T in (2, 60)
     ]
-    noise = np.sqrt(toy.p / FEW).sum()
+    noise = np.sqrt(toy.p / 5_000).sum()
     assert distance[0] > 2 * distance[1] and distance[1] < noise + 0.01
 
 
