@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> None:
         measure,
         table,
         those_that_change,
+        unit,
     )
     from experiments.training.workdir import one_writer
 
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> None:
             ".png",
             log_x=True,
             xlabel="learning rate, times the config's",
-            ylabel="validation bound",
+            ylabel=unit(outcomes),
         )
         write_atomically(workdir / "plot.png", image)
     print(f"\n{table(outcomes)}\n\ntable: {workdir / 'table.md'}\nplot: {workdir / 'plot.png'}")

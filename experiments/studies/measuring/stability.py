@@ -17,6 +17,7 @@ from experiments.evaluation.record_files import number_text
 from experiments.overrides import load, override
 from experiments.training.metrics import read_metric
 
+COUNTED = ("diverged", "rises", "skipped", "rollbacks")
 RISE = 1.1  # a logged loss has risen if it is above the lowest before by this factor
 
 
@@ -109,19 +110,13 @@ def _rises(losses: Sequence[float]) -> int:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The outcomes as a Markdown table; no final newline."""
-    units = [record["unit"] for o in outcomes for record in o.result.done]
-    unit = next(iter(units), "bound")
-    header = [
-        "setting",
-        "rate",
-        unit,
-        "standard error",
-        "diverged",
-        "rises",
-        "skipped",
-        "rollbacks",
-    ]
+    header = ["setting", "rate", unit(outcomes), "standard error", *COUNTED]
     return markdown([header, *map(_row, outcomes)], ("setting",))
+
+
+def unit(outcomes: Sequence[Outcome]) -> str:
+    """That of the bounds."""
+    return next((record["unit"] for o in outcomes for record in o.result.done), "bound")
 
 
 def _row(o: Outcome) -> list[str]:
