@@ -1,5 +1,6 @@
 # make quickstart   install, train, bound and sample a small model (about six minutes on two cores)
-# make test         install and run the test suite
+# make test         install and run the test suite: of tests with many alike cases, one of each kind
+# make test-all     install and run all cases, as CI does
 # make test-fast    the part of it that compiles little, for the inner loop
 # make lint         ruff, and pyright over the types (half a minute)
 # make docs         build the documentation site into build/site (a quarter of a minute)
@@ -9,7 +10,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast lint docs notebooks lock clean
+.PHONY: quickstart test test-all test-fast lint docs notebooks lock clean
 
 .venv/ready: requirements.lock setup.py
 	@if command -v uv > /dev/null; then \
@@ -27,6 +28,9 @@ quickstart: .venv/ready
 	@$(BIN)/python -m experiments.quickstart
 
 test: .venv/ready
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --representatives
+
+test-all: .venv/ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What trains nothing: the mathematics of schedules and steps, identities between methods, a toy enumerated, a

@@ -97,10 +97,43 @@ SLOW = [
 ]  # fmt: skip
 
 
-def pytest_collection_modifyitems(items):
-    """Slow files first; `make test` keeps this order."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--representatives", action="store_true", help="of tests with many cases one of each kind"
+    )
+
+
+def _left_out(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Cases of which another with the same mechanism stands for: their names have none of the words of
+    the marker `representatives`. Each word must be in a name, so that none is forgotten."""
+    words, cases = {}, {}
+    for item in items:
+        if marker := item.get_closest_marker("representatives"):
+            test = item.nodeid.partition("[")[0]
+            words[test] = marker.args
+            cases.setdefault(test, []).append(item)
+    left_out = []
+    for test, of_test in cases.items():
+        names = [item.nodeid.partition("[")[2][:-1] for item in of_test]
+        lost = [word for word in words[test] if not any(word in name for name in names)]
+        if lost and not any("::" in a for a in of_test[0].config.args):
+            raise pytest.UsageError(f"{test}: no case has {lost} in its name")
+        left_out += [
+            item
+            for item, name in zip(of_test, names, strict=True)
+            if not any(word in name for word in words[test])
+        ]
+    return left_out
+
+
+def pytest_collection_modifyitems(config, items):
+    """Slow files first; `make test` keeps this order, and leaves out what others stand for."""
     place = {f"test_{name}.py": n for n, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+    left_out = set(_left_out(items))
+    if config.getoption("representatives"):
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish(session):

@@ -100,6 +100,7 @@ def exact_bound(toy, process, monkeypatch):
     return sum(w * at(u) for u, w in zip(*quadrature(), strict=True))
 
 
+@pytest.mark.representatives("mdlm-2", "mdlm_steps-2", "udlm-2", "sedd-1", "d3pm-2")
 @pytest.mark.parametrize("size", [1, 2])  # 3 is the base
 @pytest.mark.parametrize("name", BASES)
 def test_bound_with_the_exact_denoiser_is_the_likelihood(name, size, toy, monkeypatch, x64):
@@ -120,6 +121,7 @@ def test_bound_with_the_exact_denoiser_is_the_likelihood(name, size, toy, monkey
     np.testing.assert_allclose(exact_bound(toy, process, monkeypatch), toy.neg_logp, atol=1e-5)
 
 
+@pytest.mark.representatives("cosine", "d3pm")
 @pytest.mark.parametrize(
     "base",
     [MDLM(3), MDLM(3, Cosine()), MDLM(3, Polynomial(2.0), num_steps=7), D3PM(3, num_steps=5)],
@@ -207,6 +209,7 @@ def test_clipped_times_enter_the_loss_and_not_the_bound():
     assert seen[1].min() < 0.02 and seen[1].max() > 0.98
 
 
+@pytest.mark.representatives("mdlm-2", "udlm-2")
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("name", ["mdlm", "udlm"])
 def test_distribution_of_the_samples_approaches_the_data(name, size, toy):

@@ -52,6 +52,7 @@ def one(tmp_path_factory):
 
 
 # In the first mesh each process has half of the rows, in the second both have all of them.
+@pytest.mark.representatives("2-mesh0")
 @pytest.mark.parametrize(
     "devices, mesh", [(2, ["mesh.tensor=2"]), (1, ["mesh.fsdp=1", "mesh.tensor=2"])]
 )

@@ -328,6 +328,7 @@ def on(devices, *parts):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.representatives()
 def test_a_run_moves_between_8_and_4_and_1_devices_and_back(tmp_path):
     whole, again, moved = (tmp_path / name for name in ("whole", "again", "moved"))
     on(8, (whole, 16), (again, 4), (again, 16), (moved, 4))

@@ -141,6 +141,19 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.representatives(
+    "nu1",
+    "SEDD",
+    "UDLM",
+    "D3PM",
+    "GenMD4",
+    "accura1",
+    "Dirichlet",
+    "EDLM",
+    "Plaid",
+    "ARDiffusion",
+    "Difformer",
+)
 @pytest.mark.parametrize("process", SMALL, ids=lambda p: repr(p)[:50])
 def test_every_process_with_times_is_measured(process):
     """A network that does not know the text; values are finite up to both ends of time."""

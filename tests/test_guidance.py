@@ -78,6 +78,14 @@ def states(process, t):
     return process.corrupt(jax.random.key(0), x0, jnp.full((6, 1), t)), jnp.full((6, 1), t)
 
 
+@pytest.mark.representatives(
+    "bfn-probability",
+    "dirichlet-leave_one_out-log",
+    "mdlm-log",
+    "udlm-probability",
+    "sedd-scaled-probability",
+    "sedd-uniform-log",
+)
 @pytest.mark.parametrize("space", ["probability", "log_probability"])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_classifier_free_strength_0_is_free_and_1_conditional(name, space, x64):
@@ -129,6 +137,7 @@ def test_a_gradient_acts_within_its_interval_of_times_row_by_row(x64):
     np.testing.assert_allclose(limited, np.where(acts, always, free(z, t)), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.representatives("classifier-bfn", "classifier-free-dirichlet")
 @pytest.mark.parametrize("name", ["dirichlet", "bfn"])
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
 @pytest.mark.usefixtures("optimized")

@@ -111,6 +111,9 @@ def test_one_token_a_call_is_the_data(sampler):
     assert found["pairs_1"] < 0.02 and found["pairs_8"] < 0.03
 
 
+@pytest.mark.representatives(
+    "MDLM(vocab_size=4)-Ancestral", "FirstHitting", "UDLM(vocab_size=4)-Posterior", "Tweedie"
+)
 @pytest.mark.parametrize(
     "process, sampler",
     [

@@ -77,6 +77,22 @@ def train(name, workdir, text, *settings):
     return cli.guarded("train", ["--config", config, "--workdir", str(workdir), *sets])
 
 
+@pytest.mark.representatives(
+    "ar_diffusion",
+    "autoregressive",
+    "bfn",
+    "block4",
+    "d3pm_nearest",
+    "difformer",
+    "dirichlet",
+    "edlm",
+    "eso_lm",
+    "genmd4",
+    "mdlm_labels",
+    "plaid",
+    "quickstart",
+    "sdtt",
+)
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ALIKE])
 def test_method_trains_evaluates_and_samples_from_the_command_line(
     name, text, tmp_path, teacher, initial, capsys

@@ -21,6 +21,7 @@ def test_random_order_one_by_one_is_the_distribution_of_the_data(table):
     assert (calls == table.length).all()
 
 
+@pytest.mark.representatives("margin", "amount4", "amount6")
 @pytest.mark.parametrize(
     "order, amount",
     [

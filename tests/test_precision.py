@@ -60,6 +60,15 @@ def inputs(process, logit, rows=4):
     return x0, z, out
 
 
+@pytest.mark.representatives(
+    "mdlm",
+    "sedd-absorbing",
+    "sedd-uniform-denoiser",
+    "udlm-posterior",
+    "d3pm-uniform",
+    "spindle",
+    "gidd-14",
+)
 @pytest.mark.parametrize("name, logit", CASES)
 def test_float32_agrees_with_float64_at_50_thousand_tokens(name, logit):
     """At a logit of 27 for the right token d is 1e-3 early, where exp(d) - 1 - d keeps three digits, and
@@ -102,6 +111,22 @@ ENDS = ALL | {
 }
 
 
+@pytest.mark.representatives(
+    "mdlm-cosine",
+    "mdlm-squeezed",
+    "sedd-absorbing",
+    "sedd-uniform-denoiser",
+    "udlm",
+    "genmd4",
+    "spindle",
+    "gidd",
+    "d3pm-uniform",
+    "d3pm-masked",
+    "d3pm-matrix",
+    "plaid",
+    "ar-diffusion",
+    "difformer",
+)
 @pytest.mark.parametrize("name", ENDS)
 def test_losses_and_gradients_are_finite_at_both_ends(name):
     process = complete(ENDS[name], 3)

@@ -94,6 +94,11 @@ SECOND = (
 )
 
 
+@pytest.mark.representatives(
+    "mdlm-linear", "udlm-alpha_alone", "sedd-absorbing-scaled-V3L3", "sedd-uniform-denoiser",
+    "udlm-V4L2", "udlm-posterior", "genmd4-power-V3L3", "spindle", "gidd-V3L3",
+    "gidd-fixed-V3L3",
+)  # fmt: skip
 @pytest.mark.parametrize(
     "name, toy", [*((name, "V3L3") for name in CONTINUOUS), *((name, "V4L2") for name in SECOND)]
 )
@@ -103,6 +108,7 @@ def test_bound_equals_nll_for_exact_denoiser(name, toy, x64):
     assert not boundary_terms(toy, process)  # exact ends cost nothing
 
 
+@pytest.mark.representatives("mdlm-eps", "sedd-uniform-geometric", "genmd4-eps")
 @rows(LOOSE_ENDS)
 def test_loose_ends_are_counted_to_their_exact_excess(name, x64):
     """With alpha(0) < 1 or alpha(1) > 0 the model has its own prior and decoder. Its bound is exact up
@@ -139,6 +145,10 @@ def test_loose_ends_are_counted_to_their_exact_excess(name, x64):
         assert (np.asarray(diffusion + prior) < toy.neg_logp).any()  # without it: no bound
 
 
+@pytest.mark.representatives(
+    "mdlm-T4-alpha_alone", "d3pm-absorbing-cosine", "d3pm-uniform-posterior", "d3pm-gaussian",
+    "d3pm-masked", "d3pm-matrix", "spindle-cut",
+)  # fmt: skip
 @rows(GRIDS)
 def test_bound_of_a_grid_equals_that_of_the_chain_by_brute_force(name, x64):
     """Bayes by hand: q(z_s | z_t, x0) from the transition rows, the model as its posterior mean."""
@@ -203,6 +213,7 @@ def _bridge_is_bayes(bridge, before, after, z):
             )
 
 
+@pytest.mark.representatives("V3L3")
 @pytest.mark.parametrize("kind", [enumeration.Masked, enumeration.Uniform])
 @pytest.mark.parametrize("toy", ["V3L3", "V5L2"])
 def test_d3pm_bound_is_the_enumerated_one_and_falls_to_the_entropy_like_one_over_T(toy, kind, x64):
@@ -226,6 +237,11 @@ NOISED_ALIKE = (
 )  # fmt: skip
 
 
+@pytest.mark.representatives(
+    "mdlm-linear", "sedd-uniform-geometric", "udlm-alpha_alone", "genmd4-power", "gidd-fixed",
+    "mdlm-squeezed", "d3pm-absorbing", "d3pm-nearest", "d3pm-masked", "d3pm-matrix",
+    "spindle-cut",
+)  # fmt: skip
 @rows([name for name in ALL if name not in NOISED_ALIKE])
 def test_corrupt_bridge_and_prior_follow_their_exact_distributions(name):
     toy, process = toy_and(name)

@@ -93,6 +93,20 @@ FIRST = list({(type(s), s.cached): s for s in reversed(SAMPLERS)}.values())
 KNOWN = jnp.full((16, 16), -1).at[:4, 3].set(5).at[2].set(7).at[9, ::2].set(0)
 
 
+@pytest.mark.representatives(
+    "transformer",
+    "Threshold",
+    "EntropyBudget",
+    "PathPlanning",
+    "ReMDM",
+    "FirstHitting(group=3",
+    "PredictorCorrector",
+    "Euler",
+    "Ancestral",
+    "Posterior",
+    "TwistedSMC",
+    "SlidingWindow",
+)
 @pytest.mark.parametrize(
     "network, sampler", NETWORKS, ids=lambda v: getattr(v, "__name__", repr(v)[:60])
 )
@@ -166,6 +180,7 @@ def test_temperature_does_not_decide_where(order, temperature):
     assert revealed(Unmask(order, Tokens(1)), temperature) == (expected, 4)
 
 
+@pytest.mark.representatives("drawn", "margin")
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_order_at_a_low_temperature_is_that_at_0(order):
     rng = np.random.default_rng(5)
@@ -192,6 +207,7 @@ def test_what_comes_near_a_threshold_by_rounding_reaches_it():
     assert revealed(Unmask("entropy", EntropyBudget(2 * entropy)), 1.0, p)[1] == 2
 
 
+@pytest.mark.representatives("model-entropy", "cut-margin", "cut-drawn")
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("rank_by", ["model", "cut"])
 def test_cuts_decide_where_if_asked_to_and_banned_tokens_always(order, rank_by):

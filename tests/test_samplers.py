@@ -44,6 +44,7 @@ def distribution_of(toy, process, sampler, key=0, rows=ROWS, **options):
     return np.bincount(toy.index(draw(jax.random.key(key))), minlength=len(toy.p))
 
 
+@pytest.mark.representatives("V3L3")
 @pytest.mark.parametrize("name", TOYS)
 def test_ancestral_distribution_on_the_official_grid(name):
     toy = Toy.named(name)
@@ -98,6 +99,7 @@ def test_distribution_of_udlm_is_that_of_the_leave_one_out_reading(head):
         assert np.abs(counts / FEW - other).sum() > 0.05
 
 
+@pytest.mark.representatives("absorb-leave_one_out", "uniform-score")
 @pytest.mark.parametrize("head", ["score", "leave_one_out"])
 @pytest.mark.parametrize("graph", ["absorb", "uniform"])
 def test_tweedie_distribution_is_sedds(graph, head):
@@ -136,6 +138,7 @@ NEW = {
 }
 
 
+@pytest.mark.representatives("masked", "genmd4", "gidd")
 @pytest.mark.parametrize("name", NEW)
 @pytest.mark.usefixtures("optimized")
 def test_distribution_of_every_other_process_approaches_the_data(name):
@@ -151,6 +154,7 @@ def test_distribution_of_every_other_process_approaches_the_data(name):
     assert distance[0] > 2 * distance[1] and distance[1] < noise + 0.01
 
 
+@pytest.mark.representatives("V3L3")
 @pytest.mark.parametrize("name, grid", [("V3L3", "uniform"), *((name, "cosine") for name in TOYS)])
 def test_ancestral_distribution_is_md4s(name, grid):
     toy = Toy.named(name)

@@ -78,6 +78,7 @@ SAMPLERS = [  # one of each kind of setting; every sampler with known and banned
 ]  # fmt: skip
 
 
+@pytest.mark.representatives("EntropyBudget", "cached", "SlidingWindow", "TwistedSMC")
 @pytest.mark.parametrize("options", SAMPLERS, ids=lambda options: " ".join(options)[:50])
 def test_samplers_run_with_given_tokens_and_banned_ones(options, sample):
     long = "--length" in options

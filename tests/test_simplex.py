@@ -310,6 +310,7 @@ SAMPLERS = [
 ]
 
 
+@pytest.mark.representatives("dirichlet-sampler0", "linear-sampler3", "bfn-power")
 @pytest.mark.parametrize("name, sampler", SAMPLERS)
 @pytest.mark.usefixtures("optimized")
 def test_distribution_of_the_sampler_approaches_the_data(name, sampler, toy):
