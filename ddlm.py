@@ -167,6 +167,7 @@ from samplers.psi import Psi
 from samplers.remask import ReMDM
 from samplers.sampler import Compatibility, GridSampler, Sampler, State, Stepwise, TimedSampler
 from samplers.self_correction import SelfCorrection
+from samplers.semi_autoregressive import SemiAutoregressive
 from samplers.sliding_window import SlidingWindow
 from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
@@ -304,6 +305,7 @@ __all__ = [
     "Schedule",
     "ScoreProcess",
     "SelfCorrection",
+    "SemiAutoregressive",
     "Sequential",
     "SlidingWindow",
     "SoftTargets",

@@ -89,12 +89,15 @@ class Backbone(ABC):
         z: Array,
         t: Array,
         cache: Any,
-        start: Array,
+        start: Array | int,
         span: int | None = None,
+        ahead: bool = False,
         label: Array | None = None,
+        segments: Array | None = None,
     ) -> tuple[Array, Any]:
         """(out (B, n, V), the cache with these in it) of the n positions from `start` on; span: how
-        many positions up to the last they see, None for all. label: (B,), where it has labels."""
+        many positions up to the last they see, None for all; ahead: whether they see what is cached
+        after them too. label: (B,), where it has labels. segments: (B, N) of all that is cached."""
         raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     @abstractmethod
@@ -226,11 +229,20 @@ class Network:
         return self.backbone.cache(rows, length)
 
     def decode(
-        self, z: Array, t: Array, cache: Any, start: Array, span: int | None = None
+        self,
+        z: Array,
+        t: Array,
+        cache: Any,
+        start: Array | int,
+        span: int | None = None,
+        ahead: bool = False,
     ) -> tuple[Array, Any]:
-        """(out, the cache filled further), as of `Backbone.decode`, with the label of the condition."""
-        conditioning = {"label": self.condition["label"]} if "label" in self.condition else {}
-        return self.backbone.decode(self.params, z, t, cache, start, span, **conditioning)
+        """(out, the cache filled further), as of `Backbone.decode`, with the label and the segments of
+        the condition."""
+        given = {k: v for k, v in self.condition.items() if k in ("label", "segments")}
+        if ahead:
+            given["ahead"] = True
+        return self.backbone.decode(self.params, z, t, cache, start, span, **given)
 
 
 def num_parameters(params: dict) -> int:

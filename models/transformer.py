@@ -317,28 +317,37 @@ class Transformer(Backbone):
         z: Array,
         t: Array,
         cache: list[Cache],
-        start: Array,
+        start: Array | int,
         span: int | None = None,
+        ahead: bool = False,
         label: Array | None = None,
+        segments: Array | None = None,
     ) -> tuple[Array, list[Cache]]:
         """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on.
 
         They see each other and all that is cached before them, or only the `span` positions up to
         their last: what `apply` gives for a block, with the earlier ones as its context and the same
-        label.
+        label. ahead: they see what is cached after them too; segments, (B, N) of all positions of the
+        cache, are then as of `apply`. Of a shifted network the first of the n speaks of itself.
         """
         ends = bind(self._ends, params["ends"])
         count, room = z.shape[1], cache[0][0].shape[2]
         positions, keys = start + jnp.arange(count), jnp.arange(room)
         last = start + count - 1
         seen = keys <= last if span is None else (keys <= last) & (keys > last - span)
-        mask = jnp.broadcast_to(seen, (count, room))
+        mask = jnp.broadcast_to(seen | ahead, (count, room))
+        if segments is not None:
+            own = jax.lax.dynamic_slice_in_dim(segments, start, count, axis=1)
+            mask = mask[None] & (own[:, :, None] == segments[:, None])
         condition, x, new = ends.condition(t, label), ends.placed(ends.embed(z), positions), []
         for n in range(self.num_layers):
             block = bind(self._block, jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"]))
             x, filled = block(x, positions, mask, condition, cache=cache[n])
             new.append(filled)
-        return ends.logits(ends.normed(x, count, condition), count), new
+        x = ends.normed(x, count, condition)
+        if self.shifted:
+            x = _shifted(x.reshape(-1, count, self.width), None).reshape(-1, self.width)
+        return ends.logits(x, count), new
 
     def for_process(self, attention_block, vector_width):
         asked = {"block_length": attention_block, "vector_width": vector_width}

@@ -46,6 +46,10 @@ class LeftToRight(Sampler):
         )
 
     @property
+    def decodes(self):
+        return self.cached
+
+    @property
     def draws_jointly(self):
         return True
 

@@ -49,6 +49,10 @@ class BlockByBlock(Sampler):
             raise ValueError(f"{path}.span = {self.span} is shorter than a block of {size} tokens")
 
     @property
+    def decodes(self):
+        return True
+
+    @property
     def draws_jointly(self):
         return self.inner.draws_jointly
 

@@ -137,6 +137,11 @@ class Sampler(ABC):
         return (self,) if self.inner is None else (self, *self.inner.layers)
 
     @property
+    def decodes(self) -> bool:
+        """Whether it calls the network through stored keys and values (`Network.decode`)."""
+        return False
+
+    @property
     def draws_jointly(self) -> bool:
         """Whether it draws all tokens of a step together, where a text has to match a pattern
         (`samplers.automaton`)."""

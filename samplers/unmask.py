@@ -36,6 +36,7 @@ from jax import Array
 
 from diffusion.model import saying
 from diffusion.numerics import gather_last
+from diffusion.process import Process
 from diffusion.random import split, uniform
 from diffusion.schedules import time_of
 from samplers.ending import ends, last_known
@@ -64,6 +65,13 @@ def scores(order: Order, log_p: Array, x0: Array) -> tuple[Array, Array, Array]:
         two = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
         return (two[..., 0] - two[..., -1]) / total, entropy, log_sure
     return (-entropy if order == "entropy" else log_sure), entropy, log_sure
+
+
+def mean_time(process: Process, z: Array) -> Array:
+    """(B, 1): the time at which as many positions of z (B, L) are masked in the mean."""
+    assert process.masked_schedule is not None  # `samplers.sampler.masks`
+    share = (z == process.num_tokens).mean(1, keepdims=True)
+    return jnp.where(share > 0, time_of(process.masked_schedule, jnp.log(share)), 0)
 
 
 class Amount(ABC):
@@ -260,7 +268,7 @@ class Unmask(Stepwise):
     def begin(self, key, state, process, known):
         masked = (state.z == process.vocab_size).sum(1, keepdims=True)
         start = _Start(masked, last_known(known, len(state.z)))
-        return state._replace(t=self._time(process, state.z), memory=start)
+        return state._replace(t=mean_time(process, state.z), memory=start)
 
     def ended(self, state, process):
         masked = state.z == process.vocab_size
@@ -294,8 +302,4 @@ class Unmask(Stepwise):
         ranked = [jnp.take_along_axis(a, first, axis=1) for a in (entropy, log_sure)]
         count = self.amount.count(number, left, state.memory.masked, (ranked[0], ranked[1]))
         z = jnp.where(masked & (places(first) < jnp.maximum(count, 1)), x0, z)
-        return State(z, self._time(process, z), z, state.calls + 1, state.memory)
-
-    def _time(self, process, z):
-        share = (z == process.vocab_size).mean(1, keepdims=True)
-        return jnp.where(share > 0, time_of(process.masked_schedule, jnp.log(share)), 0)
+        return State(z, mean_time(process, z), z, state.calls + 1, state.memory)

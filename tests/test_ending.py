@@ -22,6 +22,7 @@ from samplers.autoregressive import LeftToRight
 from samplers.blocks import BlockByBlock
 from samplers.ending import Suppressed, padded
 from samplers.parts import in_parts
+from samplers.semi_autoregressive import SemiAutoregressive
 from samplers.unmask import Steps, Threshold, Unmask
 
 V, L, STOP = 5, 16, (4, 1)
@@ -29,13 +30,18 @@ CASES = {
     "left_to_right": (Autoregressive(V), LeftToRight()),
     "blocks": (BlockDiffusion(MDLM(V), 4), BlockByBlock(Unmask("drawn", Threshold(0.7)))),
     "canvas": (MDLM(V), Unmask("confidence", Steps(12))),
+    "canvas_by_blocks": (MDLM(V), SemiAutoregressive(Unmask("drawn", Threshold(0.7)), 4, fresh=6)),
 }  # fmt: skip
 
 
 def network_of(process):
     model = Transformer(V, num_layers=1, width=8, num_heads=1, dtype="float32")
     model = model.for_process(process.traits.attention_block, None)
-    return Network(model, jax.tree.map(lambda x: 5 * x, model.init(jax.random.key(0))))
+    params = jax.tree.map(
+        lambda x: x + 0.5 * jax.random.normal(jax.random.key(1), x.shape),
+        model.init(jax.random.key(0)),
+    )
+    return Network(model, params)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -211,7 +211,13 @@ def _check_prompt(experiment: Experiment, known, strength: float, interval) -> N
 
 
 def _check_cached(experiment: Experiment, timed: bool) -> None:
-    """UserError where outputs are stored and guidance makes them depend on time."""
+    """UserError where outputs are stored and guidance makes them depend on time, or keys and values
+    are, of which a network that is asked about another text has none."""
+    if experiment.sampler.decodes:
+        raise UserError(
+            f"{type(experiment.sampler).__name__} holds keys and values, which this guidance cannot; "
+            "set sampler.fresh=None"
+        )
     if timed and experiment.sampler.layers[-1].cached:
         raise UserError(
             "sampler.cached = True, but guidance that depends on time changes the distribution "

@@ -105,6 +105,7 @@ def samplers() -> list:
     from samplers.predictor_corrector import PredictorCorrector
     from samplers.remask import ReMDM
     from samplers.sampler import Sampler
+    from samplers.semi_autoregressive import SemiAutoregressive
     from samplers.sliding_window import SlidingWindow
     from samplers.twisted_smc import TwistedSMC
     from samplers.unmask import Tokens, Unmask
@@ -115,7 +116,7 @@ def samplers() -> list:
         PredictorCorrector(corrector="forward_backward"),
         BlockByBlock(FirstHitting()), BlockByBlock(Unmask()),
         BlockByBlock(Unmask("random", Tokens(1))),
-        SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
+        SemiAutoregressive(fresh=32), SlidingWindow(FirstHitting()), SlidingWindow(TwistedSMC()),
         MeanAncestral(score_temperature=0.9), MeanAncestral(rounding="last"), MeanAncestral(end=0.3),
     ]  # fmt: skip
     every = []
