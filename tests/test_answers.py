@@ -193,6 +193,8 @@ def test_an_end_that_is_drawn_ends_the_answer_and_is_needed():
     assert asked.answer(data, 6, np.array([0, 1, 2, 3, 2, 3, 2, 3])).tolist() == [2, 3] * 3
     with pytest.raises(UserError, match="--answer-length: long: expected a number or one of end"):
         make_questions(data, rows, None, "long", 1, 1)
+    with pytest.raises(UserError, match="--answer-length: -1: expected a number"):
+        make_questions(data, rows, None, -1, 1, 1)
     padded = Text("f", Characters("abcde"), 8, rows="pair")
     with pytest.raises(UserError, match=r"no data\.end, .*--answer-length predicted, reference or"):
         make_questions(padded, rows_of(PAIRS, None), None, "end", 1, 1)

@@ -179,6 +179,12 @@ def test_a_mistake_is_one_line_before_anything_is_drawn(run, rejected, options, 
     assert before == (files(run) if before else {})
 
 
+@pytest.mark.parametrize("name", ["num", "candidates", "beam"])
+def test_numbers_of_a_task_are_positive(name):
+    with pytest.raises(ValueError, match=f"Task.{name} = 0 must be at least 1"):
+        Task(**{name: 0})
+
+
 def test_a_run_without_pairs_has_no_prompts(folder, rejected):
     text = made(folder, "text", path="sums.txt", rows="wrap", end="")
     assert "data.rows = wrap, so it has no prompts" in rejected(scored, text)

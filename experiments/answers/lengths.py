@@ -70,7 +70,7 @@ def likeliest_lengths(prompts: np.ndarray, answers: np.ndarray, size: int) -> np
 
 def check_length(data: Text, length: AnswerLength) -> None:
     """Nothing; UserError for what is no length, or for one that the run's rows do not tell."""
-    if isinstance(length, str) and length not in KINDS:
+    if length not in KINDS and (isinstance(length, str) or length < 1):
         raise UserError(f"{length}: expected a number or one of {', '.join(KINDS)}", about=OPTION)
     if length == "end" and not data.end:
         raise UserError(

@@ -54,6 +54,11 @@ class Task:
     answer_length: AnswerLength = "end"
     beam: int | None = None
 
+    def __post_init__(self):
+        for name in ("num", "candidates", "beam"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"Task.{name} = {value} must be at least 1")
+
     @property
     def lengths(self) -> int:
         """How many lengths the candidates have, where they are predicted."""
@@ -230,7 +235,7 @@ def score(
         rows["chosen"] = measures(chosen, asked.references)
         rows["gain"] = difference(chosen, answers, asked.references)
     return {
-        "value": "answers beside their references",
+        "kind": "answers beside their references",
         **{name: value for name, value in asked.description.items() if name != "split"},
         **asked.source,
         "candidates": task.candidates,
