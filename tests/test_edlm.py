@@ -190,7 +190,7 @@ def test_a_good_energy_brings_distribution_and_bound_nearer_to_the_data(toy):
 def test_more_samples_tighten_the_bound(toy):
     networks = Networks(toy)
     one, many = (
-        bound(toy, replace(CASES["three"], bound_samples=m), networks, 2500)[0] @ toy.p
+        bound(toy, replace(CASES["three"], bound_samples=m), networks, 1200)[0] @ toy.p
         for m in (1, 8)
     )
     distribution = exact_distribution(toy, networks, CASES["three"], STEPS)
