@@ -45,6 +45,7 @@ from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel
 from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.distillation import DCD, SDTT, Distilled, Student
+from diffusion.duo import Duo
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.embedded import EmbeddedProcess
 from diffusion.eso_lm import EsoLM
@@ -217,6 +218,7 @@ __all__ = [
     "DirichletFlow",
     "Distilled",
     "Diverged",
+    "Duo",
     "Dynamic",
     "EDLMAutoregressive",
     "EmbeddedProcess",

@@ -27,7 +27,7 @@ CONFIGS = sorted(
 # The same code by other settings; tests/test_layout.py builds them.
 ALIKE = (
     "mdlm", "md4", "radd", "dcd", "sedd_uniform", "d3pm_absorbing_vb", "d3pm_uniform_hybrid",
-    "d3pm_gaussian", "d3pm_absorbing", "soft_targets",
+    "d3pm_gaussian", "d3pm_absorbing", "soft_targets", "udlm",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@
 As udlm.py in all but the kernel: a token is replaced by one drawn as often as it occurs in the training
 text. `--set process.kernel=Stationary --set process.kernel.probabilities=FILE` takes a distribution of
 your own. On the embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on
-two CPU cores. Compared with udlm.py: docs/measurements.md.
+two CPU cores. Compared with udlm.py, which is better on characters: docs/measurements.md.
 """
 
 from dataclasses import replace
