@@ -22,6 +22,7 @@ the loss is UDLM's. The bound that is reported, and sampling, are UDLM's from th
 """
 
 import copy
+import functools
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -33,10 +34,13 @@ from jax.scipy.special import log_ndtr
 
 from diffusion.kernels import Uniform
 from diffusion.model import Model, at_positions
+from diffusion.numerics import in_float64
 from diffusion.process import Traits
 from diffusion.random import normal
 from diffusion.schedules import time_of
 from diffusion.udlm import UDLM
+
+PUBLISHED_ALPHAS = (0.9455, 0.0493)  # of gamma = -3.55 and -1.85 at 50,258 tokens
 
 
 def kept_by_argmax(gamma: Array, vocab_size: int) -> tuple[Array, Array]:
@@ -55,20 +59,27 @@ def kept_by_argmax(gamma: Array, vocab_size: int) -> tuple[Array, Array]:
     return kept, -jnp.sum(weights * jnp.expm1(below), axis=-1)
 
 
+@functools.lru_cache
+def gamma_of(alpha: float, vocab_size: int) -> float:
+    """The gamma at which argmax w keeps the share alpha of the tokens, to about 1e-3."""
+    gamma = np.linspace(8, -8, 801)
+    kept = in_float64(lambda g: kept_by_argmax(g, vocab_size)[0], gamma)
+    return float(np.interp(alpha, kept, gamma))
+
+
 @dataclass(frozen=True)
 class Duo(UDLM):
     """UDLM that begins its training with the curriculum.
 
     curriculum_steps: how many steps of training have it; published 500,000 of a million, and 0 is UDLM.
     tau: the temperature of the softmax, above 0. gamma_min, gamma_max: between which gamma is drawn;
-    published are -3.55 and -1.85 for 50,258 tokens, where alpha goes from 0.95 to 0.05, which other
-    vocabularies have elsewhere (`kept_by_argmax`).
+    None is where alpha is 0.9455 and 0.0493: -3.55 and -1.85, as published, for 50,258 tokens.
     """
 
     curriculum_steps: int = 500_000
     tau: float = 1e-3
-    gamma_min: float = -3.55
-    gamma_max: float = -1.85
+    gamma_min: float | None = None
+    gamma_max: float | None = None
     _step: ClassVar[Array | None] = None  # until `at_step` says one
 
     def __post_init__(self):
@@ -82,10 +93,20 @@ class Duo(UDLM):
             raise ValueError(f"Duo.curriculum_steps = {self.curriculum_steps} must not be negative")
         if not self.tau > 0:
             raise ValueError(f"Duo.tau = {self.tau} must be positive")
-        if not self.gamma_min < self.gamma_max:
-            raise ValueError(
-                f"Duo.gamma_min = {self.gamma_min} must be below gamma_max = {self.gamma_max}"
-            )
+        if self.vocab_size is not None:
+            low, high = self.gammas
+            if not low < high:
+                raise ValueError(f"Duo.gamma_min = {low:g} must be below gamma_max = {high:g}")
+
+    @property
+    def gammas(self) -> tuple[float, float]:
+        """gamma_min and gamma_max, those that are None for the vocabulary at hand."""
+        given = (self.gamma_min, self.gamma_max)
+        low, high = (
+            gamma_of(alpha, self.num_tokens) if gamma is None else gamma
+            for gamma, alpha in zip(given, PUBLISHED_ALPHAS, strict=True)
+        )
+        return low, high
 
     @property
     def traits(self) -> Traits:
@@ -136,8 +157,10 @@ class Duo(UDLM):
     def curriculum_times(self, u: Array) -> tuple[Array, Array, Array]:
         """(gamma, t, |dt / du|), each (B, 1): where the noise of gamma stands on the schedule."""
 
+        low, high = self.gammas
+
         def kept(u):
-            gamma = self.gamma_min + u * (self.gamma_max - self.gamma_min)
+            gamma = low + u * (high - low)
             alpha, moved = kept_by_argmax(gamma, self.num_tokens)
             return alpha, (gamma, jnp.log(moved))
 

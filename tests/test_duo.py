@@ -45,6 +45,12 @@ def test_what_argmax_keeps_has_the_closed_form_of_two_tokens_and_the_values_of_m
     np.testing.assert_allclose(sum(of_many), 1, rtol=1e-9)
 
 
+def test_the_range_of_gamma_is_the_published_one_at_its_vocabulary_and_wider_for_letters():
+    np.testing.assert_allclose(Duo(50_258).gammas, (-3.55, -1.85), atol=0.002)
+    given = duo.get_config().process
+    np.testing.assert_allclose(Duo(27).gammas, (given.gamma_min, given.gamma_max), atol=0.03)
+
+
 @pytest.mark.parametrize("vocab_size", [27, 50_258])
 def test_float32_keeps_the_digits_of_both_ends(vocab_size):
     gamma = np.linspace(-4, 4, 33)[:, None]
@@ -127,7 +133,8 @@ def test_after_the_curriculum_and_in_its_bound_it_is_udlm():
         ({"kernel": Unigram()}, "Duo.kernel = Unigram: the curriculum is of uniform noise"),
         ({"curriculum_steps": -1}, "curriculum_steps = -1 must not be negative"),
         ({"tau": 0.0}, "tau = 0.0 must be positive"),
-        ({"gamma_min": 0.0}, "gamma_min = 0.0 must be below gamma_max = -1.85"),
+        ({"vocab_size": 50_258, "gamma_min": 0.0}, "gamma_min = 0 must be below gamma_max = -1.8"),
+        ({"gamma_min": 2.0, "gamma_max": 1.0, "vocab_size": 27}, "gamma_min = 2 must be below"),
     ],
 )
 def test_settings_without_a_meaning_are_told(settings, words):

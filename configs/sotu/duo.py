@@ -2,8 +2,8 @@
 
     python -m experiments.train --config configs/sotu/duo.py --workdir runs/duo
 
-After the curriculum, and in evaluation and sampling, the same as udlm.py. gamma goes from alpha = 0.95
-to 0.05, as published for 50,258 tokens; for 27 that is another range. On the embedded corpus, with
+After the curriculum, and in evaluation and sampling, the same as udlm.py. gamma is where
+alpha goes from 0.95 to 0.05, as published for 50,258 tokens. On the embedded corpus, with
 mdlm.py's model (and the time) and budget: about seven minutes on two CPU cores. Compared with udlm.py,
 and not told from it by three seeds: docs/measurements.md.
 """
