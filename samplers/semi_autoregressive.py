@@ -15,7 +15,7 @@ with shifted outputs speak):
     more           also what follows the block; up to the end of the text, the prefix cache
 
 What is held would have changed with each token that the block is given, in networks of more than one
-layer: an approximation.
+layer: an approximation (docs/measurements.md has its error for a small network).
 """
 
 from dataclasses import dataclass
