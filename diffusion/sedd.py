@@ -10,7 +10,8 @@ formed as in `diffusion.score_entropy`. Heads:
 
     score           out = log s_y of the V tokens, free as in the paper; on the absorbing graph that of a
                     masked position. `scaled` adds log(alpha / (1 - alpha)) - log V, the published output
-                    scaling -log(expm1(sigma)) - log V.
+                    scaling -log(expm1(sigma)) - log V. Where noise is not uniform, log pi_y / pi_z is
+                    added, the score of pure noise: out = 0 says that nothing is known.
     leave_one_out,  out is a distribution of x0, from which, c being the leave-one-out distribution,
     posterior           s_y = (alpha c_y + (1 - alpha) pi_y) / (alpha c_z + (1 - alpha) pi_z).
                     The absorbing graph is then MDLM, term by term, and the others UDLM.
@@ -118,8 +119,9 @@ class _RedrawingGraph(_Graph):
         self.kernel = kernel
 
     def log_score(self, out: Array, z: Array, t: Array) -> Array:
-        """0 at y = z."""
-        return jnp.where(jnp.isneginf(log_one_hot(z, self.process.num_tokens)), out, 0)
+        """0 at y = z; out is beside log pi_y / pi_z, the score of pure noise."""
+        log_s = out + self._log_prior_score(z, out)
+        return jnp.where(jnp.isneginf(log_one_hot(z, self.process.num_tokens)), log_s, 0)
 
     def entropy_of_score(self, out: Array, x0: Array, z: Array, t: Array) -> Array:
         noise = self._noise(t)
@@ -139,7 +141,7 @@ class _RedrawingGraph(_Graph):
     def invert_predict(self, log_p0: Array, z: Array, t: Array) -> Array:
         log_c = log_softmax(log_divide(log_p0, self.process.log_likelihood(z, t)))
         log_p = self.process.chain.log_mix(log_c, t)
-        return log_p - gather_last(log_p, z)[..., None]
+        return log_p - gather_last(log_p, z)[..., None] - self._log_prior_score(z, log_p)
 
     def all_states(self, log_ratio: Array, z: Array) -> Array:
         return log_ratio
@@ -149,6 +151,10 @@ class _RedrawingGraph(_Graph):
 
     def _noise(self, t: Array) -> Redrawn:
         return redrawn(self.process.log_odds(t), self.kernel.log_pi(self.process.num_tokens))
+
+    def _log_prior_score(self, z: Array, like: Array) -> Array:
+        log_pi = jnp.broadcast_to(self._log_pi(like), like.shape)
+        return log_pi - gather_last(log_pi, z)[..., None]
 
     def _log_pi(self, like: Array) -> Array:
         return self.kernel.log_pi(self.process.num_tokens).astype(like.dtype)[None, None]

@@ -144,6 +144,9 @@ class Toy:
             score = jnp.stack(columns, 1)
             if getattr(process, "scaled", False):  # what the network says before the output scaling
                 score = score - (process.log_odds(t) - jnp.log(self.vocab_size))[..., None]
+            if isinstance(process.kernel, Redrawing):  # beside that of pure noise
+                log_pi = jnp.log(of_prior(process))
+                score = score - log_pi[None, None] + log_pi[z][..., None]
             return score
 
         return model
