@@ -315,8 +315,8 @@ class Experiment:
             raise ValueError(
                 f"sampler {type(self.sampler).__name__} does not support process "
                 f"{type(self.process).__name__}: {compatibility.why}; Autoregressive is sampled "
-                "by LeftToRight, BlockDiffusion by BlockByBlock, EsoLM by TwoPhase, other processes "
-                "of this project by Ancestral and more (docs/samplers.md)"
+                "by LeftToRight, BlockDiffusion by BlockByBlock (masked models by SemiAutoregressive), "
+                "EsoLM by TwoPhase, others by Ancestral and more (docs/samplers.md)"
             )
 
     def _check_rows(self) -> None:

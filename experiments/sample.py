@@ -39,7 +39,7 @@ def command_line() -> cli.Parser:
     options.add_argument("--length", type=cli.positive, help="tokens (default: as trained)")
     options.add_argument("--seed", type=cli.natural, help="seed of all draws (default 0)")
     options.add_argument(
-        "--sampler", help="a sampler (docs/samplers.md); for its settings: --set sampler.X=Y"
+        "--sampler", help='a sampler (docs/samplers.md), with settings as "NAME setting=value"'
     )
     options.add_argument(
         "--grid", help="placement of the steps: uniform, cosine, or fitted to the run"

@@ -11,7 +11,7 @@ repeated, and sizes and budgets can be added. Writes table.md and plot.png there
 config (and of --set) count as proportions only: of heads to the width, of the warm-up to the steps.
 
 Examples:
-    ddlm scaling --config configs/sotu/mdlm.py --workdir runs/l --sizes 2x64 4x128 --budgets 1e12 4e12
+    ddlm scaling --config configs/sotu/mdlm.py --workdir runs/l --sizes 2x64 4x128 --budgets 1e13 4e13
     ddlm scaling --config configs/smoke.py --workdir runs/s --sizes 1x16 --budgets 1e9 --next 2x32 1e9
 """
 

@@ -62,7 +62,7 @@ def command_line() -> cli.Parser:
         help="candidates of the B likeliest lengths, of predicted (default: a third of the candidates)",
     )
     options.add_argument(
-        "--sampler", help="a sampler (docs/samplers.md); for its settings: --set sampler.X=Y"
+        "--sampler", help='a sampler (docs/samplers.md), with settings as "NAME setting=value"'
     )
     options.add_argument(
         "--steps", type=cli.positive, help="steps of the sampler (default: the config's)"

@@ -16,6 +16,7 @@ from diffusion.mdlm import MDLM
 from experiments import sample
 from experiments.errors import UserError
 from experiments.overrides import load
+from experiments.sampling.request import Request
 from models.backbone import Network
 from models.transformer import Transformer
 from samplers.autoregressive import LeftToRight
@@ -152,3 +153,17 @@ def test_what_cannot_end_a_sample_is_named(run):
         run.sample(min_tokens=3)
     with pytest.raises(UserError, match="--stop: a pattern cannot be combined"):
         run.sample(stop=["e"], regex="a.*")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"stop": 5}, "stop = 5 must be a list of texts"),
+        ({"prompts": [1]}, r"prompts = \[1\] must be a list of texts"),
+        ({"min_tokens": -1}, "min_tokens = -1 must be a number from 0 on"),
+    ],
+)
+def test_one_text_is_a_list_of_one_and_what_is_none_is_told(options, words):
+    assert Request(stop="<|eot|>", prompts="the").stop == ("<|eot|>",)
+    with pytest.raises(UserError, match=words):
+        Request(**options)

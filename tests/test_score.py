@@ -169,6 +169,12 @@ def test_a_model_from_left_to_right_writes_its_ends(folder):
             "--similarity near: expected one of characters, words, exact, bleu",
         ),
         (["--answer-length", "0"], "--answer-length: 0: expected a number or one of end"),
+        (["--answer-length", "500"], "--answer-length: 500 tokens are more than data.length"),
+        (["--length-beam", "2"], "--length-beam: is of --answer-length predicted"),
+        (
+            ["--answer-length", "predicted", "--length-beam", "2"],
+            "--length-beam: 2 lengths need as many candidates",
+        ),
         (["--split", "none"], "split 'none': expected one of train"),
         (["--sampler", "LeftToRight"], "left to right"),
     ],

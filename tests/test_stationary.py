@@ -138,6 +138,10 @@ def test_a_distribution_is_read_from_a_file_and_a_bad_one_told(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match=words):
             read("bad.json")
+    (tmp_path / "bad.txt").write_text("0.5 0.5")
+    for name, words in (("bad.txt", "it is not a .npy file"), ("none.npy", "No such file")):
+        with pytest.raises(UserError, match=words):
+            read(name)
     with pytest.raises(UserError, match=r"kernel.probabilities is missing.*FILE"):
         resolve(given, Letters27())
 

@@ -77,6 +77,12 @@ def check_length(data: Text, length: AnswerLength) -> None:
             f"the run has no data.end, so it does not say where an answer ends; give {OPTION} "
             "predicted, reference or a number"
         )
+    if isinstance(length, int) and length > data.length:
+        raise UserError(
+            f"{length} tokens are more than data.length = {data.length}, prompt included",
+            "give fewer",
+            OPTION,
+        )
 
 
 def make_questions(

@@ -58,6 +58,16 @@ class Task:
         for name in ("num", "candidates", "beam"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"Task.{name} = {value} must be at least 1")
+        if self.beam is None:
+            return
+        if self.answer_length != "predicted":
+            raise UserError("is of --answer-length predicted", "leave it out", "--length-beam")
+        if self.beam > self.candidates:
+            raise UserError(
+                f"{self.beam} lengths need as many candidates",
+                f"raise --candidates {self.candidates}",
+                "--length-beam",
+            )
 
     @property
     def lengths(self) -> int:

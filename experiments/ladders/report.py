@@ -22,6 +22,7 @@ REPEATED = (
     "Where epochs exceed 1 the text is seen again, and L(N, D), which takes every token to be new, does "
     "not hold for it."
 )
+FEW = 300  # steps
 PLANNED = ("size", "FLOPs", "parameters", "tokens", "epochs", "steps")
 
 
@@ -94,7 +95,11 @@ def _training_tokens(corpus: Corpus) -> int:
 
 def _notes(rungs: Sequence[Rung], corpus: Corpus) -> list[str]:
     repeated = any(rung.tokens > _training_tokens(corpus) for rung in rungs)
-    return [EQUAL, *([REPEATED] if repeated else [])]
+    short = [
+        f"{rung.size} with {rung.budget:g} ({rung.steps})" for rung in rungs if rung.steps < FEW
+    ]
+    few = f"Fewer than {FEW} steps say little of a size: {', '.join(short)}. Raise the budget."
+    return [EQUAL, *([REPEATED] if repeated else []), *([few] if short else [])]
 
 
 def _fit(found: Fit | Undetermined, measured: Sequence[Point]) -> str:

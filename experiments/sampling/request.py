@@ -74,6 +74,16 @@ class Request:
     seed: int = 0
     changes: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        for name in ("prompts", "require", "stop", "changes"):
+            texts = getattr(self, name)
+            if isinstance(texts, str):  # whose letters are texts too
+                object.__setattr__(self, name, (texts,))
+            elif not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+                raise UserError(f"{name} = {texts!r} must be a list of texts")
+        if type(self.min_tokens) is not int or self.min_tokens < 0:
+            raise UserError(f"min_tokens = {self.min_tokens!r} must be a number from 0 on")
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -14,7 +14,7 @@ from experiments.config import Experiment
 from experiments.data.text import prepare
 from experiments.errors import UserError
 from experiments.evaluation.record_files import number_text
-from experiments.overrides import load, override
+from experiments.overrides import OverrideError, load, override
 from experiments.training.metrics import read_metric
 
 COUNTED = ("diverged", "rises", "skipped", "rollbacks")
@@ -62,7 +62,10 @@ def make_cells(
         corpus.split(split, base.data.length if base.data.rows == "wrap" else 1)
     cells = []
     for words in dict.fromkeys(settings):
-        changed = override(base, words.split())
+        try:
+            changed = override(base, words.split())
+        except OverrideError as error:
+            raise UserError(error.what, error.advice, f"--setting {error.setting}") from error
         for rate in dict.fromkeys(rates):
             raised = f"optimizer.schedule.peak_lr={rate * schedule['peak_lr']!r}"
             experiment = override(changed, [raised])
