@@ -1,5 +1,6 @@
 """One writer of a run's directory, of prepared text and of a dataset; readers go on beside it."""
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -20,6 +21,7 @@ from test_programs import ROOT, SMOKE
 from experiments import cli, locks, serialization
 from experiments.config import Experiment
 from experiments.data.text import Text, prepare
+from experiments.data.tokenizers import Characters
 from experiments.devices.sharding import make_mesh
 from experiments.errors import UserError
 from experiments.locks import held
@@ -347,3 +349,28 @@ def test_text_is_prepared_once_and_who_waits_says_so(tmp_path, capsys, monkeypat
     others[0].join(timeout=60)
     assert len(calls) == 1 and found[0].sha256 == first.sha256
     assert listing(tmp_path / "cache") == [Path(first.tokens.filename).parent.name]
+
+
+def test_a_run_asks_by_its_symbols_for_the_text_that_it_was_trained_on(tmp_path, monkeypatch):
+    """It is not prepared again, but where the folder is gone or damaged."""
+    from experiments.data import text
+
+    source, made = tmp_path / "text.txt", []
+    source.write_text("some words of text " * 400)
+    asked = Text(path=str(source), length=16, tokenizer=Characters(), cache_dir=str(tmp_path / "c"))
+    write = text.write_corpus
+    monkeypatch.setattr(text, "write_corpus", lambda *a: (made.append(a), write(*a)))
+    first = prepare(asked)
+    of_run = dataclasses.replace(asked, tokenizer=first.tokenizer)
+    assert first.tokenizer != asked.tokenizer and len(made) == 1
+    assert prepare(of_run).sha256 == first.sha256 and len(made) == 1
+    folder = Path(first.tokens.filename).parent
+    (folder / "tokens.bin").write_bytes(b"")
+    assert prepare(of_run).sha256 == first.sha256 and len(made) == 2  # in a folder of its own
+    assert prepare(asked).sha256 == first.sha256 and len(made) == 3
+    link = next(path for path in (tmp_path / "c").iterdir() if path != folder and path.is_dir())
+    shutil.rmtree(link)
+    shutil.rmtree(folder)
+    link.symlink_to(folder.name)  # to what is gone
+    assert prepare(of_run).sha256 == first.sha256 and len(made) == 4
+    assert not link.is_symlink()

@@ -154,9 +154,13 @@ def prepare(data: Text) -> Corpus:
             data.begin,
             data.end,
         )
-    key = repr((_VERSION, identity, data.tokenizer, data.split_points, *more))
-    name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    folder = _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
+
+    def kept(tokenizer: Tokenizer) -> Path:
+        key = repr((_VERSION, identity, tokenizer, data.split_points, *more))
+        name = f"{Path(source).stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        return _cache(data) / re.sub("[^A-Za-z0-9._-]+", "_", name)
+
+    folder = kept(data.tokenizer)
     corpus = _opened(folder, data, source)
     if corpus is None:
         try:
@@ -164,8 +168,7 @@ def prepare(data: Text) -> Corpus:
                 corpus = _opened(folder, data, source)  # another process was first
                 if corpus is None:
                     write_corpus(work, data, _plan(data, root, files), source, names)
-                    if folder.exists():
-                        shutil.rmtree(folder)  # it did not open: broken, or of another version
+                    _remove(folder)  # it did not open: broken, or of another version
                     with contextlib.suppress(FileExistsError):
                         work.rename(folder)
                     corpus = open_corpus(folder, data, source)
@@ -174,7 +177,24 @@ def prepare(data: Text) -> Corpus:
                 f"data.cache_dir {folder.parent}: {error.strerror or error}; free space there or "
                 "choose another with --set data.cache_dir=DIR"
             ) from error
+    _link(kept(corpus.tokenizer), folder)
     return replace(corpus, dataset=_dataset(data))
+
+
+def _link(other: Path, folder: Path) -> None:
+    """Nothing; `other` is the same folder: a run that was trained on a text knows its symbols, and asks
+    for it by them. Where there is no link the text is prepared again."""
+    with contextlib.suppress(OSError):
+        if not other.exists():
+            other.unlink(missing_ok=True)  # to a folder that is gone
+            other.symlink_to(folder.name, target_is_directory=True)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _opened(folder: Path, data: Text, source: str) -> Corpus | None:
