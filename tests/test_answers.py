@@ -163,7 +163,7 @@ def test_lengths_are_given_by_ends_or_by_padding(end):
     for length, candidates, sizes in (
         ("reference", 3, [[2, 4]]),
         (3, 3, [[3, 3]]),
-        (9, 1, [[6, 8]]),
+        (7, 1, [[6, 7]]),
         ("predicted", 3, [[2, 2], [1, 1], [2, 2]]),  # of all pairs, as they are few
     ):
         asked = make_questions(data, rows, training, length, candidates, 2)

@@ -57,6 +57,7 @@ def _escape(folder):
         ("KeyError at ", lambda folder: {}["a"]),
         ("it did os.system", lambda folder: os.system("true")),
         ("it did wrote", _escape),
+        ("it did os.symlink", lambda folder: os.symlink("/dev/../etc", folder / "a")),
         ("Hung", lambda folder: [None for _ in iter(int, 1)]),
         ("MemoryError", lambda folder: bytearray(8 << 30)),
         ("UserError of 9", lambda folder: reject("x" * 9000)),

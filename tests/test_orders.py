@@ -98,9 +98,11 @@ def _ordered_distribution(table, order, amount, power=1):
 def test_random_order_is_random_whatever_the_model_is_sure_of():
     p = np.array([[0.99, 0.01], [0.5, 0.5], [0.7, 0.3]])
     start = jnp.full((ROWS, 3), 2)
-    state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), start[:, :1])
+    sampler, key = Unmask("random", Tokens(1)), jax.random.key(0)
+    state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), None)
+    state = sampler.begin(key, state, MDLM(2), None)
     model = lambda z, t: jnp.log(p)[None] + jnp.zeros((ROWS, 1, 1))  # noqa: E731
-    new = Unmask("random", Tokens(1)).advance(jax.random.key(0), 0, state, MDLM(2), model, None)
+    new = sampler.advance(key, 0, state, MDLM(2), model, None)
     assert_distribution((np.asarray(new.z) != 2).sum(0), np.full(3, 1 / 3))
 
 
@@ -111,8 +113,9 @@ def test_what_was_drawn_decides_and_noise_fades_with_the_masks(noise, left):
     p = np.array([[0.9, 0.1], [0.6, 0.4]])
     process, sampler = MDLM(2), Unmask("drawn", Tokens(1), noise=noise)
     start = jnp.full((ROWS, 2), 2)
-    memory = jnp.full((ROWS, 1), 2 / left)
-    state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), memory)
+    state = State(start, jnp.ones((ROWS, 1)), start, jnp.zeros(ROWS, jnp.int32), None)
+    state = sampler.begin(jax.random.key(1), state, process, None)
+    state = state._replace(memory=state.memory._replace(masked=jnp.full((ROWS, 1), 2 / left)))
     model = lambda z, t: jnp.log(p)[None] + jnp.zeros((ROWS, 1, 1))  # noqa: E731
     new = sampler.advance(jax.random.key(1), 0, state, process, model, None)
     z, distribution = np.asarray(new.z), np.zeros((2, 2))  # which position, which token

@@ -77,7 +77,9 @@ def _numbers(path: str, setting: str, axes: int) -> np.ndarray:
             raise ValueError(f"its values are {array.dtype}, not real numbers")
         return array.astype(np.float64)
     except OSError as error:
-        raise UserError(f"{setting} = {path}: {error.strerror or error}; give {kinds}") from error
+        raise UserError(
+            f"{setting} = {path}: cannot be read ({error.strerror or error}); give {kinds}"
+        ) from error
     except ValueError as error:
         form = "of numbers, rows x columns" if axes == 2 else "with a list of numbers"
         raise UserError(

@@ -77,7 +77,10 @@ def make_sample(
                 fold_in(keys, 1), denoising_process(process), network, known, constraints.words
             )
         sampled = experiment.sampler.run(keys, process, network, shape, known, trace=trace)
-        return sampled._replace(x0=padded(sampled.x0, constraints.stop, known)), known
+        x0 = padded(sampled.x0, constraints.stop, known)
+        # What is known, read off the samples: gathered by itself, beside the loop's own collectives, it
+        # could block all threads of a CPU that plays several devices.
+        return sampled._replace(x0=x0), jnp.where(known >= 0, x0, -1)
 
     return jax.jit(run, out_shardings=replicated(mesh))
 

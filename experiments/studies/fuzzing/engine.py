@@ -31,7 +31,7 @@ ROOM = 4 << 30
 _LONGEST = 5000  # characters of a rejection
 _FORBIDDEN = (
     "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "pickle.find_class",
-    "socket.connect", "urllib.Request", "os.symlink", "os.link",
+    "socket.connect", "urllib.Request", "os.link",
 )  # fmt: skip
 
 
@@ -86,6 +86,10 @@ class _Watch:
             path = os.fsdecode(arguments[event == "os.rename"])
             if self._outside(path):
                 self.seen.append(f"{event} {path}")
+        elif event == "os.symlink":
+            target, path = map(os.fsdecode, arguments[:2])
+            if self._outside(path) or self._outside(os.path.join(os.path.dirname(path), target)):
+                self.seen.append(f"{event} {path} to {target}")
 
     def _outside(self, path: str) -> bool:
         path = os.path.abspath(path)
