@@ -13,6 +13,8 @@ import ddlm
 from diffusion.mdlm import MDLM
 from diffusion.schedules import Cosine
 from diffusion.soft_targets import SoftTargets
+from experiments.comparison.plan import method
+from experiments.data.text import prepare
 from experiments.overrides import load
 
 
@@ -57,7 +59,10 @@ def test_a_smaller_student_is_trained_and_evaluated(tmp_path):
     small = [*SMALL, "data.length=12", "train.num_steps=1", f"data.cache_dir={tmp_path}"]
     teacher = ddlm.train(load("configs/sotu/mdlm.py", small), tmp_path / "teacher", log=len)
     settings = [*small, f"teacher.workdir={teacher.workdir}", "model.width=8"]
-    run = ddlm.train(load("configs/sotu/soft_targets.py", settings), tmp_path / "run", log=len)
+    experiment = load("configs/sotu/soft_targets.py", settings)
+    run = ddlm.train(experiment, tmp_path / "run", log=len)
+    again = method(tmp_path, "run", experiment, prepare(experiment.data))  # of a comparison
+    assert again.resolved.teacher == run.experiment.teacher
     assert run.experiment.model.width == 8 and run.experiment.teacher.model.width == 16
     assert run.evaluate("test", num_times=1, max_sequences=4, log=len)["kind"] == "bound"
 

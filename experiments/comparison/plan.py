@@ -24,6 +24,7 @@ from experiments.overrides import (
     resolve,
 )
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.teacher import load_teacher
 from experiments.training.workdir import check_workdir
 from models.backbone import num_parameters
 
@@ -108,6 +109,7 @@ def method(
         directory = workdir / f"{name}.seed{seed}"
     text = corpus.split
     resolved = resolve(experiment, corpus.tokenizer, lambda: text("train", 1), corpus.label_names)
+    resolved, _ = load_teacher(resolved)
     check_bound(resolved)
     _check_run(directory, resolved)
     return Method(name, directory, experiment, resolved)
