@@ -48,8 +48,9 @@ from diffusion.distillation import DCD, SDTT, Distilled, Student
 from diffusion.duo import Duo
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.embedded import EmbeddedProcess
+from diffusion.embedding_flow import FLM, ArgmaxLogSNR, GumbelLogSNR, LangFlow
 from diffusion.eso_lm import EsoLM
-from diffusion.gaussian import GaussianProcess, GivenEmbeddings, LearnedEmbeddings
+from diffusion.gaussian import GaussianProcess, GivenEmbeddings, LearnedEmbeddings, OneHot
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
 from diffusion.hidden_markov import HiddenMarkov
@@ -183,6 +184,7 @@ __all__ = [
     "D3PM",
     "DCD",
     "EDLM",
+    "FLM",
     "GIDD",
     "MDLM",
     "ODE",
@@ -195,6 +197,7 @@ __all__ = [
     "AdamW",
     "AlphaSchedule",
     "Ancestral",
+    "ArgmaxLogSNR",
     "AsBound",
     "Autoregressive",
     "Backbone",
@@ -242,9 +245,11 @@ __all__ = [
     "GivenEmbeddings",
     "Goldfish",
     "GridSampler",
+    "GumbelLogSNR",
     "HiddenMarkov",
     "JumpProcess",
     "LabelSmoothing",
+    "LangFlow",
     "LearnedEmbeddings",
     "LearnedLogSNR",
     "LearnedTimes",
@@ -281,6 +286,7 @@ __all__ = [
     "NoisyClassifier",
     "Numbers",
     "Objective",
+    "OneHot",
     "OneStep",
     "Optimizer",
     "PathPlanning",

@@ -35,24 +35,22 @@ own, and its length is predicted. Scripts of the published code normalise what t
 of the embeddings, as the paper describes it: normalisation = "none" leaves the embeddings free.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.embedded import EmbeddedProcess
+from diffusion.embedded import OwnLoss
 from diffusion.gaussian import GivenEmbeddings, LearnedEmbeddings
 from diffusion.log_snr import LogSNR, NoiseRescaled
 from diffusion.markov import Head
 from diffusion.model import Model
 from diffusion.numerics import gather_last, log_softmax
-from diffusion.process import Traits
-from diffusion.random import split
 
 
 @dataclass(frozen=True)
-class Difformer(EmbeddedProcess):
+class Difformer(OwnLoss):
     """Diffusion of anchored embeddings, each ingredient a setting.
 
     embedding: of the tokens, learned or given. schedule: -log SNR by time, one that is not learned; of
@@ -73,28 +71,13 @@ class Difformer(EmbeddedProcess):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.schedule.learned:
-            raise ValueError(
-                f"Difformer.schedule = {type(self.schedule).__name__} is learned, but the loss is not "
-                "the bound and teaches it nothing; take NoiseRescaled, SqrtLogSNR or LinearLogSNR"
-            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"Difformer.label_smoothing = {self.label_smoothing} is outside [0, 1)"
             )
 
-    @property
-    def traits(self) -> Traits:
-        """As of other processes on embeddings, with a loss of its own."""
-        return replace(super().traits, own_loss=True)
-
     def loss(self, key: Array, model: Model, x0: Array, u: Array) -> Array:
-        key_state, key_estimate = split(key)
-        z = self.corrupt(key_state, x0, u)
-        if self.self_conditioning:
-            gamma = self.schedule.gamma(u)
-            model = self._conditioned(key_estimate, model, z, u, gamma)
-        return self.anchored(self.predict(model(z, u), z, u), x0)
+        return self.anchored(self.predicted(key, model, x0, u), x0)
 
     def anchored(self, log_p0: Array, x0: Array) -> Array:
         """|x - xhat|^2 / D and the cross entropy, (B, L), of what the network says."""
@@ -110,15 +93,3 @@ class Difformer(EmbeddedProcess):
         """log softmax(x.E / sqrt(D)), (B, L, V): which tokens an embedding x (B, L, D) may be."""
         table = self.embeddings.astype(x.dtype)
         return log_softmax(x @ table.T / table.shape[1] ** 0.5)
-
-    def even(self, u: Array) -> tuple[Array, Array]:
-        """(t, 1 / its density), (B, 1) each, of u uniform in (0, 1): -log SNR at t is uniform."""
-        ends = self.schedule.gamma(jnp.array([[0.0], [1.0]], u.dtype))
-        start, span = ends[:1], ends[1:] - ends[:1]
-        t = self.schedule.time(start + span * u)
-        return t, span / self.schedule.rate(t)
-
-    def bound_terms(self, key: Array, model: Model, x0: Array, u: Array) -> dict[str, Array]:
-        t, scale = self.even(u)
-        terms = super().bound_terms(key, model, x0, t)
-        return terms | {"diffusion": scale * terms["diffusion"]}

@@ -56,8 +56,7 @@ class GivenEmbeddings:
     normalised: bool = True
     learned: ClassVar[bool] = False
 
-    @property
-    def width(self) -> int | None:
+    def columns(self, vocab_size: int | None) -> int | None:
         """D; None until the data has been read."""
         return len(self.embeddings[0]) if isinstance(self.embeddings, tuple) else None
 
@@ -100,6 +99,10 @@ class LearnedEmbeddings:
     normalisation: Literal["norm", "layer", "none"] = "norm"
     learned: ClassVar[bool] = True
 
+    def columns(self, vocab_size: int | None) -> int:
+        """D."""
+        return self.width
+
     def check(self, vocab_size: int | None) -> None:
         """ValueError for a width that is none."""
         least = 2 if self.normalisation == "layer" else 1
@@ -120,6 +123,28 @@ class LearnedEmbeddings:
         if self.normalisation == "layer":
             rows = rows - rows.mean(-1, keepdims=True)
         return rows if self.normalisation == "none" else _normalised(rows)
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """A vector of its own for each token, one entry sqrt(V) and the others 0."""
+
+    learned: ClassVar[bool] = False
+
+    def columns(self, vocab_size: int | None) -> int | None:
+        """V; None until the data has been read."""
+        return vocab_size
+
+    def check(self, vocab_size: int | None) -> None:
+        """Nothing: they fit any vocabulary."""
+
+    def init(self, key: Array, vocab_size: int) -> dict:
+        """{}."""
+        return {}
+
+    def table(self, params: dict, vocab_size: int) -> Array:
+        """E, (V, V)."""
+        return _normalised(jnp.eye(vocab_size))
 
 
 def _normalised(table):

@@ -18,6 +18,7 @@ from diffusion.d3pm import D3PM
 from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM
+from diffusion.embedding_flow import FLM, LangFlow
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
@@ -138,6 +139,7 @@ SMALL = [
     MDLM(), MDLM(num_steps=3), SEDD(), UDLM(), D3PM(num_steps=5), GenMD4(), Spindle(), BFN(), GIDD(),
     BFN(num_steps=4), DirichletFlow(), LinearFlow(), BlockDiffusion(MDLM(), 2),
     BlockDiffusion(UDLM(), 3), EDLM(), Plaid(), ARDiffusion(), ARDiffusion(num_steps=4), Difformer(),
+    LangFlow(), FLM(),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from diffusion.ar_diffusion import ARDiffusion
 from diffusion.bfn import BFN
 from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
+from diffusion.embedding_flow import FLM
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.plaid import Plaid
@@ -31,6 +32,7 @@ ENDS = [
     (Ancestral(3), DirichletFlow(6)), (ODE(3), DirichletFlow(6)), (MeanAncestral(3), Plaid(6)),
     (MeanAncestral(3), ARDiffusion(6)),
     (MeanAncestral(3, rounding="last", end=0.2), Difformer(6)),
+    (ODE(3, grid="uniform"), FLM(6)),
 ]  # fmt: skip
 
 

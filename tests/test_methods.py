@@ -86,6 +86,7 @@ def train(name, workdir, text, *settings):
     "difformer",
     "dirichlet",
     "edlm",
+    "flm",
     "eso_lm",
     "genmd4",
     "mdlm_labels",

@@ -19,6 +19,7 @@ from diffusion.d3pm import D3PM
 from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.edlm import EDLM
+from diffusion.embedding_flow import FLM, LangFlow
 from diffusion.gaussian import LearnedEmbeddings
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
@@ -62,6 +63,8 @@ CASES = {
     "plaid": (Plaid(V, LearnedEmbeddings(4)), MeanAncestral(4)),
     "ar diffusion": (ARDiffusion(V, LearnedEmbeddings(4)), MeanAncestral(4)),
     "difformer": (Difformer(V, LearnedEmbeddings(4, "layer")), MeanAncestral(4, rounding="last")),
+    "langflow": (LangFlow(V, LearnedEmbeddings(4)), ODE(4)),
+    "flm": (FLM(V), ODE(4)),
     "autoregressive": (Autoregressive(V), LeftToRight()),
     "block": (BlockDiffusion(MDLM(V)), BlockByBlock(Ancestral(4))),
     "edlm": (EDLM(MDLM(V)), Ancestral(4)),

@@ -16,6 +16,7 @@ from diffusion.ar_diffusion import ARDiffusion
 from diffusion.betas import CosineBetas
 from diffusion.d3pm import D3PM
 from diffusion.difformer import Difformer
+from diffusion.embedding_flow import FLM, LangFlow
 from diffusion.gidd import GIDD
 from diffusion.kernels import Uniform
 from diffusion.log_snr import LearnedLogSNR
@@ -108,6 +109,8 @@ ENDS = ALL | {
     "ar-diffusion": ARDiffusion(),
     "ar-diffusion-bound": ARDiffusion(objective="bound", token_steps=6),
     "difformer": Difformer(self_conditioning=0.0),
+    "langflow": LangFlow(self_conditioning=0.0),
+    "flm": FLM(),
 }
 
 

@@ -21,6 +21,7 @@ from diffusion.bfn import BFN
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.difformer import Difformer
+from diffusion.embedding_flow import FLM
 from diffusion.genmd4 import GenMD4
 from diffusion.kernels import Uniform
 from diffusion.mdlm import MDLM
@@ -327,6 +328,7 @@ def test_log_posterior_and_ratio_are_those_of_the_enumerated_marginals(name, x64
         (Plaid(), "Plaid.vocab_size"),
         (ARDiffusion(), "ARDiffusion.vocab_size"),
         (Difformer(), "Difformer.vocab_size"),
+        (FLM(), "FLM.vocab_size"),
         (
             D3PM(kernel=Uniform(), schedule=MutualInformation(), vocab_size=3),
             "MutualInformation.unigram",
