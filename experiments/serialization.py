@@ -30,7 +30,8 @@ RESUMABLE = (
     "train.num_steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.keep_last", "train.keep_best", "train.accumulation", "train.max_rollbacks", "train.tracker",
     "evaluation", "sampler", "mesh",
-    "data.cache_dir", "data.path", "data.splits", "data.tokenizer.path", "teacher.workdir",
+    "data.cache_dir", "data.path", "data.sources", "data.splits", "data.tokenizer.path",
+    "teacher.workdir",
 )  # fmt: skip
 
 

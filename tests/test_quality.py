@@ -14,8 +14,9 @@ from test_methods import train
 import ddlm
 from configs import smoke
 from experiments import cli
+from experiments.data.corpus import Corpus
 from experiments.data.text import prepare
-from experiments.data.tokenizers import LETTERS
+from experiments.data.tokenizers import LETTERS, Characters
 from experiments.evaluation.ngram import ngram_nats
 from experiments.run import load_run
 from experiments.sample_metrics import sample_quality
@@ -175,10 +176,7 @@ def test_one_short_sample_leaves_out_what_is_undefined(files, tmp_path, capsys):
 
 def test_real_texts_are_as_long_and_spread_over_the_split():
     tokens = np.arange(100) % 27
-    corpus = SimpleNamespace(
-        split=lambda name, length: tokens,
-        tokenizer=SimpleNamespace(decode=lambda t: "".join(LETTERS[v] for v in t)),
-    )
+    corpus = Corpus(tokens, Characters(LETTERS), {"validation": (0, 100)}, {}, "text")
     found = real_texts(corpus, "validation", ["xxx", "x", "xxxxx"])
     whole = "".join(LETTERS[v] for v in tokens)
     assert found == [whole[:3], whole[48:49], whole[95:]]

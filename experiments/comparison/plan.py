@@ -76,7 +76,7 @@ def make_plan(
     corpus = prepare(first.data)
     least = first.data.length if first.data.rows == "wrap" else 1
     for name in ("train", "validation", split):
-        corpus.split(name, least)
+        corpus.check_split(name, least)
     methods = [
         method(workdir, name, experiment, corpus, number)
         for number in range(seeds)
@@ -107,8 +107,7 @@ def method(
         seed = experiment.train.seed + number
         experiment = override(experiment, [f"train.seed={seed}"])
         directory = workdir / f"{name}.seed{seed}"
-    text = corpus.split
-    resolved = resolve(experiment, corpus.tokenizer, lambda: text("train", 1), corpus.label_names)
+    resolved = resolve(experiment, corpus.tokenizer, corpus.training_tokens, corpus.label_names)
     resolved, _ = load_teacher(resolved)
     check_bound(resolved)
     _check_run(directory, resolved)

@@ -28,7 +28,8 @@ SEEDS = (
     "distribution, since seeds are few)."
 )
 ONE_SEED = "Of a single seed the error is that of the text alone, and says nothing of other seeds."
-_LEFT_OUT = {*RESUMABLE, "train.seed"} - {"data.path", "data.splits"}  # the text is part of it
+_TEXT = {"data.path", "data.sources", "data.splits"}  # which is part of it
+_LEFT_OUT = {*RESUMABLE, "train.seed"} - _TEXT
 _PHI_2 = 0.9772498680518208
 
 

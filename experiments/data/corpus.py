@@ -27,6 +27,7 @@ from experiments.errors import UserError
 from experiments.plain_json import parse
 
 if TYPE_CHECKING:
+    from experiments.data.interleaving import Interleaved
     from experiments.data.text import Text
 
 _HASHED = 1 << 28  # bytes: a second or less of each start
@@ -58,6 +59,22 @@ class Corpus:
     def label_names(self) -> tuple[str, ...]:
         """The names of the labels; () where the text has none."""
         return self.labels.names if self.labels else ()
+
+    def weighted(self) -> tuple[tuple["Corpus", float], ...]:
+        """What is trained on and evaluated by itself, with its share of the examples: here all of it."""
+        return ((self, 1.0),)
+
+    def check_split(self, name: str, length: int) -> None:
+        """Nothing; UserError where a split is shorter than `length`."""
+        self.split(name, length)
+
+    def training_text(self, length: int, rows: str) -> "np.ndarray | Rows | Interleaved":
+        """What batches of training are made of."""
+        return self.sequences("train", length, rows)
+
+    def training_tokens(self) -> np.ndarray:
+        """The tokens (N,) that statistics of the training text are taken of."""
+        return self.split("train", 1)
 
     def split(self, name: str, length: int) -> np.ndarray:
         """The tokens of a split, memory-mapped; UserError where it is shorter than `length`."""

@@ -3,7 +3,8 @@
 An epoch of training cuts the range of starting positions into as many strata as there are whole
 sequences, takes the strata in random order and one random start within each. Example e is a pure
 function of (seed, e), so a position is one number and every process computes its own share. Where
-documents stand in rows (`experiments.data.rows`), an epoch takes the rows in random order.
+documents stand in rows (`experiments.data.rows`), an epoch takes the rows in random order. Of several
+texts (`experiments.data.interleaving`) each has epochs of its own.
 
 Batches come with what is given besides: {}, {"label": (B,)}, {"segments": (B, L)}, or of pairs
 {"known": bool (B, L)}, the prompts (`experiments.data.pairs`).
@@ -12,10 +13,14 @@ Batches come with what is given besides: {}, {"label": (B,)}, {"segments": (B, L
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
+import jax
 import numpy as np
 
+from experiments.data.interleaving import Interleaved
 from experiments.data.labels import Labels
 from experiments.data.rows import Conditioning, Rows
+
+RowsOf = Callable[[list[int]], tuple[np.ndarray, Conditioning]]
 
 
 class _Strata:
@@ -44,7 +49,7 @@ def training_starts(tokens: np.ndarray, length: int, seed: int) -> grain.MapData
 
 
 def training_batches(
-    text: np.ndarray | Rows,
+    text: np.ndarray | Rows | Interleaved,
     length: int,
     batch_size: int,
     seed: int,
@@ -53,14 +58,14 @@ def training_batches(
     start: int = 0,
     local_rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, Conditioning]]:
-    """Batches start, start + 1, ... of the text, tokens (N,) or rows: int32 (rows, length), and what is
-    given of them. local_rows: which rows of a batch, by default all.
+    """Batches start, start + 1, ... of the text, tokens (N,), rows, or several of those: int32 (rows,
+    length), and what is given of them. labels: of tokens. local_rows: which rows of a batch, by default
+    all.
 
     Row r of batch b is example b * batch_size + r. Read ahead by a thread.
     """
     local_rows = range(batch_size) if local_rows is None else local_rows
-    in_rows = isinstance(text, Rows)
-    rows_of = _shuffled(text, seed) if in_rows else _cropped(text, length, seed, labels)
+    rows_of = _examples(text, length, seed, labels)
 
     def batch(b):
         return rows_of([b * batch_size + int(row) for row in local_rows])
@@ -69,7 +74,31 @@ def training_batches(
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
-def _shuffled(text: Rows, seed: int) -> Callable[[list[int]], tuple[np.ndarray, Conditioning]]:
+def _examples(
+    text: np.ndarray | Rows | Interleaved, length: int, seed: int, labels: Labels | None
+) -> RowsOf:
+    """The function from numbers of examples to their rows, and what is given of them."""
+    if isinstance(text, Interleaved):
+        return _interleaved(text, length, seed)
+    return _shuffled(text, seed) if isinstance(text, Rows) else _cropped(text, length, seed, labels)
+
+
+def _interleaved(text: Interleaved, length: int, seed: int) -> RowsOf:
+    """Each example as that of its text."""
+    texts = [_examples(one, length, seed, None) for one in text.texts]
+    place_of = text.order(seed)
+
+    def rows_of(examples):
+        of_texts, places = np.array([place_of(e) for e in examples]).T
+        chosen = np.unique(of_texts)
+        parts = [texts[n](places[of_texts == n].tolist()) for n in chosen]
+        back = np.argsort(np.concatenate([np.flatnonzero(of_texts == n) for n in chosen]))
+        return jax.tree.map(lambda *of_parts: np.concatenate(of_parts)[back], *parts)
+
+    return rows_of
+
+
+def _shuffled(text: Rows, seed: int) -> RowsOf:
     """The rows of so many examples, an epoch of them in random order."""
     order = grain.MapDataset.range(len(text)).seed(seed).shuffle().repeat()
 
@@ -79,9 +108,7 @@ def _shuffled(text: Rows, seed: int) -> Callable[[list[int]], tuple[np.ndarray, 
     return rows_of
 
 
-def _cropped(
-    text: np.ndarray, length: int, seed: int, labels: Labels | None
-) -> Callable[[list[int]], tuple[np.ndarray, Conditioning]]:
+def _cropped(text: np.ndarray, length: int, seed: int, labels: Labels | None) -> RowsOf:
     """The random crops of so many examples."""
     starts = training_starts(text, length, seed)
 

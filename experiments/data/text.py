@@ -20,6 +20,7 @@ from typing import Literal
 
 from experiments.data.corpus import EMBEDDED, Corpus, open_corpus, read_documents, write_corpus
 from experiments.data.labels import PERIODS, folder_names
+from experiments.data.mixture import check_sources, mixed, texts_of
 from experiments.data.reading import Source, files_of, sources_of
 from experiments.data.remote import local_copy
 from experiments.data.splits import DATASET, WORDS, Plan, check_splits, plan_splits, share_of
@@ -60,6 +61,10 @@ class Text:
     "[SEP]", which count as tokens; "" is none. Of pairs, they stand before the prompt and after the
     answer, where `end` fills up the row, and may be a character of an alphabet.
 
+    sources, weights: several texts in place of `path`, each a path, or None for the embedded corpus, and
+    how much of the rows of a batch each is, in any unit; () is in proportion to their training tokens
+    (experiments.data.mixture). Each has its own splits and its own passes; all else is the same for all.
+
     labels: what sequences are labelled by, a condition of the network (experiments.data.labels); None is
     nothing. "period" is for the embedded corpus: the quarter of its addresses, in order of date.
     "folder" is for a directory: the folder below `path` that a file is in, whatever is below that;
@@ -80,6 +85,8 @@ class Text:
     begin: str = ""
     end: str = ""
     splits: tuple[str, str, str] | None = None
+    sources: tuple[str | None, ...] = ()
+    weights: tuple[float, ...] = ()
 
     @property
     def by_documents(self) -> bool:
@@ -97,6 +104,9 @@ class Text:
     def __post_init__(self):
         if self.length < 1:
             raise ValueError(f"Text.length = {self.length} must be at least 1")
+        check_sources(self)
+        if self.sources:
+            return  # each is checked by itself
         points = self.split_points
         if points is not None and not 0 < points[0] < points[1] < points[2]:
             raise ValueError(f"Text.split_points = {points} must be positive and increasing")
@@ -139,7 +149,11 @@ class Text:
 
 
 def prepare(data: Text) -> Corpus:
-    """The corpus of `data`, from the cache or prepared now."""
+    """The corpus of `data`, from the cache or prepared now; of several sources their mixture."""
+    return mixed(data, _prepare) if data.sources else _prepare(data)
+
+
+def _prepare(data: Text) -> Corpus:
     data = _here(replace(data, tokenizer=data.tokenizer.read()))
     root, files, source = _files(data)
     identity = [(name, *_stamp(name, path)) for name, path in files]
@@ -241,12 +255,12 @@ def _dataset(data: Text) -> str | None:
 
 def training_lines(data: Text) -> Iterator[str]:
     """The lines that are not empty of the files of the training split, or of all where none is."""
-    data = _here(data)
-    root, files, _ = _files(data)
-    plan = _plan(data, root, files, lacking=True)
-    lines = replace(data, document="line", rows="sentence")
-    for _, texts, _ in read_documents(lines, {"train": plan.parts.get("train", [])}):
-        yield from texts
+    for text in map(_here, texts_of(data)):
+        root, files, _ = _files(text)
+        plan = _plan(text, root, files, lacking=True)
+        lines = replace(text, document="line", rows="sentence")
+        for _, texts, _ in read_documents(lines, {"train": plan.parts.get("train", [])}):
+            yield from texts
 
 
 def _here(data: Text) -> Text:

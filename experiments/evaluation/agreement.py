@@ -6,12 +6,13 @@ All its numbers but one follow from the nats of a token, their standard error an
     nats_per_word = nats_per_token * tokens / words,   perplexity = exp(nats),   nats = sum of the terms
     each term = sum over its times = sum over its positions
 
-and the standard error of exp(nats) is exp(nats) times that of the nats. A record in which one of them is
+where the counts of a token are those of the text, of a mixture the means over its sources by weight.
+And the standard error of exp(nats) is exp(nats) times that of the nats. A record in which one of them is
 otherwise was edited or damaged, and nobody knows which of its numbers is right.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from experiments.evaluation.units import perplexity
 
@@ -35,7 +36,12 @@ def disagreement(record: dict) -> str:
     per = record["unit"].removeprefix("bits per ")
     if per == record["unit"] or type(record.get(f"{per}s")) is not int or record[f"{per}s"] < 1:
         return f"the field unit is {record['unit']!r} and must be bits per character"
-    for name, value, expected, tolerance in _related(record, record[f"{per}s"]):
+    if sources := record.get("sources"):
+        if any(type(each.get(f"{per}s")) is not int for each in sources):
+            return f"the field sources does not count {per}s, of which the unit is"
+        if not any(each[f"{per}s"] for each in sources):
+            return f"the field sources counts no {per}s, of which the unit is"
+    for name, value, expected, tolerance in _related(record, f"{per}s"):
         near = (
             value is not None
             and expected is not None
@@ -47,12 +53,19 @@ def disagreement(record: dict) -> str:
     return ""
 
 
-def _related(record: dict, count: int) -> Iterator[tuple[str, float | None, float | None, float]]:
+def rate_of(sources: Sequence[dict], name: str) -> float:
+    """How many of what `name` counts there are a token, the mean over sources by weight."""
+    return sum(each["weight"] * each[name] / each["tokens"] for each in sources)
+
+
+def _related(record: dict, unit: str) -> Iterator[tuple[str, float | None, float | None, float]]:
     """(field, what it holds, what others give for it, how far apart they may be); None: unknown."""
     nats, error = record["nats_per_token"], record["nats_per_token_standard_error"]
-    tokens, words = record["tokens"], record.get("words", 0)
-    terms, bits = record["terms_nats_per_token"].values(), tokens / math.log(2) / count
+    words, sources = record.get("words", 0), record.get("sources") or [{**record, "weight": 1.0}]
+    terms, bits = record["terms_nats_per_token"].values(), 1 / rate_of(sources, unit) / math.log(2)
     total = sum(terms)
+    mean = sum(each["weight"] * each["nats_per_token"] for each in sources)
+    yield "nats_per_token", nats, mean, _VALUE * abs(mean)
     yield "nats_per_token", nats, total, _VALUE * sum(map(abs, terms))
     for name in ("nats_per_token_at_times", "nats_per_token_at_positions"):
         for term, parts in record.get(name, {}).items():
@@ -66,9 +79,10 @@ def _related(record: dict, count: int) -> Iterator[tuple[str, float | None, floa
         yield "confidence_interval_95", end, _plus(value, _times(spread, side)), near
     yield from _perplexity(record, "token", nats, error)
     if words and "nats_per_word" in record:
-        mean = nats * tokens / words
+        share = 1 / rate_of(sources, "words")
+        mean = nats * share
         yield "nats_per_word", record["nats_per_word"], mean, _VALUE * abs(mean)
-        yield from _perplexity(record, "word", mean, _times(error, tokens / words))
+        yield from _perplexity(record, "word", mean, _times(error, share))
 
 
 def _perplexity(record: dict, unit: str, nats: float, error: float | None):

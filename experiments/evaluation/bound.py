@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -21,10 +21,11 @@ from experiments.devices.distributed import agree, in_turn
 from experiments.devices.memory import check_program
 from experiments.devices.sharding import BATCH, batch_shards, global_batch
 from experiments.errors import Diverged, UserError
-from experiments.evaluation.breakdown import Breakdown, at_times
+from experiments.evaluation.agreement import rate_of
+from experiments.evaluation.breakdown import Breakdown, at_times, mean_breakdown
 from experiments.evaluation.estimators import check_bound, make_bound, times_per_sequence
-from experiments.evaluation.record import make_record, per_word
-from experiments.evaluation.units import Estimate
+from experiments.evaluation.record import make_record, of_source, per_word
+from experiments.evaluation.units import Estimate, weighted_mean
 from experiments.labels import check_labels, gives_labels
 from experiments.overrides import resolve
 from experiments.progress import Progress
@@ -199,9 +200,58 @@ def _runs(text: np.ndarray | Rows, length: int, whole: bool) -> list[np.ndarray]
     return [text] if whole else np.split(text, range(length, len(text), length))
 
 
+@dataclass(frozen=True)
+class Part:
+    """A text that is evaluated by itself, with its share of what is evaluated: tokens or rows, the
+    labels of its sequences or None, and what it has of each."""
+
+    source: str
+    weight: float
+    text: np.ndarray | Rows
+    labels: np.ndarray | None
+    counts: Counts
+
+
+def parts_of(
+    experiment: Experiment, corpus: Corpus, split: str, max_sequences: int | None = None
+) -> list[Part]:
+    """The texts of a split: of a mixture those of its sources, else the one; of each at most so many
+    sequences at equal distances."""
+    parts = []
+    for one, weight in corpus.weighted():
+        text, labels = sequences(experiment, one, split, max_sequences)
+        counts = spelled(one, split, text, experiment.data.length)
+        parts.append(Part(one.source, weight, text, labels, counts))
+    return parts
+
+
+def estimate_parts(
+    experiment: Experiment,
+    bound: Callable,
+    params: dict,
+    parts: Sequence[Part],
+    mesh: jax.sharding.Mesh,
+    progress: Callable[[int, int], None] | None = None,
+    frozen: dict | None = None,
+) -> tuple[Estimate, Breakdown, list[Estimate]]:
+    """As `estimate`, of several texts: their mean by weight, where its nats are, and the estimate of
+    each."""
+    found, breakdowns = [], []
+    for part in parts:
+        result, breakdown = estimate(
+            experiment, bound, params, part.text, mesh, part.counts.characters, progress, frozen,
+            part.labels, part.counts.not_text,
+        )  # fmt: skip
+        found.append(result)
+        breakdowns.append(breakdown)
+    weights = [part.weight for part in parts]
+    return weighted_mean(found, weights), mean_breakdown(breakdowns, weights), found
+
+
 def of_other_text(path: str) -> tuple[str, ...]:
     """The changes of settings, as of --set, by which a run is evaluated on the text at `path`."""
-    return f"data.path={path}", "data.split_points=None", "data.splits=None"
+    alone = "data.sources=()", "data.weights=()"
+    return f"data.path={path}", *alone, "data.split_points=None", "data.splits=None"
 
 
 def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:
@@ -239,23 +289,28 @@ def evaluate_run(
     resolve(experiment, corpus.tokenizer)  # rejects text of another alphabet
     if whole and corpus.one:
         corpus, split = corpus.whole("all"), "all"
-    elif experiment.data.path is not None:
+    elif experiment.data.path is not None or experiment.data.sources:
         log(f"{corpus.source}: {corpus.files}")
     agree({"the text": corpus.sha256.get(split, "")})
-    every, _ = sequences(experiment, corpus, split)
-    length = experiment.data.length
-    in_split = len(every) if isinstance(every, Rows) else -(-len(every) // length)
-    text, labels = sequences(experiment, corpus, split, max_sequences)
-    counts = spelled(corpus, split, text, length)
+    every = [sequences(experiment, one, split)[0] for one, _ in corpus.weighted()]
+    in_split = sum(len(_sizes(text, experiment.data.length)) for text in every)
+    parts = parts_of(experiment, corpus, split, max_sequences)
     bound = make_bound(experiment, times_per_sequence(experiment), seed, run.mesh)
-    check_estimate(experiment, bound, run.params, text, run.mesh, labels=labels)
+    for part in parts:
+        check_estimate(experiment, bound, run.params, part.text, run.mesh, labels=part.labels)
     start = time.perf_counter()
     with Progress(log) as progress:
-        result, breakdown = estimate(
-            experiment, bound, run.params, text, run.mesh, counts.characters, progress,
-            labels=labels, not_text=counts.not_text,
-        )  # fmt: skip
+        result, breakdown, found = estimate_parts(
+            experiment, bound, run.params, parts, run.mesh, progress
+        )
     seconds = time.perf_counter() - start
     _check_finite(run, result, breakdown.terms)
     record = make_record(run, corpus, split, result, breakdown, seed=seed, ema=ema, seconds=seconds)
-    return record | per_word(result, counts.words) | {"sequences_in_split": in_split}
+    sources = [
+        of_source(part.source, part.weight, each, part.counts.words, corpus_of.sha256[split])
+        for part, each, (corpus_of, _) in zip(parts, found, corpus.weighted(), strict=True)
+    ]
+    words = sum(part.counts.words for part in parts)
+    record |= per_word(result, words, rate_of(sources, "words"))
+    record |= {"sources": sources} if len(sources) > 1 else {}
+    return record | {"sequences_in_split": in_split}

@@ -49,6 +49,16 @@ class Breakdown:
         return found
 
 
+def mean_breakdown(parts: Sequence[Breakdown], weights: Sequence[float]) -> Breakdown:
+    """The mean over texts, by weights that sum to 1."""
+
+    def mean(*values):
+        return sum(w * v for w, v in zip(weights, values, strict=True))
+
+    every = ((part.terms, part.at_times, part.at_positions) for part in parts)
+    return Breakdown(*jax.tree.map(mean, *every))
+
+
 def in_parts(nats: jax.Array, length: int) -> jax.Array:
     """(B, T): nats (B, L) summed over each of T equal parts of so many positions, of which a tail has
     the first."""

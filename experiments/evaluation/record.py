@@ -22,11 +22,11 @@ from experiments.run import Run
 from experiments.serialization import encode
 
 
-def per_word(result: Estimate, words: int) -> dict:
+def per_word(result: Estimate, words: int, words_per_token: float) -> dict:
     """What a record says of words, parted by white space in the text."""
     if words == 0:
         return {"words": 0}
-    share = result.tokens.sum() / words
+    share = 1 / words_per_token
     nats = float(result.nats_per_token * share)
     value, error = perplexity(nats, _known(result.standard_error() * share))
     return {
@@ -34,6 +34,26 @@ def per_word(result: Estimate, words: int) -> dict:
         "nats_per_word": nats,
         "perplexity_per_word": value,
         "perplexity_per_word_standard_error": error,
+    }
+
+
+def of_source(source: str, weight: float, result: Estimate, words: int, sha256: str) -> dict:
+    """What the record of a mixture says of one of its texts."""
+    error = result.standard_error()
+    return {
+        "source": source,
+        "weight": weight,
+        "value": result.bits,
+        "unit": result.unit,
+        "standard_error": _known(result.to_bits(error)),
+        "nats_per_token": result.nats_per_token,
+        "nats_per_token_standard_error": _known(error),
+        "sequences": len(result.tokens),
+        "tokens": int(result.tokens.sum()),
+        "characters": result.characters,
+        **_bytes(result),
+        "words": words,
+        "split_sha256": sha256,
     }
 
 

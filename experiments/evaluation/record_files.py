@@ -51,8 +51,18 @@ def write_record(path: Path, record: dict) -> str:
         f"{record['kind']} on {record['split']}{given}: {record['value']:.4f} +- {error} "
         f"{record['unit']} ({record['nats_per_token']:.4f} nats per "
         f"{'answer ' * answers}token, {', '.join(perplexities)}) over {count}, checkpoint "
-        f"{record['checkpoint_step']}; {record['estimator']}\nrecord: {path}"
+        f"{record['checkpoint_step']}; {record['estimator']}{_of_sources(record)}\nrecord: {path}"
     )
+
+
+def _of_sources(record: dict) -> str:
+    """A line for each text of a mixture, after a line break; "" for one text."""
+    lines = (
+        f"\n  {each['source']}, {100 * each['weight']:.4g} %: {each['value']:.4f} +- "
+        f"{number_text(each['standard_error'], '.4f')} {each['unit']}"
+        for each in record.get("sources", ())
+    )
+    return "".join(lines)
 
 
 def _perplexity(record: dict, unit: str) -> str:

@@ -1,6 +1,7 @@
 """From nats per sequence to what is reported: the one place of bits, perplexity, standard errors."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,50 @@ class Estimate:
     def to_bits_per_character(self, nats_per_token: float) -> float:
         """The same in bits per character; NaN where the text has none."""
         return bits_per_character(nats_per_token, int(self.tokens.sum()), self.characters)
+
+
+@dataclass(frozen=True)
+class WeightedMean(Estimate):
+    """The mean of the estimates of several texts, `parts`, by `weights` that sum to 1: of the nats of a
+    token, and of how many characters a token is. Its sequences and counts are those of all."""
+
+    parts: tuple[Estimate, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def _mean(self, values: Iterable[float]) -> float:
+        return float(np.dot(self.weights, list(values)))
+
+    @property
+    def nats_per_token(self):
+        return self._mean(part.nats_per_token for part in self.parts)
+
+    def standard_error(self):
+        return self._error(part.standard_error() for part in self.parts)
+
+    def time_standard_error(self):
+        return self._error(part.time_standard_error() for part in self.parts)
+
+    def _error(self, errors: Iterable[float]) -> float:
+        return float(np.linalg.norm(np.array(self.weights) * list(errors)))
+
+    def to_bits_per_character(self, nats_per_token):
+        rate = self._mean(part.characters / part.tokens.sum() for part in self.parts)
+        return nats_per_token / math.log(2) / rate if rate else math.nan
+
+
+def weighted_mean(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """The mean over texts; of one text itself."""
+    if len(parts) == 1:
+        return parts[0]
+    not_text = [part.not_text for part in parts if part.not_text is not None]
+    return WeightedMean(
+        np.concatenate([part.nats for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+        sum(part.characters for part in parts),
+        sum(not_text) if not_text else None,
+        tuple(parts),
+        tuple(weights),
+    )
 
 
 def bits_per_character(nats_per_token: float, tokens: int, characters: int) -> float:

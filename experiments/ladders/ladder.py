@@ -85,7 +85,7 @@ def make_ladder(
     corpus = prepare(base.data)
     least = base.data.length if base.data.rows == "wrap" else 1
     for name in ("train", "validation", split):
-        corpus.split(name, least)
+        corpus.check_split(name, least)
     measured = {}
     for size in sizes:
         changes = size_overrides(base, size)
@@ -151,8 +151,7 @@ def _step_overrides(base: Experiment, size: str, budget: float, flops: int) -> l
 
 
 def _resolved(experiment: Experiment, corpus: Corpus) -> Experiment:
-    text = corpus.split
-    return resolve(experiment, corpus.tokenizer, lambda: text("train", 1), corpus.label_names)
+    return resolve(experiment, corpus.tokenizer, corpus.training_tokens, corpus.label_names)
 
 
 def _parameters(experiment: Experiment) -> int:

@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from experiments.data.interleaving import apportioned
 from experiments.data.reading import CHUNK
 from experiments.data.text import Corpus, Text, prepare
 from experiments.data.tokenizers import OutsideAlphabet
@@ -170,7 +172,7 @@ def _text_at(option: str, path: str, data: Text) -> Corpus:
     if not Path(path).expanduser().exists():
         raise UserError(f"{option} {path} does not exist; give a text file or a directory")
     try:
-        return prepare(replace(data, path=path))
+        return prepare(replace(data, path=path, sources=(), weights=()))
     except OutsideAlphabet as error:
         raise UserError(error.what, "give text in the alphabet of the run", about=option) from error
     except UserError as error:
@@ -178,9 +180,20 @@ def _text_at(option: str, path: str, data: Text) -> Corpus:
 
 
 def real_texts(corpus: Corpus, split: str, texts: Sequence[str]) -> list[str]:
-    """As many texts of the same numbers of characters, from places at equal distances in a split."""
-    longest, decode = max(map(len, texts)), corpus.tokenizer.decode
-    tokens = corpus.split(split, 1)
+    """As many texts of the same numbers of characters, from places at equal distances in a split; of a
+    mixture from each of its texts by weight."""
+    parts = corpus.weighted()
+    ends = np.cumsum([0, *apportioned([weight for _, weight in parts], len(texts))])
+    longest = max(map(len, texts))
+    real = []
+    for (part, _), (start, end) in zip(parts, pairwise(ends), strict=True):
+        if end > start:
+            real += _real_texts(part, split, texts[start:end], longest)
+    return real
+
+
+def _real_texts(corpus: Corpus, split: str, texts: Sequence[str], longest: int) -> list[str]:
+    decode, tokens = corpus.tokenizer.decode, corpus.split(split, 1)
     if len(tokens) < longest:
         raise UserError(
             f"{corpus.source}: the {split} split has {len(tokens)} tokens, and the longest sample "

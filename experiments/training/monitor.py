@@ -7,10 +7,12 @@ import jax
 
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
-from experiments.evaluation.bound import check_estimate, estimate, sequences, spelled
+from experiments.evaluation.bound import check_estimate, estimate_parts, parts_of
 from experiments.evaluation.estimators import is_exact, make_bound, times_per_sequence
 from experiments.training.metrics import Metrics, NoMetrics
 from experiments.training.signals import Signals
+
+SOURCES = "eval_sources/"  # metrics of the texts of a mixture
 
 
 @dataclass(frozen=True)
@@ -37,32 +39,35 @@ def make_evaluate(
     the loss where the process has no bound or a costly one. The first is what checkpoints are ranked by.
     Interrupted after a signal.
     """
-    text, labels = sequences(experiment, corpus, "validation", experiment.evaluation.max_sequences)
-    counts = spelled(corpus, "validation", text, experiment.data.length)
+    parts = parts_of(experiment, corpus, "validation", experiment.evaluation.max_sequences)
     quantity = experiment.process.monitor
     bound = make_bound(
         experiment, times_per_sequence(experiment), experiment.train.seed, mesh, quantity
     )
 
     def evaluate(params):
-        result, breakdown = estimate(
-            experiment, bound, params, text, mesh, counts.characters, signals.check, frozen, labels,
-            counts.not_text,
-        )  # fmt: skip
+        result, breakdown, found = estimate_parts(
+            experiment, bound, params, parts, mesh, signals.check, frozen
+        )
+        rest = breakdown.metrics()
+        if len(parts) > 1:
+            of_each = zip(parts, found, strict=True)
+            rest |= {f"{SOURCES}{part.source}": each.bits for part, each in of_each}
         if quantity == "loss":
             error = result.standard_error()
             loss = result.nats_per_token
             values = {"eval/loss_nats_per_token": loss, "eval/loss_nats_per_token_se": error}
-            return values | breakdown.metrics()
+            return values | rest
         name = f"eval/bound_{result.unit.replace('character', 'char').replace(' ', '_')}"
         return {
             name: result.bits,
             f"{name}_se": result.to_bits(result.standard_error()),
             "eval/bound_nats_per_token": result.nats_per_token,
-        } | breakdown.metrics()
+        } | rest
 
     def check(params):
-        check_estimate(experiment, bound, params, text, mesh, frozen, labels)
+        for part in parts:
+            check_estimate(experiment, bound, params, part.text, mesh, frozen, part.labels)
 
     return Evaluate(evaluate, check)
 
@@ -83,6 +88,8 @@ def evaluated(
     what, unit = name.removeprefix("eval/").replace("_per_", "/").split("_")
     if is_exact(experiment.process):
         what = "exact likelihood"
-    of = "EMA, on a sample" if experiment.train.ema_decay else "on a sample"
-    log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} ({of})")
+    whose = "EMA, on a sample" if experiment.train.ema_decay else "on a sample"
+    named = (name.split("/", 1) for name in values if name.startswith(SOURCES))
+    each = "".join(f"; {source} {values[f'{of}/{source}']:.4f}" for of, source in named)
+    log(f"step {step}: validation {what} {value:.4f} +- {error:.4f} {unit} ({whose}){each}")
     return value

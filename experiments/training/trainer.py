@@ -126,9 +126,9 @@ def set_up(
     with in_turn():
         corpus = prepare(experiment.data)
     least = experiment.data.length if experiment.data.rows == "wrap" else 1
-    tokens = corpus.split("train", least)
-    experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
-    corpus.split("validation", least)
+    for split in ("train", "validation"):
+        corpus.check_split(split, least)
+    experiment = resolve(experiment, corpus.tokenizer, corpus.training_tokens, corpus.label_names)
     settings = kinds(experiment) | leaves(experiment)
     agree(
         {path: repr(value) for path, value in settings.items()}
@@ -306,7 +306,7 @@ def _batches(experiment: Experiment, corpus: Corpus, mesh, start: int, retry: in
     config = experiment.train
     size = config.batch_size // config.accumulation
     rows_of = training_batches(
-        corpus.sequences("train", experiment.data.length, experiment.data.rows),
+        corpus.training_text(experiment.data.length, experiment.data.rows),
         experiment.data.length,
         size,
         data_seed(config.seed, retry),

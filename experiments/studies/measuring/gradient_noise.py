@@ -49,7 +49,9 @@ def measure(
     texts = jax.tree.map(lambda *x: jnp.stack(x), *[next(stream) for _ in range(batches)])
     results, first = [], None
     for words, experiment in zip(settings, changed, strict=True):
-        experiment = resolve(experiment, corpus.tokenizer, lambda: tokens, corpus.label_names)
+        experiment = resolve(
+            experiment, corpus.tokenizer, corpus.training_tokens, corpus.label_names
+        )
         experiment, frozen = load_teacher(experiment)
         learn, noise_of = _programs(experiment, seed)
         learned = learn(run.params, texts, frozen)

@@ -163,8 +163,9 @@ def measure(
         experiment = override(load(path, SETTINGS), settings)
         experiment = override(experiment, _bases(experiment, settings, Path(folder)))
         corpus = prepare(experiment.data)
-        tokens = partial(corpus.split, "train", experiment.data.length)
-        experiment = resolve(experiment, corpus.tokenizer, tokens, corpus.label_names)
+        experiment = resolve(
+            experiment, corpus.tokenizer, corpus.training_tokens, corpus.label_names
+        )
         experiment, frozen = load_teacher(experiment)
         experiment, begin = load_initial(experiment, Path(folder) / "none", lambda line: None)
         frozen, begin = jax.device_get((frozen, begin))
@@ -273,7 +274,7 @@ def _noisy(params: dict, seed: int) -> dict:
 def _batches(experiment: Experiment, corpus):
     config = experiment.train
     return training_batches(
-        corpus.sequences("train", experiment.data.length, experiment.data.rows),
+        corpus.training_text(experiment.data.length, experiment.data.rows),
         experiment.data.length,
         config.batch_size // config.accumulation,
         config.seed,

@@ -26,9 +26,7 @@ def measure(
     """Figures by name; seconds are medians over `rounds`, each round timing everything once."""
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
     corpus = prepare(experiment.data)
-    experiment = resolve(
-        experiment, corpus.tokenizer, lambda: corpus.split("train", 1), corpus.label_names
-    )
+    experiment = resolve(experiment, corpus.tokenizer, corpus.training_tokens, corpus.label_names)
     mesh = make_mesh(experiment.mesh)
     model, length, batch = experiment.model, experiment.data.length, experiment.train.batch_size
     tokens = corpus.split("train", batch * length)[: batch * length].reshape(1, batch, length)

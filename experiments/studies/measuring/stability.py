@@ -59,7 +59,7 @@ def make_cells(
         raise UserError("this config's optimizer.schedule has no peak_lr; choose a config with one")
     corpus = prepare(base.data)
     for split in ("train", "validation"):
-        corpus.split(split, base.data.length if base.data.rows == "wrap" else 1)
+        corpus.check_split(split, base.data.length if base.data.rows == "wrap" else 1)
     cells = []
     for words in dict.fromkeys(settings):
         try:
