@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,6 +57,26 @@ def writing(path: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+def check_new_folder(path: str | Path, option: str) -> None:
+    """Nothing; UserError, which names the option, where no new folder could be made at `path`."""
+    check_here(path, option)
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{option} {path} exists; choose another folder, or delete it")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which is at `path` once the block has ended well; else nothing is left."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as place:
+            folder = Path(place) / "new"
+            folder.mkdir()
+            yield folder
+            os.replace(folder, path)
 
 
 def open_stream(path: str | Path) -> BinaryIO | None:

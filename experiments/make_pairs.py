@@ -49,30 +49,21 @@ def main(arguments: list[str]) -> dict:
     if args.shortest > args.longest:
         raise UserError(f"--shortest {args.shortest} is more than --longest {args.longest}")
 
-    import os
-    import tempfile
     from pathlib import Path
 
     from experiments.data.restoration import Windows
     from experiments.data.text import Text, prepare
     from experiments.data.tokenizers import Characters, Letters27
-    from experiments.files import check_here, writing
+    from experiments.files import check_new_folder, new_folder
 
-    check_here(args.out, "--out")
     out = Path(args.out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} exists; choose another folder, or delete it")
+    check_new_folder(out, "--out")
     if args.text is not None and not Path(args.text).expanduser().exists():
         raise UserError(f"--text {args.text} does not exist; give a text file or a directory")
     corpus = prepare(Text(args.text, Characters() if args.text else Letters27()))
     windows = Windows(args.shortest, args.longest, args.seed)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
-            folder = Path(place) / "pairs"
-            folder.mkdir()
-            described = _write(folder, corpus, args.task, windows)
-            os.replace(folder, out)
+    with new_folder(out) as folder:
+        described = _write(folder, corpus, args.task, windows)
     _tell(out, described)
     return described
 
