@@ -8,6 +8,7 @@
     run.log_likelihood("the state of the union")    # a bound or exact, in nats and bits per character
     run.log_likelihood(" union", context="the state of the")
     run.fill("we ____ the people")
+    run.fill("we * the people", stretch="*")        # of FlexMDM, a blank of any length
     run.evaluate("test")                            # the record, as `ddlm evaluate` makes it
     run.score("test", candidates=8)                 # answers of a run of pairs beside the references
     run.denoise("the state of the union", 0.5)      # logits of every token at every position
@@ -50,6 +51,7 @@ from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.embedded import EmbeddedProcess
 from diffusion.embedding_flow import FLM, ArgmaxLogSNR, GumbelLogSNR, LangFlow
 from diffusion.eso_lm import EsoLM
+from diffusion.flex_mdm import FlexMDM
 from diffusion.gaussian import GaussianProcess, GivenEmbeddings, LearnedEmbeddings, OneHot
 from diffusion.genmd4 import GenMD4
 from diffusion.gidd import GIDD
@@ -149,6 +151,7 @@ from models.backbone import Backbone, Network
 from models.bert import Bert
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
+from models.insertion import InsertionTransformer
 from models.lora import LoRA
 from models.modernbert import ModernBert
 from models.plaid import PlaidTransformer
@@ -159,6 +162,7 @@ from samplers.autoregressive import LeftToRight
 from samplers.blocks import BlockByBlock
 from samplers.euler import Euler, TauLeaping
 from samplers.first_hitting import FirstHitting
+from samplers.insertion import Insertion
 from samplers.logits_processor import LogitsProcessor
 from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
@@ -235,6 +239,7 @@ __all__ = [
     "Experiment",
     "Factor",
     "FirstHitting",
+    "FlexMDM",
     "FlowProcess",
     "Focal",
     "Gaussian",
@@ -247,6 +252,8 @@ __all__ = [
     "GridSampler",
     "GumbelLogSNR",
     "HiddenMarkov",
+    "Insertion",
+    "InsertionTransformer",
     "JumpProcess",
     "LabelSmoothing",
     "LangFlow",
@@ -372,7 +379,8 @@ __all__ = [
 
 class Samples(list):
     """Texts, str, with `answers`, what of each comes after its prompt; `tokens`, int32 (N, L), after the
-    end of a text that token again; and `calls` of the network for each, int (N,)."""
+    end of a text that token again, or -1 where texts have any length; and `calls` of the network for
+    each, int (N,)."""
 
     def __init__(
         self, texts: Sequence[str], answers: Sequence[str], tokens: np.ndarray, calls: np.ndarray
@@ -419,10 +427,14 @@ class Run:
         return ["".join(symbols[v] for v in row) for row in sampled.frames.tokens]
 
     def fill(self, template: str, num: int | None = None, **options: Any) -> str | Samples:
-        """The template with its blanks filled in, each "_" (or what `blank` says) by one token; with
-        `num` so many of them. options: as of `sample`."""
+        """The template with its blanks filled in, each "_" (or what `blank` says) by one token, and by
+        FlexMDM the character `stretch` by any number; with `num` so many of them. options: as of
+        `sample`."""
         request = Request(template=template, **options)
         ready = prepare(self._run, request, str(self.workdir))
+        if self.experiment.process.traits.inserts:  # the template is the whole text
+            texts = _drawn(ready, num or 1, 16)
+            return texts if num else texts[0]
         ends = len(template) - len(template.rstrip(request.blank))
         filled = np.flatnonzero(ready.known >= 0)
         size = (int(filled[-1]) + 1 if len(filled) else 0) + ends

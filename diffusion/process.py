@@ -66,7 +66,9 @@ class Traits:
     any_order: whether the bound is the mean likelihood over orders in which tokens are revealed.
     own_loss: whether training has another loss than the integrand of the bound at `Process.time`, which
     weights of times do not fit, nor do blocks. vector_width: of what the network reads where states are
-    vectors (`diffusion.spaces.Vectors`), D or with an estimate beside the state 2 D; else None.
+    vectors (`diffusion.spaces.Vectors`), D or with an estimate beside the state 2 D; else None. inserts:
+    whether texts grow by insertion, so that their length is part of what is modelled, and the network
+    says besides how many tokens are missing (`models.insertion`).
     """
 
     attention_block: int | None = None
@@ -80,6 +82,7 @@ class Traits:
     any_order: bool = False
     own_loss: bool = False
     vector_width: int | None = None
+    inserts: bool = False
 
 
 class Objective(ABC):

@@ -90,6 +90,14 @@ def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) 
     return jnp.clip((high + (low + 0.5) * 2.0**-32) * 2.0**-32, 2.0**-65, _HIGHEST)
 
 
+def poisson(key: Array, mean: Array) -> Array:
+    """int32 draws of Poisson distributions with the means `mean` (B, ...)."""
+    key = _typed(key)
+    if key.ndim == 0:
+        return jax.random.poisson(key, mean, dtype=jnp.int32)
+    return jax.vmap(lambda k, m: jax.random.poisson(k, m, dtype=jnp.int32))(key, mean)
+
+
 def categorical(key: Array, log_p: Array) -> Array:
     """Indices (B, L) drawn with probabilities proportional to exp(log_p), log_p (B, L, V).
 

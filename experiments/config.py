@@ -253,6 +253,14 @@ class Experiment:
                 f"{name} needs {traits.output}: use Classifier with NoisyClassifier, Transformer "
                 "with the others"
             )
+        if self.model.inserts != traits.inserts:
+            what = (
+                "no numbers of missing tokens" if traits.inserts else "them, which it does not read"
+            )
+            raise ValueError(
+                f"model {type(self.model).__name__} outputs {what}, for process {name}; use "
+                "InsertionTransformer with FlexMDM, and with it alone"
+            )
         states = self.process.states if isinstance(self.process, Process) else "tokens"
         if states not in self.model.inputs:
             raise ValueError(
@@ -316,7 +324,8 @@ class Experiment:
                 f"sampler {type(self.sampler).__name__} does not support process "
                 f"{type(self.process).__name__}: {compatibility.why}; Autoregressive is sampled "
                 "by LeftToRight, BlockDiffusion by BlockByBlock (masked models by SemiAutoregressive), "
-                "EsoLM by TwoPhase, others by Ancestral and more (docs/samplers.md)"
+                "EsoLM by TwoPhase, FlexMDM by Insertion, others by Ancestral and more "
+                "(docs/samplers.md)"
             )
 
     def _check_rows(self) -> None:

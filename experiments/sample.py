@@ -2,7 +2,8 @@
 
 Give known text as a --prompt, which starts every sample, as --prompts, a file of JSON lines
 {"prompt": "..."} with --num samples for each, or as a --template, in which each --blank
-character stands for one token that the model fills in. Known tokens never change. Sample number i
+character stands for one token that the model fills in (and each --stretch character for any number of
+them, of models that insert tokens). Known tokens never change. Sample number i
 depends only on the seed and i, not on the batch size or the number of samples, up to rounding, which
 occasionally changes a draw. If a sampler ranks positions by the model's confidence, the seed breaks
 ties, even at temperature 0.
@@ -67,6 +68,12 @@ def command_line() -> cli.Parser:
         help="text with blanks, one for each token to fill in, from the first position on",
     )
     known.add_argument("--blank", type=cli.text, help="the character for a blank (default _)")
+    known.add_argument(
+        "--stretch",
+        type=cli.text,
+        metavar="CHARACTER",
+        help="of FlexMDM, the character in a template for any number of tokens (default: none)",
+    )
     known.add_argument(
         "--require",
         type=cli.text,

@@ -23,7 +23,7 @@ class Backbone(ABC):
     simplex, float vectors (B, L, D). output: what `apply` gives: logits of the tokens (B, L, V), the
     log-probability of a label (B,), or an energy (B,). decodes: whether it has `cache` and `decode`,
     takes a `context` of clean blocks, `segments`, and what is `visible`. has_head: whether `apply` is
-    `head` of `features`.
+    `head` of `features`. inserts: whether its logits are followed by how many tokens are missing.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
@@ -31,6 +31,7 @@ class Backbone(ABC):
     output: ClassVar[Literal["tokens", "label", "energy"]] = "tokens"
     decodes: ClassVar[bool] = False
     has_head: ClassVar[bool] = False
+    inserts: ClassVar[bool] = False
     vocab_size: int | None
     time_conditioning: bool = False
     """Whether it takes the time as input."""

@@ -106,6 +106,7 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
         "difformer": [
             "process.embedding.width=4"
         ],  # small noise costs an untrained network as much
+        "flex_mdm": ["data.rows=wrap"],
         "mdlm_labels": ["data.labels=None"],  # those of tests/test_labels.py
         "edlm_autoregressive": [*initial, "train.num_steps=0"],
     }.get(name, [])
@@ -151,7 +152,8 @@ def test_method_trains_evaluates_and_samples_from_the_command_line(
         with_steps = []
     assert cli.guarded("sample", [*where, "--num", "2", *with_steps, "--prompt", "we "]) == 0
     samples = [x for x in capsys.readouterr().out.splitlines() if x.startswith("[")]
-    assert len(samples) == 2 and all(x[4:].startswith("we ") and len(x) == 20 for x in samples)
+    assert len(samples) == 2 and all(x[4:].startswith("we ") for x in samples)
+    assert name == "flex_mdm" or all(len(x) == 20 for x in samples)  # texts of any length
 
 
 def test_a_learned_schedule_is_trained_saved_averaged_and_resumed(text, tmp_path):

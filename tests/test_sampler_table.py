@@ -35,6 +35,7 @@ from experiments import cli
 from experiments.config import Experiment, Train
 from experiments.studies import sampler_table
 from models.energy import EnergyTransformer
+from models.insertion import InsertionTransformer
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.predictor_corrector import PredictorCorrector
@@ -101,7 +102,7 @@ def test_an_experiment_rejects_what_the_table_calls_rejected(process):
         def make(sampler=sampler, name=name):
             return Experiment(
                 process,
-                Transformer(),
+                InsertionTransformer() if process.traits.inserts else Transformer(),
                 sampler=sampler,
                 train=Train(num_steps=0),
                 energy=energy.get(name),
@@ -118,7 +119,7 @@ def test_an_experiment_rejects_what_the_table_calls_rejected(process):
 
 
 def model_of(size):
-    def model(z, t):
+    def model(z, t, segments=None):
         return jnp.zeros((*z.shape[:2], size))
 
     model.energy = lambda x, t, state=None: jnp.zeros(x.shape[0])
@@ -138,6 +139,7 @@ def model_of(size):
 def test_what_is_not_rejected_runs(process):
     """Traced, not computed; with given tokens too. Those with a cache of keys have their own tests."""
     process = complete(process, 6)
+    model = model_of(6 + 2 * process.traits.inserts)
     if hasattr(process, "num_steps") and isinstance(process, D3PM):
         process = dataclasses.replace(process, num_steps=8)
     for sampler in sampler_table.samplers():
@@ -150,7 +152,7 @@ def test_what_is_not_rejected_runs(process):
             continue
         for given in (None, jnp.array([[0, -1, -1, 2]])):
             got = jax.eval_shape(
-                lambda k, s=sampler, g=given: s.run(k, process, model_of(6), (1, 4), g).x0,
+                lambda k, s=sampler, g=given: s.run(k, process, model, (1, 4), g).x0,
                 jax.random.key(0),
             )
             assert got.shape == (1, 4) and got.dtype == jnp.int32

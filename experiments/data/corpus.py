@@ -20,7 +20,7 @@ from experiments.data.labels import Labels, cut_each, folder_of, from_runs, peri
 from experiments.data.pairs import Around, make_pair_rows, read_pairs
 from experiments.data.prepared import SPLITS, checked, table
 from experiments.data.reading import CHUNK, Source, read
-from experiments.data.rows import Rows, make_rows
+from experiments.data.rows import Rows, make_pieces, make_rows
 from experiments.data.splits import Plan
 from experiments.data.tokenizers import Letters27, Tokenizer, count, token_number
 from experiments.errors import UserError
@@ -111,6 +111,8 @@ class Corpus:
         if rows == "pair":
             where = f"{self.source}, {name}"
             return make_pair_rows(tokens, documents, length, self.end, where)
+        if rows == "piece":
+            return make_pieces(tokens, documents.starts, length)
         return make_rows(tokens, documents.starts, length, rows == "pack")
 
     def whole(self, name: str) -> "Corpus":

@@ -1,4 +1,4 @@
-"""Documents in rows: one a row, padded, or as many as fit, each a segment of its own.
+"""Documents in rows: one a row, padded, or as many as fit, each a segment of its own; or in pieces.
 
 A document of more tokens than a row has goes on in the next, as if it were another; so every token is in
 one row, once.
@@ -68,6 +68,19 @@ class Rows:
         for first in range(0, len(self), size):
             count = min(size, len(self) - first)
             yield *self.batch(np.resize(np.arange(first, first + count), size)), count
+
+
+def make_pieces(tokens: np.ndarray, starts: np.ndarray, length: int) -> Rows:
+    """Rows of 1 to `length` tokens, padded: documents that begin at starts (D + 1,), cut into pieces of
+    sizes that are drawn evenly, always the same for a text."""
+    first, last = int(starts[0]), int(starts[-1])
+    enough = 100 + 5 * (last - first) // (
+        2 * length
+    )  # their sum exceeds the text by many deviations
+    draws = np.random.default_rng(0).integers(1, length, enough, endpoint=True)
+    cuts = first + np.cumsum(draws)
+    begins = np.union1d(starts[:-1], cuts[cuts < last])
+    return Rows(tokens, length, begins, np.append(begins[1:], last), begins)
 
 
 def make_rows(tokens: np.ndarray, starts: np.ndarray, length: int, pack: bool) -> Rows:

@@ -56,6 +56,8 @@ class Text:
     trained and chunks evaluated on. "sentence": a document, padded. "pack": as many whole documents as
     fit, padded, each seen alone. Padding counts as nothing. "pair": a prompt, which is known, and its
     answer, which is learned, of a line {"prompt": "...", "answer": "..."} (experiments.data.pairs).
+    "piece": of a document cut into pieces of 1 to `length` tokens at random, padded: text of any length,
+    for processes that model it (`diffusion.flex_mdm`).
     Splits by share are then cut between documents, or pairs. document: what a document is, a "file" or
     a "line" of one. begin, end: tokens of the vocabulary put around each document, such as "[CLS]" and
     "[SEP]", which count as tokens; "" is none. Of pairs, they stand before the prompt and after the
@@ -80,7 +82,7 @@ class Text:
     cache_dir: str | None = None
     labels: Literal["period", "folder"] | None = None
     label_names: tuple[str, ...] = ()
-    rows: Literal["wrap", "sentence", "pack", "pair"] = "wrap"
+    rows: Literal["wrap", "sentence", "pack", "pair", "piece"] = "wrap"
     document: Literal["file", "line"] = "file"
     begin: str = ""
     end: str = ""
@@ -98,7 +100,9 @@ class Text:
     def given(self) -> tuple[str, ...]:
         """What is given of each position of a row: "segments" where rows have padding, and which tokens
         are "known" of pairs."""
-        padded = self.rows in ("sentence", "pack") or (self.rows == "pair" and not self.end)
+        padded = self.rows in ("sentence", "pack", "piece") or (
+            self.rows == "pair" and not self.end
+        )
         return ("segments",) * padded + ("known",) * (self.rows == "pair")
 
     def __post_init__(self):

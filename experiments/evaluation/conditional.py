@@ -124,6 +124,11 @@ def windows(tokens: np.ndarray, given: np.ndarray, length: int) -> list[Pair]:
 def check_conditional(experiment: Experiment) -> None:
     """UserError for a process that has no likelihood of a continuation."""
     check_bound(experiment)
+    if experiment.process.traits.inserts:
+        raise UserError(
+            f"{type(experiment.process).__name__} has a bound of whole texts, by ddlm evaluate, but "
+            "none of a part given the rest; use a run of a process on texts of a fixed length"
+        )
     if experiment.process.traits.second_network == "energy":
         raise UserError(
             f"{type(experiment.process).__name__} has an energy over whole texts, but no "

@@ -82,8 +82,8 @@ def log_likelihood(
 def _of_continuation(run, text, num_times, seed, context) -> LogLikelihood:
     run = replace(run, experiment=sampled(run.experiment, num_times))
     pair = encode_pair(run, context, text)
-    kind = kind_of_pair(run.experiment, pair)
     nats = conditional_nats(run, [fitted(pair, run.experiment.data.length)], seed)
+    kind = kind_of_pair(run.experiment, pair)
     value, error = of_draws(nats, kind)
     size = len(pair.continuation)
     return LogLikelihood(-value[0], error[0], kind, size, count(text)[0], nats.shape[1])

@@ -12,7 +12,6 @@ import jax
 from experiments.config import Experiment
 from experiments.data.corpus import Corpus
 from experiments.data.protocols import protocol_of
-from experiments.data.text import Text
 from experiments.data.tokenizers import COUNTED
 from experiments.evaluation.breakdown import Breakdown
 from experiments.evaluation.estimators import estimator_of, is_exact, kind_of, times_per_sequence
@@ -69,11 +68,13 @@ def _known(error: float) -> float | None:
     return float(error) if math.isfinite(error) else None
 
 
-def context_of(data: Text, corpus: Corpus) -> dict:
+def context_of(experiment: Experiment, corpus: Corpus) -> dict:
     """How the text stands in sequences, what is counted, and the name of the protocol that this is."""
+    data = experiment.data
     rows = {
         "wrap": "fixed chunks of the text as it goes on, not overlapping, the shorter tail included",
         "sentence": "one document a row, longer ones in several",
+        "piece": "documents cut into rows of random length, padded",
         "pack": "whole documents packed into rows, none seeing another",
         "pair": "a prompt and its answer a row; answers alone are counted, given the prompts",
     }
@@ -84,7 +85,7 @@ def context_of(data: Text, corpus: Corpus) -> dict:
         "packed": data.rows in ("wrap", "pack"),
         "documents": data.document if data.by_documents else "file",
         "counted": COUNTED,
-        "length_given": "segments" in data.given,
+        "length_given": "segments" in data.given and not experiment.process.traits.inserts,
         "added_tokens": [token for token in (data.begin, data.end) if token],
         "bos_or_eos_counted": bool(data.begin or data.end),
     }
@@ -142,7 +143,7 @@ def make_record(
         "tokens": int(result.tokens.sum()),
         "characters": result.characters,
         **_bytes(result),
-        "context": context_of(experiment.data, corpus),
+        "context": context_of(experiment, corpus),
         "tokenizer": type(experiment.data.tokenizer).__name__,
         "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
         "unknown_tokens": corpus.unknown.get(split, 0),

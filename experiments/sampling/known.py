@@ -13,6 +13,7 @@ from experiments.errors import UserError
 from experiments.evaluation.conditional import begin_of
 from experiments.sampling.stand_in import banned_tokens, encode_alone, encode_around
 from experiments.sampling.stops import end_of
+from samplers.insertion import ANY, NOTHING, ONE
 
 
 def encode_known(
@@ -22,34 +23,49 @@ def encode_known(
     template: str | None,
     blank: str,
     begin: np.ndarray | None = None,
+    stretch: str = "",
+    grows: bool = False,
 ) -> np.ndarray:
     """(L,) int32, -1 where the model is to fill in; UserError for what cannot stand in a sample. begin:
-    tokens (n,) that stand before the text."""
+    tokens (n,) that stand before the text. grows: of texts that grow by insertion, with the signs of
+    `samplers.insertion`: a template is a whole text, and the character `stretch` any number of tokens.
+    """
     if prompt and template is not None:
         raise UserError(
             "--prompt and --template cannot be combined; put the prompt into the template"
         )
     if len(blank) != 1:
         raise UserError(f"--blank {blank!r} must be one character")
-    known = np.full(length, -1, np.int32)
+    if stretch and template is None:
+        raise UserError(f"--stretch {stretch!r} is for blanks of a template; give --template")
+    if stretch and (len(stretch) != 1 or stretch == blank):
+        raise UserError(
+            f"--stretch {stretch!r} must be one character, other than --blank {blank!r}"
+        )
+    whole = grows and template is not None
+    signs = ({stretch: ANY} if stretch else {}) | {blank: ONE if whole else ANY}
+    known = np.full(length, NOTHING if whole else ANY, np.int32)
     name, text = ("--prompt", prompt) if template is None else ("--template", template)
-    parts, blanks = _parts(text, blank) if template is not None else ([text], [])
+    parts, blanks = _parts(text, signs) if template is not None else ([text], [])
     at = 0 if begin is None else len(begin)
     known[:at] = [] if begin is None else begin
-    for tokens, gap in zip(_encode_around(tokenizer, parts, name), [*blanks, 0], strict=True):
-        if at + len(tokens) + gap > length:
+    for tokens, gap in zip(_encode_around(tokenizer, parts, name), [*blanks, []], strict=True):
+        piece = np.concatenate([tokens, np.array(gap, np.int32)])
+        if at + len(piece) > length:
             what = f"is longer than the model's {length} tokens"
             raise UserError(what, "shorten it, or raise --length", name)
-        known[at : at + len(tokens)] = tokens
-        at += len(tokens) + gap
+        known[at : at + len(piece)] = piece
+        at += len(piece)
     return known
 
 
 def written(data: Text, x0: ArrayLike, known: np.ndarray, stop: Sequence[int]) -> np.ndarray:
     """The tokens (n,) of a sample (L,) that are its text, without the stop token that ends it and what
-    stands after it; of a run of pairs, without the token before the prompt."""
+    stands after it, and the -1 after a text of any length; of a run of pairs, without the token before
+    the prompt."""
     x0 = np.asarray(x0)
-    return x0[_begin(data) : end_of(x0, known, stop)]
+    text = x0[_begin(data) : end_of(x0, known, stop)]
+    return text[text >= 0]
 
 
 def answered(data: Text, x0: ArrayLike, known: np.ndarray, stop: Sequence[int]) -> np.ndarray:
@@ -63,11 +79,11 @@ def _begin(data: Text) -> int:
     return len(begin_of(data)) if data.rows == "pair" else 0
 
 
-def _parts(text: str, blank: str) -> tuple[list[str], list[int]]:
-    """The parts of a text, and how many blanks stand after each but the last; the first and the last may
-    be empty."""
-    first, *rest = re.split(f"((?:{re.escape(blank)})+)", text)
-    return [first, *rest[1::2]], [len(run) for run in rest[::2]]
+def _parts(text: str, signs: dict[str, int]) -> tuple[list[str], list[list[int]]]:
+    """The parts of a text, and what the characters that stand for blanks between them mean; the first
+    and the last part may be empty."""
+    first, *rest = re.split(f"([{re.escape(''.join(signs))}]+)", text)
+    return [first, *rest[1::2]], [[signs[sign] for sign in run] for run in rest[::2]]
 
 
 def _encode_around(tokenizer: Tokenizer, parts: list[str], option: str) -> list[np.ndarray]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from diffusion.process import Sequential, denoising_process
 from experiments.config import Experiment
-from experiments.data.text import Text
 from experiments.errors import UserError
 from experiments.evaluation.conditional import begin_of
 from experiments.evaluation.record import precision
@@ -35,7 +34,8 @@ class Request:
     sampler: its name, with settings behind it ("Unmask order=random"). steps, grid, temperature to
     repetition: settings of the sampler; None leaves the run's. length: tokens of a sample. prompt:
     text that every sample begins with; prompts: several, of any lengths, each with samples of its own;
-    template: text with blanks, for each of which the character `blank` stands. regex: a regular
+    template: text with blanks, for each of which the character `blank` stands, and of texts that grow by
+    insertion `stretch` for any number of tokens. regex: a regular
     expression that what comes after the prompt matches as a whole, or json_schema: a JSON schema, as
     text or a dict. require: texts that every sample contains. ban: text whose tokens are never drawn.
     stop: tokens that end a sample; () is the end of a run of pairs. min_tokens: how many tokens come
@@ -54,6 +54,7 @@ class Request:
     prompts: Sequence[str] = ()
     template: str | None = None
     blank: str = "_"
+    stretch: str = ""
     regex: str | None = None
     json_schema: str | Mapping | None = None
     require: Sequence[str] = ()
@@ -105,11 +106,12 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
             f"it guides a run on the same noise: --workdir RUN --classifier {workdir} --label NAME",
         )
     experiment = _of_sampler(_changed(run.experiment, request), run, request, workdir)
+    _check_growing(experiment, request)
     stop = stop_tokens(experiment.data, request.stop, request.min_tokens)
     experiment = stopping(experiment, stop)
     run = replace(run, experiment=experiment)
     classifier = load_run(request.classifier) if request.classifier else None
-    known = _known(experiment.data, request)
+    known = _known(experiment, request)
     for row in np.atleast_2d(known):
         check_known(experiment, row)
     constraints = make_constraints(
@@ -135,8 +137,8 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
 def _tell_of_bias(experiment: Experiment) -> None:
     """Nothing; a note where the network takes known tokens for noisy ones."""
     process, sampler = experiment.process, experiment.sampler
-    if isinstance(process, Sequential) or experiment.data.rows == "pair":
-        return  # it reads no noise, or has learned from clean prompts
+    if isinstance(process, Sequential) or process.traits.inserts or experiment.data.rows == "pair":
+        return  # it reads no noise, or takes tokens as they are, or has learned from clean prompts
     biased = denoising_process(process).known_tokens == "biased"
     if biased and not any(layer.weighs_known for layer in sampler.layers):
         complain(
@@ -154,13 +156,47 @@ def _tell_of_pairs(experiment: Experiment) -> None:
         )
 
 
-def _known(data: Text, request: Request) -> np.ndarray:
+def _check_growing(experiment: Experiment, request: Request) -> None:
+    """UserError for options that do not go with texts that grow by insertion, or go with them alone."""
+    name = type(experiment.process).__name__
+    if not experiment.process.traits.inserts:
+        if request.stretch:
+            raise UserError(
+                f"--stretch {request.stretch!r}: {name} writes texts of a fixed length",
+                "leave it out, or use a run of FlexMDM (configs/sotu/flex_mdm.py)",
+            )
+        return
+    for option, given in (
+        ("--require", request.require),
+        ("--regex", request.regex),
+        ("--json-schema", request.json_schema),
+        ("--stop", request.stop),
+        ("--min-tokens", request.min_tokens),
+        ("--guidance", request.guidance != 1),
+        ("--classifier", request.classifier),
+    ):
+        if given:
+            raise UserError(
+                f"{option}: {name} inserts tokens, so that places in a text move",
+                "leave it out, or use a process on texts of a fixed length, such as MDLM",
+            )
+
+
+def _known(experiment: Experiment, request: Request) -> np.ndarray:
     """The known tokens (L,) that the request gives, or (P, L) where it gives P prompts."""
+    data = experiment.data
     begin = begin_of(data) if data.rows == "pair" else None
 
     def encoded(prompt):
         return encode_known(
-            data.tokenizer, data.length, prompt, request.template, request.blank, begin
+            data.tokenizer,
+            data.length,
+            prompt,
+            request.template,
+            request.blank,
+            begin,
+            request.stretch,
+            experiment.process.traits.inserts,
         )
 
     if not request.prompts:
@@ -240,6 +276,7 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "prompts_sha256": _digest(request.prompts),
         "template": request.template,
         "blank": request.blank if request.template is not None else None,
+        "stretch": request.stretch,
         "regex": request.regex,
         "json_schema": request.json_schema,
         "require": list(request.require),
