@@ -36,7 +36,8 @@ HERE = Path(__file__).parent
 SMALL = (
     "model.num_layers=1", "model.width=16", "model.num_heads=2", "model.condition_width=8",
     "train.batch_size=4", "train.num_steps=2", "train.log_every=1", "train.eval_every=1000",
-    "train.checkpoint_every=2", "optimizer.schedule.warmup_steps=0", "evaluation.max_sequences=4",
+    "train.checkpoint_every=2", "optimizer=AdamW", "optimizer.schedule.warmup_steps=0",
+    "evaluation.max_sequences=4",
 )  # fmt: skip
 GOLDEN = HERE / "golden"  # README.md there says what each array is
 REFERENCE = Path(os.environ.get("DDLM_REFERENCE", GOLDEN))

@@ -112,7 +112,13 @@ def test_only_a_dry_run_goes_without_a_workdir(capsys):
 
 def test_the_report_counts_what_is_left():
     experiment = load(
-        CONFIG, ["train.num_steps=40", "train.eval_every=20", "train.checkpoint_every=10"]
+        CONFIG,
+        [
+            "train.num_steps=40",
+            "train.eval_every=20",
+            "train.checkpoint_every=10",
+            "train.batch_size=32",
+        ],
     )
     run = DryRun(experiment, 1234, 10, 0, 4 * 10**9, first=2.0, step=0.5)
     assert (run.steps, run.seconds, run.tokens_per_step) == (30, 2.0 + 29 * 0.5, 32 * 128)

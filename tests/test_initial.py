@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_named_and_fresh(text, runs, tmp_path, capsys):
     settings = [f"init_from={runs / 'mdlm'}", "model.mlp_ratio=2.0", "model.mlp_bias=True"]
     assert train("mdlm", tmp_path / "run", text, *settings) == 0
     said = capsys.readouterr().out
-    assert f"arrays loaded from {runs / 'mdlm'} (8): ends/embedding, ends/head/bias, " in said
+    assert f"arrays loaded from {runs / 'mdlm'} (11): ends/embedding, ends/head/bias, " in said
     assert "\nfresh (2): layers/mlp/down/bias, layers/mlp/up/bias\n" in said
     assert "\nof another shape (2): layers/mlp/down/kernel " in said
     assert "layers/mlp/up/kernel (1, 16, 64), not (1, 16, 32)\n" in said

@@ -5,7 +5,7 @@
 The same transformer with causal attention. Its likelihood is exact, not a bound. Measured beside others
 on text8-first74M: docs/measurements.md.
 
-Measured: exact 2.076 +- 0.020 bits per character, on text8-first74M, 1200 steps.
+Measured: exact 1.537 +- 0.005 bits per character, two seeds.
 """
 
 from dataclasses import replace

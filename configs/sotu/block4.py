@@ -5,7 +5,7 @@
 A step passes twice the positions of MDLM's through the network, [z ; x0]. Other blocks: `--set
 process.block_length=16`. Measured on text8-first74M: docs/measurements.md.
 
-Measured: bound 2.826 +- 0.019 bits per character, on text8-first74M, 1200 steps.
+Measured: bound 2.103 +- 0.006 bits per character.
 """
 
 from dataclasses import replace

@@ -29,6 +29,6 @@ def get_config() -> Experiment:
         process=NoisyClassifier(mdlm.PROCESS),
         model=Classifier(num_layers=4, width=128, num_heads=4),
         data=replace(base.data, labels="period"),
-        optimizer=AdamW(WarmupCosine(peak_lr=1e-3, warmup_steps=50, decay_steps=600), beta2=0.99),
+        optimizer=AdamW(WarmupCosine(peak_lr=1e-3, warmup_steps=50, decay_steps=1000), beta2=0.99),
         train=replace(base.train, label_dropout=0.0),
     )

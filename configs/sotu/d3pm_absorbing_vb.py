@@ -4,7 +4,7 @@
 
 Only for the comparison in docs/measurements.md.
 
-Measured: bound 3.586 +- 0.010 bits per character, on text8-first74M, 800 steps.
+Measured: bound 2.498 +- 0.010 bits per character, two seeds.
 """
 
 from dataclasses import replace

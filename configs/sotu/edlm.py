@@ -27,5 +27,5 @@ def get_config() -> Experiment:
         process=EDLM(mdlm.PROCESS, candidates=4, num_steps=16),
         energy=EnergyTransformer(mdlm.MODEL),
         sampler=Ancestral(steps=16),
-        optimizer=AdamW(WarmupCosine(peak_lr=3e-4, warmup_steps=50, decay_steps=600), beta2=0.99),
+        optimizer=AdamW(WarmupCosine(peak_lr=3e-4, warmup_steps=50, decay_steps=1000), beta2=0.99),
     )

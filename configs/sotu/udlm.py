@@ -6,7 +6,7 @@ The same process as `sedd_uniform`, with a distribution of x0 in place of a free
 corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU cores.
 Figures of all methods side by side: docs/measurements.md.
 
-Measured: bound 3.881 +- 0.031 bits per character, on text8-first74M, 800 steps.
+Measured: bound 2.719 +- 0.059 bits per character, two seeds.
 """
 
 from dataclasses import replace

@@ -129,7 +129,9 @@ def draw_batch(
     return drawn.reshape(*shape, -1), known.reshape(*shape, -1), rewards
 
 
-def mean_reward(prompts: Prompts, sample: Callable, params: dict, batch: int, log: Log):
+def mean_reward(
+    prompts: Prompts, sample: Callable, params: dict, batch: int, log: Log
+) -> tuple[float, float]:
     """(mean, standard error) over prompts, of one answer to each."""
     count, values = len(prompts.rows), []
     with Progress(log, "test prompts") as progress:
