@@ -120,7 +120,7 @@ class Corpus:
         size = len(self.tokens)
         unknown = {name: sum(self.unknown.values())}
         return replace(
-            self, bounds={name: (0, size)}, sha256={name: _sha256(self.tokens)}, unknown=unknown
+            self, bounds={name: (0, size)}, sha256={name: sha256_of(self.tokens)}, unknown=unknown
         )
 
     def split_documents(self, name: str) -> Documents | None:
@@ -198,7 +198,7 @@ def write_corpus(
         "size": total,
         "bounds": bounds,
         "symbols": tokenizer.symbols,
-        "sha256": {n: _sha256(tokens[a:b]) for n, (a, b) in bounds.items()},
+        "sha256": {n: sha256_of(tokens[a:b]) for n, (a, b) in bounds.items()},
         "files": plan.words,
         "one": plan.one,
     }
@@ -323,7 +323,8 @@ def _bounds(ends: list[int], sizes: dict[str, int]) -> dict[str, tuple[int, int]
     return bounds
 
 
-def _sha256(tokens: np.ndarray) -> str:
+def sha256_of(tokens: np.ndarray) -> str:
+    """The hash of the bytes of tokens (N,), as a hexadecimal number."""
     digest = hashlib.sha256()
     for start in range(0, len(tokens), CHUNK):
         digest.update(tokens[start : start + CHUNK].tobytes())
@@ -340,7 +341,7 @@ def open_corpus(folder: Path, data: "Text", source: str) -> Corpus:
         raise ValueError("cut short")
     if tokens.nbytes <= _HASHED:
         for name, (start, stop) in described["bounds"].items():
-            if _sha256(tokens[start:stop]) != described["sha256"][name]:
+            if sha256_of(tokens[start:stop]) != described["sha256"][name]:
                 raise ValueError("changed")
     tokenizer = data.tokenizer
     if tokenizer.symbols is not None:

@@ -50,7 +50,9 @@ PROTOCOLS = {
         end="<|endoftext|>",
     ),
 }
-_FREE = ("path", "cache_dir", "tokenizer", "splits", "split_points", "labels", "label_names")
+_FREE = (
+    "path", "cache_dir", "tokenizer", "splits", "split_points", "labels", "label_names", "train_tokens",
+)  # fmt: skip
 
 
 def protocol(name: str, **settings: Any) -> Text:

@@ -20,6 +20,7 @@ from typing import Literal
 
 from experiments.data.corpus import EMBEDDED, Corpus, open_corpus, read_documents, write_corpus
 from experiments.data.labels import PERIODS, folder_names
+from experiments.data.limited import with_train_tokens
 from experiments.data.mixture import check_sources, mixed, texts_of
 from experiments.data.reading import Source, files_of, sources_of
 from experiments.data.remote import local_copy
@@ -67,6 +68,9 @@ class Text:
     how much of the rows of a batch each is, in any unit; () is in proportion to their training tokens
     (experiments.data.mixture). Each has its own splits and its own passes; all else is the same for all.
 
+    train_tokens: how many of the training tokens, of each of the sources, from their beginning; None is
+    all.
+
     labels: what sequences are labelled by, a condition of the network (experiments.data.labels); None is
     nothing. "period" is for the embedded corpus: the quarter of its addresses, in order of date.
     "folder" is for a directory: the folder below `path` that a file is in, whatever is below that;
@@ -89,6 +93,7 @@ class Text:
     splits: tuple[str, str, str] | None = None
     sources: tuple[str | None, ...] = ()
     weights: tuple[float, ...] = ()
+    train_tokens: int | None = None
 
     @property
     def by_documents(self) -> bool:
@@ -108,6 +113,11 @@ class Text:
     def __post_init__(self):
         if self.length < 1:
             raise ValueError(f"Text.length = {self.length} must be at least 1")
+        if self.train_tokens is not None and self.train_tokens < self.length:
+            raise ValueError(
+                f"Text.train_tokens = {self.train_tokens} is less than one sequence of length = "
+                f"{self.length}; raise it, or leave it out"
+            )
         check_sources(self)
         if self.sources:
             return  # each is checked by itself
@@ -196,7 +206,8 @@ def _prepare(data: Text) -> Corpus:
                 "choose another with --set data.cache_dir=DIR"
             ) from error
     _link(kept(corpus.tokenizer), folder)
-    return replace(corpus, dataset=_dataset(data))
+    limited = with_train_tokens(corpus, data.train_tokens, 2 if data.rows == "pair" else 1)
+    return replace(limited, dataset=_dataset(data))
 
 
 def _link(other: Path, folder: Path) -> None:

@@ -250,8 +250,8 @@ def estimate_parts(
 
 def of_other_text(path: str) -> tuple[str, ...]:
     """The changes of settings, as of --set, by which a run is evaluated on the text at `path`."""
-    alone = "data.sources=()", "data.weights=()"
-    return f"data.path={path}", *alone, "data.split_points=None", "data.splits=None"
+    own = "data.sources=()", "data.weights=()", "data.train_tokens=None"
+    return f"data.path={path}", *own, "data.split_points=None", "data.splits=None"
 
 
 def _check_finite(run: Run, result: Estimate, terms: dict[str, float]) -> None:

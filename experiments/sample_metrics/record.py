@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from experiments.data.interleaving import apportioned
 from experiments.data.reading import CHUNK
 from experiments.data.text import Corpus, Text, prepare
-from experiments.data.tokenizers import OutsideAlphabet
+from experiments.data.tokenizers import OutsideAlphabet, Tokenizer
 from experiments.errors import UserError
 from experiments.evaluation.units import perplexity
 from experiments.progress import Progress
@@ -154,17 +155,20 @@ def _training_text(
     else:
         tokens, split = corpus.split("train", 1), "train"
     tokenizer = corpus.tokenizer
-
-    def pieces():  # where tokens are bytes, a character that the end of a piece cuts is not recognised
-        with Progress(log, "tokens of training text") as progress:
-            for start in range(0, len(tokens), CHUNK):
-                yield tokenizer.decode(tokens[start : start + CHUNK])
-                progress(min(start + CHUNK, len(tokens)), len(tokens))
-
     characters = sum(
         tokenizer.count_characters(tokens[k : k + CHUNK]) for k in range(0, len(tokens), CHUNK)
     )
-    return pieces, {"source": corpus.source, "split": split, "characters": characters}
+    about = {"source": corpus.source, "split": split, "characters": characters}
+    return partial(pieces_of, tokens, tokenizer, log), about
+
+
+def pieces_of(tokens: np.ndarray, tokenizer: Tokenizer, log: Log) -> Iterator[str]:
+    """The text of tokens (N,), of training, in consecutive pieces. Where tokens are bytes, a character
+    that the end of a piece cuts is not recognised."""
+    with Progress(log, "tokens of training text") as progress:
+        for start in range(0, len(tokens), CHUNK):
+            yield tokenizer.decode(tokens[start : start + CHUNK])
+            progress(min(start + CHUNK, len(tokens)), len(tokens))
 
 
 def _text_at(option: str, path: str, data: Text) -> Corpus:
@@ -172,7 +176,7 @@ def _text_at(option: str, path: str, data: Text) -> Corpus:
     if not Path(path).expanduser().exists():
         raise UserError(f"{option} {path} does not exist; give a text file or a directory")
     try:
-        return prepare(replace(data, path=path, sources=(), weights=()))
+        return prepare(replace(data, path=path, sources=(), weights=(), train_tokens=None))
     except OutsideAlphabet as error:
         raise UserError(error.what, "give text in the alphabet of the run", about=option) from error
     except UserError as error:
