@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         name: (lengths, [100 * share.mean for share in shares]) for name, shares in curves.items()
     }
     image = draw_lines(
-        series, ".png", log_x=True, xlabel="characters of a match, at least",
+        series, ".png", xlabel="characters of a match, at least",
         ylabel="% of the characters in such matches",
     )  # fmt: skip
     write_atomically(out / "plot.png", image)
