@@ -26,7 +26,9 @@ def by_search(text, size, chosen):
 @pytest.fixture(scope="module")
 def texts():
     random = np.random.default_rng(0)
-    return [random.integers(0, 3, size).astype(np.uint8) for size in (300, 7, 120, 0)]
+    return [
+        random.integers(0, 3, size).astype(np.uint8) for size in (300, 7, 120, 0, 65)
+    ]  # 65: a chunk of one
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 8, 13])
