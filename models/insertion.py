@@ -2,7 +2,8 @@
 after each position, and before the first (`diffusion.flex_mdm`).
 
 A position sees those of its own segment alone, and what it does not see hardly tells it that nothing
-stands after it: the first and the last of a text are told so by a vector of their own.
+stands after it: the first and the last of a text are told so by a vector of their own. Two more tell of
+gaps that are closed, where nothing can be missing, amid text that is known.
 """
 
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ from models.transformer import Transformer
 
 
 class _Gaps(nnx.Module):
-    """(N, D) -> (N, 2), and vectors that tell the first and the last position of a text."""
+    """(N, D) -> (N, 2), and vectors that tell the first and the last position of a text, and that the
+    gap after a position, or before the first, is closed."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.out = linear(width, 2, jnp.float32, rngs, LAST, scale=0, bias=True)
-        self.first = nnx.Param(jnp.zeros((width,)))
-        self.last = nnx.Param(jnp.zeros((width,)))
+        self.told = nnx.Param(jnp.zeros((4, width)))
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,21 @@ class InsertionTransformer(Transformer):
     def roles(self):
         return super().roles() | {"gaps": roles(self._gaps)}
 
-    def features(
-        self, params, z, t, dropout_keys=None, label=None, context=None, segments=None,
-        visible=None, added=None,
-    ):  # fmt: skip
-        gaps = bind(self._gaps, params["gaps"])
+    def apply(self, params, z, t, **condition):
+        """As of `Transformer.apply`, with `gaps` besides (`features`)."""
+        return self.head(params, self.features(params, z, t, **condition))
+
+    def features(self, params, z, t, *more, segments=None, gaps=None, **condition):
+        """As of `Transformer.features`. gaps: int (B, L), 1 where tokens may be missing after a
+        position, and 2 more at the first of a text where they may be before it; None is everywhere."""
         there = jnp.ones(z.shape[:2], bool) if segments is None else segments > 0
         neighbours = jnp.pad(there, ((0, 0), (1, 1)))
         first, last = (there & ~neighbours[:, n : n + z.shape[1]] for n in (0, 2))
-        ends = first.reshape(-1, 1) * gaps.first[...][None]
-        ends = ends + last.reshape(-1, 1) * gaps.last[...][None]
-        added = ends if added is None else added + ends
-        return super().features(
-            params, z, t, dropout_keys, label, context, segments, visible, added
-        )
+        gaps = jnp.full(z.shape[:2], 3) if gaps is None else gaps
+        told = jnp.stack([first, last, there & (gaps % 2 == 0), first & (gaps < 2)], axis=-1)
+        vectors = bind(self._gaps, params["gaps"]).told[...]
+        added = told.reshape(-1, 4).astype(vectors.dtype) @ vectors
+        return super().features(params, z, t, *more, segments=segments, added=added, **condition)
 
     def head(self, params, features):
         gaps = bind(self._gaps, params["gaps"]).out(features.reshape(-1, self.width))

@@ -12,9 +12,8 @@ twice as far off at as many calls.) What does not fit into the row is left out, 
 
 Known text has three signs besides tokens: `ANY`, where nothing is known, is any number of tokens, `ONE`
 is one token, `NOTHING` is none. It stands in the state from the start, and only gaps with `ANY` in them
-grow. The network is not told which gaps are closed, and takes what is known for tokens that are anywhere
-in a text: with the exact denoiser, and all gaps open, a text is drawn with probability in proportion to
-p(x) times the number of ways in which what is known stands in it.
+grow. The network is told which; one that was trained for it (`FlexMDM.infilling`) then says what is
+missing given the known text, and the limit of many steps is p(x0 | known text) with the exact denoiser.
 """
 
 from dataclasses import dataclass
@@ -38,6 +37,12 @@ class Growing(NamedTuple):
     z: Array
     open: Array
     first: Array
+
+    @property
+    def gaps(self) -> Array:
+        """The same as `models.insertion` is told it, int (B, L)."""
+        at_first = jnp.arange(self.z.shape[1])[None] == 0
+        return self.open + 2 * (self.first & at_first).astype(jnp.int32)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Insertion(TimedSampler):
             keys, (t, s) = split(fold_in(key, number), 4), (times[number], times[number + 1])
             log_b, log_b_next = process.schedule.log1m_alpha(t), process.schedule.log1m_alpha(s)
             chance = jnp.where(s > 0, -jnp.expm1(log_b_next - log_b), 1)
-            x0, log_after, log_before = self._said(keys[0], process, model, state.z, t)
+            x0, log_after, log_before = self._said(keys[0], process, model, state, t)
             revealed = (state.z == process.mask) & (uniform(keys[1], shape) < chance)
             may = state.open & (state.z != process.absent)
             after = jnp.where(may, poisson(keys[2], chance * jnp.exp(log_after)), 0)
@@ -76,17 +81,17 @@ class Insertion(TimedSampler):
             return grown(process, state, after, jnp.where(state.first, first, 0)), None
 
         state, _ = jax.lax.scan(step, state, jnp.arange(self.steps))
-        x0, _, _ = self._said(fold_in(key, self.steps), process, model, state.z, times[-1])
+        x0, _, _ = self._said(fold_in(key, self.steps), process, model, state, times[-1])
         x0 = jnp.where(state.z == process.mask, x0, state.z)
         x0 = jnp.where(x0 == process.absent, -1, x0).astype(jnp.int32)
         return Sampled(x0, jnp.full(shape[0], self.steps + 1, jnp.int32))
 
-    def _said(self, key, process, model, z, t):
+    def _said(self, key, process, model, state, t):
         """A draw of every token, and log of how many are missing after each and before it."""
-        asked, seen = process.asked(model, z)
-        out = asked(seen, jnp.full((len(z), 1), t))
+        asked, seen = process.asked(model, state.z, state.gaps)
+        out = asked(seen, jnp.full((len(seen), 1), t))
         logits, log_after, log_before = process.read(out)
-        weights = jax.nn.one_hot(z, process.num_tokens)
+        weights = jax.nn.one_hot(state.z, process.num_tokens)
         log_p0 = self.logits_processor(jax.nn.log_softmax(logits), weights)
         return categorical(key, log_p0), log_after, log_before
 

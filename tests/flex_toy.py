@@ -64,9 +64,11 @@ class Strings:
         shape = (-1, *[1] * (values.ndim - 1))
         return (sums / np.maximum(total, 1e-300).reshape(shape))[by]
 
-    def denoiser(self, b):
-        """out (40, 3, 4) of every state: the exact log of p(token), after and before."""
-        joint = self.p[self.text] * self.weights(b)
+    def denoiser(self, b, opened=(True,) * (LONGEST + 1)):
+        """out (40, 3, 4) of every state: the exact log of p(token), after and before, where nothing is
+        missing in the gaps that are not open."""
+        closed = ((self.gaps > 0) & ~np.array(opened)).any(1)
+        joint = np.where(closed, 0, self.p[self.text] * self.weights(b))
         gaps = self.mean(self.gaps, joint, self.state)
         tokens = self.mean(np.eye(A_AND_B + 1)[self.tokens][..., :A_AND_B], joint, self.state)
         out = np.zeros((len(self.states), LONGEST, A_AND_B + 2))
@@ -99,25 +101,34 @@ class Strings:
             [number[tuple(v for v in row if v >= 0)] for row in np.asarray(x0).tolist()]
         )
 
-    def sampled(self, steps, start=(), open_gaps=None, whole=True):
+    def sampled(self, steps, start=(), open_gaps=None, whole=True, told=True):
         """The distribution over texts of `samplers.insertion` with the exact denoiser, (15,), by its
         steps from one of its states to the next, from `start`; whole: whether the last inserts all that
-        is missing, and one more call reveals it; else it inserts nothing."""
+        is missing, and one more call reveals it; else it inserts nothing. told: whether the denoiser is
+        told which gaps are open."""
         number = {z: n for n, z in enumerate(self.states)}
         distribution = {(start, open_gaps or (True,) * (len(start) + 1)): 1.0}
         for k in range(steps + whole):
             b, then = 1 - k / steps, max(1 - (k + 1) / steps, 0)
-            out, after = np.exp(self.denoiser(min(max(b, 1e-12), 1 - 1e-12))), {}
-            chance = 1 - then / b if b else 1
+            b, after, exact = min(max(b, 1e-12), 1 - 1e-12), {}, {}
+            chance = 1 - then / b
             share = chance if k < steps + whole - 1 else 0
             for (z, opened), p in distribution.items():
-                for new, q in _moves(z, opened, out[number[z]], chance, share):
+                seen = padded(opened) if told else (True,) * (LONGEST + 1)
+                if seen not in exact:
+                    exact[seen] = np.exp(self.denoiser(b, seen))
+                for new, q in _moves(z, opened, exact[seen][number[z]], chance, share):
                     after[new] = after.get(new, 0) + p * q
             distribution = after
         result = np.zeros(len(self.texts))
         for (z, _), p in distribution.items():
             result[self.texts.index(z)] += p
         return result
+
+
+def padded(opened):
+    """The open gaps of a state, and as many as there are at most, which it does not have."""
+    return (*opened, *(True,) * (LONGEST + 1 - len(opened)))
 
 
 def _moves(z, opened, out, chance, share):

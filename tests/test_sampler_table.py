@@ -119,7 +119,7 @@ def test_an_experiment_rejects_what_the_table_calls_rejected(process):
 
 
 def model_of(size):
-    def model(z, t, segments=None):
+    def model(z, t, segments=None, gaps=None):
         return jnp.zeros((*z.shape[:2], size))
 
     model.energy = lambda x, t, state=None: jnp.zeros(x.shape[0])

@@ -38,8 +38,8 @@ The effect of a known token (`--prompt`, `--template`) depends on the process:
   since at time t it was trained with noise at all positions. For `BFN`, `TwistedSMC` adds the noise.
 - *biased*: the network treats a clean token as a noisy one and trusts it too little. `TwistedSMC` is
   exact in the limit of many particles and small steps, and multiplies the number of calls.
-- *in some text*: known tokens are told to a network that takes them for tokens which stand anywhere in a
-  text, so it does not know which gaps around them are closed.
+- *by training*: the network is told where tokens may be inserted between known ones, and has learned
+  what that means if `process.infilling` is above 0; else it takes them for tokens anywhere in a text.
 - *prompt*: known tokens at the start are exact. A known token after a blank is kept, but the blank does
   not depend on it (`ddlm sample` rejects this). Within one block it does, as for the base process.
 
@@ -156,7 +156,7 @@ def _known_token(process) -> str:
     from diffusion.process import Composed, Process
 
     if process.traits.inserts:
-        return "in some text"
+        return "by training"
     if process.traits.attention_block is not None:
         inside = _known_token(process.base) if isinstance(process, Composed) else ""
         return f"prompt; in a block {inside}" if inside else "prompt"
