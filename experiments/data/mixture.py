@@ -67,7 +67,8 @@ def texts_of(data: "Text") -> Iterator["Text"]:
 @dataclass(frozen=True)
 class Mixture(Corpus):
     """Several corpora of one tokenizer. Its tokens are those of the parts, and not here: (0,). bounds
-    count as if the parts were joined, split by split.
+    count as if the parts were joined, split by split; a split that is asked for is joined in memory,
+    which training and evaluation do without.
 
     parts: the corpora; shares: of the examples, which sum to 1.
     """
