@@ -172,8 +172,7 @@ def test_what_is_asked_of_a_text_says_nothing_of_its_length():
         rows = [(edges == kind).all(1) & (text.sum(1) == 1) for kind in (starts, ends)]
         counts.append([row.sum() for row in (*rows, ~text.any(1))])
         assert len(text) < ROWS
-    for short, long in zip(*counts, strict=True):
-        assert abs(short - long) < 5 * (short + long) ** 0.5 and short > 500
+    assert counts[0] == counts[1] and min(counts[0]) > 500  # of the same draws
     states = process.corrupt(
         jax.random.key(4), jnp.zeros((ROWS, size), int), jnp.full((ROWS, 1), 0.9)
     )
