@@ -17,7 +17,9 @@ where z_t of m tokens has m + 1 gaps, g_k tokens of x0 are missing in gap k, and
 guess of their mean: `models.insertion`. There are no boundary terms: z_1 is empty. The length of a text
 is part of what is modelled, so rows are texts with padding (`RowModel.segments`), which costs nothing.
 
-The posterior of x0 goes with b^n, so it depends on the time, unlike that of MDLM: the network needs it.
+The posterior of x0 goes with b^n, so it depends on the time, unlike that of MDLM, and the network needs
+it. It puts out log(ghat_k / b): few tokens are missing where b is small, and w(t) ghat_k, with w about
+1 / b, would be large for any guess that does not fall with b.
 
 This bound, the paper's, is loose also with the exact denoiser, by what is unknown of the alignment:
 which tokens of x0 are those of z_t. Given x0 and z_t all ways in which z_t is found in x0 are alike, so
@@ -197,7 +199,7 @@ class FlexMDM(Likelihood):
         return jnp.take_along_axis(nats, jnp.argsort(state.places, axis=1), axis=1)
 
     def _averaged_nats(self, out, targets, z, t):
-        logits, log_after, log_before = self.read(out)
+        logits, log_after, log_before = self.read(out, t)
         after, before, negative_entropy = (targets[..., n] for n in range(3))
         p, tokens = jnp.split(targets[..., 3:], 2, axis=-1)
         log_p = jax.nn.log_softmax(logits)
@@ -206,10 +208,11 @@ class FlexMDM(Likelihood):
         gaps = gap_loss(after, log_after) + gap_loss(before, log_before)
         return masked_weight(self.schedule, t) * (jnp.where(z == self.mask, token, 0) + gaps)
 
-    def read(self, out: Array) -> tuple[Array, Array, Array]:
+    def read(self, out: Array, t: Array) -> tuple[Array, Array, Array]:
         """Logits (B, L, V) of the token at each position; log of how many tokens are missing after each,
-        and before it, (B, L), which is meant at the first."""
-        return out[..., : self.mask], out[..., self.mask], out[..., self.mask + 1]
+        and before it, (B, L), which is meant at the first; t: (B, 1) or (B, L)."""
+        log_b = self.schedule.log1m_alpha(t)
+        return out[..., : self.mask], log_b + out[..., self.mask], log_b + out[..., self.mask + 1]
 
     def state_loss(self, model: Model, state: Aligned, t: Array) -> Array:
         """(B, L) nats: the integrand of the bound at time t (B, 1), in the places of x0. What a gap
@@ -222,7 +225,7 @@ class FlexMDM(Likelihood):
         return jnp.take_along_axis(nats, jnp.argsort(state.places, axis=1), axis=1)
 
     def _nats(self, out, targets, z, t):
-        logits, log_after, log_before = self.read(out)
+        logits, log_after, log_before = self.read(out, t)
         tokens, after, before = (targets[..., n] for n in range(3))
         masked = (z == self.mask) & (tokens >= 0)
         token = jax.nn.logsumexp(logits, axis=-1) - gather_last(logits, jnp.maximum(tokens, 0))

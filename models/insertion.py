@@ -32,7 +32,7 @@ class _Gaps(nnx.Module):
 class InsertionTransformer(Transformer):
     """A `Transformer` with the same settings and two more numbers out: `out` is (B, L, V + 2), after the
     logits log of the expected number of tokens that are missing after the position, and before it, which
-    is meant at the first of a text.
+    is meant at the first of a text, each over 1 - alpha(t).
 
     The rest of its parameters are a `Transformer`'s, so that it can begin with a trained one's.
     """

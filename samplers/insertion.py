@@ -89,8 +89,8 @@ class Insertion(TimedSampler):
     def _said(self, key, process, model, state, t):
         """A draw of every token, and log of how many are missing after each and before it."""
         asked, seen = process.asked(model, state.z, state.gaps)
-        out = asked(seen, jnp.full((len(seen), 1), t))
-        logits, log_after, log_before = process.read(out)
+        t = jnp.full((len(seen), 1), t)
+        logits, log_after, log_before = process.read(asked(seen, t), t)
         weights = jax.nn.one_hot(state.z, process.num_tokens)
         log_p0 = self.logits_processor(jax.nn.log_softmax(logits), weights)
         return categorical(key, log_p0), log_after, log_before

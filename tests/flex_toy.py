@@ -65,8 +65,8 @@ class Strings:
         return (sums / np.maximum(total, 1e-300).reshape(shape))[by]
 
     def denoiser(self, b, opened=(True,) * (LONGEST + 1)):
-        """out (40, 3, 4) of every state: the exact log of p(token), after and before, where nothing is
-        missing in the gaps that are not open."""
+        """out (40, 3, 4) of every state: the exact log of p(token), and of what is missing after and
+        before over b; nothing is in the gaps that are not open."""
         closed = ((self.gaps > 0) & ~np.array(opened)).any(1)
         joint = np.where(closed, 0, self.p[self.text] * self.weights(b))
         gaps = self.mean(self.gaps, joint, self.state)
@@ -74,8 +74,8 @@ class Strings:
         out = np.zeros((len(self.states), LONGEST, A_AND_B + 2))
         with np.errstate(divide="ignore"):
             out[self.state, :, :A_AND_B] = np.maximum(np.log(tokens), -1e30)
-            out[self.state, :, A_AND_B] = np.log(np.maximum(gaps[:, 1:], 1e-300))
-            out[self.state, :, A_AND_B + 1] = np.log(np.maximum(gaps[:, :1], 1e-300))
+            out[self.state, :, A_AND_B] = np.log(np.maximum(gaps[:, 1:], 1e-300) / b)
+            out[self.state, :, A_AND_B + 1] = np.log(np.maximum(gaps[:, :1], 1e-300) / b)
         return out
 
     def excess(self, b):
@@ -117,7 +117,7 @@ class Strings:
                 seen = padded(opened) if told else (True,) * (LONGEST + 1)
                 if seen not in exact:
                     exact[seen] = np.exp(self.denoiser(b, seen))
-                for new, q in _moves(z, opened, exact[seen][number[z]], chance, share):
+                for new, q in _moves(z, opened, exact[seen][number[z]], chance, b * share):
                     after[new] = after.get(new, 0) + p * q
             distribution = after
         result = np.zeros(len(self.texts))
