@@ -14,6 +14,8 @@ import ddlm
 from experiments import cli
 from experiments.data.tokenizers import LETTERS, Letters27
 from experiments.errors import UserError
+from experiments.run import load_run
+from experiments.sample_metrics import sample_quality
 from experiments.sampling.known import encode_known
 from samplers.insertion import ANY, NOTHING, ONE
 
@@ -100,3 +102,9 @@ def test_other_processes_and_networks_say_so(workdir, rejected):
         ddlm.FlexMDM(schedule=ddlm.Linear(1e-3))
     with pytest.raises(UserError, match="but none of a part given the rest"):
         ddlm.load(workdir).log_likelihood("we", context="the ")
+
+
+def test_samples_of_different_lengths_are_not_compared_token_by_token(workdir, monkeypatch):
+    monkeypatch.setattr(sample_quality, "autoregressive_run", load_run)
+    with pytest.raises(UserError, match="run writes texts of different lengths; draw them with"):
+        sample_quality.measure([str(workdir)], str(workdir), print)

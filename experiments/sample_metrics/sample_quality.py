@@ -45,6 +45,11 @@ def measure(
     for name, run in runs.items():
         if run.experiment.data.tokenizer != scorer.experiment.data.tokenizer:
             raise UserError(f"{name} was trained on another alphabet than the scorer")
+        if run.experiment.process.traits.inserts:
+            raise UserError(
+                f"{name} writes texts of different lengths; draw them with ddlm sample --out and "
+                "compare them with ddlm quality"
+            )
     data = scorer.experiment.data
     corpus = prepare(data)
     text = spread(corpus.split("validation", data.length), data.length, num)
