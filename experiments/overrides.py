@@ -102,6 +102,7 @@ def _of_another_part(config: Any, path: str) -> str:
         options = [c for c in choices(hint, type(config)) if setting in annotations(c)]
         if not dataclasses.is_dataclass(config) or setting not in annotations(type(config)):
             classes = " or ".join(f"{part}={c.__name__}" for c in options[:3])
+            classes += " or others" * (len(options) > 3)
             return classes and f"it is a setting of {classes}"
     return ""
 

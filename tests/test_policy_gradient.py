@@ -137,6 +137,9 @@ def test_a_run_is_tuned_and_continued_by_the_command(base, capsys):
     more = ["--reward", str(reward), "--kl", "0.1", "--set", "optimizer.schedule.peak_lr=0.01"]
     assert tuned(base, "parts", 1, *more) == tuned(base, "parts", 3, *more) == 0
     assert "continuing after step 1" in capsys.readouterr().out
+    assert tuned(base, "parts", 4, *more, "--estimate", "one_step") == 2
+    assert "rewarded otherwise: estimate " in capsys.readouterr().err
+    assert tuned(base, "parts", 4, *more[2:]) == 2 and "reward_sha256" in capsys.readouterr().err
     assert tuned(base, "whole", 3, *more) == 0
     said = capsys.readouterr().out
     assert "reward before: -" in said and "reward after: -" in said
@@ -168,6 +171,12 @@ def test_what_cannot_be_rewarded_is_told_in_a_line(base, tmp_path, capsys):
         assert cli.guarded("studies.policy_gradient", [*options, *more]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert cli.guarded("studies.policy_gradient", ["--run", str(base / "base")]) == 2
+    nothing = tmp_path / "nothing.py"
+    nothing.write_text("def reward(prompt, answer, reference):\n    return float('nan')\n")
+    assert (
+        tuned(base, "nothing", 1, "--reward", str(nothing)) == 2 and not (base / "nothing").exists()
+    )
+    assert tuned(base, "nothing", 1, "--set", "train.num_steps=3") == 2
     for text, message in (
         ("x = 1", "must define reward"),
         ("def reward(prompt, answer, reference):\n    return float('nan')", "must be finite"),

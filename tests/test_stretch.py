@@ -104,6 +104,13 @@ def test_other_processes_and_networks_say_so(workdir, rejected):
         ddlm.load(workdir).log_likelihood("we", context="the ")
 
 
+def test_no_sampler_of_it_keeps_frames(workdir):
+    with pytest.raises(
+        UserError, match="keeps no frames for --trace and --watch; none of FlexMDM does"
+    ):
+        ddlm.load(workdir).frames()
+
+
 def test_samples_of_different_lengths_are_not_compared_token_by_token(workdir, monkeypatch):
     monkeypatch.setattr(sample_quality, "autoregressive_run", load_run)
     with pytest.raises(UserError, match="run writes texts of different lengths; draw them with"):

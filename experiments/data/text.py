@@ -298,8 +298,8 @@ def _files(data: Text) -> tuple[Path, list[tuple[str, Path]], str]:
     path = Path(data.path).expanduser()
     if not path.exists():
         raise UserError(
-            f"data.path {data.path} does not exist; give a text file or a directory with "
-            "--set data.path=PATH"
+            f"data.path {data.path} does not exist; give a text file or a directory (in data.path, or "
+            "each in data.sources)"
         )
     name = path.resolve().name if path.is_dir() else path.name
     root = path if path.is_dir() or path.is_file() else _from_pipe(data, path)

@@ -102,10 +102,11 @@ def sample_run(
     each batch, and after each step of a slow one, as if it drew its samples one after another. segments:
     (P, L), 0 where the rows have padding, None where they have none."""
     if trace and not run.experiment.sampler.keeps_frames:
-        raise UserError(
-            f"sampler {type(run.experiment.sampler).__name__} keeps no frames for --trace and --watch; "
-            "use one that works on the whole sequence, such as Ancestral or FirstHitting"
-        )
+        advice = "use one that works on the whole sequence, such as Ancestral or FirstHitting"
+        if run.experiment.process.traits.inserts:
+            advice = f"none of {type(run.experiment.process).__name__} does"
+        name = type(run.experiment.sampler).__name__
+        raise UserError(f"sampler {name} keeps no frames for --trace and --watch; {advice}")
     if start >= num:
         return  # nothing is left to draw, so nothing is compiled
     shards = batch_shards(run.mesh)

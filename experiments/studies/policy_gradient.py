@@ -75,6 +75,8 @@ def main(arguments: list[str]) -> None:
         raise UserError("--answers 1: an answer is compared with others to its prompt; give 2")
     if not args.measure and not args.workdir:
         raise UserError("--workdir is missing; name the run to make, or --measure")
+    if any(setting.startswith("train.num_steps") for setting in args.set):
+        raise UserError("--set train.num_steps: how many steps there are is --iterations")
     plan = Plan(
         Estimate(args.estimate, args.num_times, args.shared),
         args.iterations,

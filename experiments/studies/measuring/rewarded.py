@@ -2,7 +2,8 @@
 
 import runpy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ class Plan:
     test: int = 256
     save_every: int = 50
 
+    def described(self) -> dict:
+        """What decides the steps: all but how many there are, and what is told and kept of them."""
+        told = ("iterations", "test", "save_every")
+        return {name: value for name, value in asdict(self).items() if name not in told}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -58,6 +64,7 @@ class Task:
     run: Run
     corpus: Corpus
     reward: Reward
+    reward_sha256: str | None
 
     def prompts(self, split: str, most: int | None = None) -> Prompts:
         """Those of a split, all or at most so many at equal distances."""
@@ -80,7 +87,9 @@ def opened(
     experiment = with_steps(experiment, steps) if steps else experiment
     log(f"{workdir}: {type(experiment.process).__name__}, step {run.step}")
     run = replace(run, experiment=replace(experiment, init_from=""))
-    return Task(run, prepare(experiment.data), read_reward(reward) if reward else exact)
+    function = read_reward(reward) if reward else exact
+    digest = sha256(Path(reward).read_bytes()).hexdigest() if reward else None
+    return Task(run, prepare(experiment.data), function, digest)
 
 
 def exact(prompt: str, answer: str, reference: str) -> float:
@@ -150,7 +159,8 @@ def mean_reward(
 def train(task: Task, plan: Plan, workdir: Path, log: Log) -> None:
     """Nothing; the run in `workdir` is trained to the end of the plan, from where it is."""
     run, training, test = task.run, task.prompts("train"), task.prompts("test", plan.test)
-    experiment = run.experiment
+    of_run = replace(run.experiment.train, num_steps=plan.iterations)
+    experiment = replace(run.experiment, train=of_run)
     check_workdir(workdir, experiment)
     update, optimizer = make_update(experiment, plan.estimate, plan.kl, run.params)
     sample, batch = training.sampler(), plan.prompts * plan.answers
@@ -162,6 +172,7 @@ def train(task: Task, plan: Plan, workdir: Path, log: Log) -> None:
     meta = {
         "config": encode(experiment),
         "data": {"source": task.corpus.source, "train_sha256": task.corpus.sha256["train"]},
+        "rewarded": plan.described() | {"reward_sha256": task.reward_sha256},
         "version": version("ddlm"),
     }
 
@@ -169,15 +180,16 @@ def train(task: Task, plan: Plan, workdir: Path, log: Log) -> None:
         value, error = mean_reward(test, sample, params, batch, log)
         return f"{value:.3f} +- {error:.3f} over {len(test.rows):,} test prompts"
 
+    log(f"reward before: {tested(run.params)}")  # where a reward fails, nothing is written yet
     with one_writer(workdir, log):
         claim(workdir, experiment)
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             start = checkpoints.latest() or 0
             if start:
+                _check_same(checkpoints.meta(start).get("rewarded"), meta["rewarded"], workdir)
                 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
                 state = checkpoints.restore(start, like)
             log(f"continuing after step {start}" if start else "starting")
-            log(f"reward before: {tested(run.params)}")
             told = Progress(log, "iterations")
             with Metrics(workdir, start, log) as metrics, told as progress:
                 for iteration in range(start, plan.iterations):
@@ -193,7 +205,23 @@ def train(task: Task, plan: Plan, workdir: Path, log: Log) -> None:
                         )
                     progress(done - start, plan.iterations - start)
             log(f"reward after: {tested(state['ema'])}")
-    log(f"trained to step {plan.iterations}; now: ddlm score --workdir {workdir}")
+    log(f"trained to step {int(state['step'])}; now: ddlm score --workdir {workdir}")
+
+
+def _check_same(stored: dict | None, asked: dict, workdir: Path) -> None:
+    """Nothing; UserError where the run in `workdir` was not rewarded as is asked now."""
+    if stored == asked:
+        return
+    stored = stored or {}
+    changed = [
+        f"{name} {stored.get(name)} -> {value}"
+        for name, value in asked.items()
+        if stored.get(name) != value
+    ]
+    raise UserError(
+        f"workdir {workdir} holds a run that was rewarded otherwise: {', '.join(changed)}; give the "
+        "same options and reward, or another --workdir"
+    )
 
 
 ESTIMATES = (
