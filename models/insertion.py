@@ -51,7 +51,16 @@ class InsertionTransformer(Transformer):
         """As of `Transformer.apply`, with `gaps` besides (`features`)."""
         return self.head(params, self.features(params, z, t, **condition))
 
-    def features(self, params, z, t, *more, segments=None, gaps=None, **condition):
+    def features(
+        self,
+        params: dict,
+        z: Array,
+        t: Array,
+        *more: Array | None,
+        segments: Array | None = None,
+        gaps: Array | None = None,
+        **condition: Array | None,
+    ) -> Array:
         """As of `Transformer.features`. gaps: int (B, L), 1 where tokens may be missing after a
         position, and 2 more at the first of a text where they may be before it; None is everywhere."""
         there = jnp.ones(z.shape[:2], bool) if segments is None else segments > 0

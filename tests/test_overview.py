@@ -110,7 +110,7 @@ def test_no_config_is_one_line(capsys):
 
 def test_measured_results_are_those_of_the_measurements():
     text = (ROOT / "docs" / "measurements.md").read_text()
-    pairs = re.findall(r"(\d\.\d{3,4})(?: \+- | \| )(\d\.\d{3,4})", text)
+    pairs = re.findall(r"(?=\b(\d\.\d{3,4})(?: \+- | \| )(\d\.\d{3,4}))", text)
     stated = {(f"{float(a):.3f}", f"{float(b):.3f}") for a, b in pairs}
     measured = {c.path: c.measured for c in configs() if c.measured}
     assert len(measured) > 10

@@ -8,7 +8,7 @@ cross-entropy, which is no bound; `evaluate` computes the bound by solving the O
 costs some hundred network calls a sequence: `evaluate --max-sequences 256`. `--set sampler=Ancestral`
 takes the stochastic bridge in place of the ODE. Figures: docs/measurements.md.
 
-Measured: bound 3.204 +- 0.010 bits per character.
+Measured: bound 2.937 +- 0.022 bits per character, 64 sequences.
 """
 
 from dataclasses import replace

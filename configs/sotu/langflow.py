@@ -7,7 +7,7 @@ says), `process.self_conditioning=0`, `process.schedule=LinearLogSNR`. Embedding
 Plaid's; the published noise, of 768 numbers and 50,257 tokens, is moved to where 27 letters are told
 apart. On the embedded corpus, with mdlm.py's model (and the time) and budget.
 
-Measured: bound 2.720 +- 0.032 bits per character.
+Measured: bound 2.712 +- 0.033 bits per character, three seeds.
 """
 
 from dataclasses import replace
