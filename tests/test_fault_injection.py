@@ -187,7 +187,7 @@ def signalled(monkeypatch, name, owner, workdir, call=1):
 def test_sigterm_in_an_evaluation_saves_at_once_and_the_continuation_evaluates(
     straight, tmp_path, monkeypatch, call, step
 ):
-    said = signalled(monkeypatch, "estimate", monitor, tmp_path, call)
+    said = signalled(monkeypatch, "estimate_parts", monitor, tmp_path, call)
     assert f"after step {step}, which is saved" in said
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest() == step and checkpoints.meta(step)["evaluation_pending"]

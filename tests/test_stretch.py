@@ -84,6 +84,7 @@ def test_signs_of_a_template(template, stretch, known):
         ({"prompt": "we", "stretch": "*"}, "--stretch '\\*' is for blanks of a template"),
         ({"require": ["we"]}, "--require: FlexMDM inserts tokens"),
         ({"stop": ["e"]}, "--stop: FlexMDM inserts tokens"),
+        ({"template": "we pe", "stretch": "*"}, r"--stretch '\*' does not stand in the template"),
         ({"sampler": "Ancestral"}, "Ancestral does not support process FlexMDM"),
         ({"changes": ("data.rows=pack",)}, "a row of FlexMDM is one text"),
     ],

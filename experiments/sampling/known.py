@@ -42,6 +42,11 @@ def encode_known(
         raise UserError(
             f"--stretch {stretch!r} must be one character, other than --blank {blank!r}"
         )
+    if stretch and stretch not in (template or ""):
+        raise UserError(
+            f"--stretch {stretch!r} does not stand in the template; put it where any number of tokens "
+            "may be missing, or leave it out"
+        )
     whole = grows and template is not None
     signs = ({stretch: ANY} if stretch else {}) | {blank: ONE if whole else ANY}
     known = np.full(length, NOTHING if whole else ANY, np.int32)
