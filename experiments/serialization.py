@@ -94,6 +94,11 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(option) for option in options)
     if hint is type(None):
         return "None"
+    if typing.get_origin(hint) is tuple:
+        kinds = [describe(option) for option in options if option is not Ellipsis]
+        count = 2 if Ellipsis in options else len(kinds)
+        form = ", ".join(f'"{n}"' if "str" in kinds[0] else str(n) for n in range(1, count + 1))
+        return f"a tuple of {', '.join(kinds)}, in the form ({form})"
     return hint.__name__ if isinstance(hint, type) and not options else str(hint)
 
 
