@@ -91,7 +91,10 @@ def test_override_of_every_kind():
         ("model.width=33", ["multiple"]),
         ("train.num_steps", ["expected PATH=VALUE"]),
         ("data.sources=a", ['expected a tuple of str or None, in the form ("1", "2")']),
-        ("data.split_points=1", ["expected a tuple of int, int, int, in the form (1, 2, 3) or None"]),
+        (
+            "data.split_points=1",
+            ["expected a tuple of int, int, int, in the form (1, 2, 3) or None"],
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(item, words):
