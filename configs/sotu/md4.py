@@ -6,7 +6,7 @@ The process is MDLM's; the schedule changes the variance of the loss and not the
 embedded corpus, with mdlm.py's model (and the time) and budget: about five minutes on two CPU
 cores. Figures of all methods side by side: docs/measurements.md.
 
-Measured: bound 3.870 +- 0.017 bits per character, on text8-first74M, 800 steps.
+Measured: bound 2.588 +- 0.009 bits per character.
 """
 
 from dataclasses import replace

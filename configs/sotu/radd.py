@@ -5,6 +5,8 @@
 mdlm.py's model and budget with another of RADD's four losses, which are equal in the mean:
 `--set process.objective=lambda_dce`, `t_dce` or `t_dse` for the others. About four minutes on two CPU
 cores.
+
+Measured: bound 2.418 +- 0.009 bits per character.
 """
 
 from dataclasses import replace
