@@ -42,7 +42,7 @@ def encode_known(
         raise UserError(
             f"--stretch {stretch!r} must be one character, other than --blank {blank!r}"
         )
-    if stretch and stretch not in (template or ""):
+    if stretch and template and stretch not in template:
         raise UserError(
             f"--stretch {stretch!r} does not stand in the template; put it where any number of tokens "
             "may be missing, or leave it out"
