@@ -21,11 +21,10 @@ from samplers.insertion import Insertion
 
 def get_config() -> Experiment:
     base = mdlm.get_config()
-    network = vars(mdlm.MODEL) | {"time_conditioning": True}
     return replace(
         base,
         process=FlexMDM(infilling=0.5),
-        model=InsertionTransformer(**network),
+        model=replace(InsertionTransformer(**vars(mdlm.MODEL)), time_conditioning=True),
         data=replace(base.data, length=64, rows="piece"),
         sampler=Insertion(steps=64),
         train=replace(base.train, batch_size=32),
