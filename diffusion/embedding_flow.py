@@ -108,6 +108,12 @@ class ArgmaxLogSNR(LogSNR):
 
 
 @functools.lru_cache
+def argmax_log_snr(vocab_size: int | None, eps: float) -> "ArgmaxLogSNR":
+    """The schedule, made and checked once: `FLM` asks for it at each use."""
+    return ArgmaxLogSNR(vocab_size, eps)
+
+
+@functools.lru_cache
 def _clock(vocab_size, eps):
     """(t, gamma), 400 each and rising, of `ArgmaxLogSNR`."""
     shift = math.log(vocab_size)
@@ -162,4 +168,4 @@ class FLM(CrossEntropyFlow):
     @property
     def schedule(self) -> ArgmaxLogSNR:
         """That of the vocabulary."""
-        return ArgmaxLogSNR(self.vocab_size, self.eps)
+        return argmax_log_snr(self.vocab_size, self.eps)

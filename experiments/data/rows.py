@@ -74,9 +74,8 @@ def make_pieces(tokens: np.ndarray, starts: np.ndarray, length: int) -> Rows:
     """Rows of 1 to `length` tokens, padded: documents that begin at starts (D + 1,), cut into pieces of
     sizes that are drawn evenly, always the same for a text."""
     first, last = int(starts[0]), int(starts[-1])
-    enough = 100 + 5 * (last - first) // (
-        2 * length
-    )  # their sum exceeds the text by many deviations
+    # The sum of so many exceeds the text by many deviations.
+    enough = 100 + 5 * (last - first) // (2 * length)
     draws = np.random.default_rng(0).integers(1, length, enough, endpoint=True)
     cuts = first + np.cumsum(draws)
     begins = np.union1d(starts[:-1], cuts[cuts < last])
