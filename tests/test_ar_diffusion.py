@@ -109,6 +109,7 @@ def jointly(process):
     return nats
 
 
+@pytest.mark.representatives()
 @pytest.mark.usefixtures("optimized")
 def test_the_bound_in_two_steps_is_that_of_the_sampler():
     """At least the cross entropy of what it draws, whose last call draws the tokens; less than with a

@@ -104,6 +104,7 @@ def test_cached_samples_are_those_without_a_cache(network):
     assert len(np.unique(cached, axis=0)) == 6
 
 
+@pytest.mark.representatives("2-False", "3-True")
 @pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_decoding_block_by_block_gives_the_outputs_of_one_pass(size, timed):

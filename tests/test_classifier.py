@@ -142,7 +142,7 @@ def sample(runs, capsys):
     return run
 
 
-@pytest.mark.representatives("options0", "bfn")
+@pytest.mark.representatives("bfn")
 @pytest.mark.parametrize(
     "name, options",
     [

@@ -91,6 +91,7 @@ def evaluated(experiment, params, tokens, step=0):
     return float(loss.mean())
 
 
+@pytest.mark.representatives("gpt2", "sedd")
 @pytest.mark.parametrize("family", ["gpt2", "mdlm", "dream", "sedd_uniform", "bd3lm_a"])
 def test_the_first_loss_of_an_imported_run_is_that_of_evaluation(family, tmp_path):
     run = load_run(str(imported(family, tmp_path)))

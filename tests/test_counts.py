@@ -195,6 +195,7 @@ def test_embeddings_of_one_token_are_numbers():
 # The commands
 
 
+@pytest.mark.representatives("content0")
 @pytest.mark.parametrize(
     "content, characters, not_text",
     [(b"\x80\x81" * 100, 0, 10), (b"the st\xff" * 60, 18, 3), ("é" * 100, 5, 0)],

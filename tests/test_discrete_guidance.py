@@ -137,6 +137,7 @@ def test_how_many_states_are_classified_at_once_changes_nothing():
         np.testing.assert_allclose(other, values[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.representatives("udlm")
 @pytest.mark.parametrize("process", [MDLM(3), UDLM(3)], ids=["mdlm", "udlm"])
 def test_strength_0_is_the_unguided_sampler_bit_for_bit(process):
     _, free = pair(process)
@@ -264,6 +265,7 @@ def test_a_transform_of_a_guided_step_and_impossible_intervals_are_rejected():
         MixedPosteriors(process, None, None, 1.0, (0.5, 0.2))
 
 
+@pytest.mark.representatives("False")
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_classifier_guides_within_its_interval_of_times_row_by_row(exact, x64):
     process, calls = UDLM(3), []

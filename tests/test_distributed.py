@@ -52,7 +52,7 @@ def one(tmp_path_factory):
 
 
 # In the first mesh each process has half of the rows, in the second both have all of them.
-@pytest.mark.representatives("2-mesh0")
+@pytest.mark.representatives()
 @pytest.mark.parametrize(
     "devices, mesh", [(2, ["mesh.tensor=2"]), (1, ["mesh.fsdp=1", "mesh.tensor=2"])]
 )
@@ -92,6 +92,7 @@ def begin(pair, lines):
     raise AssertionError(pair.wait())
 
 
+@pytest.mark.representatives()
 def test_one_signal_stops_both_one_kill_ends_both_and_what_is_lost_of_one_is_set_aside(tmp_path):
     often = ("train.num_steps=1000000", "train.eval_every=1000000", "train.checkpoint_every=20")
     with together(tmp_path, *often) as pair:
@@ -148,6 +149,7 @@ def test_what_saves_nothing_ends_at_a_signal():
         assert pair.processes[0].wait(timeout=30) == -signal.SIGTERM
 
 
+@pytest.mark.representatives()
 def test_processes_that_differ_reject_to_begin(tmp_path):
     other = training(tmp_path / "run", "train.seed=1", "process.schedule=Cosine")
     codes, said, errors = both(training(tmp_path / "run"), second=[other])

@@ -142,6 +142,7 @@ CASES = {
 }
 
 
+@pytest.mark.representatives("two", "samples")
 @pytest.mark.parametrize("name", CASES)
 def test_bound_is_one_on_the_exact_distribution_of_the_sampler(name, toy):
     """For every sequence, also where the energy is bad (here the exact one turned round)."""
@@ -165,6 +166,7 @@ def test_distribution_of_the_samples_is_the_enumerated_one(toy):
         assert_distribution(counts, exact_distribution(toy, networks, process, STEPS))
 
 
+@pytest.mark.representatives()
 @pytest.mark.usefixtures("optimized")
 def test_a_good_energy_brings_distribution_and_bound_nearer_to_the_data(toy):
     """In the mean over the data: H(p) < bound with more candidates < bound with fewer < the base's."""
@@ -186,6 +188,7 @@ def test_a_good_energy_brings_distribution_and_bound_nearer_to_the_data(toy):
     assert abs(mean @ toy.p - means[0]) < 5 * noise + 1e-4
 
 
+@pytest.mark.representatives()
 @pytest.mark.usefixtures("optimized")
 def test_more_samples_tighten_the_bound(toy):
     networks = Networks(toy)

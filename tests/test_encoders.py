@@ -50,6 +50,7 @@ def inputs(model, rows=4, length=10):
     return params_of(model), z, jnp.full((rows, 1), 0.4)
 
 
+@pytest.mark.representatives("modernbert")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_text_that_is_packed_comes_out_as_alone(name):
     model = NETWORKS[name]
@@ -80,6 +81,7 @@ def test_the_window_is_of_so_many_positions_to_each_side():
     assert np.abs(everything - out).max() > 1e-3
 
 
+@pytest.mark.representatives("modernbert")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_scan_remat_and_attention_forms_agree(name):
     model = replace(NETWORKS[name], dropout=0.3)
@@ -222,6 +224,7 @@ print("equal")
 """
 
 
+@pytest.mark.representatives()
 def test_meshes_compute_the_same():
     env = on_devices(8) | {"PYTHONPATH": os.pathsep.join([*sys.path])}
     done = subprocess.run(

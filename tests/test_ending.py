@@ -45,6 +45,7 @@ def network_of(process):
     return Network(model, params)
 
 
+@pytest.mark.representatives("blocks", "left_to_right")
 @pytest.mark.parametrize("name", CASES)
 def test_the_text_up_to_the_end_is_that_of_sampling_on_whoever_stands_beside_it(name):
     process, sampler = CASES[name]

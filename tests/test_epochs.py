@@ -79,6 +79,7 @@ def study(text, tmp_path_factory):
     return words, folder / "w", trained
 
 
+@pytest.mark.representatives()
 def test_the_study_trains_each_method_and_evaluates_it_at_each_number_of_epochs(study, capsys):
     words, workdir, trained = study
     names = ("sotu-mdlm", "sotu-autoregressive")

@@ -252,6 +252,7 @@ def test_signals_leave_handlers_as_they_were_and_a_busy_run_only_notes():
 # Kills
 
 
+@pytest.mark.representatives()
 def test_killed_at_any_moment_nothing_committed_is_lost(tmp_path):
     settings = [*TINY, "train.log_every=1", "train.checkpoint_every=5", "train.eval_every=100"]
     counts = kill_often(SMOKE, tmp_path, settings, kills=2, seed=2, log=print)

@@ -91,6 +91,7 @@ def test_a_masked_process_is_charged_the_rate_of_its_reveals(toy, schedule):
     assert (error < 0.1 * expected).all() and expected.max() > 1.1 * expected.min()
 
 
+@pytest.mark.representatives("SEDD1", "MDLM")
 @pytest.mark.parametrize(
     "process",
     [

@@ -36,9 +36,7 @@ ENDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.representatives(
-    "Posterior", "Tweedie", "TauLeaping", "BFN", "ODE", "Plaid", "Difformer"
-)
+@pytest.mark.representatives("Tweedie", "BFN", "ODE", "Plaid")
 @pytest.mark.parametrize("sampler, process", ENDS, ids=lambda v: repr(v)[:45])
 def test_frames_end_in_the_sample(sampler, process):
     """Also where rates have not been followed to the end, and where a schedule leaves noise at t = 0."""

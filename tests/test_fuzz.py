@@ -124,6 +124,7 @@ def test_checkpoint_record_of_another_form_is_rejected(change, trained, tmp_path
     Checkpoints(path.parent.parent).best()
 
 
+@pytest.mark.representatives()
 def test_damaged_checkpoint_says_one_line_and_no_more(
     trained, tmp_path, rejected, capfd, monkeypatch
 ):

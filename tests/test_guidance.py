@@ -248,6 +248,7 @@ LABELS = Transformer(
 )
 
 
+@pytest.mark.representatives("process0")
 @pytest.mark.parametrize(
     "process, sampler",
     [(BlockDiffusion(MDLM(5), 2), BlockByBlock(Ancestral(2))), (Autoregressive(5), LeftToRight())],

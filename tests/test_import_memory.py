@@ -16,6 +16,7 @@ from experiments.studies.import_memory import measured, write_checkpoint
 LARGE = 60_000_000  # bytes of bfloat16; twice as many in float32
 
 
+@pytest.mark.representatives()
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_an_import_holds_less_than_one_copy_of_the_model(tmp_path):
     """Beside what the import of one of 2 % of its size takes: Python, jax and orbax."""

@@ -43,7 +43,7 @@ def conditional(toy, given=GIVEN):
     return np.where(agrees, toy.p, 0) / toy.p[agrees].sum()
 
 
-@pytest.mark.representatives("uniform")
+@pytest.mark.representatives()
 @pytest.mark.parametrize("name", ["uniform", "bfn", "masked"])
 @pytest.mark.usefixtures("optimized")
 def test_particles_approach_the_conditional_distribution(name, toy):

@@ -151,6 +151,7 @@ def test_block_diffusion_goes_beyond_the_length_it_was_trained_on(runs, capsys):
     assert len(line) == 4 + 41
 
 
+@pytest.mark.representatives()
 def test_few_steps_and_gradient_noise_measure_runs(runs, tmp_path, monkeypatch, capsys):
     where = [w for name in ("block4", "autoregressive") for w in ("--workdir", str(runs / name))]
     scorer = ["--scorer", str(runs / "autoregressive"), "--out", str(tmp_path)]

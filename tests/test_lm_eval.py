@@ -45,6 +45,7 @@ REQUESTS = asked(
 )  # fmt: skip
 
 
+@pytest.mark.representatives()
 def test_an_exact_likelihood_is_that_of_the_whole_less_that_of_the_context(runs):
     run = runs["autoregressive"]
     found = run.log_likelihood(" union", context="the state")

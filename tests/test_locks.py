@@ -298,7 +298,7 @@ def test_readers_take_the_newest_of_checkpoints_that_come_and_go(trained, tmp_pa
     thread = threading.Thread(target=writing)
     thread.start()
     try:
-        found = [load_run(str(workdir)).step for _ in range(20)]
+        found = [load_run(str(workdir)).step for _ in range(8)]
     finally:
         ends.set()
         thread.join(timeout=60)

@@ -28,6 +28,7 @@ CASES = [
 ]
 
 
+@pytest.mark.representatives()
 def test_every_mesh_gives_the_losses_of_one_device(tmp_path):
     """Draws, losses, gradients, parameters and bounds, and every device holds its part of the state."""
     out, meshes = tmp_path / "meshes.md", ["2x2x2"]
@@ -79,6 +80,7 @@ for case in sys.argv[1:]:
 """
 
 
+@pytest.mark.representatives()
 def test_a_table_of_embeddings_is_sent_whole_only_where_that_is_less():
     """28 rows of the table, and 8 or 16, 64 or 128 tokens a device; and nothing is made whole that the
     compiler then warns of."""

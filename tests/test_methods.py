@@ -78,17 +78,13 @@ def train(name, workdir, text, *settings):
 
 
 @pytest.mark.representatives(
-    "ar_diffusion",
     "autoregressive",
     "bfn",
     "block4",
-    "d3pm_nearest",
-    "difformer",
     "dirichlet",
     "edlm",
     "flm",
     "eso_lm",
-    "genmd4",
     "mdlm_labels",
     "plaid",
     "quickstart",

@@ -130,6 +130,7 @@ def test_bfloat16_is_close_to_float32_and_logits_stay_float32():
     assert 0 < np.abs(half - exact).max() < 0.06 * np.abs(exact).max()
 
 
+@pytest.mark.representatives()
 def test_gradients_in_bfloat16_are_close_to_those_in_float32():
     """Each array's, of 4096 tokens of which most are the mask, and 1024 rows of two labels: sums over
     them in bfloat16 would lose a fifth of what the mask gets."""

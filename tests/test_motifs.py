@@ -25,6 +25,7 @@ def test_every_sequence_contains_the_motif_of_its_label():
     assert np.abs(np.bincount(background[:, 0]) / 4000 - 0.25).max() < 0.1
 
 
+@pytest.mark.representatives()
 def test_program_measures_the_fraction_and_draws_it(tmp_path, capsys, monkeypatch):
     monkeypatch.delitem(METHODS, "Dirichlet FM")  # the same again, and as long to compile
     arguments = [

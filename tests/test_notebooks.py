@@ -20,7 +20,7 @@ def name_of(path):
     return path.stem
 
 
-@pytest.mark.representatives("exactness", "quickstart")
+@pytest.mark.representatives("quickstart")
 @pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
 def test_a_notebook_runs_at_a_tiny_size(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -98,6 +98,9 @@ def measured(name):
     return {"loss": float(loss), "bound": bound, "sample": np.asarray(sample).tolist()}
 
 
+@pytest.mark.representatives(
+    "mdlm", "d3pm", "sedd uniform", "udlm", "bfn", "block", "autoregressive", "plaid"
+)
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_are_what_they_were(name):
     pinned, now = json.loads(FILE.read_text())[name], measured(name)

@@ -130,6 +130,7 @@ def tuned(base, name, iterations, *more):
     return cli.guarded("studies.policy_gradient", [*options, *more])
 
 
+@pytest.mark.representatives()
 def test_a_run_is_tuned_and_continued_by_the_command(base, capsys):
     """With a reward for short answers and a penalty; in two parts as at once, then an ordinary run."""
     reward = base / "reward.py"

@@ -189,6 +189,7 @@ print("equal")
 """
 
 
+@pytest.mark.representatives()
 def test_meshes_compute_the_same():
     done = subprocess.run(
         [sys.executable, "-c", MESH], env=on_devices(4), capture_output=True, text=True, timeout=300

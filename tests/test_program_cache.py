@@ -93,6 +93,7 @@ def command(*words, cache):
     return subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.representatives()
 def test_a_run_is_the_same_with_kept_programs_and_says_nothing_of_damaged_ones(tmp_path):
     """Trained without, into, and from a cache of which half is damaged: equal losses, bit for bit."""
     losses = []

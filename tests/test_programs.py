@@ -44,6 +44,7 @@ def straight(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.representatives()
 def test_resume_after_20_steps_is_bit_identical(straight, tmp_path):
     workdir = tmp_path / "resumed"
     assert train(workdir, "train.num_steps=20") == 0
@@ -56,6 +57,7 @@ def test_resume_after_20_steps_is_bit_identical(straight, tmp_path):
     assert list((workdir / "tensorboard").iterdir())
 
 
+@pytest.mark.representatives("9")
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_resumes_bit_identical(straight, tmp_path, kind):
     workdir = tmp_path / "killed"

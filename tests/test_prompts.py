@@ -55,6 +55,9 @@ def neighbours(z, t):
     return table[0][jnp.roll(z, 1, axis=1)] + table[1][jnp.roll(z, -1, axis=1)]
 
 
+@pytest.mark.representatives(
+    "blocks", "particles", "uniform", "two_phase", "first_hitting", "left_to_right", "threshold"
+)
 @pytest.mark.parametrize("name", CASES)
 def test_a_row_has_the_same_tokens_whichever_prompts_stand_beside_it(name):
     process, sampler = CASES[name]

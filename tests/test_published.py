@@ -218,6 +218,10 @@ OUTCOMES = {
 }  # fmt: skip
 
 
+@pytest.mark.representatives(
+    "lightning", "torch_zip", "sharded", "bf16", "bert_mlm", "duo", "gpt2", "gidd", "llada", "mdlm",
+    "plaid", "sedd", "smdm",
+)  # fmt: skip
 @pytest.mark.parametrize("case", LOADED, ids=lambda case: case.name)
 def test_outputs_and_losses_are_those_of_the_published_code(case):
     read = Read(case)

@@ -50,6 +50,7 @@ def test_the_mask_of_known_vocabularies_needs_no_option(tmp_path):
         open_checkpoint(OURS / "modernbert")
 
 
+@pytest.mark.representatives("bert_mlm")
 @pytest.mark.parametrize("case", CASES)
 def test_a_trunk_begins_with_a_fresh_head_and_says_so(case, tmp_path, capsys):
     """A trunk has neither the head nor, as a rule, prefixes."""

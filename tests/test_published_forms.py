@@ -87,6 +87,7 @@ def on_mesh():
     return dict(zip(FIXTURES, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
+@pytest.mark.representatives()
 @pytest.mark.parametrize("name", FIXTURES)
 def test_eight_devices_give_the_logits_of_one_with_scan_and_remat(name, on_mesh):
     assert on_mesh[name]["share"] < 0.5
@@ -94,6 +95,7 @@ def test_eight_devices_give_the_logits_of_one_with_scan_and_remat(name, on_mesh)
     assert on_mesh[name]["float32 gradient"] < 3e-5
 
 
+@pytest.mark.representatives()
 @pytest.mark.parametrize("name", FIXTURES)
 def test_bfloat16_stays_near_float32(name, on_mesh):
     assert 1e-4 < on_mesh[name]["bfloat16"] < 0.02

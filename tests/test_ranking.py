@@ -95,15 +95,10 @@ KNOWN = jnp.full((16, 16), -1).at[:4, 3].set(5).at[2].set(7).at[9, ::2].set(0)
 
 @pytest.mark.representatives(
     "transformer",
-    "Threshold",
     "EntropyBudget",
     "PathPlanning",
-    "ReMDM",
     "FirstHitting(group=3",
-    "PredictorCorrector",
     "Euler",
-    "Ancestral",
-    "Posterior",
     "TwistedSMC",
     "SlidingWindow",
 )

@@ -75,6 +75,7 @@ def cluster(tmp_path, **variables):
     return on_devices(2) | found | {name: str(value) for name, value in variables.items()}
 
 
+@pytest.mark.representatives()
 def test_the_recipe_for_slurm_is_one_run(tmp_path):
     line = shlex.join(["train", *training(tmp_path / "run", "train.num_steps=2")[1]])
     ddlm = program(tmp_path / "ddlm", DDLM)

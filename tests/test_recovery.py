@@ -75,6 +75,7 @@ for setting in ("skip_bad=False", "max_grad_ratio=1e6"):  # which skips what is 
 """
 
 
+@pytest.mark.representatives()
 def test_healthy_steps_are_bit_identical_with_and_without_the_check():
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # as users compile

@@ -170,6 +170,7 @@ def test_corrections_keep_the_share_of_masks_of_their_time(table, corrector, sha
     assert abs(masked.mean() - 0.5) < 5 * masked.std() / ROWS**0.5
 
 
+@pytest.mark.representatives()
 @pytest.mark.parametrize("options", [dict(), dict(corrector="forward_backward")])
 @pytest.mark.usefixtures("optimized")
 def test_corrections_bring_few_steps_nearer_to_the_data(table, options):

@@ -126,6 +126,10 @@ def model_of(size):
     return model
 
 
+@pytest.mark.representatives(
+    "ARDiff", "BFN", "D3PM(Absorbing", "Dirichlet", "SDTT", "EsoLM", "Flex", "GIDD", "MDLM", "Plaid",
+    "SEDD(Uni", "UDLM",
+)  # fmt: skip
 @pytest.mark.parametrize(
     "process",
     [

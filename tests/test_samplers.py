@@ -205,6 +205,7 @@ def test_rare_categorical_events_occur_at_their_rate():
     assert abs(total - expected) < 5 * np.sqrt(expected) and expected > 40
 
 
+@pytest.mark.representatives()
 def test_draws_from_a_large_vocabulary_follow_its_distribution():
     """Cut into parts of 71, of which the last is short; some values impossible, some rare."""
     size, rows = 5000, 32

@@ -126,6 +126,7 @@ def quantities(schedule, t, s):
     return np.array([*values, jax.jit(schedule.dalpha)(t)], np.float64)
 
 
+@pytest.mark.representatives("polynomial", "eps", "geometric", "squeezed")
 @rows
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_alpha_alone_gives_what_careful_formulas_give(name, dtype):

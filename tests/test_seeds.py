@@ -155,6 +155,7 @@ def compare(workdir, *arguments):
     return cli.guarded("compare", ["--workdir", str(workdir), *words, *arguments])
 
 
+@pytest.mark.representatives()
 def test_the_command_trains_the_seeds_that_are_missing_and_records_say_the_same(
     tmp_path, monkeypatch, capsys
 ):

@@ -52,6 +52,7 @@ def network(**settings):
     return Network(model, params)
 
 
+@pytest.mark.representatives("4-True")
 @pytest.mark.parametrize("fresh, shifted", [(4, True), (7, False), (L, False)])
 def test_what_is_held_is_exact_where_nothing_of_it_changes(fresh, shifted):
     """In one layer keys and values are of a position alone; where all is fresh, nothing is held."""

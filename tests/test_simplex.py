@@ -194,6 +194,7 @@ def test_dirichlet_bound_equals_nll_for_exact_denoiser_one_by_one(conc, toy, x64
         assert -1e-3 < excess.mean() < 0.02
 
 
+@pytest.mark.representatives()
 def test_dirichlet_bound_with_a_wrong_denoiser_is_above_and_true_to_its_model(x64):
     """One position: the model's own distribution of x0, by quadrature of its ODE, is what is bounded."""
     V, rows = 2, 4000
@@ -225,6 +226,7 @@ def test_dirichlet_bound_with_a_wrong_denoiser_is_above_and_true_to_its_model(x6
         assert abs(weights.mean() / distribution[token] - 1) < 5 * error + 2e-3 and error < 0.02
 
 
+@pytest.mark.representatives()
 def test_hutchinson_is_unbiased_and_its_noise_averages_out(toy, x64):
     x0 = data(toy, 2000)
     u = jnp.full((len(x0), 1), 0.5)
@@ -310,7 +312,7 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.representatives("dirichlet-sampler0", "linear-sampler3", "bfn-power")
+@pytest.mark.representatives("bfn-power")
 @pytest.mark.parametrize("name, sampler", SAMPLERS)
 @pytest.mark.usefixtures("optimized")
 def test_distribution_of_the_sampler_approaches_the_data(name, sampler, toy):
@@ -328,6 +330,7 @@ def test_distribution_of_the_sampler_approaches_the_data(name, sampler, toy):
     assert distance[1] < noise + 0.01 and distance[0] > distance[1]
 
 
+@pytest.mark.representatives()
 @pytest.mark.parametrize("name", ["dirichlet", "bfn"])
 @pytest.mark.usefixtures("optimized")
 def test_known_tokens_stand_as_vertices_and_condition_exactly(name, toy):

@@ -35,6 +35,7 @@ def done(tmp_path_factory):
     return SimpleNamespace(out=out, counts=counts)
 
 
+@pytest.mark.representatives()
 def test_record_has_the_settings_and_the_figures(done):
     record = json.loads((done.out / "simplex_toy.json").read_text())
     settings = record["settings"]

@@ -45,6 +45,7 @@ def test_only_settings_that_change_the_config_are_tried():
     assert "model.qk_norm=False" in kept and "train.token_loss=ZLoss" not in kept
 
 
+@pytest.mark.representatives()
 def test_the_study_has_a_row_of_each_rate_and_setting_and_says_what_diverged(
     tmp_path, monkeypatch, capsys
 ):

@@ -72,6 +72,7 @@ def by_hand(sampler, process, model, key, known=None):
     return x0
 
 
+@pytest.mark.representatives("ancestral", "tweedie", "ode", "cached")
 @cases
 def test_a_loop_of_ones_own_gives_the_samples_of_the_sampler(name):
     sampler, process = CASES[name]
@@ -80,6 +81,7 @@ def test_a_loop_of_ones_own_gives_the_samples_of_the_sampler(name):
     np.testing.assert_array_equal(by_hand(sampler, process, model, keys), expected)
 
 
+@pytest.mark.representatives("cached", "posterior", "ode", "psi")
 @cases
 def test_a_network_of_numpy_outside_of_jit_drives_it(name):
     sampler, process = CASES[name]

@@ -201,6 +201,7 @@ def test_a_reader_that_leaves_is_told_nothing():
     assert done.stderr == ""
 
 
+@pytest.mark.representatives()
 @pytest.mark.parametrize("shell", [">/dev/full", "<&- >&- 2>&-"])
 def test_training_goes_on_without_a_log(shell, tmp_path):
     sets = [word for s in [*TINY, "train.num_steps=4"] for word in ("--set", s)]

@@ -98,6 +98,7 @@ def test_a_wheel_has_every_file_of_its_packages_and_the_names_that_the_guide_sta
     assert set(re.findall(r"`([\w.]+)`", stated)) == {name.split("/")[0] for name in names}
 
 
+@pytest.mark.representatives()
 @pytest.mark.slow
 def test_an_installed_wheel_trains_evaluates_samples_and_shows_far_from_its_sources(
     bin_folder, tmp_path

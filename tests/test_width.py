@@ -60,6 +60,7 @@ def changes(optimiser, width, base_width):
     return np.asarray(measured(before, params))
 
 
+@pytest.mark.representatives("Muon")
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_with_a_base_width_updates_change_activations_alike_at_any_width(optimiser):
     small = changes(optimiser, BASE, BASE)
