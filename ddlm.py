@@ -129,8 +129,11 @@ from experiments.time_weights.time_weight import TimeWeight
 from experiments.token_losses.error_norm_truncation import ErrorNormTruncation
 from experiments.token_losses.focal import Focal
 from experiments.token_losses.label_smoothing import LabelSmoothing
+from experiments.token_losses.ordinal import Ordinal
 from experiments.token_losses.process_loss import ProcessLoss
+from experiments.token_losses.spherical_z_loss import SphericalZLoss
 from experiments.token_losses.squentropy import Squentropy
+from experiments.token_losses.tldr import TLDR
 from experiments.token_losses.token_loss import TokenLoss
 from experiments.token_losses.z_loss import ZLoss
 from experiments.token_weights.both import Both
@@ -139,6 +142,7 @@ from experiments.token_weights.goldfish import Goldfish
 from experiments.token_weights.loss_truncation import LossTruncation
 from experiments.token_weights.rarity import Rarity
 from experiments.token_weights.rho1 import Rho1
+from experiments.token_weights.sequence_tilt import SequenceTilt
 from experiments.token_weights.token_weight import TokenWeight
 from experiments.trackers.mlflow_tracking import MLflow
 from experiments.trackers.no_tracker import NoTracker
@@ -195,6 +199,7 @@ __all__ = [
     "RADD",
     "SDTT",
     "SEDD",
+    "TLDR",
     "UDLM",
     "ARDiffusion",
     "Absorbing",
@@ -296,6 +301,7 @@ __all__ = [
     "OneHot",
     "OneStep",
     "Optimizer",
+    "Ordinal",
     "PathPlanning",
     "Plaid",
     "PlaidTransformer",
@@ -321,9 +327,11 @@ __all__ = [
     "ScoreProcess",
     "SelfCorrection",
     "SemiAutoregressive",
+    "SequenceTilt",
     "Sequential",
     "SlidingWindow",
     "SoftTargets",
+    "SphericalZLoss",
     "Spindle",
     "SqrtLogSNR",
     "Squentropy",

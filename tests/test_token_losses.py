@@ -1,6 +1,7 @@
 """Losses of tokens: what each makes of logits, where its minimum is, and that every process takes it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,11 @@ from experiments.time_weights.complementary import Complementary
 from experiments.token_losses.error_norm_truncation import ErrorNormTruncation
 from experiments.token_losses.focal import Focal
 from experiments.token_losses.label_smoothing import LabelSmoothing
+from experiments.token_losses.ordinal import Ordinal
 from experiments.token_losses.process_loss import ProcessLoss
+from experiments.token_losses.spherical_z_loss import SphericalZLoss
 from experiments.token_losses.squentropy import Squentropy
+from experiments.token_losses.tldr import TLDR
 from experiments.token_losses.z_loss import ZLoss
 from experiments.token_weights.goldfish import Goldfish
 from experiments.training.train_step import init_state, make_train_step
@@ -87,22 +91,34 @@ def g(p, power):
     return (1 - p) ** power / p - power * (1 - p) ** (power - 1) * np.log(p)
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_focal_is_flatter_at_its_minimum_as_its_formula_says(power):
+def g_tldr(p):
+    return (1 + np.cos(np.pi * p)) / p - np.pi * np.sin(np.pi * p) * np.log(p)
+
+
+@pytest.mark.parametrize(
+    "token_loss, g, weight",
+    [
+        *((Focal(n), partial(g, power=n), lambda p, n=n: (1 - p) ** n) for n in (0.5, 1.0, 2.0)),
+        (TLDR(), g_tldr, lambda p: 1 + np.cos(np.pi * p)),
+    ],
+    ids=["Focal 0.5", "Focal 1", "Focal 2", "TLDR"],
+)
+def test_what_counts_less_if_sure_is_flatter_at_its_minimum_as_its_formula_says(
+    token_loss, g, weight
+):
     p = np.array([0.3, 0.7])
-    q = g(p[1], power) / (g(p[0], power) + g(p[1], power))  # q g(p) = (1 - q) g(1 - p)
+    q = g(p[1]) / (g(p[0]) + g(p[1]))  # q g(p) = (1 - q) g(1 - p)
     assert q < 0.3  # further from a half than what is learned
 
     def loss(out):
-        focal, x0, t = Focal(power), jnp.array([[0], [1]]), jnp.ones((2, 1))
-        model = focal.applied(Says(jnp.broadcast_to(out, (2, 1, 2))))
+        x0, t = jnp.array([[0], [1]]), jnp.ones((2, 1))
+        model = token_loss.applied(Says(jnp.broadcast_to(out, (2, 1, 2))))
         each = MDLM(2).loss_of(model, x0, jnp.full((2, 1), 2), t)[:, 0]
         return q * each[0] + (1 - q) * each[1]
 
-    np.testing.assert_allclose(jax.grad(loss)(jnp.log(jnp.asarray(p))), 0, atol=1e-6)
-    nats = -np.log(p)
-    wanted = q * (1 - p[0]) ** power * nats[0] + (1 - q) * (1 - p[1]) ** power * nats[1]
-    assert loss(jnp.log(p)) == pytest.approx(wanted, rel=1e-5)
+    np.testing.assert_allclose(jax.grad(loss)(jnp.log(jnp.asarray(p))), 0, atol=2e-6)
+    nats = -np.log(p) * weight(p)
+    assert loss(jnp.log(p)) == pytest.approx(q * nats[0] + (1 - q) * nats[1], rel=1e-5)
 
 
 def test_focal_has_a_gradient_where_the_model_is_sure():
@@ -131,6 +147,77 @@ def test_error_norm_truncation_leaves_out_what_the_model_is_surely_wrong_about()
     np.testing.assert_allclose(slope(loss, sure), Q[0] * (np.exp(log_p) - [1, 0, 0]), atol=1e-6)
 
 
+def test_the_spherical_z_loss_has_the_minimum_that_it_names_and_no_scale():
+    loss = SphericalZLoss(1.0, 2.0, 1.0, floor=1e-9)
+    out = jnp.array([0.5, 0.1, -0.3])
+    descend = jax.jit(lambda out: out - 0.5 * jax.grad(lambda out: expected(loss, out))(out))
+    for _ in range(500):
+        out = descend(out)
+    z = np.asarray((out - out.mean()) / out.std(), np.float64)
+    z_of = 1 / (1 + np.exp(-2.0 * (1.0 - z)))
+    assert (np.diff(z) < 0).all()  # as Q
+    slope_, at_0 = np.polyfit(z, Q * z_of, 1)
+    np.testing.assert_allclose(slope_ * z + at_0, Q * z_of, atol=1e-4)
+    wanted = (Q * np.log1p(np.exp(2.0 * (1 - z))) / 2).sum()
+    for other in (out, 7 * out, out + 3):
+        assert expected(loss, other) == pytest.approx(wanted, rel=1e-4)
+    assert abs(slope(replace(loss, share=0.5), out)).max() > 0.01  # f chooses a scale
+    assert np.isfinite(slope(SphericalZLoss(), np.zeros(V))).all()
+
+
+def test_the_squared_distance_of_tokens_in_order_is_proper_and_the_distance_is_not():
+    out, far = jnp.array([1.0, -2.0, 0.5]), np.abs(np.arange(V)[:, None] - np.arange(V))
+    p, q = np.asarray(jax.nn.softmax(out)), np.log(Q)
+    apart, same = (p @ far @ p) / 2, (Q @ far @ Q) / 2
+    # Of x0 the squared distance of the sums is E|v - x0| - E|v - v'| / 2.
+    wanted = -(Q * jax.nn.log_softmax(out)).sum() + 3 / 2 * (p @ far @ Q - apart)
+    assert expected(Ordinal(scale=3.0), out) == pytest.approx(float(wanted), rel=1e-5)
+    np.testing.assert_allclose(slope(Ordinal(scale=3.0), q), 0, atol=1e-6)
+    assert expected(Ordinal(scale=3.0), q) == pytest.approx(-(Q @ q) + 3 / 2 * same, rel=1e-5)
+    plain = Ordinal(squared=False, scale=3.0)
+    wanted = -(Q * jax.nn.log_softmax(out)).sum() + 3 / 2 * p @ far @ Q
+    assert expected(plain, out) == pytest.approx(float(wanted), rel=1e-5)
+    cost = far @ Q
+    for _ in range(200):
+        biased = Q / (1 + 3 / 2 * (cost - p @ cost))
+        p = (p + biased / biased.sum()) / 2
+    np.testing.assert_allclose(slope(plain, np.log(p)), 0, atol=1e-5)
+    assert p[0] > Q[0] + 0.09  # the median
+
+
+def test_tokens_out_of_the_order_add_nothing_and_are_not_moved():
+    out, x0 = jnp.array([[1.0, -2.0, 0.5, 4.0]] * 4)[:, None], jnp.arange(4)[:, None]
+    one = jnp.ones((4, 1))
+    loss = Ordinal(order=(2, 0, 1), squared=False)
+    found = np.asarray(loss(0 * one, out, x0, one))[:, 0]
+    p = np.asarray(jax.nn.softmax(out[0, 0, jnp.array([2, 0, 1])]))
+    ranks = np.abs(np.arange(3)[:, None] - np.arange(3)) @ p / 2
+    np.testing.assert_allclose(found, [ranks[1], ranks[2], ranks[0], 0], rtol=1e-5)
+    moved = jax.grad(lambda out: loss(0 * one, out, x0, one).sum())(out)
+    assert (moved[..., 3] == 0).all() and (moved[3] == 0).all() and abs(moved).max() > 0.01
+    with pytest.raises(UserError, match="order names token 4, but the data's are 0 to 3"):
+        Ordinal(order=(0, 4))(0 * one, out, x0, one)
+
+
+@pytest.mark.parametrize(
+    "token_loss",
+    [SphericalZLoss(), TLDR(), Ordinal(), Ordinal(squared=False)],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_gradients_are_those_of_finite_differences(token_loss):
+    out = jnp.array([1.0, -2.0, 0.5])
+    with jax.enable_x64():
+        out, x0, one = jnp.asarray(np.asarray(out, float)), jnp.array([[1]]), jnp.ones((1, 1))
+
+        def of(out):
+            nats = -jax.nn.log_softmax(out)[1] * one
+            return token_loss(nats, out[None, None], x0, one)[0, 0]
+
+        found, step = jax.grad(of)(out), 1e-5 * np.eye(3)
+        near = [(of(out + h) - of(out - h)) / 2e-5 for h in step]
+        np.testing.assert_allclose(found, near, rtol=1e-5, atol=1e-8)
+
+
 COUNTS = (5.0, 3.0, 2.0)
 PROCESSES = [
     MDLM(V), MDLM(V, num_steps=4), UDLM(V), GIDD(V), GIDD(V, p_uniform=0.0), GenMD4(V),
@@ -139,6 +226,7 @@ PROCESSES = [
     BlockDiffusion(MDLM(V), 2),
 ]  # fmt: skip
 NEUTRAL = ZLoss(0.0, LabelSmoothing(0.0, Focal(0.0, Squentropy(0.0, ErrorNormTruncation(1.41)))))
+NEUTRAL = SphericalZLoss(0.0, inner=Ordinal(scale=0.0, inner=NEUTRAL))
 
 
 @pytest.mark.representatives(
@@ -184,6 +272,7 @@ def test_the_chunked_head_gives_the_same_losses_and_gradients():
     x0 = jax.random.randint(jax.random.key(1), (2, 12), 0, 27)
     u = jnp.array([[0.3], [0.8]])
     token_loss = ZLoss(0.1, LabelSmoothing(0.1, Focal(1.0, Squentropy(0.5))))
+    token_loss = SphericalZLoss(0.1, inner=Ordinal(inner=TLDR(token_loss)))
 
     def of(params, process, chunked):
         network = Network(replace(model.for_process(process.traits.attention_block, None),
@@ -252,6 +341,10 @@ def test_a_loss_of_all_logits_at_once_is_not_left_as_it_is():
         (["Focal", "power=-1"], "Focal.power = -1.0 must not be negative"),
         (["Squentropy", "scale=-1"], "Squentropy.scale = -1.0 must not be negative"),
         (["ErrorNormTruncation", "most=2"], "ErrorNormTruncation.most = 2.0 is outside"),
+        (["SphericalZLoss", "share=2"], "SphericalZLoss.share = 2.0 is outside [0, 1]"),
+        (["SphericalZLoss", "floor=0"], "SphericalZLoss.floor = 0.0 must be above 0"),
+        (["Ordinal", "scale=-1"], "Ordinal.scale = -1.0 must not be negative"),
+        (["Ordinal", "order=[3,3]"], "Ordinal.order = (3, 3) must name at least two tokens"),
         (["Smooth"], "expected one of ErrorNormTruncation, Focal, LabelSmoothing"),
     ],
 )

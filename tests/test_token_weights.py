@@ -15,10 +15,12 @@ from experiments.overrides import resolve
 from experiments.run import load_run
 from experiments.studies.measuring.gradient_noise import with_settings
 from experiments.token_weights.both import Both
+from experiments.token_weights.even import Even
 from experiments.token_weights.goldfish import Goldfish
 from experiments.token_weights.loss_truncation import LossTruncation
 from experiments.token_weights.rarity import Rarity
 from experiments.token_weights.rho1 import Rho1
+from experiments.token_weights.sequence_tilt import SequenceTilt
 from experiments.token_weights.token_weight import TokenWeight, kept
 from experiments.training.train_step import init_state, make_train_step
 
@@ -99,6 +101,39 @@ def test_rarity_has_the_mean_1_over_the_text_and_tilts_the_minimum_by_its_weight
     np.testing.assert_allclose(Rarity(0.0, counts).weights, 1, rtol=1e-12)
 
 
+def test_sequences_are_tilted_by_their_own_mean_loss():
+    weight = SequenceTilt(0.5, centre=1.0, most=1.2)(X0, NATS)
+    wanted = [1.2, 1.0, np.exp(-0.5)]  # means 2, 1 and 0
+    np.testing.assert_allclose(weight, np.repeat(np.array(wanted)[:, None], 5, 1), rtol=1e-6)
+    np.testing.assert_array_equal(weight[1:2], SequenceTilt(0.5, 1.0, 1.2)(X0[:1], NATS[1:2]))
+    above = SequenceTilt(-0.5, centre=0.0, against_reference=True)
+    reference = NATS + jnp.array([[1.0], [0.0], [-2.0]])
+    found = above(X0, NATS, reference)[:, 0]
+    np.testing.assert_allclose(found, np.exp([0.5, 0, -1.0]), rtol=1e-6)
+    assert above.needs_reference and not SequenceTilt().needs_reference
+    assert Both(Even(), above).needs_reference
+
+
+@pytest.mark.parametrize("tilt", [1.5, -0.8])
+def test_a_tilt_learns_a_power_of_the_probability_of_a_text(tilt):
+    """From left to right over two tokens of three, where the loss is exactly -log p."""
+    x0 = jnp.array([[a, b] for a in range(3) for b in range(3)])
+    q = np.random.default_rng(2).dirichlet(np.ones(9))
+    weight = SequenceTilt(tilt, centre=1.0, most=1e9)
+
+    def loss(out):
+        first, then = jax.nn.log_softmax(out[0]), jax.nn.log_softmax(out[1:])
+        nats = -jnp.stack([first[x0[:, 0]], then[x0[:, 0], x0[:, 1]]], axis=1)
+        return (q[:, None] * weight(x0, jax.lax.stop_gradient(nats)) * nats).sum()
+
+    tilted = (q ** (2 / (2 + tilt))).reshape(3, 3)
+    tilted = jnp.asarray(tilted / tilted.sum())
+    at = jnp.log(jnp.concatenate([tilted.sum(1)[None], tilted]))
+    np.testing.assert_allclose(jax.grad(loss)(at), 0, atol=1e-6)
+    own = jnp.log(jnp.concatenate([q.reshape(3, 3).sum(1)[None], q.reshape(3, 3)]))
+    assert abs(jax.grad(loss)(own)).max() > 0.01
+
+
 def test_two_weights_multiply_and_the_counts_are_those_of_the_text():
     config = get_config()
     both = Both(Goldfish(3), Both(Rarity(), LossTruncation()))
@@ -176,6 +211,8 @@ def test_a_run_learns_what_a_reference_run_knows_and_evaluates_the_bound(tmp_pat
         (lambda: Rarity(power=2), r"Rarity.power = 2 is outside \[0, 1\]"),
         (lambda: Rarity().weights, "Rarity.unigram = None is filled in"),
         (lambda: LossTruncation(share=1.0), r"LossTruncation.share = 1.0 is outside \[0, 1\)"),
+        (lambda: SequenceTilt(tilt=-1.0), "SequenceTilt.tilt = -1.0 must be above -1"),
+        (lambda: SequenceTilt(most=0.0), "SequenceTilt.most = 0.0 must be above 0"),
         (lambda: Rho1(share=0.0), r"Rho1.share = 0.0 is outside \(0, 1\]"),
     ],
 )
