@@ -155,10 +155,13 @@ from models.backbone import Backbone, Network
 from models.bert import Bert
 from models.classifier import Classifier
 from models.energy import EnergyTransformer
+from models.harmonic import Harmonic
 from models.insertion import InsertionTransformer
 from models.lora import LoRA
 from models.modernbert import ModernBert
 from models.plaid import PlaidTransformer
+from models.rare_gating import RareGating
+from models.readout import DotProduct, Readout
 from models.time_inputs import GeometricNoise, LogLinearNoise, Plain, Thousandfold, TimeInput
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
@@ -230,6 +233,7 @@ __all__ = [
     "DirichletFlow",
     "Distilled",
     "Diverged",
+    "DotProduct",
     "Duo",
     "Dynamic",
     "EDLMAutoregressive",
@@ -256,6 +260,7 @@ __all__ = [
     "Goldfish",
     "GridSampler",
     "GumbelLogSNR",
+    "Harmonic",
     "HiddenMarkov",
     "Insertion",
     "InsertionTransformer",
@@ -313,9 +318,11 @@ __all__ = [
     "Process",
     "ProcessLoss",
     "Psi",
+    "RareGating",
     "Rarity",
     "RateProcess",
     "ReMDM",
+    "Readout",
     "ReciprocalBetas",
     "Redrawing",
     "RescaledSchedule",

@@ -375,8 +375,9 @@ class EmbedAndHead(nnx.Module):
         self.head = (
             None
             if config.tied
-            else linear(config.width, V, dtype, rngs, last, scale=0, bias=config.head_bias)
+            else linear(config.width, V, dtype, rngs, last, scale=0, bias=config.has_head_bias)
         )
+        self.readout = config.readout
         self.timed, self.label_activation = config.time_conditioning, config.label_activation
         self.time = (
             TimeEmbedding(config.condition_width, config.time_input, dtype, rngs)
@@ -470,7 +471,8 @@ class EmbedAndHead(nnx.Module):
         # the layers are a loop and a device has few tokens.
         x = constrain_batch(x)
         if self.head is None:
-            out = x @ self.embedding[...][:-1].astype(self.dtype).T
+            kernel, bias = self.embedding[...][:-1].astype(self.dtype).T, None
         else:
-            out = self.head(x)
+            kernel, bias = self.head.kernel[...].astype(self.dtype), self.head.bias
+        out = self.readout(x, kernel, None if bias is None else bias[...].astype(self.dtype))
         return rearrange(out.astype(jnp.float32), "(b l) v -> b l v", l=length)

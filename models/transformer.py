@@ -19,6 +19,7 @@ from models.attention import AttentionBackend
 from models.backbone import Backbone
 from models.functional import bind, init, roles
 from models.layers import Block, Cache, EmbedAndHead, Norm, constrain_batch, places_within
+from models.readout import DotProduct, Readout
 from models.time_inputs import Thousandfold, TimeInput
 
 
@@ -34,10 +35,12 @@ class Transformer(Backbone):
     mlp_bias: whether they have biases. norm: "rms", "layer" or "layer_bias"; "layer" with mlp_bias is
     the form of the published MDLM, SEDD and BD3-LM networks. norm_eps: what is added to variances; None
     takes 1e-6 of "rms" and 1e-5 of the others. tied: whether the embedding is the output head too.
-    head_bias: whether a head of its own has a bias. qk_norm: whether each head's queries and keys are
-    normalised. rotary_base: the slowest of the angles turns by about 1 / rotary_base a position (arXiv
-    2104.09864); smaller ones tell near positions apart with more of the channels. learned_positions: so
-    many positions with a vector of their own each, as in GPT-2, instead of rotary ones.
+    head_bias: whether a head of its own has a bias. readout: how logits are made of the hidden state and
+    the vectors of the tokens: DotProduct, Harmonic distances, or RareGating, which learns otherwise.
+    qk_norm: whether each head's queries and keys are normalised. rotary_base: the slowest of the angles
+    turns by about 1 / rotary_base a position (arXiv 2104.09864); smaller ones tell near positions apart
+    with more of the channels. learned_positions: so many positions with a vector of their own each, as
+    in GPT-2, instead of rotary ones.
     attention_bias: whether queries, keys and values have biases, which begin at 0 ("zero") or so that
     each head looks at a neighbour of its own ("near"), which characters are learned much faster from.
     attention_out_bias: whether what attention puts out has one. embedding_std: the standard deviation
@@ -90,6 +93,7 @@ class Transformer(Backbone):
     norm_eps: float | None = None
     tied: bool = False
     head_bias: bool = True
+    readout: Readout = DotProduct()
     qk_norm: bool = False
     rotary_base: float = 10_000.0
     learned_positions: int | None = None
@@ -194,6 +198,11 @@ class Transformer(Backbone):
     def modulated(self) -> bool:
         """Whether layers are modulated, by the time or by what stands for none."""
         return self.time_conditioning or self.constant_condition
+
+    @property
+    def has_head_bias(self) -> bool:
+        """Whether tokens have a number of their own in the head."""
+        return self.head_bias and self.readout.has_bias
 
     @property
     def max_length(self):
