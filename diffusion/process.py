@@ -63,6 +63,7 @@ class Traits:
     classifier, the "label". max_steps: of a sampler, None for any number. trained: the top-level names
     of the parameters that training changes; None means all. own_parameters: whether `init` makes any.
     whole_rows: whether losses are sums over a row, so that a row has to be one text of full length.
+    ahead: how many tokens the network speaks of at each position in training, its own and the next ones.
     any_order: whether the bound is the mean likelihood over orders in which tokens are revealed.
     own_loss: whether training has another loss than the integrand of the bound at `Process.time`, which
     weights of times do not fit, nor do blocks. vector_width: of what the network reads where states are
@@ -79,6 +80,7 @@ class Traits:
     trained: tuple[str, ...] | None = None
     own_parameters: bool = False
     whole_rows: bool = False
+    ahead: int = 1
     any_order: bool = False
     own_loss: bool = False
     vector_width: int | None = None

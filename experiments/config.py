@@ -261,6 +261,12 @@ class Experiment:
                 f"model {type(self.model).__name__} outputs {what}, for process {name}; use "
                 "InsertionTransformer with FlexMDM, and with it alone"
             )
+        if self.model.ahead != traits.ahead:
+            raise ValueError(
+                f"model.ahead = {self.model.ahead}, but {name} trains on {traits.ahead} tokens at each "
+                "position; set both to 1, or with Autoregressive process.ahead and model.ahead to one "
+                "number"
+            )
         states = self.process.states if isinstance(self.process, Process) else "tokens"
         if states not in self.model.inputs:
             raise ValueError(

@@ -37,6 +37,9 @@ class Backbone(ABC):
     """Whether it takes the time as input."""
     num_labels: int | None = None
     """Number of labels that it classifies or is conditioned on; None for none."""
+    ahead: int = 1
+    """Of how many tokens, its own and the next ones, each position speaks in training: with the
+    condition `ahead=True` `apply` gives logits (B, L, ahead * V)."""
     block_length: int | None = None
     """Attention by blocks of so many positions from left to right; None lets each see every other."""
     chunked_head: bool | None = None

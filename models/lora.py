@@ -19,7 +19,7 @@ from models.transformer import Transformer
 
 OF_BASE = (  # what it takes and gives is what the network below does
     "inputs", "output", "decodes", "has_head", "vocab_size", "time_conditioning", "num_labels",
-    "block_length", "chunked_head", "dtype",
+    "ahead", "block_length", "chunked_head", "dtype",
 )  # fmt: skip
 
 

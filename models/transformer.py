@@ -20,6 +20,7 @@ from models.backbone import Backbone
 from models.functional import bind, init, roles
 from models.layers import Block, Cache, EmbedAndHead, Norm, constrain_batch, places_within
 from models.readout import DotProduct, Readout
+from models.roles import Matrix
 from models.time_inputs import Thousandfold, TimeInput
 
 
@@ -62,6 +63,10 @@ class Transformer(Backbone):
     published MDLM. num_labels: how many labels a sequence may have, which enter beside the time (hence
     time_conditioning); None for a network that is given none. label_activation: what a label's vector
     goes through; with "silu", as in the published UDLM, nothing is added where no label is given.
+
+    ahead: how many tokens, its own and the next ones, a position speaks of in multi-token training
+    (`Autoregressive.ahead`): those after its own from the hidden state plus one layer each, as in Medusa
+    (arXiv 2401.10774), by the head of all. Nothing but that training computes them.
 
     block_length: None lets every position see every other; 1 is causal; n lets position i see j where j
     // n <= i // n. vector_width: D of states that are vectors, which a linear layer reads; None takes
@@ -110,6 +115,7 @@ class Transformer(Backbone):
     label_activation: Literal["none", "silu"] = "none"
     dropout: float = 0.0
     base_width: int | None = None
+    ahead: int = 1
     block_length: int | None = None
     vector_width: int | None = None
     attention: AttentionBackend = "auto"
@@ -119,7 +125,7 @@ class Transformer(Backbone):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
-        sizes = ("num_layers", "width", "num_heads", "condition_width")
+        sizes = ("num_layers", "width", "num_heads", "condition_width", "ahead")
         optional = ("num_key_heads", "head_width", "mlp_width", "learned_positions", "block_length")
         optional += ("num_labels", "base_width")
         for name in sizes + tuple(name for name in optional if getattr(self, name) is not None):
@@ -222,15 +228,20 @@ class Transformer(Backbone):
         return round(hidden * 2 / 3 / 8) * 8 if self.mlp == "swiglu" else round(hidden)
 
     def init(self, key: Array) -> dict:
-        """Parameters, a nested dict of float32 arrays: {"ends": ..., "layers": ... stacked (N, ...)}."""
+        """Parameters, a nested dict of float32 arrays: {"ends": ..., "layers": ... stacked (N, ...)},
+        and "ahead" where that is above 1."""
         key_ends, key_layers = jax.random.split(key)
         layers = jax.vmap(lambda k: init(self._block, k))(
             jax.random.split(key_layers, self.num_layers)
         )
-        return {"ends": init(self._ends, key_ends), "layers": layers}
+        params = {"ends": init(self._ends, key_ends), "layers": layers}
+        if self.ahead > 1:
+            params["ahead"] = {"kernel": jnp.zeros((self.ahead - 1, self.width, self.width))}
+        return params
 
     def roles(self):
-        return {"ends": roles(self._ends), "layers": roles(self._block)}
+        found = {"ends": roles(self._ends), "layers": roles(self._block)}
+        return found | ({"ahead": {"kernel": Matrix(rate=self.rate)}} if self.ahead > 1 else {})
 
     def apply(
         self,
@@ -242,6 +253,7 @@ class Transformer(Backbone):
         context: Array | None = None,
         segments: Array | None = None,
         visible: Array | None = None,
+        ahead: bool = False,
     ) -> Array:
         """out, float32 (B, L, V), from z: int (B, L), float (B, L, V) weights of tokens, (B, L, V + 1)
         with the mask, or (B, L, D) vectors where D is vector_width; and t: (B, 1) or (B, L).
@@ -253,15 +265,19 @@ class Transformer(Backbone):
         int (B, L), equal for the positions of one text: they see those of their own segment alone, and
         since rotary positions are relative, what is packed into a row beside a text, before it too, or
         pads it, changes nothing of it. visible: bool (L, L), whether a position (of the first axis) sees
-        another; without a context.
+        another; without a context. ahead: whether out is (B, L, ahead * V), of the next tokens too.
         """
-        return self.head(
-            params, self.features(params, z, t, dropout_keys, label, context, segments, visible)
+        features = self.features(
+            params, z, t, dropout_keys, label, context, segments, visible, ahead=ahead
         )
+        return self.head(params, features)
 
     def head(self, params: dict, features: Array) -> Array:
+        """As of `Backbone.head`; features (B, L, n D) of n tokens give (B, L, n V)."""
         ends = bind(self._ends, params["ends"])
-        return ends.logits(features.reshape(-1, self.width), features.shape[1])
+        rows, length, width = features.shape
+        out = ends.logits(features.reshape(-1, self.width), length * (width // self.width))
+        return out.reshape(rows, length, -1)
 
     def features(
         self,
@@ -274,9 +290,10 @@ class Transformer(Backbone):
         segments: Array | None = None,
         visible: Array | None = None,
         added: Array | None = None,
+        ahead: bool = False,
     ) -> Array:
         """What the output head reads, (B, L, D), from the arguments of `apply`; added: (B*L, D), put on
-        top of the embeddings."""
+        top of the embeddings. ahead: (B, L, ahead * D), what it reads for the next tokens too."""
         ends = bind(self._ends, params["ends"])
         (rows, length), copies, mask = z.shape[:2], 1, self._mask(z.shape[1])
         places = np.arange(length) if segments is None else places_within(segments)
@@ -312,7 +329,11 @@ class Transformer(Backbone):
                 x = layer(x, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys)))
         x = ends.normed(x, copies * length, condition)
         x = x.reshape(rows, copies * length, -1)[:, :length]
-        return _shifted(x, segments) if self.shifted else x
+        x = _shifted(x, segments) if self.shifted else x
+        if not ahead:
+            return x
+        kernels = params["ahead"]["kernel"].astype(x.dtype)
+        return jnp.concatenate([x, *(x + jax.nn.silu(x @ kernel) for kernel in kernels)], axis=-1)
 
     def cache(self, rows: int, length: int) -> list[Cache]:
         """What `decode` fills: room for keys and values of `length` positions, per layer."""
