@@ -43,12 +43,14 @@ from diffusion.bfn import BFN, PowerAccuracy
 from diffusion.block import BlockDiffusion
 from diffusion.d3pm import D3PM
 from diffusion.dense import BandDiagonal, Gaussian, Masked, Matrix, MatrixKernel, NearestNeighbour
+from diffusion.dglm import DGLM
 from diffusion.difformer import Difformer
 from diffusion.dirichlet import DirichletFlow
 from diffusion.distillation import DCD, SDTT, Distilled, Student
 from diffusion.duo import Duo
 from diffusion.edlm import EDLM, EDLMAutoregressive
 from diffusion.embedded import EmbeddedProcess
+from diffusion.embedding_classifier import EmbeddingClassifier
 from diffusion.embedding_flow import FLM, ArgmaxLogSNR, GumbelLogSNR, LangFlow
 from diffusion.eso_lm import EsoLM
 from diffusion.flex_mdm import FlexMDM
@@ -58,7 +60,14 @@ from diffusion.gidd import GIDD
 from diffusion.hidden_markov import HiddenMarkov
 from diffusion.kernels import Absorbing, ClosedKernel, Redrawing, Uniform
 from diffusion.linear_flow import LinearFlow
-from diffusion.log_snr import LearnedLogSNR, LinearLogSNR, LogSNR, NoiseRescaled, SqrtLogSNR
+from diffusion.log_snr import (
+    CosineLogSNR,
+    LearnedLogSNR,
+    LinearLogSNR,
+    LogSNR,
+    NoiseRescaled,
+    SqrtLogSNR,
+)
 from diffusion.markov import ContinuousMarkovProcess, MarkovProcess
 from diffusion.mdlm import MDLM
 from diffusion.noisy_classifier import NoisyClassifier
@@ -96,6 +105,7 @@ from diffusion.spindle import Spindle
 from diffusion.stationary import Stationary, Unigram
 from diffusion.toy import Toy
 from diffusion.udlm import UDLM
+from diffusion.vector_diffusion import VectorDiffusion
 from experiments import run as trained
 from experiments.answers.scoring import Task, score
 from experiments.config import Evaluation, Experiment, Mesh, Teacher, Train
@@ -157,11 +167,15 @@ from models.classifier import Classifier
 from models.energy import EnergyTransformer
 from models.harmonic import Harmonic
 from models.insertion import InsertionTransformer
+from models.logistic_regression import LabelsOfVectors, LogisticRegression
 from models.lora import LoRA
 from models.modernbert import ModernBert
 from models.plaid import PlaidTransformer
+from models.planned import PlannedTransformer
 from models.rare_gating import RareGating
 from models.readout import DotProduct, Readout
+from models.residual_mlp import ResidualMLP
+from models.sentence_encoder import SentenceEncoder
 from models.time_inputs import GeometricNoise, LogLinearNoise, Plain, Thousandfold, TimeInput
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
@@ -174,6 +188,7 @@ from samplers.logits_processor import LogitsProcessor
 from samplers.mean_ancestral import MeanAncestral
 from samplers.ode import ODE
 from samplers.path_planning import PathPlanning
+from samplers.plan_and_write import PlanAndWrite
 from samplers.posterior import Posterior
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.psi import Psi
@@ -194,6 +209,7 @@ __all__ = [
     "BFN",
     "D3PM",
     "DCD",
+    "DGLM",
     "EDLM",
     "FLM",
     "GIDD",
@@ -229,6 +245,7 @@ __all__ = [
     "ContinuousMarkovProcess",
     "Cosine",
     "CosineBetas",
+    "CosineLogSNR",
     "Difformer",
     "DirichletFlow",
     "Distilled",
@@ -238,6 +255,7 @@ __all__ = [
     "Dynamic",
     "EDLMAutoregressive",
     "EmbeddedProcess",
+    "EmbeddingClassifier",
     "EnergyTransformer",
     "EntropyBudget",
     "ErrorNormTruncation",
@@ -266,6 +284,7 @@ __all__ = [
     "InsertionTransformer",
     "JumpProcess",
     "LabelSmoothing",
+    "LabelsOfVectors",
     "LangFlow",
     "LearnedEmbeddings",
     "LearnedLogSNR",
@@ -283,6 +302,7 @@ __all__ = [
     "LogLikelihood",
     "LogLinearNoise",
     "LogSNR",
+    "LogisticRegression",
     "LogitsProcessor",
     "LossTruncation",
     "MDLMCosine",
@@ -311,6 +331,8 @@ __all__ = [
     "Plaid",
     "PlaidTransformer",
     "Plain",
+    "PlanAndWrite",
+    "PlannedTransformer",
     "Polynomial",
     "Posterior",
     "PowerAccuracy",
@@ -326,6 +348,7 @@ __all__ = [
     "ReciprocalBetas",
     "Redrawing",
     "RescaledSchedule",
+    "ResidualMLP",
     "Rho1",
     "Run",
     "Sampler",
@@ -334,6 +357,7 @@ __all__ = [
     "ScoreProcess",
     "SelfCorrection",
     "SemiAutoregressive",
+    "SentenceEncoder",
     "SequenceTilt",
     "Sequential",
     "SlidingWindow",
@@ -378,6 +402,7 @@ __all__ = [
     "Unigram",
     "Unmask",
     "UserError",
+    "VectorDiffusion",
     "WarmupConstant",
     "WarmupCosine",
     "WarmupStableDecay",

@@ -194,7 +194,7 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
         """z of -log SNR gamma, (B, 1) or (B, L)."""
         x, gamma = self.embeddings[x0], gamma[..., None]
         noise = normal(key, x.shape, gamma.dtype)
-        return _alpha(gamma) * x + _sigma(gamma) * noise
+        return alpha_at(gamma) * x + sigma_at(gamma) * noise
 
     def predict(self, out: Array, z: Array, t: Array) -> Array:
         return self.predict_at(out, z, self.gamma(t, z.shape[1]))
@@ -214,7 +214,7 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
     def _evidence(self, z, gamma):
         # alpha / sigma^2 = e^-gamma / alpha
         gamma = gamma[..., None]
-        return jnp.exp(-gamma) * self._closeness(z / _alpha(gamma), 1.0)
+        return jnp.exp(-gamma) * self._closeness(z / alpha_at(gamma), 1.0)
 
     def _closeness(self, y, share):
         """y.E_v - share |E_v|^2 / 2, (B, L, V)."""
@@ -227,7 +227,7 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
 
     def sharpened(self, x: Array, z: Array, t: Array, temperature: float) -> Array:
         """The estimate x (B, L, D) of the data for which z holds 1 / temperature times the noise."""
-        scale = _alpha(self.gamma(t, z.shape[1])[..., None])
+        scale = alpha_at(self.gamma(t, z.shape[1])[..., None])
         return x + (1 - 1 / temperature) * (z / scale - x)
 
     def error(self, log_p0: Array, x0: Array, gamma: Array) -> Array:
@@ -262,40 +262,54 @@ class GaussianProcess(FlowProcess, TransitionProcess, TimeIntegral):
     def _step(self, z, t, s):
         """(gamma at t, at s, 1 - c, c), each (B, 1 or L, 1)."""
         now, then = (self.gamma(time, z.shape[1])[..., None] for time in (t, s))
-        gained = jnp.minimum(then - now, 0)
-        return now, then, jnp.exp(gained), -jnp.expm1(gained)
+        return now, then, *_shares(now, then)
 
     def bridge(self, key: Array, x0: Array, z: Array, t: Array, s: Array) -> Array:
         return self.bridge_to(key, self.embeddings[x0].astype(z.dtype), z, t, s)
 
     def bridge_to(self, key: Array, x: Array, z: Array, t: Array, s: Array) -> Array:
         """z_s ~ q(z_s | z_t, x) of any x (B, L, D) in the place of an embedding."""
-        now, then, kept, gained = self._step(z, t, s)
-        mean = _alpha(then) * (kept * z / _alpha(now) + gained * x)
-        return mean + _sigma(then) * jnp.sqrt(gained) * normal(key, z.shape, z.dtype)
+        now, then = (self.gamma(time, z.shape[1])[..., None] for time in (t, s))
+        return step_back(key, x, z, now, then)
 
     def log_transition(self, log_p0, x0, z, z_s, t, s):
         """As the interface, of the step that draws a token and then its bridge."""
         now, then, kept, gained = self._step(z, t, s)
         # log q(z_s | z_t, v) = alpha_s^2 / sigma_s^2 (y.E_v - c |E_v|^2 / 2) + a constant.
-        y = z_s / _alpha(then) - kept * z / _alpha(now)
+        y = z_s / alpha_at(then) - kept * z / alpha_at(now)
         log_q = jnp.exp(-then) * self._closeness(y, gained)
         return jax.nn.logsumexp(log_p0 + log_q, axis=-1) - gather_last(log_q, x0)
 
     def velocity(self, log_p0: Array, z: Array, t: Array) -> Array:
         gamma, rate = (f(t, z.shape[1])[..., None] for f in (self.gamma, self.rate))
-        alpha = _alpha(gamma)
+        alpha = alpha_at(gamma)
         return rate / 2 * alpha * (alpha * z - self.mean(log_p0))
 
     def flow(self, log_p0: Array, z: Array, t: Array, s: Array) -> Array:
         now, then, *_ = self._step(z, t, s)
-        ratio = _sigma(then) / _sigma(now)
-        return ratio * z + (_alpha(then) - _alpha(now) * ratio) * self.mean(log_p0)
+        ratio = sigma_at(then) / sigma_at(now)
+        return ratio * z + (alpha_at(then) - alpha_at(now) * ratio) * self.mean(log_p0)
 
 
-def _alpha(gamma):
+def step_back(key: Array, x: Array, z: Array, now: Array, then: Array) -> Array:
+    """z_s ~ q(z_s | z_t, x), of the shape of x and z, from -log SNR `now` at t to `then` at s, which
+    broadcast to it."""
+    kept, gained = _shares(now, then)
+    mean = alpha_at(then) * (kept * z / alpha_at(now) + gained * x)
+    return mean + sigma_at(then) * jnp.sqrt(gained) * normal(key, z.shape, z.dtype)
+
+
+def _shares(now, then):
+    """(1 - c, c) of a step, c = 1 - exp(gamma_s - gamma_t)."""
+    gained = jnp.minimum(then - now, 0)
+    return jnp.exp(gained), -jnp.expm1(gained)
+
+
+def alpha_at(gamma: Array) -> Array:
+    """sigmoid(-gamma)^1/2, how much of the data is in a state of -log SNR gamma."""
     return jnp.exp(jax.nn.log_sigmoid(-gamma) / 2)
 
 
-def _sigma(gamma):
+def sigma_at(gamma: Array) -> Array:
+    """sigmoid(gamma)^1/2, how much noise is."""
     return jnp.exp(jax.nn.log_sigmoid(gamma) / 2)

@@ -144,6 +144,38 @@ class SqrtLogSNR(LogSNR):
 
 
 @dataclass(frozen=True)
+class CosineLogSNR(LogSNR):
+    """alpha = cos(pi t / 2), of times between which -log SNR stays within a limit: gamma = 2 log
+    tan(pi t' / 2) with t' from one end to the other as t goes from 0 to 1.
+
+    limit: the largest |gamma|.
+    """
+
+    limit: float = 15.0
+
+    def __post_init__(self):
+        if not self.limit > 0:
+            raise ValueError(f"CosineLogSNR.limit = {self.limit} must be positive")
+        super().__post_init__()
+
+    @property
+    def _start(self) -> float:
+        """The angle pi t' / 2 at t = 0; at t = 1 it is pi / 2 less that."""
+        return math.atan(math.exp(-self.limit / 2))
+
+    def gamma(self, t: Array) -> Array:
+        # cos(a) = sin(pi / 2 - a), which is exact at t = 1, too.
+        span = math.pi / 2 - 2 * self._start
+        sines = (jnp.sin(self._start + span * share) for share in (t, 1 - t))
+        sine, cosine = map(jnp.log, sines)
+        return 2 * (sine - cosine)
+
+    def time(self, gamma: Array) -> Array:
+        angle = jnp.arctan(jnp.exp(gamma / 2))
+        return jnp.clip((angle - self._start) / (math.pi / 2 - 2 * self._start), 0, 1)
+
+
+@dataclass(frozen=True)
 class NoiseRescaled(LogSNR):
     """A schedule with `factor` times the noise, z = alpha e(x0) + factor sigma eps, scaled back to a
     variance of 1: gamma = that of the base + 2 log factor (Difformer, arXiv 2212.09412).

@@ -32,6 +32,23 @@ class RowModel(Protocol):
         ...
 
 
+class PartedModel(Protocol):
+    """A model that consists of several networks, which are called by name."""
+
+    def __call__(self, z: Array, t: Array, **condition: Array) -> Array:
+        """out (B, L, V), as of every `Model`."""
+        ...
+
+    @property
+    def prompt_length(self) -> int:
+        """How many of the vectors that its part "prompter" gives stand before a text."""
+        ...
+
+    def part(self, name: str) -> Callable[..., Any]:
+        """One of its networks, with its parameters."""
+        ...
+
+
 @runtime_checkable
 class PositionModel(Protocol):
     """A model that need not compute what it says of every position."""

@@ -379,6 +379,13 @@ def denoising_process(process: Objective) -> Process:
     raise ValueError(f"{type(process).__name__} has no noisy states to denoise")
 
 
+def has_noisy_text(objective: Objective) -> bool:
+    """Whether text has noisy states in it, which `denoising_process` gives the process of."""
+    if isinstance(objective, Composed) and not isinstance(objective, Process):
+        return has_noisy_text(objective.base)
+    return isinstance(objective, Process)
+
+
 class TimeIntegral(Process, Likelihood):
     """A process whose bound is the mean of `token_loss` over its own times.
 

@@ -330,8 +330,8 @@ class Experiment:
                 f"sampler {type(self.sampler).__name__} does not support process "
                 f"{type(self.process).__name__}: {compatibility.why}; Autoregressive is sampled "
                 "by LeftToRight, BlockDiffusion by BlockByBlock (masked models by SemiAutoregressive), "
-                "EsoLM by TwoPhase, FlexMDM by Insertion, others by Ancestral and more "
-                "(docs/samplers.md)"
+                "EsoLM by TwoPhase, FlexMDM by Insertion, DGLM by PlanAndWrite, others by Ancestral "
+                "and more (docs/samplers.md)"
             )
 
     def _check_rows(self) -> None:

@@ -133,7 +133,12 @@ def command_line() -> cli.Parser:
     label = options.add_argument_group(
         "guidance: to a label of a run trained with labels or by a classifier, or to the prompt"
     )
-    label.add_argument("--label", type=cli.text, help="the label's name")
+    label.add_argument(
+        "--label",
+        type=cli.text,
+        action="append",
+        help="the label's name; of DGLM it may be repeated, for all of them together",
+    )
     label.add_argument(
         "--guidance",
         type=float,
@@ -143,7 +148,9 @@ def command_line() -> cli.Parser:
     label.add_argument(
         "--classifier",
         metavar="RUN",
-        help="guide with a classifier of the run's noisy text (configs/sotu/classifier.py)",
+        action="append",
+        help="guide with a classifier of the run's noisy text (configs/sotu/classifier.py), or of "
+        "DGLM's embeddings (configs/sotu/dglm_classifier.py), one for each --label or for all",
     )
     label.add_argument(
         "--exact",

@@ -23,12 +23,13 @@ class Backbone(ABC):
     simplex, float vectors (B, L, D). output: what `apply` gives: logits of the tokens (B, L, V), the
     log-probability of a label (B,), or an energy (B,). decodes: whether it has `cache` and `decode`,
     takes a `context` of clean blocks, `segments`, and what is `visible`. has_head: whether `apply` is
-    `head` of `features`. inserts: whether its logits are followed by how many tokens are missing.
+    `head` of `features`. inserts: whether its logits are followed by how many tokens are missing. Of
+    networks that are a part of another one the output may be a "vector" (B, D), or several.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # its fields are its settings
     inputs: ClassVar[tuple[Literal["tokens", "simplex", "vectors"], ...]] = ("tokens",)
-    output: ClassVar[Literal["tokens", "label", "energy"]] = "tokens"
+    output: ClassVar[Literal["tokens", "label", "energy", "vector"]] = "tokens"
     decodes: ClassVar[bool] = False
     has_head: ClassVar[bool] = False
     inserts: ClassVar[bool] = False
@@ -47,8 +48,12 @@ class Backbone(ABC):
     no array (B, L, V) is made; None: only those of masked tokens, and of a large vocabulary."""
     dtype: str = "float32"
     """What it computes in: float32, bfloat16, or auto, which depends on the device."""
+    prompt_length: int = 0
+    """How many vectors stand before a text, of a network with a part "prompter"."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Top-level names of parameters that training leaves as they are."""
+    fitted_rows: ClassVar[int] = 0
+    """How many rows of the training text `fitted` is given before training; 0 does not call it."""
 
     @property
     def num_tokens(self) -> int:
@@ -98,10 +103,12 @@ class Backbone(ABC):
         ahead: bool = False,
         label: Array | None = None,
         segments: Array | None = None,
+        added: Array | None = None,
     ) -> tuple[Array, Any]:
         """(out (B, n, V), the cache with these in it) of the n positions from `start` on; span: how
         many positions up to the last they see, None for all; ahead: whether they see what is cached
-        after them too. label: (B,), where it has labels. segments: (B, N) of all that is cached."""
+        after them too. label: (B,), where it has labels. segments: (B, N) of all that is cached. added:
+        (B*n, D), put on top of the embeddings."""
         raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     @abstractmethod
@@ -151,6 +158,17 @@ class Backbone(ABC):
                 f"{type(self).__name__}; take model = {type(other).__name__}"
             )
         return other
+
+    @property
+    def parts(self) -> dict[str, "Backbone"]:
+        """The networks that it consists of, each with the parameters under its name; {} where it is one
+        by itself."""
+        return {}
+
+    def fitted(self, params: dict, tokens: Array) -> dict:
+        """The parameters that training begins with, once what is measured of the training text is in
+        them: of rows of tokens (N, L). By default they stay as they are."""
+        return params
 
     @property
     def inner(self) -> "Backbone":
@@ -224,6 +242,15 @@ class Network:
         )
 
     @property
+    def prompt_length(self) -> int:
+        """How many of the vectors that its part "prompter" gives stand before a text."""
+        return self.backbone.prompt_length
+
+    def part(self, name: str) -> "Network":
+        """A network that it consists of (`Backbone.parts`), without the condition."""
+        return Network(self.backbone.parts[name], self.params[name])
+
+    @property
     def segments(self) -> Array | None:
         """Those of its condition, (B, L); None where a row is one text."""
         return self.condition.get("segments")
@@ -240,12 +267,15 @@ class Network:
         start: Array | int,
         span: int | None = None,
         ahead: bool = False,
+        added: Array | None = None,
     ) -> tuple[Array, Any]:
         """(out, the cache filled further), as of `Backbone.decode`, with the label and the segments of
         the condition."""
         given = {k: v for k, v in self.condition.items() if k in ("label", "segments")}
         if ahead:
             given["ahead"] = True
+        if added is not None:
+            given["added"] = added
         return self.backbone.decode(self.params, z, t, cache, start, span, **given)
 
 

@@ -253,6 +253,7 @@ class Transformer(Backbone):
         context: Array | None = None,
         segments: Array | None = None,
         visible: Array | None = None,
+        added: Array | None = None,
         ahead: bool = False,
     ) -> Array:
         """out, float32 (B, L, V), from z: int (B, L), float (B, L, V) weights of tokens, (B, L, V + 1)
@@ -265,12 +266,11 @@ class Transformer(Backbone):
         int (B, L), equal for the positions of one text: they see those of their own segment alone, and
         since rotary positions are relative, what is packed into a row beside a text, before it too, or
         pads it, changes nothing of it. visible: bool (L, L), whether a position (of the first axis) sees
-        another; without a context. ahead: whether out is (B, L, ahead * V), of the next tokens too.
+        another; without a context. added: (B*L, D), put on top of the embeddings. ahead: whether out is
+        (B, L, ahead * V), of the next tokens too.
         """
-        features = self.features(
-            params, z, t, dropout_keys, label, context, segments, visible, ahead=ahead
-        )
-        return self.head(params, features)
+        given = (dropout_keys, label, context, segments, visible, added, ahead)
+        return self.head(params, self.features(params, z, t, *given))
 
     def head(self, params: dict, features: Array) -> Array:
         """As of `Backbone.head`; features (B, L, n D) of n tokens give (B, L, n V)."""
@@ -292,8 +292,8 @@ class Transformer(Backbone):
         added: Array | None = None,
         ahead: bool = False,
     ) -> Array:
-        """What the output head reads, (B, L, D), from the arguments of `apply`; added: (B*L, D), put on
-        top of the embeddings. ahead: (B, L, ahead * D), what it reads for the next tokens too."""
+        """What the output head reads, (B, L, D), from the arguments of `apply`. ahead: (B, L, ahead * D),
+        what it reads for the next tokens too."""
         ends = bind(self._ends, params["ends"])
         (rows, length), copies, mask = z.shape[:2], 1, self._mask(z.shape[1])
         places = np.arange(length) if segments is None else places_within(segments)
@@ -352,13 +352,15 @@ class Transformer(Backbone):
         ahead: bool = False,
         label: Array | None = None,
         segments: Array | None = None,
+        added: Array | None = None,
     ) -> tuple[Array, list[Cache]]:
         """(out (B, n, V), the cache with these positions in it) of the n positions from `start` on.
 
         They see each other and all that is cached before them, or only the `span` positions up to
         their last: what `apply` gives for a block, with the earlier ones as its context and the same
         label. ahead: they see what is cached after them too; segments, (B, N) of all positions of the
-        cache, are then as of `apply`. Of a shifted network the first of the n speaks of itself.
+        cache, are then as of `apply`. added: (B*n, D), put on top of the embeddings. Of a shifted
+        network the first of the n speaks of itself.
         """
         ends = bind(self._ends, params["ends"])
         count, room = z.shape[1], cache[0][0].shape[2]
@@ -370,6 +372,7 @@ class Transformer(Backbone):
             own = jax.lax.dynamic_slice_in_dim(segments, start, count, axis=1)
             mask = mask[None] & (own[:, :, None] == segments[:, None])
         condition, x, new = ends.condition(t, label), ends.placed(ends.embed(z), positions), []
+        x = x if added is None else x + added.astype(x.dtype)
         for n in range(self.num_layers):
             block = bind(self._block, jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"]))
             x, filled = block(x, positions, mask, condition, cache=cache[n])

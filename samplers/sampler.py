@@ -81,6 +81,9 @@ class Sampler(ABC):
     """Whether known tokens decide which states are kept, so that none is taken for a noisy one."""
     guides_steps: ClassVar[bool] = False
     """Whether guidance changes its distribution of a step, not of a token (`samplers.posterior`)."""
+    guides_embeddings: ClassVar[bool] = False
+    """Whether guidance changes an embedding of the text, by a classifier of embeddings
+    (`samplers.plan_and_write`)."""
 
     def unsupported(self, process: Objective) -> Compatibility | None:
         """The compatibility "unsupported" on a process without what `requires` asks for, else None."""

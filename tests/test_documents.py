@@ -144,12 +144,13 @@ def of_config(path, changes, files):
 
 
 def stand_in(experiment):
-    """A run of the experiment without parameters."""
+    """A run of the experiment without parameters, but for those that are compared."""
     text = np.random.default_rng(0).integers(0, 27, 1000)
     tokenizer = experiment.data.tokenizer
     labels = LABELS if experiment.data.labels else ()
     full = resolve(experiment, tokenizer, lambda: text, labels)
-    return Run(full, {}, 0, "fingerprint", make_mesh(full.mesh))
+    encoder = {"mean": np.zeros(1), "deviation": np.ones(1)}
+    return Run(full, {"encoder": encoder}, 0, "fingerprint", make_mesh(full.mesh))
 
 
 def listed(value):

@@ -19,6 +19,7 @@ from diffusion.autoregressive import Autoregressive
 from diffusion.d3pm import D3PM
 from diffusion.dense import Gaussian
 from diffusion.dirichlet import DirichletFlow
+from diffusion.embedding_classifier import EmbeddingClassifier
 from diffusion.eso_lm import EsoLM
 from diffusion.gaussian import GivenEmbeddings
 from diffusion.genmd4 import GenMD4
@@ -36,6 +37,7 @@ from experiments.config import Experiment, Train
 from experiments.studies import sampler_table
 from models.energy import EnergyTransformer
 from models.insertion import InsertionTransformer
+from models.planned import PlannedTransformer
 from models.transformer import Transformer
 from samplers.ancestral import Ancestral
 from samplers.predictor_corrector import PredictorCorrector
@@ -75,7 +77,8 @@ def _dataclasses(package, *methods):
 
 
 def test_no_process_and_no_sampler_is_forgotten():
-    objectives = _dataclasses(diffusion, "loss", "traits") - {NoisyClassifier}  # it writes no text
+    writing_no_text = {NoisyClassifier, EmbeddingClassifier}
+    objectives = _dataclasses(diffusion, "loss", "traits") - writing_no_text
     assert {type(p) for p in sampler_table.processes()} == objectives and len(objectives) >= 14
     runners = _dataclasses(samplers, "run", "compatibility")
     assert {type(s) for s in sampler_table.samplers()} == runners and len(runners) >= 14
@@ -90,6 +93,7 @@ EVERY = sampler_table.processes()
 @pytest.mark.parametrize("process", EVERY, ids=lambda p: sampler_table._variant(p))
 def test_an_experiment_rejects_what_the_table_calls_rejected(process):
     energy = {"EDLM": EnergyTransformer(), "EDLMAutoregressive": Transformer()}
+    networks = {"FlexMDM": InsertionTransformer(), "DGLM": PlannedTransformer()}
     accepted = 0
     for sampler in sampler_table.samplers():
         sampler = sampler_table.fitting(sampler, process)
@@ -102,7 +106,7 @@ def test_an_experiment_rejects_what_the_table_calls_rejected(process):
         def make(sampler=sampler, name=name):
             return Experiment(
                 process,
-                InsertionTransformer() if process.traits.inserts else Transformer(),
+                networks.get(name, Transformer()),
                 sampler=sampler,
                 train=Train(num_steps=0),
                 energy=energy.get(name),

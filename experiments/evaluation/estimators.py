@@ -168,7 +168,8 @@ def check_bound(experiment: Experiment) -> None:
     process = experiment.process
     if not isinstance(process, Likelihood):
         raise UserError(
-            f"{type(process).__name__} has no likelihood bound to evaluate; evaluate its samples"
+            f"{type(process).__name__} has no likelihood bound to evaluate; evaluate its samples: ddlm "
+            "sample --out FILE, then ddlm quality --samples FILE"
         )
     try:
         _estimated(experiment, estimator(experiment), process)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,13 @@ from experiments.errors import UserError
 from experiments.labels import label_number
 from experiments.overrides import differences
 from experiments.run import Run
+from experiments.sampling.attributes import Attribute
 from experiments.sampling.known import encode
 from samplers import guidance
 from samplers.automaton import Automaton, Constrained
 from samplers.discrete_guidance import ByClassifier, MixedPosteriors
 from samplers.ending import Suppressed
+from samplers.plan_and_write import Steered
 from samplers.required import fits
 
 
@@ -34,7 +37,8 @@ class SamplingConstraints:
     it, or without a label towards the known tokens, at times within `interval`. classifier: the run that
     guides, None for classifier-free guidance; exact: whether it is asked for every change of a token,
     not for its gradient. pattern: what samples match, after their known start. stop: tokens that end a
-    sample, which `min_tokens` others after its known start precede, at least.
+    sample, which `min_tokens` others after its known start precede, at least. attributes: of the
+    embedding of the text, where the sampler makes one, all of which are wanted.
     """
 
     words: tuple[tuple[int, ...], ...] = ()
@@ -46,17 +50,25 @@ class SamplingConstraints:
     pattern: Automaton | None = None
     stop: tuple[int, ...] = ()
     min_tokens: int = 0
+    attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def guide(self) -> Any:
+        """The parameters of the classifiers, which `network` is given; None where there are none."""
+        if self.attributes:
+            return [attribute.classifier.params for attribute in self.attributes]
+        return self.classifier and self.classifier.params
 
     def network(
         self,
         experiment: Experiment,
         params: dict,
-        guide: dict | None,
+        guide: Any,
         known: Array,
         tell: Callable[[], None] | None = None,
     ) -> Model:
-        """The network of the experiment, steered towards the constraints; guide: the parameters of the
-        classifier; known: (B, L), the tokens of the prompt, -1 elsewhere. For a sampler that
+        """The network of the experiment, steered towards the constraints; guide: as the property has
+        it; known: (B, L), the tokens of the prompt, -1 elsewhere. For a sampler that
         `guides_steps` the distribution of a step is what is changed. tell: called at each step of
         `exact`, which is slow."""
         network = self._guided(experiment, params, guide, tell, known)
@@ -67,6 +79,10 @@ class SamplingConstraints:
         return network if self.pattern is None else Constrained(network, self.pattern)
 
     def _guided(self, experiment, params, guide, tell, known) -> Model:
+        if self.attributes:
+            both = zip(self.attributes, guide, strict=True)
+            log_p = tuple(attribute.log_p(own) for attribute, own in both)
+            return Steered(experiment.network(params), log_p, self.strength, self.interval)
         if self.label is None and self.strength == 1:
             return experiment.network(params)
         process = experiment.bind(params)

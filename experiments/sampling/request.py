@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from diffusion.process import Sequential, denoising_process
+from diffusion.process import denoising_process, has_noisy_text
 from experiments.config import Experiment
 from experiments.errors import UserError
 from experiments.evaluation.conditional import begin_of
 from experiments.evaluation.record import precision
 from experiments.overrides import OverrideError
 from experiments.run import Run, load_run
+from experiments.sampling.attributes import make_attributes
 from experiments.sampling.constraints import SamplingConstraints, make_constraints
 from experiments.sampling.grid import fitted_information
 from experiments.sampling.known import banned, check_known, encode_known
@@ -42,7 +45,8 @@ class Request:
     after the known start, at least, before one of them.
     label, guidance, guidance_interval: the label to guide to, how strongly, and at which times; without
     a label it is the known text (`samplers.guidance`).
-    classifier: the run that guides, by its gradient or, if exact, asked for every change of a token.
+    classifier: the run that guides, by its gradient or, if exact, asked for every change of a token. Of
+    DGLM there may be several labels, with a classifier for each, or one for all.
     seed: sample number i depends on it and on i alone. changes: other settings, as of --set.
     """
 
@@ -67,10 +71,10 @@ class Request:
     top_p: float | None = None
     min_p: float | None = None
     eta: float | None = None
-    label: str | None = None
+    label: str | Sequence[str] | None = None
     guidance: float = 1.0
     guidance_interval: Sequence[float] = (0.0, 1.0)
-    classifier: str | None = None
+    classifier: str | Sequence[str] | None = None
     exact: bool = False
     seed: int = 0
     changes: tuple[str, ...] = ()
@@ -110,34 +114,68 @@ def prepare(run: Run, request: Request, workdir: str) -> Prepared:
     stop = stop_tokens(experiment.data, request.stop, request.min_tokens)
     experiment = stopping(experiment, stop)
     run = replace(run, experiment=experiment)
-    classifier = load_run(request.classifier) if request.classifier else None
+    classifiers = [load_run(name) for name in _several(request.classifier)]
     known = _known(experiment, request)
     for row in np.atleast_2d(known):
         check_known(experiment, row)
-    constraints = make_constraints(
-        experiment,
-        known,
-        request.require,
-        request.label,
-        request.guidance,
-        request.guidance_interval,
-        classifier,
-        request.exact,
-        make_pattern(experiment, known, request.regex, request.json_schema),
-        stop,
-        request.min_tokens,
-    )
+    constraints = _constraints(run, request, known, classifiers, stop)
     if (known >= 0).any():
         _tell_of_bias(experiment)
         if request.guidance != 1 and not request.label:
             _tell_of_pairs(experiment)
-    return Prepared(run, known, constraints, _description(run, request, classifier))
+    return Prepared(run, known, constraints, _description(run, request, classifiers))
+
+
+def _several(names: str | Sequence[str] | None) -> Sequence[str]:
+    """The names, of which there may be one or none."""
+    return (names,) if isinstance(names, str) else names or ()
+
+
+def _constraints(
+    run: Run, request: Request, known: np.ndarray, classifiers: list[Run], stop: tuple[int, ...]
+) -> SamplingConstraints:
+    """What samples must have besides their known tokens."""
+    experiment, labels = run.experiment, _several(request.label)
+    pattern = make_pattern(experiment, known, request.regex, request.json_schema)
+    make = partial(make_constraints, experiment, known, request.require, pattern=pattern, stop=stop)
+    if experiment.sampler.guides_embeddings:
+        _check_planned(experiment, request)
+        attributes = make_attributes(run, labels, classifiers, request.guidance)
+        made = make(interval=request.guidance_interval)
+        return replace(made, attributes=attributes, strength=request.guidance)
+    if len(labels) > 1 or len(classifiers) > 1:
+        raise UserError(
+            f"{len(labels)} --label and {len(classifiers)} --classifier: "
+            f"{type(experiment.sampler).__name__} is guided to one",
+            "give one of each, or use a run of DGLM (configs/sotu/dglm.py)",
+        )
+    return make(
+        label=next(iter(labels), None),
+        strength=request.guidance,
+        interval=request.guidance_interval,
+        classifier=next(iter(classifiers), None),
+        exact=request.exact,
+        min_tokens=request.min_tokens,
+    )
+
+
+def _check_planned(experiment: Experiment, request: Request) -> None:
+    """UserError for options that do not go with a text that is planned by an embedding."""
+    name = type(experiment.process).__name__
+    if request.exact:
+        raise UserError(f"--exact: {name} is guided by the gradient of a classifier; leave it out")
+    if request.min_tokens:
+        raise UserError(
+            f"--min-tokens {request.min_tokens}: {name} cannot keep a text from ending; leave it out"
+        )
+    if not math.isfinite(request.guidance):
+        raise UserError(f"--guidance {request.guidance}: must be finite")
 
 
 def _tell_of_bias(experiment: Experiment) -> None:
     """Nothing; a note where the network takes known tokens for noisy ones."""
     process, sampler = experiment.process, experiment.sampler
-    if isinstance(process, Sequential) or process.traits.inserts or experiment.data.rows == "pair":
+    if not has_noisy_text(process) or experiment.data.rows == "pair":
         return  # it reads no noise, or takes tokens as they are, or has learned from clean prompts
     biased = denoising_process(process).known_tokens == "biased"
     if biased and not any(layer.weighs_known for layer in sampler.layers):
@@ -257,7 +295,7 @@ def _digest(prompts: Sequence[str]) -> str | None:
     return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest() if prompts else None
 
 
-def _description(run: Run, request: Request, classifier: Run | None) -> dict:
+def _description(run: Run, request: Request, classifiers: list[Run]) -> dict:
     """What every line of a file of samples says of how they were drawn: samples of equal descriptions
     are those of one file, whatever their number and the batch size."""
     experiment = run.experiment
@@ -270,7 +308,10 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "sampler": encode(experiment.sampler),
         "length": experiment.data.length,
     }
-    guided = request.guidance != 1 or classifier is not None
+    guided, fingerprints = (
+        request.guidance != 1 or classifiers,
+        [c.fingerprint for c in classifiers],
+    )
     requested = {
         "prompt": request.prompt,
         "prompts_sha256": _digest(request.prompts),
@@ -285,7 +326,7 @@ def _description(run: Run, request: Request, classifier: Run | None) -> dict:
         "label": request.label,
         "guidance": request.guidance if guided else None,
         "guidance_interval": list(request.guidance_interval) if guided else None,
-        "classifier_fingerprint": classifier and classifier.fingerprint,
+        "classifier_fingerprint": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
         "exact": request.exact,
         "set": [change for change in request.changes if not change.startswith("sampler")],
     }

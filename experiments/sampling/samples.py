@@ -121,7 +121,7 @@ def sample_run(
         progress(first + min(batch, num - first) * min(calls, most - 1) // most, num)
 
     compiled = make_sample(run.experiment, run.mesh, constraints, trace, progress and tell)
-    guide = constraints.classifier and constraints.classifier.params
+    guide = constraints.guide
     split = NamedSharding(run.mesh, P(BATCH))
 
     def of_samples(rows, numbers):

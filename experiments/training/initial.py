@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from diffusion.process import Composed, Sequential
+from diffusion.process import Composed, Sequential, has_noisy_text
 from experiments.config import Experiment
 from experiments.data.remote import local_copy
 from experiments.errors import UserError
@@ -37,7 +37,8 @@ def load_initial(
     base = _load(experiment, "init_from", experiment.init_from)
     if second is None:
         params = base.params
-        if isinstance(base.experiment.process, Sequential) and not isinstance(process, Sequential):
+        masked = has_noisy_text(process) or process.traits.inserts
+        if isinstance(base.experiment.process, Sequential) and masked:
             params = base.experiment.model.with_mean_mask(params)
             log(f"the mask replaces the start token of {experiment.init_from}")
         return experiment, _fitting(experiment, params, experiment.init_from, log)

@@ -36,12 +36,17 @@ def make_optimizer(experiment: Experiment, params: dict) -> optax.GradientTransf
     )
 
 
-def init_state(experiment: Experiment, begin: dict | None = None) -> dict:
+def init_state(
+    experiment: Experiment, begin: dict | None = None, tokens: jax.Array | None = None
+) -> dict:
     """{params, ema, optimizer, step, totals, health}, and times where their weight learns: all that
     training carries from step to step. It begins with the parameters of `begin`, which may lack some,
-    and others drawn by the run's seed."""
+    and others drawn by the run's seed; tokens: rows (N, L) of the training text, for a model that
+    measures something of it (`Backbone.fitted`)."""
     params = experiment.init_params(jax.random.key(experiment.train.seed))
     params = jax.tree.map(jnp.copy, _merged(params, begin or {}))
+    if tokens is not None:
+        params = experiment.model.fitted(params, tokens)
     learned = experiment.train.time_weight.init()
     return {
         "params": params,

@@ -95,7 +95,17 @@ class Ready:
         """The state before the first step, with the parameters of `begin` as far as it has them."""
         teacher = self.experiment.teacher
         init = jax.jit(partial(init_state, self.experiment), out_shardings=self.shardings)
-        return init(self.frozen if teacher and teacher.start_from else begin)
+        begin = self.frozen if teacher and teacher.start_from else begin
+        return init(begin, self._first_rows(self.experiment.model.fitted_rows))
+
+    def _first_rows(self, count: int) -> jax.Array | None:
+        """Tokens (N, L) of the first batches, N at least `count`; None for 0."""
+        if not count:
+            return None
+        batches = self.batches(0)
+        number = -(-count // self.experiment.train.batch_size)
+        rows = [next(batches)[0] for _ in range(number)]
+        return jnp.concatenate(rows).reshape(-1, self.experiment.data.length)
 
     def batches(self, start: int, retry: int = 0) -> Iterator[tuple]:
         """What `step` takes beside the state, from step `start` + 1 on."""
