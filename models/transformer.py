@@ -292,8 +292,8 @@ class Transformer(Backbone):
         added: Array | None = None,
         ahead: bool = False,
     ) -> Array:
-        """What the output head reads, (B, L, D), from the arguments of `apply`. ahead: (B, L, ahead * D),
-        what it reads for the next tokens too."""
+        """What the output head reads, (B, L, D), from the arguments of `apply`; with ahead what it reads
+        for the next tokens too, (B, L, ahead * D)."""
         ends = bind(self._ends, params["ends"])
         (rows, length), copies, mask = z.shape[:2], 1, self._mask(z.shape[1])
         places = np.arange(length) if segments is None else places_within(segments)
