@@ -10,6 +10,8 @@ far as they fit. Its heads look at near positions, which a soft prompt does not 
 docs/methods/dglm.md), so a vector made of the plan is added to each token besides; `--set
 model.everywhere=False` is as published. Guidance by a classifier of embeddings:
 configs/sotu/dglm_classifier.py.
+
+It has no bound. Guidance at strength 16 puts the period into 0.453 of the samples (docs/measurements.md).
 """
 
 from dataclasses import replace
