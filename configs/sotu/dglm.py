@@ -11,7 +11,8 @@ docs/methods/dglm.md), so a vector made of the plan is added to each token besid
 model.everywhere=False` is as published. Guidance by a classifier of embeddings:
 configs/sotu/dglm_classifier.py.
 
-It has no bound. Guidance at strength 16 puts the period into 0.453 of the samples (docs/measurements.md).
+It has no bound. Guidance at strength 16 puts the period into 0.453 of the samples
+(docs/measurements.md).
 """
 
 from dataclasses import replace
