@@ -80,6 +80,7 @@ def enumerated(process):
     return sum(rate(t) for t in process.time(jnp.asarray(u))[:, 0]) / places
 
 
+@pytest.mark.representatives()
 @pytest.mark.usefixtures("optimized")
 def test_the_bound_along_sentence_times_is_the_entropy(x64):
     """H(p) + KL(q(z_1) || N(0, I)) where the text is decoded jointly, as with one time for all tokens;

@@ -142,7 +142,7 @@ def sample(runs, capsys):
     return run
 
 
-@pytest.mark.representatives("bfn")
+@pytest.mark.representatives()
 @pytest.mark.parametrize(
     "name, options",
     [

@@ -201,6 +201,7 @@ def step_of(*settings):
     return e, jnp.asarray(tokens.reshape(shape), jnp.int32)
 
 
+@pytest.mark.representatives()
 def test_annealed_attention_is_that_of_the_step_and_nothing_of_the_batch():
     """The same network causal at the first step, full at the last, however it is cut into microbatches,
     layers in a loop and computed again."""

@@ -71,6 +71,7 @@ def distance(p, q):
     return np.abs(p - q).sum() / 2
 
 
+@pytest.mark.representatives("sedd")
 @pytest.mark.parametrize("process", [MDLM(3), SEDD(3)], ids=["mdlm", "sedd"])
 def test_a_masked_position_guided_by_the_exact_classifier_takes_the_conditional_step(process, x64):
     conditional, _ = pair(process)

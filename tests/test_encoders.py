@@ -167,6 +167,7 @@ def test_a_row_beyond_the_learned_positions_is_said():
     assert Experiment(MDLM(11), BERT, Text(length=13), windows).data.length == 13
 
 
+@pytest.mark.representatives()
 def test_diffusion_bert_goes_on_from_a_run_of_bert(tmp_path, capsys):
     """The spindle schedule on BERT over WordPiece, from command to command."""
     words = ["the", "state", "of", "union", "##s", "new", "[CLS]", "[SEP]", "[MASK]"]

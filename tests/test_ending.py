@@ -130,6 +130,7 @@ def run(request, tmp_path_factory):
     return ddlm.train(experiment, folder / "run", log=lambda line: None)
 
 
+@pytest.mark.representatives("block4")
 def test_texts_end_before_a_stop_token_and_not_too_early(run, tmp_path):
     out, prompt = tmp_path / "out.jsonl", "eve"
     cut = [text[3:].split("e")[0].split("t")[0] for text in run.sample(8, prompt=prompt)]

@@ -101,6 +101,7 @@ def test_the_study_trains_each_method_and_evaluates_it_at_each_number_of_epochs(
     assert "is at step 5 already and has no checkpoint of step 2" in capsys.readouterr().err
 
 
+@pytest.mark.representatives()
 def test_memorisation_is_what_samples_share_with_the_training_text(study, tmp_path):
     run = str(study[1] / "sotu-autoregressive")
     words = ["--run", run, "--num", "5", "--lengths", "1", "4", "16", "--out", str(tmp_path)]

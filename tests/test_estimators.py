@@ -154,6 +154,7 @@ def test_records_name_their_estimator(settings, kind, said, run, tmp_path):
     assert 4 < record["value"] < 6 and record["sequences"] == 16
 
 
+@pytest.mark.representatives()
 def test_noise_of_estimators_is_measured(run, tmp_path, capsys):
     out = tmp_path / "noise.json"
     options = ["--num-times", "1", "2", "--repeats", "3", "--max-sequences", "8", "--out", str(out)]

@@ -39,6 +39,7 @@ def trained(readers, place):
     return place / "trained" / "run"
 
 
+@pytest.mark.representatives()
 def test_every_reader_reads_or_rejects(readers, place):
     assert sum(reader.share for reader in readers) == 10_000
     for reader in readers:

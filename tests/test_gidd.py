@@ -116,6 +116,7 @@ def bounds_of(process, out):
     return sum(w * at(t) for t, w in zip(*quadrature(160, low=-60), strict=True))
 
 
+@pytest.mark.representatives()
 def test_between_masks_and_uniform_tokens_the_bound_goes_from_mdlms_to_udlms(x64):
     """Of a network that is wrong: for the right one all bounds are equal."""
     out = np.random.default_rng(0).normal(size=(4, 4, 2, 3))

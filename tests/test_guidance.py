@@ -78,14 +78,7 @@ def states(process, t):
     return process.corrupt(jax.random.key(0), x0, jnp.full((6, 1), t)), jnp.full((6, 1), t)
 
 
-@pytest.mark.representatives(
-    "bfn-probability",
-    "dirichlet-leave_one_out-log",
-    "mdlm-log",
-    "udlm-probability",
-    "sedd-scaled-probability",
-    "sedd-uniform-log",
-)
+@pytest.mark.representatives("bfn", "mdlm", "sedd-uniform")
 @pytest.mark.parametrize("space", ["probability", "log_probability"])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_classifier_free_strength_0_is_free_and_1_conditional(name, space, x64):

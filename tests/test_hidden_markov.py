@@ -21,6 +21,8 @@ from samplers.tweedie import Tweedie
 from samplers.twisted_smc import TwistedSMC
 from samplers.unmask import Tokens, Unmask
 
+pytestmark = pytest.mark.representatives()  # a study: make test-all
+
 SHORT = ddlm.HiddenMarkov.drawn(3, 4, seed=1)
 LENGTH, ROWS, STEPS = 32, 512, 64
 LONG = ddlm.HiddenMarkov.drawn(VOCAB, LENGTH)

@@ -117,6 +117,7 @@ MANY = {
 }
 
 
+@pytest.mark.representatives("absorbing", "uniform", "matrix", "masked")
 @pytest.mark.parametrize("name", MANY)
 def test_master_identity_of_every_kernel(name, x64):
     """T KL(q(z_s | z_t, x0) || p(z_s | z_t)) on a fine grid is the integrand made of forward rates. (The

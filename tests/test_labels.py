@@ -358,6 +358,7 @@ def test_a_run_without_labels_is_not_evaluated_with_any(letters, tmp_path, capsy
     assert "trained without labels" in one_line(capsys)
 
 
+@pytest.mark.representatives()
 def test_comparison_evaluates_with_labels_or_without_as_asked(letters, tmp_path):
     other = tmp_path / "other.py"
     other.write_text("from configs.smoke import get_config\n")

@@ -17,6 +17,8 @@ from experiments.harness.run_model import RunModel
 from experiments.overrides import load, override
 from experiments.sampling.continuations import continuations
 
+pytestmark = pytest.mark.representatives()  # an extra: make test-all
+
 LENGTH = 40
 STEPS = ("train.num_steps=3", f"data.length={LENGTH}", "evaluation.num_times=2")
 

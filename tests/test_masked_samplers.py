@@ -39,6 +39,7 @@ class OfficialEuler(OfficialGrid, Euler):
     pass
 
 
+@pytest.mark.representatives("V3L3")
 @pytest.mark.parametrize("name", TOYS)
 def test_linear_euler_steps_are_the_published_ones(name):
     table = Table(name)

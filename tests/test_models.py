@@ -77,6 +77,7 @@ def test_token_and_simplex_inputs_agree():
     )
 
 
+@pytest.mark.representatives("variant0")
 @pytest.mark.parametrize(
     "variant",
     [

@@ -153,6 +153,7 @@ def trained(request, tmp_path_factory):
     return folder, ddlm.train(experiment, folder / "run", log=lambda line: None)
 
 
+@pytest.mark.representatives("UDLM")
 def test_a_run_of_pairs_has_a_bound_of_answers_by_either_way(trained, capsys):
     """Evaluation, and the likelihood of each pair, whose mean it is; what a prompt says counts."""
     folder, run = trained

@@ -152,6 +152,7 @@ def test_a_run_is_tuned_and_continued_by_the_command(base, capsys):
     assert len(whole.sample(2, prompt="(")) == 2 and len(whole.metrics()["log_ratio"][0]) == 3
 
 
+@pytest.mark.representatives()
 def test_estimates_are_measured_by_the_command(base, capsys, monkeypatch):
     monkeypatch.setattr(rewarded, "ESTIMATES", rewarded.ESTIMATES[:3:2])
     options = ["--run", str(base / "base"), "--measure", "--prompts", "2", "--answers", "2"]
@@ -160,6 +161,7 @@ def test_estimates_are_measured_by_the_command(base, capsys, monkeypatch):
     assert [row.split("|")[1].strip() for row in rows[1:]] == ["one_step", "bound, shared"]
 
 
+@pytest.mark.representatives()
 def test_what_cannot_be_rewarded_is_told_in_a_line(base, tmp_path, capsys):
     text = load("configs/sotu/mdlm.py", [*SMALL, "data.length=8", "train.num_steps=1"])
     ddlm.train(text, str(tmp_path / "text"), log=lambda line: None)

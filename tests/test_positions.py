@@ -63,7 +63,7 @@ def losses(process, model, params, x0, name="loss"):
     return nats, gradients
 
 
-@pytest.mark.representatives("sedd uniform", "d3pm", "gidd", "blocks")
+@pytest.mark.representatives("gidd", "blocks")
 @pytest.mark.parametrize("name", PROCESSES)
 def test_losses_and_gradients_are_those_of_the_whole_head(name):
     process = PROCESSES[name]

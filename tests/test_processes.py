@@ -239,9 +239,8 @@ NOISED_ALIKE = (
 
 
 @pytest.mark.representatives(
-    "mdlm-linear", "sedd-uniform-geometric", "genmd4-power", "gidd-fixed", "mdlm-squeezed",
-    "d3pm-nearest", "d3pm-matrix", "spindle-cut",
-)  # fmt: skip
+    "mdlm-squeezed", "d3pm-matrix", "genmd4-power", "sedd-uniform-geo", "spindle-cut"
+)
 @rows([name for name in ALL if name not in NOISED_ALIKE])
 def test_corrupt_bridge_and_prior_follow_their_exact_distributions(name):
     toy, process = toy_and(name)

@@ -57,7 +57,7 @@ def test_resume_after_20_steps_is_bit_identical(straight, tmp_path):
     assert list((workdir / "tensorboard").iterdir())
 
 
-@pytest.mark.representatives("9")
+@pytest.mark.representatives()
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_resumes_bit_identical(straight, tmp_path, kind):
     workdir = tmp_path / "killed"

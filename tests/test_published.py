@@ -219,9 +219,18 @@ OUTCOMES = {
 
 
 @pytest.mark.representatives(
-    "lightning", "torch_zip", "sharded", "bf16", "bert_mlm", "duo", "gpt2", "gidd", "llada", "mdlm",
-    "plaid", "sedd", "smdm",
-)  # fmt: skip
+    "torch_zip",
+    "sharded",
+    "bf16",
+    "gpt2_prefixed",
+    "gidd_mask_only",
+    "llada",
+    "sedd",
+    "smdm",
+    "bert_mlm_old",
+    "radd",
+    "dream",
+)
 @pytest.mark.parametrize("case", LOADED, ids=lambda case: case.name)
 def test_outputs_and_losses_are_those_of_the_published_code(case):
     read = Read(case)

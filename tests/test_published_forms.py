@@ -118,6 +118,7 @@ def test_a_block_decoded_after_cached_ones_is_that_with_their_text_as_context(na
         _, cache = decode(params, clean[:, part], jnp.zeros((2, 1)), cache, start)
 
 
+@pytest.mark.representatives("llada", "gpt2")
 @pytest.mark.parametrize("name", FIXTURES)
 def test_texts_packed_into_a_row_are_as_alone(name):
     """Learned positions begin anew in each, and the outputs of a shifted network stay in theirs."""

@@ -122,6 +122,7 @@ def test_no_neighbour_and_no_padding_changes_a_loss(name):
         assert one[5] == 0
 
 
+@pytest.mark.representatives("1")
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_training_takes_the_mean_over_tokens_that_are_no_padding(accumulation):
     """Rows of 6 and of 1 token in two microbatches: for a uniform distribution the mean is log V."""

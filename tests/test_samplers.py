@@ -99,7 +99,7 @@ def test_distribution_of_udlm_is_that_of_the_leave_one_out_reading(head):
         assert np.abs(counts / FEW - other).sum() > 0.05
 
 
-@pytest.mark.representatives("absorb-leave_one_out", "uniform-score")
+@pytest.mark.representatives("uniform-score")
 @pytest.mark.parametrize("head", ["score", "leave_one_out"])
 @pytest.mark.parametrize("graph", ["absorb", "uniform"])
 def test_tweedie_distribution_is_sedds(graph, head):
@@ -138,7 +138,7 @@ NEW = {
 }
 
 
-@pytest.mark.representatives("masked", "genmd4", "gidd")
+@pytest.mark.representatives("masked", "gidd")
 @pytest.mark.parametrize("name", NEW)
 @pytest.mark.usefixtures("optimized")
 def test_distribution_of_every_other_process_approaches_the_data(name):

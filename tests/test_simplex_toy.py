@@ -13,6 +13,8 @@ from experiments import cli
 from experiments.studies import simplex_toy
 from experiments.studies.simplex_toy import LENGTH, METHODS, build, divergence, exact_draws, target
 
+pytestmark = pytest.mark.representatives()  # a study: make test-all
+
 
 def toy(out, *arguments):
     """The exit code of the program in this process."""

@@ -79,6 +79,10 @@ def test_signs_of_a_template(template, stretch, known):
     "options, words",
     [
         ({"template": "we * of the people", "stretch": "*"}, "longer than the model's 16 tokens"),
+        (
+            {"template": "we*pe"},
+            "for one that stands for any number of tokens name it with --stretch",
+        ),
         ({"template": "we", "stretch": "**"}, "must be one character, other than --blank"),
         ({"template": "we", "stretch": "_"}, "must be one character, other than --blank"),
         ({"prompt": "we", "stretch": "*"}, "--stretch '\\*' is for blanks of a template"),

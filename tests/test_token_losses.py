@@ -229,9 +229,7 @@ NEUTRAL = ZLoss(0.0, LabelSmoothing(0.0, Focal(0.0, Squentropy(0.0, ErrorNormTru
 NEUTRAL = SphericalZLoss(0.0, inner=Ordinal(scale=0.0, inner=NEUTRAL))
 
 
-@pytest.mark.representatives(
-    "MDLM0", "UDLM", "GIDD0", "GenMD4", "SEDD", "D3PM1", "BFN", "Autoregressive", "BlockDiffusion"
-)
+@pytest.mark.representatives("MDLM0", "UDLM", "SEDD", "BlockDiffusion", "Autoregressive")
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_every_process_of_logits_takes_a_loss_of_tokens_which_is_weighted_as_its_own(process):
     out = jax.random.normal(jax.random.key(0), (B, L, V))

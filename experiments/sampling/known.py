@@ -54,7 +54,14 @@ def encode_known(
     parts, blanks = _parts(text, signs) if template is not None else ([text], [])
     at = 0 if begin is None else len(begin)
     known[:at] = [] if begin is None else begin
-    for tokens, gap in zip(_encode_around(tokenizer, parts, name), [*blanks, []], strict=True):
+    try:
+        encoded = _encode_around(tokenizer, parts, name)
+    except UserError as error:
+        if not whole or stretch:
+            raise
+        sign = "for one that stands for any number of tokens name it with --stretch"
+        raise UserError(error.what, f"{error.advice}; {sign}", error.about) from None
+    for tokens, gap in zip(encoded, [*blanks, []], strict=True):
         piece = np.concatenate([tokens, np.array(gap, np.int32)])
         if at + len(piece) > length:
             what = f"is longer than the model's {length} tokens"
