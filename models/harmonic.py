@@ -1,11 +1,11 @@
 """Harmonic loss (Baek et al. 2025, arXiv 2502.01628): tokens are points, and one is the more probable
 the nearer it is to the hidden state.
 
-    p_v = |x - w_v|^(-n) / sum over u of |x - w_u|^(-n),     logits  -n log |x - w_v|
+    p_v = |x - w_v|^(-n) / sum over u of |x - w_u|^(-n),     logits  -n/2 log(|x - w_v|^2 + floor D)
 
 The loss stays the process's own, of these logits: p is a distribution, and the bound a bound, of another
 family of models. The minimum stays where it is, as far as D numbers can say it. It is reached at finite
-vectors even where a token is certain, at the token's own point.
+vectors, up to the floor, even where a token is certain: at the token's own point.
 """
 
 from dataclasses import dataclass

@@ -67,7 +67,8 @@ class PlanAndWrite(Sampler):
 
     def compatibility(self, process):
         return self.unsupported(process) or Compatibility(
-            "exact", "the plan in small steps, each token from its own distribution given the plan"
+            "approximate",
+            "the plan in a number of steps, with noise put on it; its calls come besides",
         )
 
     @property

@@ -6,13 +6,13 @@
 
 init_from is the encoder, whose hidden states are averaged and which never changes: any run of tokens, or
 an imported BERT, whose tokenizer this run then has too. The decoder begins with the same parameters as
-far as they fit. Its heads look at near positions, which a soft prompt does not reach (measured:
-docs/methods/dglm.md), so a vector made of the plan is added to each token besides; `--set
+far as they fit. Its heads begin by looking at near positions, from which a soft prompt may be far
+(docs/methods/dglm.md), so a vector made of the plan is added to each token besides; `--set
 model.everywhere=False` is as published. Guidance by a classifier of embeddings:
 configs/sotu/dglm_classifier.py.
 
-It has no bound. Guidance at strength 16 puts the period into 0.453 of the samples
-(docs/measurements.md).
+It has no bound. At strength 16 a separate classifier finds the period in 0.453 of the samples, in 0.484
+of real text, and in 0.25 by chance (docs/measurements.md).
 """
 
 from dataclasses import replace

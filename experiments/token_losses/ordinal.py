@@ -32,7 +32,7 @@ class Ordinal(TokenLoss):
     """How far from the token the model's distribution is, in the order of the tokens, added.
 
     order: ids of the tokens, the smallest first; () takes all, by id. squared: whether n is 2, else 1.
-    scale: of what is added, which is between 0 and w. inner: the loss that it is added to.
+    scale: of what is added, a share of w. inner: the loss that it is added to.
     """
 
     order: tuple[int, ...] = ()

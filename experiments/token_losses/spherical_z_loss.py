@@ -21,7 +21,7 @@ from experiments.token_losses.token_loss import TokenLoss
 
 @dataclass(frozen=True)
 class SphericalZLoss(TokenLoss):
-    """How many standard deviations the token's logit stands out by.
+    """Charges a token for how far its standardised logit is below a margin.
 
     share: of this loss; the rest is `inner`. sharpness, margin: a and b, which the paper chooses for
     each text; z is at most (V - 1)^(1/2). floor: added to the variance of the logits, ours, since

@@ -28,8 +28,9 @@ class SequenceTilt(TokenWeight):
     """An exponential of the mean loss of a sequence.
 
     tilt: its factor, per nat; 0 counts all alike, and it is above -1. centre: mean nats a token at which
-    a sequence counts once; against_reference, those above the reference's. most: the largest weight.
-    against_reference: whether m is what the run costs above a reference, `teacher`, as of `Rho1`.
+    a sequence has weight 1; set 0 with against_reference, where they are those above the reference's.
+    most: the largest weight. against_reference: whether m is what the run costs above a
+    reference, `teacher`, as of `Rho1`.
     """
 
     tilt: float = 0.5
