@@ -100,15 +100,15 @@ class Backbone(ABC):
         cache: Any,
         start: Array | int,
         span: int | None = None,
-        ahead: bool = False,
+        both_sides: bool = False,
         label: Array | None = None,
         segments: Array | None = None,
         added: Array | None = None,
     ) -> tuple[Array, Any]:
         """(out (B, n, V), the cache with these in it) of the n positions from `start` on; span: how
-        many positions up to the last they see, None for all; ahead: whether they see what is cached
-        after them too. label: (B,), where it has labels. segments: (B, N) of all that is cached. added:
-        (B*n, D), put on top of the embeddings."""
+        many positions up to the last they see, None for all; both_sides: whether they see what is
+        cached after them too. label: (B,), where it has labels. segments: (B, N) of all that is
+        cached. added: (B*n, D), put on top of the embeddings."""
         raise NotImplementedError(f"{type(self).__name__} decodes nothing (Backbone.decodes)")
 
     @abstractmethod
@@ -266,14 +266,14 @@ class Network:
         cache: Any,
         start: Array | int,
         span: int | None = None,
-        ahead: bool = False,
+        both_sides: bool = False,
         added: Array | None = None,
     ) -> tuple[Array, Any]:
         """(out, the cache filled further), as of `Backbone.decode`, with the label and the segments of
         the condition."""
         given = {k: v for k, v in self.condition.items() if k in ("label", "segments")}
-        if ahead:
-            given["ahead"] = True
+        if both_sides:
+            given["both_sides"] = True
         if added is not None:
             given["added"] = added
         return self.backbone.decode(self.params, z, t, cache, start, span, **given)

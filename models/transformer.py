@@ -349,7 +349,7 @@ class Transformer(Backbone):
         cache: list[Cache],
         start: Array | int,
         span: int | None = None,
-        ahead: bool = False,
+        both_sides: bool = False,
         label: Array | None = None,
         segments: Array | None = None,
         added: Array | None = None,
@@ -358,8 +358,8 @@ class Transformer(Backbone):
 
         They see each other and all that is cached before them, or only the `span` positions up to
         their last: what `apply` gives for a block, with the earlier ones as its context and the same
-        label. ahead: they see what is cached after them too; segments, (B, N) of all positions of the
-        cache, are then as of `apply`. added: (B*n, D), put on top of the embeddings. Of a shifted
+        label. both_sides: they see what is cached after them too; segments, (B, N) of all positions of
+        the cache, are then as of `apply`. added: (B*n, D), put on top of the embeddings. Of a shifted
         network the first of the n speaks of itself.
         """
         ends = bind(self._ends, params["ends"])
@@ -367,7 +367,7 @@ class Transformer(Backbone):
         positions, keys = start + jnp.arange(count), jnp.arange(room)
         last = start + count - 1
         seen = keys <= last if span is None else (keys <= last) & (keys > last - span)
-        mask = jnp.broadcast_to(seen | ahead, (count, room))
+        mask = jnp.broadcast_to(seen | both_sides, (count, room))
         if segments is not None:
             own = jax.lax.dynamic_slice_in_dim(segments, start, count, axis=1)
             mask = mask[None] & (own[:, :, None] == segments[:, None])
